@@ -1,0 +1,117 @@
+"""Does DPHuBERT beat its controls? Fidelity to the teacher on speakers that no training heard, at one student size.
+
+    python benchmarks/dphubert_controls.py --teacher demo --train train.tsv --test test.tsv --work DIR --out results/dphubert-tiny
+
+For each budget unit and seed: DPHuBERT's two steps (recipe dphubert-demo), (a) the same cut of the teacher without any distillation, and
+(b) a student of the same shape from random start, distilled for as many updates on the same data. Test recordings are whole and never seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sottovoce.data import DataConfig, open_data
+from sottovoce.encoder import Encoder, normalize
+from sottovoce.families import Pretrained, load_pretrained
+from sottovoce.pruning import GatedEncoder
+from sottovoce.registry import TASKS
+from sottovoce.train import api, ledger
+from sottovoce.train.recipe import load_recipe
+from sottovoce.train.stages import cost_of
+from sottovoce.types import Batch
+
+
+def held_out(manifest: str, wants_norm: bool, seconds: float) -> list[Batch]:
+    """Batches of all recordings of `manifest`, up to `seconds` in all."""
+    config = DataConfig(seconds_per_batch=40, min_seconds=1.0, max_seconds=10.0, valid_share=0.9, valid_max_seconds=seconds)
+    batches = list(open_data(manifest, config, seed=0).valid)
+    return [Batch(normalize(b.wave, b.lengths), b.lengths, b.ids) for b in batches] if wants_norm else batches
+
+
+def undistilled(teacher: Pretrained, run: Path, units: tuple[str, ...]) -> Encoder:
+    """The teacher with the units of the run's cut taken out and nothing learnt."""
+    kept = json.loads((run / "run" / "cut.json").read_text())["kept"]
+    assert isinstance(teacher.encoder, Encoder)
+    gated = GatedEncoder(teacher.encoder, units)
+    values = {group.name: torch.zeros(group.size).index_fill(0, torch.tensor(kept[group.name], dtype=torch.long), 1.0) for group in gated.plan}
+    return gated.cut(values).eval()
+
+
+def score(model: torch.nn.Module, teacher: Pretrained, batches: list[Batch]) -> dict[str, Any]:
+    task = TASKS.get("fidelity")
+    found: dict[str, Any] = task(task.Config()).run(model, teacher.encoder, batches)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", default="demo")
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--test", required=True)
+    parser.add_argument("--test-seconds", type=float, default=600)
+    parser.add_argument("--units", nargs="+", default=["params", "macs"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--keep", type=float, default=0.25)
+    parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args()
+
+    teacher = load_pretrained(options.teacher)
+    batches = held_out(options.test, teacher.normalize, options.test_seconds)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for unit in options.units:
+        for seed in options.seeds:
+            path = options.out / f"{unit}-{options.keep:g}-seed{seed}.json"
+            if path.exists():
+                continue
+            out = options.work / f"{unit}-{seed}"
+            common = {"data": options.train, "seed": seed, "overrides": options.overrides}
+            recipe = load_recipe("dphubert-demo", options.overrides, options.steps)
+            made = api.compress(
+                options.teacher, recipe="dphubert-demo", out=out, budget=unit, keep=options.keep, steps=options.steps, **common
+            )
+            first = recipe.stages["distill"]
+            common["overrides"] = [
+                *options.overrides,
+                f"student.like={out}",
+                f"stages.prune.steps={recipe.steps}",
+                f"stages.prune.lr={first.lr}",
+                f"stages.prune.warmup={round(recipe.steps * 0.1)}",
+                *(f"data.{key}={getattr(recipe.data, key)}" for key in ("seconds_per_batch", "min_seconds", "max_seconds")),
+            ]
+            api.compress(options.teacher, recipe="layer-to-layer-random", out=options.work / f"{unit}-{seed}-random", **common)
+            models = {
+                "dphubert": load_pretrained(out).encoder,
+                "cut without distillation": undistilled(teacher, out, recipe.pruning.units),
+                "same shape from random start": load_pretrained(options.work / f"{unit}-{seed}-random").encoder,
+            }
+            found = {
+                "schema": ledger.SCHEMA,
+                "kind": "controls",
+                "commit": ledger.commit(),
+                "machine": ledger.machine(),
+                "teacher": {"name": options.teacher, **cost_of(teacher.encoder)},
+                "unit": unit,
+                "keep": options.keep,
+                "seed": seed,
+                "steps": recipe.steps,
+                "data": {"train": Path(options.train).name, "test": Path(options.test).name, "test_rows": sum(len(b.wave) for b in batches)},
+                "recipe": made.record["recipe"],
+                "budget": made.record.get("budget"),
+                "seconds": made.record["seconds"],
+                "models": {name: {**cost_of(model), "fidelity": score(model, teacher, batches)} for name, model in models.items()},
+            }
+            path.write_text(json.dumps(found, indent=1) + "\n")
+            means = {name: row["fidelity"]["mean"] for name, row in found["models"].items()}
+            print(unit, seed, json.dumps(means), flush=True)
+
+
+if __name__ == "__main__":
+    main()

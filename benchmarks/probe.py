@@ -1,0 +1,128 @@
+"""Did a teacher learn anything? Words and speakers from each layer's pooled features, beside an untrained copy and log-mel features.
+
+    python benchmarks/probe.py MODEL --words words.tsv --speakers speakers.tsv --out results/tiny-probe.json
+
+words: a manifest with columns path, label, split; a linear probe learns on train and is scored on test (speakers should be disjoint).
+speakers: a manifest with columns path, speaker, split; each recording that is not in train is matched to its nearest other one (cosine).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from sottovoce.data import BadAudio, open_source, read_audio
+from sottovoce.encoder import Encoder, normalize
+from sottovoce.encoder.fbank import LogMel
+from sottovoce.families import load_pretrained
+from sottovoce.train import ledger
+
+
+def pool(frames: Tensor) -> Tensor:
+    """(T, D) -> (2 D,): mean and standard deviation over time."""
+    return torch.cat([frames.mean(0), frames.std(0)])
+
+
+@torch.no_grad()
+def features(model: str, encoder: torch.nn.Module, wants_norm: bool, waves: list[Tensor]) -> list[Tensor]:
+    """One (recordings, features) matrix per layer."""
+    layers: list[list[Tensor]] = []
+    for wave in waves:
+        row = wave[None]
+        if model == "log-mel":
+            hidden = [encoder(row)]
+        else:
+            hidden = encoder(normalize(row) if wants_norm else row).hidden
+        layers = layers or [[] for _ in hidden]
+        for found, layer in zip(layers, hidden, strict=True):
+            found.append(pool(layer[0]))
+    return [torch.stack(layer) for layer in layers]
+
+
+def word_accuracy(x: Tensor, labels: list[str], train: Tensor) -> float:
+    """Test accuracy of multinomial logistic regression on standardised features."""
+    scaler = StandardScaler().fit(x[train].numpy())
+    known = [label for label, mine in zip(labels, train.tolist(), strict=True) if mine]
+    asked = [label for label, mine in zip(labels, train.tolist(), strict=True) if not mine]
+    probe = LogisticRegression(C=0.05, max_iter=300).fit(scaler.transform(x[train].numpy()), known)
+    return float(probe.score(scaler.transform(x[~train].numpy()), asked))
+
+
+def speaker_accuracy(x: Tensor, speakers: list[str]) -> float:
+    """Share of recordings whose nearest other recording is by the same speaker."""
+    unit = torch.nn.functional.normalize((x - x.mean(0)) / (x.std(0) + 1e-6), dim=-1)
+    near = unit @ unit.T
+    near.fill_diagonal_(-2)
+    return sum(speakers[i] == speakers[j] for i, j in enumerate(near.argmax(1).tolist())) / len(speakers)
+
+
+def load(manifest: str, column: str, seconds: float) -> tuple[list[Tensor], list[str], list[str]]:
+    """Waves of at most `seconds`, their labels and splits; what cannot be read is left out."""
+    waves, labels, splits = [], [], []
+    for recording in open_source(manifest):
+        label = recording.fields.get(column, "")
+        if not label or " " in label:
+            continue
+        try:
+            wave = torch.as_tensor(read_audio(recording, 0.0, seconds))
+        except BadAudio:
+            continue
+        if len(wave) >= 4000:
+            waves.append(wave)
+            labels.append(label)
+            splits.append(recording.fields.get("split", ""))
+    return waves, labels, splits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--words", required=True)
+    parser.add_argument("--speakers", required=True)
+    parser.add_argument("--seeds", type=int, default=3, help="untrained copies")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+
+    trained = load_pretrained(options.model)
+    models: dict[str, torch.nn.Module] = {"trained": trained.encoder, "log-mel": LogMel(80)}
+    for seed in range(options.seeds):
+        torch.manual_seed(seed)
+        models[f"untrained-{seed}"] = Encoder(trained.shape).reset_parameters().eval()
+    words, speakers = load(options.words, "label", 3.0), load(options.speakers, "speaker", 8.0)
+    held = [i for i, split in enumerate(speakers[2]) if split != "train"]
+    train = torch.tensor([split == "train" for split in words[2]])
+    asked = torch.tensor([split in ("train", "test") for split in words[2]])
+    scores = {}
+    for name, encoder in models.items():
+        by_word = features(name, encoder, trained.normalize, words[0])
+        by_voice = features(name, encoder, trained.normalize, [speakers[0][i] for i in held])
+        labels = [label for label, mine in zip(words[1], asked.tolist(), strict=True) if mine]
+        scores[name] = {
+            "words": [round(word_accuracy(x[asked], labels, train[asked]), 4) for x in by_word],
+            "speakers": [round(speaker_accuracy(x, [speakers[1][i] for i in held]), 4) for x in by_voice],
+        }
+        print(name, json.dumps(scores[name]), flush=True)
+    found = {
+        "schema": ledger.SCHEMA,
+        "kind": "probe",
+        "model": Path(options.model).name,
+        "commit": ledger.commit(),
+        "machine": ledger.machine(),
+        "data": {
+            "words": {"train": int(train.sum()), "test": int((asked & ~train).sum()), "classes": len(set(words[1]))},
+            "speakers": {"recordings": len(held), "speakers": len({speakers[1][i] for i in held})},
+        },
+        "scores": scores,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""One optimisation step of DPHuBERT's step 1 at HuBERT-Base shape: ours beside the same step on stock transformers modules.
+
+    python benchmarks/train_step.py --out results/train-step.json
+
+Random weights, gates set near 75 % sparsity, a batch of 4 x 10 s, two threads. Both do the same work: teacher without gradient, student
+with sampled gates on convolution channels, heads and feed-forward units, L1 + cosine on layers 0, 4, 8, 12, budget term, backward, clip,
+AdamW. The peer multiplies the gates onto stock transformers' HuBERT (SDPA) with hooks, as the reference does, computing every unit. Each
+runs in a process of its own, in turns, because the peak of memory is a process's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROWS, SECONDS, LAYERS = 4, 10.0, (0, 4, 8, 12)
+
+
+def gates(plan: Any, sparsity: float) -> Any:
+    """log_alpha so that about (1 - sparsity) of each group is open and most gates are decided, as late in training."""
+    from sottovoce.pruning import Gates
+
+    made = Gates(plan)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for group in plan:
+            share = 0.85 if group.kind == "conv" else 1 - sparsity  # as in the published student: 432 of 512 channels
+            order = torch.rand(group.size, generator=generator).argsort().argsort() / group.size
+            made.log_alpha[made.key(group)].copy_(torch.where(order < share, 6.0, -6.0))
+    return made
+
+
+def build(sparsity: float) -> tuple[Any, Any, Any, Any]:
+    from sottovoce.encoder import Encoder
+    from sottovoce.pruning import Budget, BudgetConfig, GatedEncoder
+    from sottovoce.students.random import Random
+
+    torch.manual_seed(0)
+    shape = Random(Random.Config()).shape()
+    teacher, student = Encoder(shape).reset_parameters().eval().requires_grad_(False), Encoder(shape)
+    student.load_state_dict(teacher.state_dict())
+    gated = GatedEncoder(student)
+    gated.gates = gates(gated.plan, sparsity)
+    return teacher, gated.train(), Budget(BudgetConfig("params", 1 - sparsity), shape, gated.plan), shape
+
+
+def loss_of(ours: list[Tensor], theirs: list[Tensor], maps: torch.nn.ModuleList) -> Tensor:
+    total = torch.zeros(())
+    for i, layer in enumerate(LAYERS):
+        x, y = maps[min(i, 1)](ours[layer]), theirs[layer]
+        total = total + (x - y).abs().mean() - F.cosine_similarity(x, y, dim=-1).mean()
+    return total / len(LAYERS)
+
+
+def heads() -> torch.nn.ModuleList:
+    return torch.nn.ModuleList(torch.nn.Linear(768, 768) for _ in range(2))
+
+
+def optimizer_of(weights: list[Any], gated: Any, lagrangian: Any) -> torch.optim.AdamW:
+    groups = [
+        {"params": weights, "lr": 2e-4},
+        {"params": list(gated.gates.parameters()), "lr": 0.02},
+        {"params": list(lagrangian.parameters()), "lr": 0.02, "maximize": True},
+    ]
+    return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+
+
+def ours(wave: Tensor, sparsity: float) -> Any:
+    from sottovoce.pruning import Lagrangian
+
+    teacher, gated, budget, _ = build(sparsity)
+    lagrangian, maps = Lagrangian(), heads()
+    weights = [*gated.encoder.parameters(), *maps.parameters()]
+    optimizer = optimizer_of(weights, gated, lagrangian)
+
+    def step() -> None:
+        with torch.no_grad():
+            target = teacher(wave).hidden
+        loss = loss_of(gated(wave).hidden, target, maps) + lagrangian(budget.sparsity(gated.gates), sparsity)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 10.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def peer(wave: Tensor, sparsity: float) -> Any:
+    """transformers' HubertModel (SDPA), gates multiplied onto activations by hooks; the same gates, budget and optimiser."""
+    from transformers import HubertConfig, HubertModel
+
+    from sottovoce.pruning import Lagrangian
+
+    _, gated, budget, _ = build(sparsity)
+    config = HubertConfig(
+        layerdrop=0.0,
+        apply_spec_augment=False,
+        attn_implementation="sdpa",
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        feat_proj_dropout=0.0,
+    )
+    teacher = HubertModel(config).eval().requires_grad_(False)
+    student = HubertModel(config).train()
+    student.load_state_dict(teacher.state_dict())
+    values: dict[str, Tensor] = {}
+    for i, block in enumerate(student.feature_extractor.conv_layers):
+        block.register_forward_hook(lambda m, a, out, n=f"frontend.convs.{i}": out * values[n][:, None])
+    for i, layer in enumerate(student.encoder.layers):
+        layer.attention.out_proj.register_forward_pre_hook(
+            lambda m, a, n=f"layers.{i}.head": (a[0] * values[n].repeat_interleave(64),)
+        )
+        layer.feed_forward.output_dense.register_forward_pre_hook(lambda m, a, n=f"layers.{i}.ffn": (a[0] * values[n],))
+    front: dict[str, Tensor] = {}
+    for name, model in (("teacher", teacher), ("student", student)):
+        model.feature_projection.register_forward_hook(
+            lambda m, a, out, n=name: front.__setitem__(n, out[0] if isinstance(out, tuple) else out)
+        )
+    lagrangian, maps = Lagrangian(), heads()
+    weights = [*student.parameters(), *maps.parameters()]
+    optimizer = optimizer_of(weights, gated, lagrangian)
+
+    def hidden(name: str, model: Any) -> list[Tensor]:
+        found = model(wave, output_hidden_states=True).hidden_states
+        return [front[name], *found[1:]]
+
+    def step() -> None:
+        with torch.no_grad():
+            target = hidden("teacher", teacher)
+        values.update(gated.gates.sample())
+        loss = loss_of(hidden("student", student), target, maps) + lagrangian(budget.sparsity(gated.gates), sparsity)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 10.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def worker(name: str, steps: int, threads: int, sparsity: float) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(1)
+    step = {"ours": ours, "transformers": peer}[name](torch.randn(ROWS, int(SECONDS * 16_000)), sparsity)
+    step()
+    times = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - began)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"seconds": [round(t, 3) for t in times], "peak_gib": round(peak, 2)}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worker", choices=["ours", "transformers"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2, help="timed steps per round")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sparsity", type=float, default=0.75)
+    parser.add_argument("--out", type=Path, default=Path("results/train-step.json"))
+    options = parser.parse_args()
+    if options.worker:
+        worker(options.worker, options.steps, options.threads, options.sparsity)
+        return
+    found: dict[str, Any] = {"ours": {"seconds": [], "peak_gib": 0.0}, "transformers": {"seconds": [], "peak_gib": 0.0}}
+    for _ in range(options.rounds):
+        for name, row in found.items():
+            command = [
+                sys.executable,
+                __file__,
+                "--worker",
+                name,
+                "--steps",
+                str(options.steps),
+                "--threads",
+                str(options.threads),
+            ]
+            done = subprocess.run([*command, "--sparsity", str(options.sparsity)], capture_output=True, text=True, check=True)
+            got = json.loads(done.stdout.splitlines()[-1])
+            row["seconds"] += got["seconds"]
+            row["peak_gib"] = max(row["peak_gib"], got["peak_gib"])
+            print(name, got, flush=True)
+    from sottovoce.train import ledger
+
+    for row in found.values():
+        row["median"] = round(statistics.median(row["seconds"]), 3)
+    ratio = round(found["transformers"]["median"] / found["ours"]["median"], 2)
+    record = {
+        "schema": ledger.SCHEMA,
+        "kind": "train-step",
+        "commit": ledger.commit(),
+        "machine": {**ledger.machine(), "threads": options.threads},
+        "shape": "HuBERT Base, random weights",
+        "batch": {"rows": ROWS, "seconds": SECONDS},
+        "sparsity": options.sparsity,
+        "results": found,
+        "speedup": ratio,
+    }
+    options.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"{ratio}x faster than stock transformers")
+
+
+if __name__ == "__main__":
+    main()

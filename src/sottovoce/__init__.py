@@ -1,0 +1,53 @@
+"""sottovoce makes large self-supervised speech encoders small.
+
+>>> import sottovoce
+>>> student = sottovoce.load("students/hubert")     # or AutoModel.from_pretrained("students/hubert")
+
+Importing it imports neither torch nor transformers; what is named here is imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .export import auto
+
+if TYPE_CHECKING:
+    from .export.hf import load as load
+    from .train.api import compress as compress
+    from .train.api import pretrain as pretrain
+
+    __version__: str
+
+# public name -> where it is; sub-packages shadow names, so none of these may be called like one
+_LAZY = {"load": "sottovoce.export.hf:load", "compress": "sottovoce.train.api:compress", "pretrain": "sottovoce.train.api:pretrain"}
+
+__all__ = ["__version__", "compress", "load", "pretrain"]
+
+auto.install()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _LAZY:
+        module, _, attribute = _LAZY[name].partition(":")
+        value = getattr(importlib.import_module(module), attribute)
+    else:
+        raise AttributeError(f"module 'sottovoce' has no attribute '{name}'")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("sottovoce")
+    except metadata.PackageNotFoundError:  # a source tree on the path, not installed
+        return "0+unknown"

@@ -1,0 +1,234 @@
+"""The command line: parses, calls, reports mistakes in one line. Nothing heavy is imported before it must."""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any recipe field, e.g. stages.prune.lr=1e-4")
+]
+Data = Annotated[
+    str, typer.Option("--data", help="A folder of audio, a manifest (tsv, csv, JSON lines, Lhotse cuts), or 'demo'.")
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the result and the run; repeat the command to go on after a stop.")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Scale the whole schedule, all stages, to this many updates.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Random seed; the recipe's by default.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...; a GPU is used when there is one.")]
+Fresh = Annotated[bool, typer.Option("--fresh/--resume", help="Start over, or go on where the folder's run stands (default).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+class Unit(enum.StrEnum):
+    params = "params"
+    macs = "macs"
+
+
+class Kind(enum.StrEnum):
+    teachers = "teachers"
+    recipes = "recipes"
+    objectives = "objectives"
+    students = "students"
+    tasks = "tasks"
+
+
+@app.callback()
+def root() -> None:
+    """Make large self-supervised speech encoders small.
+
+    Start with:  `sottovoce demo`
+    """
+
+
+@app.command()
+def compress(
+    teacher: Annotated[str, typer.Argument(help="Hub id, folder in Hugging Face format, an earlier student, or 'demo'.")],
+    data: Data,
+    out: Out,
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="A shipped recipe (see 'sottovoce list recipes') or a YAML file.")
+    ] = "dphubert",
+    budget: Annotated[Unit | None, typer.Option("--budget", help="What the budget counts.")] = None,
+    keep: Annotated[float | None, typer.Option("--keep", help="The share that stays, e.g. 0.25.")] = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved recipe, the plan and the estimated cost; train nothing.")
+    ] = False,
+) -> None:
+    """Train a small student of TEACHER and write it to --out.
+
+    Examples:
+
+        sottovoce compress demo --recipe dphubert-demo --data demo --steps 300 --out students/first
+
+        sottovoce compress facebook/hubert-base-ls960 --budget macs --keep 0.25 --data /data/librispeech --out students/hubert
+
+        sottovoce compress microsoft/wavlm-base-plus --data speech.jsonl --out students/wavlm stages.prune.accumulate=4
+
+    The student loads by `sottovoce.load(out)` or `transformers.AutoModel.from_pretrained(out, trust_remote_code=True)`.
+    """
+    from sottovoce.train import api
+
+    unit = None if budget is None else budget.value
+    if dry_run:
+        made = api.resolve(recipe, overrides or (), steps, teacher=teacher, budget=unit, keep=keep, seed=seed)
+        _print(api.describe(made))
+        return
+    result = api.compress(
+        teacher,
+        recipe=recipe,
+        data=data,
+        out=out,
+        budget=unit,
+        keep=keep,
+        steps=steps,
+        seed=seed,
+        device=device,
+        fresh=fresh,
+        overrides=overrides or (),
+    )
+    if not result.met:
+        raise MissedBudget(f"the student in {out} misses its budget: {result.why}")
+    typer.echo(f"student written to {out}" + (f": {result.why}" if result.why else ""))
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Option("--recipe", help="A shipped recipe or a YAML file.")],
+    data: Data,
+    out: Out,
+    overrides: Overrides = None,
+    teacher: Annotated[str, typer.Option("--teacher", help="An earlier iteration whose layers are clustered into targets.")] = "",
+    steps: Steps = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    fresh: Fresh = False,
+) -> None:
+    """Train an encoder by self-supervision, e.g. a small teacher for experiments.
+
+    Example:
+
+        sottovoce pretrain --recipe pretrain-tiny --data speech.tsv --out teachers/tiny data.where.split=train
+    """
+    from sottovoce.train import api
+
+    api.pretrain(
+        recipe=recipe,
+        data=data,
+        out=out,
+        teacher=teacher,
+        steps=steps,
+        seed=seed,
+        device=device,
+        fresh=fresh,
+        overrides=overrides or (),
+    )
+    typer.echo(f"encoder written to {out}")
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="A student, or any teacher: folder, hub id, 'demo'.")],
+    as_json: Json = False,
+) -> None:
+    """Show a model's shape: widths per layer, parameters and multiply-accumulates per part.
+
+    Examples:
+
+        sottovoce inspect students/first
+
+        sottovoce inspect facebook/hubert-base-ls960 --json
+    """
+    from sottovoce.report import inspect as page
+
+    found = page.describe(model)
+    if as_json:
+        _print(found)
+    else:
+        page.show(found)
+
+
+@app.command("list")
+def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
+    """List what there is to choose from.
+
+    Examples:
+
+        sottovoce list recipes
+
+        sottovoce list objectives
+    """
+    from sottovoce.report import listing
+
+    for name, summary in listing.entries(kind.value):
+        typer.echo(f"{name:<22} {summary}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the student.")] = Path("students/demo"),
+    steps: Steps = None,
+    fresh: Fresh = False,
+) -> None:
+    """Compress the built-in teacher to a quarter of its compute on synthesised speech: offline, a few minutes, then a table.
+
+    Example:
+
+        sottovoce demo --out students/demo
+    """
+    from sottovoce.demo import main as run_demo
+
+    run_demo(out, steps, fresh)
+
+
+class MissedBudget(Exception):
+    """The run went through, but the student is not as small as asked."""
+
+
+def _print(found: Any) -> None:
+    typer.echo(json.dumps(found, indent=1))
+
+
+def _fail(text: str, status: int) -> NoReturn:
+    print(f"sottovoce: {text}", file=sys.stderr)
+    sys.exit(status)
+
+
+def guarded(call: Callable[[], Any]) -> None:
+    """Runs `call`; a user's mistake is one plain message and status 2, a stop on request 143, a missed budget or a full disk 1."""
+    try:
+        call()
+    except MissedBudget as problem:
+        _fail(str(problem), 1)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+    except (
+        ValueError,
+        OSError,
+    ) as problem:  # with a way out in the message; anything else is a fault of ours and shows its trace
+        _fail(str(problem), 1 if isinstance(problem, OSError) else 2)
+    except Exception as problem:
+        if type(problem).__name__ == "Stopped":
+            _fail(str(problem), 143)
+        raise
+
+
+def main() -> None:
+    """The `sottovoce` command."""
+    guarded(app)
+
+
+if __name__ == "__main__":
+    main()

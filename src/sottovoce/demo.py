@@ -1,0 +1,111 @@
+"""`sottovoce demo`: from nothing to a smaller model and a table that says what it cost, offline, in minutes."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from sottovoce.encoder import Encoder, normalize
+from sottovoce.families import load_pretrained
+from sottovoce.registry import TASKS
+from sottovoce.tasks.speed import latency
+from sottovoce.train import api, ledger
+from sottovoce.train.run import write_atomically
+from sottovoce.train.stages import cost_of
+from sottovoce.train.track import duration, say
+from sottovoce.train.work import Work
+from sottovoce.types import Batch
+
+
+def main(out: Path, steps: int | None = None, fresh: bool = False) -> None:
+    """Compresses ``demo`` to 25 % of its MACs by both steps of DPHuBERT on synthesised speech, then prints the table."""
+    began = time.monotonic()
+    say("The built-in teacher 'demo' is compressed to a quarter of its compute, on speech synthesised here. No network is used.")
+    result = api.compress("demo", recipe="dphubert-demo", data="demo", out=out, steps=steps, fresh=fresh)
+    rows = compare(out)
+    write_atomically(out / "run" / "demo.json", json.dumps({"machine": ledger.machine(), "models": rows}, indent=1))
+    show(rows)
+    say(f"{result.why}.")
+    say(f"The student is in {out} ({duration(time.monotonic() - began)} in all). Try:  sottovoce inspect {out}")
+
+
+def compare(out: Path) -> dict[str, dict[str, Any]]:
+    """Cost, speed and fidelity of teacher, student, student right after the cut, and a same-shape student with random weights."""
+    teacher = load_pretrained("demo")
+    student, cut = load_pretrained(out).encoder, Work.load(out / "run" / "cut.safetensors").encoder.eval()
+    assert isinstance(student, Encoder)
+    assert isinstance(teacher.encoder, Encoder)
+    torch.manual_seed(0)
+    untrained = Encoder(student.config).reset_parameters().eval()
+    batches = held_out(teacher.normalize)
+    models = {
+        "teacher": teacher.encoder,
+        "student": student,
+        "student before the last stage": cut,
+        "same shape, untrained": untrained,
+    }
+    task = TASKS.get("fidelity")
+    rows = {}
+    for name, model in models.items():
+        found = task(task.Config()).run(model, teacher.encoder, batches)
+        disk = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+        rows[name] = {**cost_of(model), "megabytes": disk / 1e6, "latency_10s": latency(model), "fidelity": found}
+    return rows
+
+
+def held_out(wants_norm: bool) -> list[Batch]:
+    """Demo speech by voices that no training heard."""
+    from sottovoce.data import DataConfig, open_data
+
+    data = open_data(
+        "demo",
+        DataConfig(seconds_per_batch=40, min_seconds=0.6, max_seconds=6.0, valid_share=0.5, where={"split": "test"}),
+        seed=0,
+    )
+    batches = list(data.valid)
+    return [Batch(normalize(b.wave, b.lengths), b.lengths, b.ids) for b in batches] if wants_norm else batches
+
+
+def show(rows: dict[str, dict[str, Any]]) -> None:
+    """The table for people; fidelity per layer below it."""
+    console = Console(width=max(100, min(140, Console().width)))
+    table = Table(
+        "",
+        "parameters",
+        "MMACs per s",
+        "disk, MB",
+        "latency 10 s, ms",
+        "cosine",
+        "cosine, mapped",
+        title="what it costs, and what is kept of the teacher",
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, row in rows.items():
+        mean = row["fidelity"]["mean"]
+        numbers = (
+            f"{row['params']:,.0f}",
+            f"{row['macs_per_s'] / 1e6:,.0f}",
+            f"{row['megabytes']:.1f}",
+            f"{1000 * row['latency_10s']:.0f}",
+        )
+        table.add_row(name, *numbers, f"{mean['cosine']:.3f}", f"{mean['mapped']:.3f}")
+    console.print(table)
+    layers = Table(
+        "cosine to the teacher, held-out voices",
+        *(str(row["layer"]) for row in rows["teacher"]["fidelity"]["layers"]),
+        title="layer by layer",
+    )
+    for name, row in rows.items():
+        layers.add_row(name, *(f"{layer['cosine']:.2f}" for layer in row["fidelity"]["layers"]))
+    console.print(layers)
+    console.print(
+        "cosine: mean over frames, as is; mapped: after the best linear map to the teacher's layer, fitted on other recordings.",
+        highlight=False,
+    )

@@ -1,0 +1,68 @@
+"""Self-attention. One path for all models: scaled_dot_product_attention, with whatever positions there are as its bias.
+
+B batch, T frames, D width, H heads, E head width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import LayerConfig
+from .modules import Offset
+
+
+class RelativeGate(nn.Module):
+    """How far each head and query listens to the shared relative table (WavLM, arXiv 2110.13900, section 3.1).
+
+    Reads the layer input's slice at the head's original place, so it needs the heads' names (`heads`), not only their number.
+    """
+
+    heads: Tensor
+
+    def __init__(self, config: LayerConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(8, config.head_dim))
+        self.bias = nn.Parameter(torch.zeros(8))
+        self.const = nn.Parameter(torch.ones(config.num_heads))
+        self.register_buffer("heads", torch.tensor(config.heads, dtype=torch.long), persistent=False)
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        rows, frames = x.shape[:2]
+        width = self.weight.shape[1]
+        x_BTHE = x.view(rows, frames, -1, width)[:, :, self.heads]
+        # transformers sums four outputs per gate; summing the weights first is the same and four times cheaper
+        weight, bias = self.weight.view(2, 4, width).sum(1), self.bias.view(2, 4).sum(1)
+        gate_BHT2 = torch.sigmoid(F.linear(x_BTHE, weight, bias)).transpose(1, 2)
+        a, b = gate_BHT2[..., :1], gate_BHT2[..., 1:]
+        return (a * (b * self.const[:, None, None] - 1.0) + 2.0) * table[self.heads]
+
+
+class Attention(nn.Module):
+    """(B, T, D) -> (B, T, D). `bias`: boolean (B, 1, 1, T), true on valid keys, or ``None``; `table`: (heads, T, T) or ``None``."""
+
+    def __init__(self, dim: int, config: LayerConfig, relative: bool, dropout: float) -> None:
+        super().__init__()
+        self.head_dim, self.dropout = config.head_dim, dropout
+        size = config.num_heads * config.head_dim
+        self.out_proj: nn.Linear | Offset = nn.Linear(size, dim) if size else Offset(dim)
+        if size:
+            self.q_proj, self.k_proj, self.v_proj = nn.Linear(dim, size), nn.Linear(dim, size), nn.Linear(dim, size)
+            self.gate = RelativeGate(config) if relative else None
+
+    def forward(self, x: Tensor, valid: Tensor | None, table: Tensor | None) -> Tensor:
+        if isinstance(self.out_proj, Offset) or self.q_proj.weight.shape[0] == 0:
+            return self.out_proj.bias.expand_as(x)
+        rows, frames = x.shape[:2]
+        q, k, v = (
+            proj(x).view(rows, frames, -1, self.head_dim).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mask = valid
+        if self.gate is not None and table is not None:
+            mask = self.gate(x, table)
+            if valid is not None:
+                mask = mask.masked_fill(~valid, float("-inf"))
+            mask = mask.to(q.dtype)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
+        return self.out_proj(y.transpose(1, 2).reshape(rows, frames, -1))

@@ -1,0 +1,52 @@
+"""One Transformer layer, with any of its parts narrow, constant or absent."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .attention import Attention
+from .config import EncoderConfig, LayerConfig
+from .modules import LayerNorm, Offset, activation
+
+
+class FeedForward(nn.Module):
+    """(B, T, D) -> (B, T, D) through `ffn_dim` units."""
+
+    def __init__(self, dim: int, config: LayerConfig, act: str, inner: float, outer: float) -> None:
+        super().__init__()
+        self.down_proj: nn.Linear | Offset = nn.Linear(config.ffn_dim, dim) if config.ffn_dim else Offset(dim)
+        if config.ffn_dim:
+            self.up_proj = nn.Linear(dim, config.ffn_dim)
+        self.act, self.inner, self.outer = activation(act), nn.Dropout(inner), nn.Dropout(outer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.down_proj, Offset) or self.up_proj.weight.shape[0] == 0:
+            return self.outer(self.down_proj.bias.expand_as(x))
+        return self.outer(self.down_proj(self.inner(self.act(self.up_proj(x)))))
+
+
+class TransformerLayer(nn.Module):
+    """Attention and feed-forward, each on a residual branch: norm after the sum (Base models) or before the branch (`norm_first`)."""
+
+    def __init__(self, config: EncoderConfig, layer: LayerConfig) -> None:
+        super().__init__()
+        rates = config.dropout
+        self.norm_first = config.norm_first
+        self.attention = Attention(config.dim, layer, config.relative is not None, rates.attention) if layer.attention else None
+        self.attention_norm = LayerNorm(config.dim, config.norm_eps)
+        self.ffn = FeedForward(config.dim, layer, config.activation, rates.ffn, rates.hidden) if layer.ffn else None
+        self.ffn_norm = LayerNorm(config.dim, config.norm_eps)
+        self.dropout = nn.Dropout(rates.hidden)
+
+    def forward(self, x: Tensor, valid: Tensor | None, table: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns the layer's output and its feed-forward part's output before the residual sum."""
+        if self.norm_first:
+            if self.attention is not None:
+                x = x + self.dropout(self.attention(self.attention_norm(x), valid, table))
+            tap = self.ffn(self.ffn_norm(x)) if self.ffn is not None else x.new_zeros(x.shape)
+            return x + tap, tap
+        if self.attention is not None:
+            x = x + self.dropout(self.attention(x, valid, table))
+        x = self.attention_norm(x)
+        tap = self.ffn(x) if self.ffn is not None else x.new_zeros(x.shape)
+        return self.ffn_norm(x + tap), tap

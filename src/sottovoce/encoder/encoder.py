@@ -1,0 +1,88 @@
+"""The encoder: front end, positions, layers. It knows nothing of training, teachers or pruning."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..types import Features
+from .block import TransformerLayer
+from .config import EncoderConfig
+from .frontend import WaveFrontend
+from .modules import LayerNorm
+from .position import ConvPosition, RelativeTable
+
+
+class Encoder(nn.Module):
+    """An encoder of the shape that `config` describes.
+
+    >>> features = encoder(wave, lengths)       # (B, S) normalised 16 kHz samples, (B,) valid samples or None
+    >>> features.hidden[i]                      # (B, T, D)
+
+    Padding never changes a valid frame (unless ``frontend.norm_over_padding`` asks for it). ValueError on inputs of the wrong shape
+    or too short for one frame.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        rates = config.dropout
+        self.frontend = WaveFrontend(config.frontend, config.dim, config.norm_eps, rates.projection)
+        self.position = ConvPosition(config.position, config.dim, config.frontend.activation)
+        self.norm = LayerNorm(config.dim, config.norm_eps)
+        self.dropout = nn.Dropout(rates.hidden)
+        self.relative = RelativeTable(config.relative) if config.relative is not None else None
+        self.layers = nn.ModuleList(TransformerLayer(config, layer) for layer in config.layers)
+
+    def forward(
+        self,
+        wave: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        mask_vector: Tensor | None = None,
+        taps: bool = False,
+    ) -> Features:
+        """`mask` (B, T) bool and `mask_vector` (D,): frames to replace before positions, for masked training. `taps`: give `ffn` too."""
+        x, frames = self.frontend(wave, lengths)
+        hidden = [x]
+        if mask is not None and mask_vector is not None:
+            x = torch.where(mask[..., None], mask_vector.to(x.dtype), x)
+        inside = valid = None
+        if frames is not None:
+            inside = torch.arange(x.shape[1], device=x.device) < frames[:, None]
+            x = x * inside[..., None].to(x.dtype)  # the positional convolution must not see padding
+            valid = inside[:, None, None]
+        x = self.position(x, None if self.config.frontend.norm_over_padding else inside)
+        x = self.dropout(x if self.config.norm_first else self.norm(x))
+        embedded = x
+        table = self.relative(x.shape[1]) if self.relative is not None else None
+        outputs = []
+        for layer in self.layers:
+            x, tap = layer(x, valid, table)
+            hidden.append(x)
+            outputs.append(tap)
+        last = self.norm(x) if self.config.norm_first else x
+        return Features(hidden, frames, embedded, last, outputs if taps else [])
+
+    @torch.no_grad()
+    def reset_parameters(self) -> Encoder:
+        """Random start as in wav2vec 2.0: He-normal convolutions, N(0, 0.02) projections, positions scaled by their fan-in."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv1d):
+                if name.startswith("position"):
+                    nn.init.normal_(module.weight, std=2 * math.sqrt(1 / (module.kernel_size[0] * self.config.dim)))
+                else:
+                    nn.init.kaiming_normal_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, RelativeTable):
+                nn.init.normal_(module.weight, std=0.02)
+        bound = 1 / math.sqrt(self.frontend.projection.in_features)
+        nn.init.uniform_(self.frontend.projection.weight, -bound, bound)
+        return self

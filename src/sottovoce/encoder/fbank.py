@@ -1,0 +1,54 @@
+"""Log-mel features on the encoders' frame grid: frame t stands on samples [320 t, 320 t + 400) of 16 kHz audio."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def mel_filters(bins: int, mels: int, rate: float, low: float = 20.0) -> Tensor:
+    """(bins, mels) triangles, equally spaced on the HTK mel scale between `low` Hz and half the sampling rate."""
+
+    def to_mel(hertz: Tensor) -> Tensor:
+        return 2595.0 * torch.log10(1.0 + hertz / 700.0)
+
+    edges = torch.linspace(float(to_mel(torch.tensor(low))), float(to_mel(torch.tensor(rate / 2))), mels + 2)
+    points = to_mel(torch.linspace(0, rate / 2, bins))[:, None]
+    rising = (points - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - points) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rising, falling).clamp(min=0)
+
+
+class LogMel(nn.Module):
+    """(B, S) samples -> (B, T, mels) natural logarithms of mel energies; 25 ms Hann windows every 20 ms, no padding."""
+
+    filters: Tensor
+    window: Tensor
+
+    def __init__(self, mels: int = 80, size: int = 400, hop: int = 320, rate: int = 16_000) -> None:
+        super().__init__()
+        self.size, self.hop = size, hop
+        self.register_buffer("window", torch.hann_window(size), persistent=False)
+        self.register_buffer("filters", mel_filters(size // 2 + 1, mels, rate), persistent=False)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        frames = wave.float().unfold(-1, self.size, self.hop)
+        frames = (frames - frames.mean(-1, keepdim=True)) * self.window
+        power = torch.fft.rfft(frames).abs().square()
+        return torch.log(power @ self.filters + 1e-10)
+
+
+def mfcc(logmel: Tensor, count: int = 13) -> Tensor:
+    """(B, T, mels) log-mel -> (B, T, 3 * count): cepstra by an orthonormal DCT-II, and their first and second time differences."""
+    mels = logmel.shape[-1]
+    at = (torch.arange(mels, device=logmel.device) + 0.5) * math.pi / mels
+    basis = torch.cos(at[:, None] * torch.arange(count, device=logmel.device)) * math.sqrt(2.0 / mels)
+    basis[:, 0] /= math.sqrt(2.0)
+    parts = [logmel @ basis]
+    for _ in range(2):
+        last = parts[-1]
+        padded = torch.cat([last[:, :1], last, last[:, -1:]], dim=1)
+        parts.append((padded[:, 2:] - padded[:, :-2]) / 2)
+    return torch.cat(parts, dim=-1)

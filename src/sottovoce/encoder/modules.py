@@ -1,0 +1,60 @@
+"""Building blocks whose width is that of their weights.
+
+No module here keeps its width in a Python attribute: a forward pass with smaller weights put in their place (torch.func.functional_call)
+*is* the forward pass of the smaller model. Pruning relies on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "swish": F.silu}
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation '{name}' is not supported; known: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis, of as many channels as it has weights."""
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class ChannelNorm(nn.Module):
+    """Group norm with one group per channel: (B, C, T) normalised over time, over valid steps only when `valid` (B, 1, T) is given."""
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        if valid is None:
+            return F.group_norm(x, self.weight.shape[0], self.weight, self.bias, self.eps)
+        x, share = x.float(), valid / valid.sum(-1, keepdim=True).clamp(min=1)
+        mean = (x * share).sum(-1, keepdim=True)
+        variance = ((x - mean).square() * share).sum(-1, keepdim=True)
+        return (x - mean) * (self.weight[:, None] * torch.rsqrt(variance + self.eps)) + self.bias[:, None]
+
+
+class Offset(nn.Module):
+    """What is left of a projection that lost all its inputs: its bias."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(dim))

@@ -1,0 +1,77 @@
+"""Where a frame stands: convolutional positions (added once) and WavLM's relative table (a bias on attention)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import PositionConfig, RelativeConfig
+from .modules import activation
+
+
+class ConvPosition(nn.Module):
+    """Grouped convolutions over time whose output is added to their input: (B, T, D) -> (B, T, D).
+
+    With ``kept``, only those channel groups are computed and each is multiplied by its `scale`. Weight norm is folded at load.
+    """
+
+    channels: Tensor
+
+    def __init__(self, config: PositionConfig, dim: int, act: str) -> None:
+        super().__init__()
+        self.config, self.width = config, dim // config.groups
+        groups = config.groups if config.kept is None else len(config.kept)
+        size = groups * self.width
+        self.convs = nn.ModuleList(
+            nn.Conv1d(size, size, config.kernel, padding=config.kernel // 2, groups=groups)
+            for _ in range(config.depth if size else 0)
+        )
+        self.scale = None if config.kept is None else nn.Parameter(torch.ones(groups))
+        if config.kept is not None:  # a buffer, because pruning selects from it as from the weights
+            index = torch.tensor(config.kept, dtype=torch.long)[:, None] * self.width + torch.arange(self.width)
+            self.register_buffer("channels", index.flatten(), persistent=False)
+        self.act = activation(act)
+
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        """`inside` (B, T) bool: the valid frames, for a row of convolutions, each of which must see zeros where padding is."""
+        if self.scale is not None and self.scale.shape[0] == 0:
+            return x
+        y = (x if self.scale is None else x[..., self.channels]).transpose(1, 2)
+        for i, conv in enumerate(self.convs):
+            assert isinstance(conv, nn.Conv1d)
+            if i and inside is not None:
+                y = y * inside[:, None].to(y.dtype)
+            # groups from the weights, not from the module: see modules.py
+            y = F.conv1d(y, conv.weight, conv.bias, padding=self.config.kernel // 2, groups=conv.weight.shape[0] // self.width)
+            if self.config.kernel % 2 == 0:
+                y = y[..., :-1]
+            if self.config.norm:
+                y = F.layer_norm(y.transpose(1, 2), (y.shape[1],)).transpose(1, 2)
+            y = self.act(y)
+        y = y.transpose(1, 2)
+        if self.scale is None:
+            return x + y
+        return x.index_add(2, self.channels, (y * self.scale.repeat_interleave(self.width)).to(x.dtype))
+
+
+class RelativeTable(nn.Module):
+    """T5-style buckets of the signed distance -> (heads, T, T) bias, for `heads` columns of the table."""
+
+    def __init__(self, config: RelativeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.zeros(config.buckets, config.heads))
+
+    def forward(self, frames: int) -> Tensor:
+        at = torch.arange(frames, device=self.weight.device)
+        distance = at[None, :] - at[:, None]
+        half = self.config.buckets // 2
+        exact = half // 2
+        near = distance.abs()
+        far = torch.log(near.float().clamp(min=1) / exact) / math.log(self.config.max_distance / exact) * (half - exact)
+        far = (exact + far).long().clamp(max=half - 1)
+        bucket = (distance > 0).long() * half + torch.where(near < exact, near, far)
+        return self.weight[bucket].permute(2, 0, 1)

@@ -1,0 +1,1 @@
+"""From an encoder in memory to a model that loads anywhere, and back."""

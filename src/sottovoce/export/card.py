@@ -1,0 +1,115 @@
+"""A student's README.md. It holds what it was given and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_USAGE = """\
+## Use
+
+Input is 16 kHz mono; `PATH` is this folder or its id on the hub.
+
+With sottovoce, which does the normalisation itself:
+
+```python
+import sottovoce
+
+student = sottovoce.load("PATH")
+features = student(wave, lengths)  # (batch, samples) floats; (batch,) valid samples, or None
+features.hidden[-1]  # (batch, frames, {dim})
+```
+
+With transformers, when sottovoce is installed:
+
+```python
+import sottovoce
+from transformers import AutoFeatureExtractor, AutoModel
+
+extractor = AutoFeatureExtractor.from_pretrained("PATH")
+model = AutoModel.from_pretrained("PATH")
+inputs = extractor(waves, sampling_rate=16000, padding=True, return_tensors="pt")
+hidden_states = model(**inputs, output_hidden_states=True).hidden_states
+```
+
+With transformers alone (this runs the Python files in this folder):
+
+```python
+model = AutoModel.from_pretrained("PATH", trust_remote_code=True)
+```
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the model card is to say beyond what the model itself shows. Empty parts are left out.
+
+    numbers: rows of a table, as measured; columns in order of appearance. recipe: its name or its YAML. data: what it was trained
+    on, in words. license, languages: for the front matter, as the hub spells them.
+    """
+
+    title: str = ""
+    numbers: Sequence[Mapping[str, Any]] = ()
+    recipe: str = ""
+    data: str = ""
+    license: str = ""
+    languages: Sequence[str] = ()
+
+
+def is_hub_id(source: str) -> bool:
+    """'organisation/name', and no folder here."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is not None and not Path(source).exists()
+
+
+def render(card: Card, *, teacher: str, dim: int, projected: bool, parameters: int, version: str) -> str:
+    """The text of README.md. `dim`: the student's width. `projected`: whether projections into the teacher's space come with
+    it."""
+    front: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "feature-extraction",
+        "tags": ["sottovoce", "speech", "audio", "self-supervised", "distillation"],
+    }
+    if is_hub_id(teacher):
+        front["base_model"] = teacher
+    if card.license:
+        front["license"] = card.license
+    if card.languages:
+        front["language"] = list(card.languages)
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n",
+        f"# {card.title or 'Student of ' + teacher}\n",
+        f"A speech encoder of {parameters / 1e6:.2f} million parameters, made from `{teacher}`.\n",
+        _USAGE.replace("{dim}", str(dim)),
+    ]
+    if projected:
+        parts.append(
+            "`space=\"teacher\"` (in `sottovoce.load`, or in the model's call) gives the layers in the teacher's space.\n"
+        )
+    if card.numbers:
+        parts.append(f"## Numbers\n\n{table(card.numbers)}")
+    if card.recipe:
+        recipe = card.recipe.strip()
+        parts.append("## Recipe\n\n" + (f"```yaml\n{recipe}\n```\n" if "\n" in recipe else f"{recipe}\n"))
+    if card.data:
+        parts.append(f"## Data\n\n{card.data.strip()}\n")
+    parts.append(f"Trained with sottovoce {version}.\n")
+    return "\n".join(parts)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table; a cell that a row lacks stays empty."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines: list[list[Any]] = [columns, ["---"] * len(columns), *([row.get(name) for name in columns] for row in rows)]
+    return "".join("| " + " | ".join(map(_cell, line)) + " |\n" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,358 @@
+"""What all families of wav2vec 2.0's kind share: Hugging Face config and weight names <-> `encoder/`.
+
+A family file holds only what is different. Names are data: `NAMES` says, for each of our modules, what Hugging Face calls it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..encoder import (
+    ConvConfig,
+    DropoutConfig,
+    Encoder,
+    EncoderConfig,
+    FrontendConfig,
+    LayerConfig,
+    PositionConfig,
+    RelativeConfig,
+)
+from ..encoder.modules import ACTIVATIONS
+
+# Our module (or whole tensor) -> Hugging Face's; '#' is a running number.
+NAMES: dict[str, str] = {
+    "frontend.convs.#.conv": "feature_extractor.conv_layers.#.conv",
+    "frontend.convs.#.norm": "feature_extractor.conv_layers.#.layer_norm",
+    "frontend.norm": "feature_projection.layer_norm",
+    "frontend.projection": "feature_projection.projection",
+    "position.convs.0": "encoder.pos_conv_embed.conv",
+    "norm": "encoder.layer_norm",
+    "layers.#.attention.q_proj": "encoder.layers.#.attention.q_proj",
+    "layers.#.attention.k_proj": "encoder.layers.#.attention.k_proj",
+    "layers.#.attention.v_proj": "encoder.layers.#.attention.v_proj",
+    "layers.#.attention.out_proj": "encoder.layers.#.attention.out_proj",
+    "layers.#.attention_norm": "encoder.layers.#.layer_norm",
+    "layers.#.ffn.up_proj": "encoder.layers.#.feed_forward.intermediate_dense",
+    "layers.#.ffn.down_proj": "encoder.layers.#.feed_forward.output_dense",
+    "layers.#.ffn_norm": "encoder.layers.#.final_layer_norm",
+}
+
+# Left out: what sits on top of the encoder or serves only its pre-training. `feature_extractor` is here because the speaker
+# verification heads have a layer of that name, next to the encoder; it only counts outside of the encoder's own prefix.
+HEADS = (
+    "adapter",
+    "classifier",
+    "ctc_proj",
+    "feature_extractor",
+    "label_embeddings_concat",
+    "layer_norm_for_extract",
+    "layer_weights",
+    "lm_head",
+    "masked_spec_embed",
+    "objective",
+    "project_hid",
+    "project_q",
+    "projector",
+    "quantizer",
+    "speaker_proj",
+    "tdnn",
+)
+
+# What transformers assumes where config.json is silent.
+DEFAULTS: dict[str, Any] = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "do_stable_layer_norm": False,
+    "feat_extract_norm": "group",
+    "feat_extract_activation": "gelu",
+    "feat_proj_layer_norm": True,
+    "conv_dim": [512] * 7,
+    "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+    "conv_bias": False,
+    "num_conv_pos_embeddings": 128,
+    "num_conv_pos_embedding_groups": 16,
+    "feat_proj_dropout": 0.0,
+    "hidden_dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.1,
+}
+
+PICKLED = (
+    "{} holds more than tensors, and unpickling it could run code; convert it to model.safetensors where you trust it, or use "
+    "a revision of the repository that has safetensors"
+)
+
+SHOWN = 5  # how many faults of a checkpoint one message lists
+
+
+class Family:
+    """A family of teachers in Hugging Face format.
+
+    model_types: the ``model_type`` values of config.json that it reads. prefix: what a model with a head puts before the
+    encoder's tensor names. architecture: the transformers class without a head. names, defaults: see `NAMES` and `DEFAULTS`.
+    """
+
+    @dataclass(frozen=True)
+    class Config:
+        """Nothing to choose: the checkpoint says it all."""
+
+    name: str
+    model_types: tuple[str, ...] = ()
+    prefix: str = ""
+    architecture: str = ""
+    names: ClassVar[Mapping[str, str]] = NAMES
+    defaults: ClassVar[Mapping[str, Any]] = DEFAULTS
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config or self.Config()
+
+    # config.json
+
+    def encoder_config(self, hf: Mapping[str, Any]) -> EncoderConfig:
+        """The shape that `hf`, a parsed config.json, describes. ValueError on what the encoder does not do.
+
+        LayerDrop is left out on purpose: distillation compares every layer of the student with the teacher's, so each must run.
+        """
+        self.refuse(hf)
+        hf = self.filled(hf)
+        sizes = [hf[key] for key in ("conv_dim", "conv_kernel", "conv_stride")]
+        if len({len(size) for size in sizes}) != 1:
+            raise ValueError(f"config.json: conv_dim, conv_kernel and conv_stride differ in length: {sizes}")
+        dim, heads, norm = hf["hidden_size"], hf["num_attention_heads"], hf["feat_extract_norm"]
+        if dim % heads or dim % hf["num_conv_pos_embedding_groups"]:
+            raise ValueError(
+                f"config.json: hidden_size {dim} is not a multiple of num_attention_heads {heads} and of "
+                f"num_conv_pos_embedding_groups {hf['num_conv_pos_embedding_groups']}"
+            )
+        if norm not in ("group", "layer"):
+            raise ValueError(f"config.json: feat_extract_norm is {norm!r}; known: 'group', 'layer'")
+        for key in ("hidden_act", "feat_extract_activation"):
+            if hf[key] not in ACTIVATIONS:
+                raise ValueError(f"config.json: {key} is {hf[key]!r}; known: {', '.join(ACTIVATIONS)}")
+        relative = self.relative(hf)
+        layer = LayerConfig(heads, dim // heads, hf["intermediate_size"], heads=tuple(range(heads)) if relative else ())
+        return EncoderConfig(
+            frontend=FrontendConfig(
+                convs=tuple(ConvConfig(*size) for size in zip(*sizes, strict=True)),
+                norm=norm,
+                bias=hf["conv_bias"],
+                projection_norm=hf["feat_proj_layer_norm"],
+                activation=hf["feat_extract_activation"],
+            ),
+            dim=dim,
+            position=self.position(hf),
+            layers=(layer,) * hf["num_hidden_layers"],
+            norm_first=hf["do_stable_layer_norm"],
+            norm_eps=hf["layer_norm_eps"],
+            activation=hf["hidden_act"],
+            relative=relative,
+            dropout=DropoutConfig(
+                projection=hf["feat_proj_dropout"],
+                hidden=hf["hidden_dropout"],
+                attention=hf["attention_dropout"],
+                ffn=hf["activation_dropout"],
+            ),
+        )
+
+    def filled(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        """`hf` over the family's defaults. ValueError on a value of another type than the default's."""
+        for key, default in self.defaults.items():
+            value = hf.get(key)
+            kinds: Any = {float: (int, float), list: (list, tuple)}.get(type(default), type(default))
+            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool)):
+                raise ValueError(f"config.json: {key} is {value!r}; expected something like {default!r}")
+        return {**self.defaults, **{key: value for key, value in hf.items() if value is not None}}
+
+    def refuse(self, hf: Mapping[str, Any]) -> None:
+        """ValueError for variants whose function the encoder cannot hold."""
+        if hf.get("quantization_config"):
+            raise ValueError("this checkpoint is quantised (quantization_config in config.json); use the unquantised one")
+
+    def position(self, hf: Mapping[str, Any]) -> PositionConfig:
+        return PositionConfig(kernel=hf["num_conv_pos_embeddings"], groups=hf["num_conv_pos_embedding_groups"])
+
+    def relative(self, hf: Mapping[str, Any]) -> RelativeConfig | None:
+        return None
+
+    def normalize(self, hf: Mapping[str, Any]) -> bool:
+        """Whether its checkpoints want waveforms of zero mean and unit variance, where no preprocessor_config.json says."""
+        return bool(self.filled(hf)["feat_extract_norm"] == "layer")
+
+    # weights
+
+    def to_encoder(self, tensors: Mapping[str, Tensor], config: EncoderConfig) -> dict[str, Tensor]:
+        """Hugging Face's `tensors` under our names, float32, weight norm folded; heads are left out.
+
+        ValueError naming what is missing, unexpected, of the wrong shape or not finite; nothing is ever filled in at random.
+        """
+        trunk = fold_weight_norm(self.trunk(tensors))
+        made: dict[str, Tensor] = {}
+        faults: list[str] = []
+        for ours, shape in shapes(config).items():
+            theirs = self.hf_name(ours)
+            tensor = trunk.pop(theirs, None)
+            label = theirs if theirs == ours else f"{theirs} (here: {ours})"
+            if tensor is None:
+                faults.append(f"{label} is missing; expected shape {shape}")
+                continue
+            tensor = self.from_hf(ours, tensor)
+            if tuple(tensor.shape) != shape:
+                faults.append(f"{label} has shape {tuple(tensor.shape)}; expected {shape}")
+            elif not tensor.is_floating_point():
+                faults.append(f"{label} is {str(tensor.dtype).removeprefix('torch.')}, not floating point")
+            else:
+                made[ours] = tensor.float()
+                if not torch.isfinite(made[ours]).all():
+                    faults.append(f"{label} holds NaN or infinity")
+        faults += [f"{name} of shape {tuple(tensor.shape)} is not part of this encoder" for name, tensor in trunk.items()]
+        if faults:
+            more = f"\n  ... and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+            raise ValueError(
+                "the weights do not fit the encoder that config.json describes:\n  " + "\n  ".join(faults[:SHOWN]) + more
+            )
+        return made
+
+    def trunk(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The encoder's own tensors without prefix, and whatever no list knows."""
+        start = self.prefix + "."
+        prefixed = any(name.startswith(start) for name in tensors)
+        made = {}
+        for name, tensor in tensors.items():
+            inside = name.startswith(start) or not prefixed
+            name = name.removeprefix(start)
+            head = name.split(".")[0]
+            if head in HEADS and not (head == "feature_extractor" and inside):
+                continue
+            made[name] = tensor
+        return made
+
+    def hf_name(self, ours: str) -> str:
+        """What Hugging Face calls our tensor `ours`."""
+        stem, _, leaf = ours.rpartition(".")
+        number = re.search(r"\.(\d+)(?=\.|$)", ours)
+        for key, tail in ((ours, ""), (stem, f".{leaf}")):
+            if key in self.names:
+                return self.names[key] + tail
+            if number and (template := key.replace(number[0], ".#", 1)) in self.names:
+                return self.names[template].replace("#", number[1]) + tail
+        return ours
+
+    def from_hf(self, ours: str, tensor: Tensor) -> Tensor:
+        """A tensor in our layout."""
+        return tensor
+
+    def into_hf(self, ours: str, tensor: Tensor) -> Tensor:
+        """The reverse of `from_hf`."""
+        return tensor
+
+    # the way back
+
+    def to_hf(
+        self, config: EncoderConfig, state: Mapping[str, Tensor], mask_vector: Tensor | None = None
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """config.json and tensors that the family's transformers class loads as they are.
+
+        state: an encoder's state_dict. mask_vector: (D,), the vector put on masked frames, where there is one. ValueError when no
+        class of the family can hold this shape (pruned encoders have layers of different widths).
+        """
+        hf = self.hf_config(config)
+        frontend = dataclasses.replace(config.frontend, norm_over_padding=False)  # not a matter of shape
+        if self.encoder_config(hf) != dataclasses.replace(config, frontend=frontend):
+            raise ValueError(
+                f"transformers' {self.architecture} cannot hold this encoder: it wants the same width in every layer and no "
+                "part removed; save it as a sottovoce folder instead"
+            )
+        tensors = {}
+        for ours, shape in shapes(config).items():
+            tensor = state[ours].detach().float().cpu()
+            assert tuple(tensor.shape) == shape, ours
+            tensors[self.hf_name(ours)] = self.into_hf(ours, tensor).contiguous()
+        tensors = unfold_weight_norm(tensors)
+        if mask_vector is None:  # then transformers must not look for one
+            hf |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+        else:
+            tensors["masked_spec_embed"] = mask_vector.detach().float().cpu().contiguous()
+        return hf, tensors
+
+    def hf_config(self, config: EncoderConfig) -> dict[str, Any]:
+        """config.json of an encoder whose layers are all like the first; `to_hf` checks that they are."""
+        frontend, rates = config.frontend, config.dropout
+        layer = config.layers[0] if config.layers else LayerConfig(1, config.dim, config.dim)
+        return {
+            "architectures": [self.architecture],
+            "model_type": self.model_types[0],
+            "dtype": "float32",
+            "hidden_size": config.dim,
+            "num_hidden_layers": len(config.layers),
+            "num_attention_heads": max(1, layer.num_heads),
+            "intermediate_size": layer.ffn_dim,
+            "hidden_act": config.activation,
+            "layer_norm_eps": config.norm_eps,
+            "do_stable_layer_norm": config.norm_first,
+            "feat_extract_norm": frontend.norm,
+            "feat_extract_activation": frontend.activation,
+            "feat_proj_layer_norm": frontend.projection_norm,
+            "conv_dim": [conv.dim for conv in frontend.convs],
+            "conv_kernel": [conv.kernel for conv in frontend.convs],
+            "conv_stride": [conv.stride for conv in frontend.convs],
+            "conv_bias": frontend.bias,
+            "num_feat_extract_layers": len(frontend.convs),
+            "num_conv_pos_embeddings": config.position.kernel,
+            "num_conv_pos_embedding_groups": config.position.groups,
+            "feat_proj_dropout": rates.projection,
+            "hidden_dropout": rates.hidden,
+            "attention_dropout": rates.attention,
+            "activation_dropout": rates.ffn,
+            "layerdrop": 0.0,
+        }
+
+
+def shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the encoder, without making them."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in Encoder(config).state_dict().items()}
+
+
+# Weight norm over dim 2, one length per kernel position: weight = g v / |v|. torch has spelt the two tensors in two ways.
+_SPELLINGS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
+
+
+def _length(v: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(v, dim=(0, 1), keepdim=True)
+
+
+def fold_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every weight-normed convolution's pair of tensors replaced by its weight. A pair that does not fit is left as it is."""
+    made = dict(tensors)
+    for length, direction in _SPELLINGS:
+        for name in [name for name in tensors if name.endswith("." + length)]:
+            stem = name.removesuffix(length)
+            g, v = tensors[name], tensors.get(stem + direction)
+            if v is None or v.dim() != 3 or tuple(g.shape) != (1, 1, v.shape[2]):
+                continue
+            del made[name], made[stem + direction]
+            made[stem + "weight"] = v.float() * (g.float() / _length(v.float()))
+    return made
+
+
+def unfold_weight_norm(tensors: Mapping[str, Tensor], stem: str = "encoder.pos_conv_embed.conv.") -> dict[str, Tensor]:
+    """The reverse, in the newer spelling."""
+    made = dict(tensors)
+    weight = made.pop(stem + "weight", None)
+    if weight is not None:
+        g = _length(weight)
+        made[stem + _SPELLINGS[1][0]] = g
+        made[stem + _SPELLINGS[1][1]] = torch.where(g == 0, torch.ones_like(weight), weight)  # any direction will do for length 0
+    return made

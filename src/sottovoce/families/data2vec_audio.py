@@ -1,0 +1,38 @@
+"""data2vec-audio (arXiv 2202.03555): several small positional convolutions in a row, each with a norm that has no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ..encoder import EncoderConfig, PositionConfig
+from ..registry import FAMILIES
+from .base import DEFAULTS, NAMES
+from .wav2vec2 import Wav2Vec2
+
+
+@FAMILIES.register("data2vec_audio")
+class Data2VecAudio(Wav2Vec2):
+    """data2vec-audio Base and Large."""
+
+    model_types = ("data2vec-audio",)
+    prefix = "data2vec_audio"
+    architecture = "Data2VecAudioModel"
+    names: ClassVar[Mapping[str, str]] = {
+        **{ours: theirs for ours, theirs in NAMES.items() if not ours.startswith("position")},
+        "position.convs.#": "encoder.pos_conv_embed.layers.#.conv",
+    }
+    defaults: ClassVar[Mapping[str, Any]] = {**DEFAULTS, "conv_pos_kernel_size": 19, "num_conv_pos_embeddings": 5}
+
+    def filled(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        # what the class always does, whatever other keys config.json may carry over from wav2vec 2.0
+        fixed = {"feat_extract_norm": "layer", "do_stable_layer_norm": False, "feat_proj_layer_norm": True}
+        return {**super().filled(hf), **fixed}
+
+    def position(self, hf: Mapping[str, Any]) -> PositionConfig:
+        groups = hf["num_conv_pos_embedding_groups"]
+        return PositionConfig(hf["conv_pos_kernel_size"], groups, depth=hf["num_conv_pos_embeddings"], norm=True)
+
+    def hf_config(self, config: EncoderConfig) -> dict[str, Any]:
+        sizes = {"conv_pos_kernel_size": config.position.kernel, "num_conv_pos_embeddings": config.position.depth}
+        return {**super().hf_config(config), **sizes}

@@ -1,0 +1,5 @@
+"""Distillation objectives, one file each. See `base.Objective` for what one must say."""
+
+from sottovoce.objectives.base import Objective, Shape
+
+__all__ = ["Objective", "Shape"]

@@ -1,0 +1,64 @@
+"""What every distillation objective is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from sottovoce.types import Batch, Features, Loss
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an objective may know of an encoder: its width and how many layers it has."""
+
+    dim: int
+    depth: int
+
+
+class Objective(nn.Module):
+    """Compares a student with its teacher (or with targets of its own) and returns sums, never means.
+
+    A subclass is one file: ``@OBJECTIVES.register("name")``, a nested frozen ``Config`` whose defaults are the paper's values, and
+    `forward`. Its parameters (projections, heads) are trained with the student. Class attributes say what it needs.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type]
+    needs_teacher: ClassVar[bool] = True
+    masked: ClassVar[bool] = False  # reads a student whose input frames were masked, and counts masked frames only
+    taps: ClassVar[bool] = False  # reads feed-forward outputs
+
+    def __init__(self, config: Any, student: Shape, teacher: Shape) -> None:
+        super().__init__()
+        self.config = config
+
+    def frames(self, valid: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T) bool: the frames that count. Known before the forward pass, so that the loop can divide by the global number."""
+        return valid & mask if self.masked and mask is not None else valid
+
+    def fit(self, batches: Iterable[tuple[Batch, Features | None]]) -> None:
+        """Once, before training: look at some data (clusters, statistics). The default needs none."""
+
+    def forward(self, student: Features, teacher: Features | None, frames: Tensor, batch: Batch) -> Loss:
+        """Sum of the loss over `frames`; `Loss.count` is ``frames.sum()``."""
+        raise TypeError(f"{type(self).__name__} must define forward")
+
+    def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
+        """Trained maps from student layers into the teacher's space, by name, and the student layers each serves. None by default."""
+        return {}, {}
+
+
+def layer_index(spec: str, depth: int) -> int:
+    """'8' -> layer 8; '2/3' -> that share of the depth, rounded down (0 is the front end). ValueError when there is no such layer."""
+    top, slash, bottom = str(spec).partition("/")
+    try:
+        index = int(top) * depth // int(bottom) if slash else int(top)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"'{spec}' is no layer; write a number such as 8 or a share of the depth such as 2/3") from None
+    if not 0 <= index <= depth:
+        raise ValueError(f"there is no layer {index}; the encoder has layers 0 (front end) to {depth}")
+    return index

@@ -1,0 +1,73 @@
+"""DPHuBERT's distillation loss (Peng et al. 2023, arXiv 2305.17651, section 2.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sottovoce.objectives.base import Objective, Shape, layer_index
+from sottovoce.registry import OBJECTIVES
+from sottovoce.types import Batch, Features, Loss
+
+
+@OBJECTIVES.register("layer_to_layer")
+class LayerToLayer(Objective):
+    """L1 plus cosine between projected student layers and the same teacher layers (DPHuBERT).
+
+    Per frame: ``l1 * mean |P h_s - h_t| - cosine * cos(P h_s, h_t)``, averaged over the chosen layers. P is one linear map per
+    group of layers, identity at the start.
+    """
+
+    @dataclass(frozen=True)
+    class Config:
+        """layers: groups of layers that share a projection; numbers, or shares of the depth (0, 4, 8, 12 of 12 in the paper)."""
+
+        layers: tuple[tuple[str, ...], ...] = (("0",), ("1/3", "2/3", "1/1"))
+        l1: float = 1.0
+        cosine: float = 1.0
+        mse: float = 0.0
+        cosine_kind: Literal["raw", "log_sigmoid"] = "raw"
+
+    def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
+        super().__init__(config, student, teacher)
+        self.config: LayerToLayer.Config = config
+        self.pairs: list[tuple[str, int, int]] = []  # projection, student layer, teacher layer
+        self.maps = nn.ModuleDict()
+        for group in config.layers:
+            own = [layer_index(spec, student.depth) for spec in group]
+            name = "-".join(map(str, own))
+            projection = nn.Linear(student.dim, teacher.dim)
+            nn.init.eye_(projection.weight)
+            nn.init.zeros_(projection.bias)
+            self.maps[name] = projection
+            self.pairs += [(name, mine, layer_index(spec, teacher.depth)) for mine, spec in zip(own, group, strict=True)]
+        if not self.pairs:
+            raise ValueError("layer_to_layer needs at least one layer to compare")
+
+    def forward(self, student: Features, teacher: Features | None, frames: Tensor, batch: Batch) -> Loss:
+        assert teacher is not None
+        totals = {"l1": torch.zeros((), device=frames.device), "cosine": torch.zeros((), device=frames.device)}
+        for name, mine, theirs in self.pairs:
+            ours = self.maps[name](student.hidden[mine])[frames].float()
+            target = teacher.hidden[theirs][frames].float()
+            totals["l1"] = totals["l1"] + (ours - target).abs().mean(-1).sum()
+            if self.config.mse:
+                totals["mse"] = totals.get("mse", 0.0) + (ours - target).square().mean(-1).sum()
+            similarity = F.cosine_similarity(ours, target, dim=-1)
+            totals["cosine"] = (
+                totals["cosine"] + (similarity if self.config.cosine_kind == "raw" else F.logsigmoid(similarity)).sum()
+            )
+        weights = {"l1": self.config.l1, "cosine": -self.config.cosine, "mse": self.config.mse}
+        parts = {key: value / len(self.pairs) for key, value in totals.items()}
+        total = torch.stack([weights[key] * value for key, value in parts.items()]).sum()
+        return Loss(total, frames.sum(), {key: value.detach() for key, value in parts.items()})
+
+    def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
+        layers: dict[str, list[int]] = {}
+        for name, mine, _ in self.pairs:
+            layers.setdefault(name, []).append(mine)
+        return {name: module for name, module in self.maps.items() if isinstance(module, nn.Linear)}, layers

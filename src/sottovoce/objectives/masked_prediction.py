@@ -1,0 +1,100 @@
+"""HuBERT's pre-training objective (Hsu et al. 2021, arXiv 2106.07447, section II): predict the cluster of what was masked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sottovoce.encoder.fbank import LogMel, mfcc
+from sottovoce.objectives.base import Objective, Shape
+from sottovoce.registry import OBJECTIVES
+from sottovoce.types import Batch, Features, Loss
+
+
+@OBJECTIVES.register("masked_prediction")
+class MaskedPrediction(Objective):
+    """Cross-entropy to k-means labels at masked frames (HuBERT); labels from MFCC, or from a layer of an earlier model.
+
+    Logits are ``cos(A o_t, e_c) / temperature`` (equation 3). The clusters are found before training starts and kept as buffers;
+    labels are computed as batches come, so that there is no labelling pass over the corpus.
+    """
+
+    needs_teacher = False
+    masked = True
+    centroids: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+    @dataclass(frozen=True)
+    class Config:
+        """layer: 0 for MFCC (first iteration), else the teacher's layer whose outputs are clustered (HuBERT Base: 6, then 9)."""
+
+        layer: int = 0
+        clusters: int = 100
+        dim: int = 256
+        temperature: float = 0.1
+        fit_frames: int = 200_000
+        fit_rounds: int = 30
+
+    def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
+        super().__init__(config, student, teacher)
+        self.config: MaskedPrediction.Config = config
+        self.needs_teacher = config.layer > 0  # type: ignore[misc]  # an instance knows better than its class
+        size = teacher.dim if config.layer else 39
+        self.logmel = LogMel(40)
+        self.project = nn.Linear(student.dim, config.dim)
+        self.codes = nn.Parameter(torch.empty(config.clusters, config.dim).uniform_())
+        self.register_buffer("centroids", torch.zeros(config.clusters, size))
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("deviation", torch.ones(size))
+
+    def sources(self, teacher: Features | None, batch: Batch) -> Tensor:
+        """(B, T, size) float32: what the labels are made of."""
+        if self.config.layer:
+            assert teacher is not None
+            return teacher.hidden[self.config.layer].float()
+        with torch.autocast(batch.wave.device.type, enabled=False):
+            return mfcc(self.logmel(batch.wave))
+
+    def labels(self, sources: Tensor) -> Tensor:
+        """Nearest centroid of each frame, (B, T)."""
+        with torch.autocast(sources.device.type, enabled=False):
+            x = (sources - self.mean) / self.deviation
+            return (self.centroids.square().sum(-1) - 2 * x @ self.centroids.T).argmin(-1)
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[tuple[Batch, Features | None]]) -> None:
+        """k-means (Lloyd's rounds from random frames, empty clusters restarted) over the first `fit_frames` frames."""
+        found: list[Tensor] = []
+        for batch, teacher in batches:
+            x = self.sources(teacher, batch)
+            found.append(x[teacher.valid()] if teacher is not None else x.flatten(0, 1))
+            if sum(len(part) for part in found) >= self.config.fit_frames:
+                break
+        x = torch.cat(found)[: self.config.fit_frames]
+        if len(x) < self.config.clusters:
+            raise ValueError(f"{len(x)} frames of audio are too few for {self.config.clusters} clusters")
+        self.mean.copy_(x.mean(0))
+        self.deviation.copy_(x.std(0) + 1e-5)
+        scaled = (x - self.mean) / self.deviation
+        centroids = scaled[torch.randperm(len(x), device=x.device)[: self.config.clusters]]
+        for _ in range(self.config.fit_rounds):
+            nearest = (centroids.square().sum(-1) - 2 * scaled @ centroids.T).argmin(-1)
+            sums = torch.zeros_like(centroids).index_add_(0, nearest, scaled)
+            counts = torch.bincount(nearest, minlength=len(centroids))
+            restart = scaled[torch.randint(len(x), (len(centroids),), device=x.device)]
+            centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], restart)
+        self.centroids.copy_(centroids)
+
+    def forward(self, student: Features, teacher: Features | None, frames: Tensor, batch: Batch) -> Loss:
+        with torch.no_grad():
+            labels = self.labels(self.sources(teacher, batch))[:, : frames.shape[1]][frames]
+        outputs = F.normalize(self.project(student.last[frames]).float(), dim=-1)
+        logits = outputs @ F.normalize(self.codes.float(), dim=-1).T / self.config.temperature
+        total = F.cross_entropy(logits, labels, reduction="sum")
+        correct = (logits.argmax(-1) == labels).sum().float()
+        return Loss(total, frames.sum(), {"cross_entropy": total.detach(), "accuracy": correct})

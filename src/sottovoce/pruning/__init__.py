@@ -1,0 +1,74 @@
+"""Structured pruning: one plan of which tensors move together; gates, cost and cut read it.
+
+>>> gated = GatedEncoder(encoder, config.units, config.gates)
+>>> budget = Budget(config.budget, gated.encoder.config, gated.plan)
+>>> features = gated(wave, lengths)  # sampled gates; closed units are not computed
+>>> pressure = lagrangian(budget.sparsity(gated.gates), target_at(step, config.ramp, budget.goal))
+>>> report = hit(gated.gates, budget)  # at the end: the cut costs what was asked for
+>>> student = gated.cut()  # a smaller Encoder, the same function as `gated` in evaluation
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .apply import cut, cut_like, gather, named_tensors, narrow, open_units
+from .budget import Budget, BudgetConfig, Lagrangian, Report, hit, target_at
+from .cost import encoder_cost, full_widths, total
+from .gated import GatedEncoder
+from .gates import GateConfig, Gates, hard_concrete, open_probability
+from .plan import KINDS, Group, Plan, Slice, check_units, make_plan, prepare, prepare_config
+
+
+@dataclass(frozen=True)
+class PruningConfig:
+    """How a student is pruned while it learns. Defaults are DPHuBERT's (arXiv 2305.17651, and its run.sh).
+
+    units: kinds of units with gates (see `make_plan`). ramp: updates in which the target sparsity grows from 0 to its goal.
+    gate_lr, multiplier_lr: peak learning rates of log_alpha and of the Lagrange multipliers (which ascend).
+    """
+
+    units: tuple[str, ...] = ("conv", "head", "ffn")
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    ramp: int = 5000
+    gate_lr: float = 0.02
+    multiplier_lr: float = 0.02
+    gates: GateConfig = field(default_factory=GateConfig)
+
+    def __post_init__(self) -> None:
+        if not self.units:
+            raise ValueError("units is empty: nothing to prune")
+        check_units(self.units)
+
+
+__all__ = [
+    "KINDS",
+    "Budget",
+    "BudgetConfig",
+    "GateConfig",
+    "GatedEncoder",
+    "Gates",
+    "Group",
+    "Lagrangian",
+    "Plan",
+    "PruningConfig",
+    "Report",
+    "Slice",
+    "check_units",
+    "cut",
+    "cut_like",
+    "encoder_cost",
+    "full_widths",
+    "gather",
+    "hard_concrete",
+    "hit",
+    "make_plan",
+    "named_tensors",
+    "narrow",
+    "open_probability",
+    "open_units",
+    "prepare",
+    "prepare_config",
+    "target_at",
+    "total",
+]

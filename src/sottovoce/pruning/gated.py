@@ -1,0 +1,58 @@
+"""An encoder with gates on it, as one module that can be trained, saved, and cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..encoder import Encoder
+from ..types import Features
+from .apply import Values, cut, gather, named_tensors
+from .gates import GateConfig, Gates
+from .plan import make_plan, prepare
+
+
+class GatedEncoder(nn.Module):
+    """`encoder` with hard-concrete gates on the given kinds of units: sampled in training, evaluated otherwise.
+
+    Closed units are not computed. The encoder is used as it is, not copied, unless "position" makes `prepare` copy it.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        units: Sequence[str] = ("conv", "head", "ffn"),
+        gates: GateConfig | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = prepare(encoder, units)
+        self.plan = make_plan(self.encoder.config, units)
+        self.gates = Gates(self.plan, gates, generator).to(self.encoder.frontend.projection.weight.device)
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None, *, values: Values | None = None, **kwargs: Any) -> Features:
+        """As `Encoder.forward`. values: gate values by group, in place of the gates' own."""
+        tensors = self.materialise(self.gates() if values is None else values)
+        made: Features = torch.func.functional_call(self.encoder, tensors, (wave, lengths), kwargs)
+        return made
+
+    def materialise(self, values: Values) -> dict[str, Tensor]:
+        """The smaller encoder's tensors, those that differ from the encoder's own.
+
+        The projection's bias carries the sums of the tensors that lost everything. They are zeros, but keep their parameters in
+        the graph: these get a zero gradient, as closed units in other tensors do, and not none (which optimisers and DDP treat
+        differently).
+        """
+        tensors = named_tensors(self.encoder)
+        made = gather(tensors, self.plan, values)
+        empty = [tensor.sum() for tensor in made.values() if tensor.numel() == 0 and tensor.requires_grad]
+        if empty:
+            made["frontend.projection.bias"] = tensors["frontend.projection.bias"] + torch.stack(empty).sum()
+        return made
+
+    def cut(self, values: Values | None = None) -> Encoder:
+        """The physically smaller encoder, for the gates as they evaluate unless `values` are given."""
+        return cut(self.encoder, self.plan, self.gates.evaluate() if values is None else values)

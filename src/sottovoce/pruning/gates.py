@@ -1,0 +1,173 @@
+"""Hard-concrete gates: binary choices that gradients can learn.
+
+Louizos et al., "Learning sparse neural networks through L0 regularization" (arXiv 1712.01312), with the constants of DPHuBERT
+(Peng et al., arXiv 2305.17651) and of the code it took them from (asappresearch/flop; Wang et al., arXiv 1910.04732). Checked
+against DPHuBERT's own numbers in tests/golden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .plan import Group, Plan
+
+EVAL_SLOPE = 0.8  # flop's constant: soft gate values in evaluation are sigmoid(0.8 log_alpha / beta)
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """Constants of the hard-concrete distribution, and where gates start.
+
+    beta: temperature. gamma, zeta: the interval to which samples are stretched before they are clipped to [0, 1]. eps: keeps
+    noise off 0 and 1. drop: log_alpha starts at log((1 - drop) / drop); 0.5 for feed-forward units (P(open) = 0.832 each) makes
+    the expected sparsity of HuBERT Base 0.10 at the start, as in DPHuBERT. std: of the noise around that start.
+    """
+
+    beta: float = 2 / 3
+    gamma: float = -0.1
+    zeta: float = 1.1
+    eps: float = 1e-6
+    drop: float = 0.01
+    drop_ffn: float = 0.5
+    std: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not (0 < self.drop < 1 and 0 < self.drop_ffn < 1):
+            raise ValueError(f"drop and drop_ffn must lie between 0 and 1, got {self.drop} and {self.drop_ffn}")
+        if not (self.beta > 0 and self.gamma < 0 and self.zeta > 1):
+            raise ValueError("hard-concrete gates need beta > 0, gamma < 0 and zeta > 1")
+
+
+def hard_concrete(log_alpha: Tensor, config: GateConfig, generator: torch.Generator | None = None) -> Tensor:
+    """A sample z in [0, 1] per entry of `log_alpha`; exactly 0 and exactly 1 have positive probability."""
+    noise = torch.rand(log_alpha.shape, generator=generator, device=log_alpha.device, dtype=log_alpha.dtype)
+    u = config.eps + (1 - 2 * config.eps) * noise
+    s = torch.sigmoid((torch.log(u) - torch.log(1 - u) + log_alpha) / config.beta)
+    return (s * (config.zeta - config.gamma) + config.gamma).clamp(0, 1)
+
+
+def open_probability(log_alpha: Tensor, config: GateConfig) -> Tensor:
+    """P(z > 0)."""
+    return torch.sigmoid(log_alpha - config.beta * math.log(-config.gamma / config.zeta))
+
+
+class Gates(nn.Module):
+    """One log_alpha per unit of a plan.
+
+    `sample` for training, `evaluate` for the student as it would be cut, `expected` for the budget. All return group name ->
+    tensor. `chosen` (one entry per unit: 1 open, 0 closed, -1 undecided) overrides the count of open units in `evaluate`;
+    `choose` sets it, and it is saved with the parameters. Nothing is cached.
+    """
+
+    chosen: Tensor
+
+    def __init__(self, plan: Plan, config: GateConfig | None = None, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        if not len(plan):
+            raise ValueError("the plan has no groups: there is nothing left to prune")
+        self.plan, self.config = plan, config or GateConfig()
+        self.sizes = [group.size for group in plan]
+        starts = [self._start(group) for group in plan]
+        self.log_alpha = nn.ParameterDict(
+            {
+                self.key(group): torch.empty(group.size).normal_(m, self.config.std, generator=generator)
+                for group, m in zip(plan, starts, strict=True)
+            }
+        )
+        self.register_buffer("chosen", torch.full((sum(self.sizes),), -1, dtype=torch.int8))
+
+    def _start(self, group: Group) -> float:
+        drop = self.config.drop_ffn if group.kind == "ffn" else self.config.drop
+        return math.log((1 - drop) / drop)
+
+    @staticmethod
+    def key(group: Group) -> str:
+        """The group's name in `log_alpha`: parameter names cannot hold dots."""
+        return group.name.replace(".", "_")
+
+    def flat(self) -> Tensor:
+        """(units,) all log_alpha in plan order: one operation for all groups instead of one each."""
+        return torch.cat([self.log_alpha[self.key(group)] for group in self.plan])
+
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        return {group.name: part for group, part in zip(self.plan, flat.split(self.sizes), strict=True)}
+
+    def forward(self) -> dict[str, Tensor]:
+        return self.sample() if self.training else self.evaluate()
+
+    def sample(self, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """A fresh sample, differentiable. Where fewer than a group's minimum came out open, its likeliest units are kept.
+
+        Kept means gathered: their sampled value is 0, and the smallest positive number stands for it.
+        """
+        flat = self.flat()
+        values = self.split(hard_concrete(flat, self.config, generator))
+        for group, log_alpha in zip(self.plan, flat.detach().split(self.sizes), strict=True):
+            if group.minimum:
+                values[group.name] = _at_least(group.minimum, values[group.name], log_alpha)
+        return values
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, Tensor]:
+        """Soft values sigmoid(0.8 log_alpha / beta), zero for the round(n - E[open]) least likely units of each group."""
+        flat = self.flat().float()
+        soft = torch.sigmoid(EVAL_SLOPE * flat / self.config.beta).clamp(min=torch.finfo(flat.dtype).tiny)
+        return self.split(soft * self.open_mask())
+
+    @torch.no_grad()
+    def open_mask(self) -> Tensor:
+        """(units,) bool: what `evaluate` keeps open: what was chosen, else what is counted."""
+        if bool((self.chosen >= 0).any()):
+            return self.chosen == 1
+        return self.counted_mask(self.flat())
+
+    def counted_mask(self, flat: Tensor) -> Tensor:
+        """(units,) bool: all but the round(n - E[open]) units of smallest log_alpha in each group, for any log_alpha."""
+        parts = flat.split(self.sizes)
+        expected = torch.stack([part.sum() for part in open_probability(flat, self.config).split(self.sizes)]).tolist()
+        masks = []
+        for group, log_alpha, count in zip(self.plan, parts, expected, strict=True):
+            closed = min(round(group.size - count), group.size - group.minimum)
+            # ordered by log_alpha, not by the soft value as in the reference: the same order, but it does not saturate
+            order = log_alpha.argsort(stable=True)
+            masks.append(torch.ones_like(log_alpha, dtype=torch.bool).scatter_(0, order[:closed], False))
+        return torch.cat(masks)
+
+    def expected(self) -> dict[str, Tensor]:
+        """Expected number of open units of each group, a differentiable scalar."""
+        return {name: part.sum() for name, part in self.split(open_probability(self.flat(), self.config)).items()}
+
+    @torch.no_grad()
+    def choose(self, kept: Mapping[str, Iterable[int]] | None) -> None:
+        """From now on `evaluate` keeps exactly these units of each group; ``None`` goes back to its own count."""
+        if kept is None:
+            self.chosen.fill_(-1)
+            return
+        mask = torch.zeros(sum(self.sizes), dtype=torch.int8)
+        for group, part in zip(self.plan, mask.split(self.sizes), strict=True):
+            part[torch.tensor(list(kept[group.name]), dtype=torch.long)] = 1
+        self.chosen.copy_(mask)
+
+    @torch.no_grad()
+    def select(self, plan: Plan, kept: Mapping[str, Sequence[int]]) -> Gates:
+        """Gates with the same log_alpha for `plan`, that of the encoder which is left after cutting all but `kept`."""
+        made = Gates(plan, self.config, torch.Generator())
+        chosen = self.split(self.chosen)
+        for group in plan:
+            index = torch.tensor(list(kept.get(group.name, range(group.size))), dtype=torch.long)
+            old = self.log_alpha[self.key(group)]
+            made.log_alpha[self.key(group)].copy_(old[index.to(old.device)])
+            made.split(made.chosen)[group.name].copy_(chosen[group.name][index.to(old.device)])
+        return made.to(self.chosen.device).train(self.training)
+
+
+def _at_least(minimum: int, values: Tensor, log_alpha: Tensor) -> Tensor:
+    """`values` with the `minimum` units of largest log_alpha off zero, if fewer are. On the device, without asking the host."""
+    likeliest = torch.zeros_like(values, dtype=torch.bool).scatter_(0, log_alpha.topk(minimum).indices, True)
+    lacking = (values != 0).sum() < minimum
+    return torch.where(likeliest & lacking & (values == 0), torch.finfo(values.dtype).tiny, values)

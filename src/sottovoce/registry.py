@@ -1,0 +1,74 @@
+"""Registries: one file adds one thing.
+
+A module of ``sottovoce.objectives`` (or families, students, tasks) that says ``@OBJECTIVES.register("name")`` is found by name, listed
+by ``sottovoce list`` and covered by the contract tests. Other packages add theirs through the entry-point group
+``sottovoce.objectives`` (and so on), whose entries name a module to import.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import pkgutil
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=type[Any])
+
+
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    """' (did you mean ...?)' for a misspelt name, or the list of what exists when nothing is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(names) or 'none'}"
+
+
+class Registry:
+    """Names to classes of one kind. Looking anything up first imports every module of the kind's package."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind  # plural, the name of the sub-package
+        self._items: dict[str, type] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        def add(item: T) -> T:
+            if name in self._items and self._items[name].__qualname__ != item.__qualname__:
+                raise ValueError(f"two {self.kind} are named '{name}': {self._items[name]} and {item}")
+            setattr(item, "name", name)  # noqa: B010  # classes declare `name`; a bare type does not
+            self._items[name] = item
+            return item
+
+        return add
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        package = importlib.import_module(f"sottovoce.{self.kind}")
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"sottovoce.{self.kind}.{module.name}")
+        for entry in importlib.metadata.entry_points(group=f"sottovoce.{self.kind}"):
+            entry.load()
+
+    def names(self) -> list[str]:
+        self._load()
+        return sorted(self._items)
+
+    def get(self, name: str) -> Any:
+        """The class registered under `name`; ValueError with the nearest known name otherwise."""
+        self._load()
+        if name not in self._items:
+            raise ValueError(f"no {self.kind} named '{name}'{suggestion(name, self._items)}")
+        return self._items[name]
+
+    def summary(self, name: str) -> str:
+        """First line of the class's docstring, for listings."""
+        return (self.get(name).__doc__ or "").strip().split("\n")[0]
+
+
+FAMILIES = Registry("families")
+STUDENTS = Registry("students")
+OBJECTIVES = Registry("objectives")
+TASKS = Registry("tasks")

@@ -1,0 +1,63 @@
+"""`sottovoce inspect`: a model's shape and where its parameters and compute are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sottovoce.families import load_pretrained
+from sottovoce.pruning import encoder_cost, total
+
+
+def describe(source: str) -> dict[str, Any]:
+    """Widths per layer, and parameters and MACs per second of audio per part, as plain data. ValueError for models of no known shape."""
+    loaded = load_pretrained(source)
+    config = loaded.shape
+    costs = encoder_cost(config)
+    layers = []
+    for i, layer in enumerate(config.layers):
+        row = {"layer": i + 1, "heads": layer.num_heads, "head_dim": layer.head_dim, "ffn_dim": layer.ffn_dim}
+        layers.append({**row, "attention": layer.attention, "ffn": layer.ffn, "kind": "transformer"})
+    everything = total(costs)
+    return {
+        "source": source,
+        "family": loaded.family,
+        "dim": config.dim,
+        "frame_rate": 16_000 / config.frontend.stride,
+        "convs": [{"dim": conv.dim, "kernel": conv.kernel, "stride": conv.stride} for conv in config.frontend.convs],
+        "layers": layers,
+        "parts": {name: {"params": int(cost.params), "macs_per_s": float(cost.macs)} for name, cost in costs.items()},
+        "total": {"params": int(everything.params), "macs_per_s": float(everything.macs)},
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    """Prints `describe`'s findings as two tables."""
+    console, parts, whole = Console(), found["parts"], found["total"]
+    console.print(
+        f"{found['source']}: {found['family']}, width {found['dim']}, {found['frame_rate']:g} frames per second", highlight=False
+    )
+    table = Table("part", "shape", "parameters", "share", "MMACs per s", "share ")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    shapes = {
+        f"frontend.convs.{i}": f"{c['dim']} channels, kernel {c['kernel']}, stride {c['stride']}"
+        for i, c in enumerate(found["convs"])
+    }
+    for i, layer in enumerate(found["layers"]):
+        heads = f"{layer['heads']} heads of {layer['head_dim']}" if layer["heads"] else "constant"
+        shapes[f"layers.{i}.attention"] = heads if layer["attention"] else "removed"
+        units = f"{layer['ffn_dim']} units" if layer["ffn_dim"] else "constant"
+        shapes[f"layers.{i}.ffn"] = units if layer["ffn"] else "removed"
+    for name, cost in parts.items():
+        table.add_row(name, shapes.get(name, ""), *_row(cost, whole))
+    table.add_section()
+    table.add_row("all", "", *_row(whole, whole))
+    console.print(table)
+
+
+def _row(cost: dict[str, float], whole: dict[str, float]) -> tuple[str, str, str, str]:
+    share = {key: f"{cost[key] / whole[key]:.1%}" for key in cost}
+    return f"{cost['params']:,}", share["params"], f"{cost['macs_per_s'] / 1e6:,.1f}", share["macs_per_s"]

@@ -1,0 +1,5 @@
+"""Evaluation tasks, one file each."""
+
+from sottovoce.tasks.base import Task
+
+__all__ = ["Task"]

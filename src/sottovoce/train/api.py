@@ -1,0 +1,166 @@
+"""The two verbs that train: `compress` a teacher, `pretrain` one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sottovoce.config import plain
+from sottovoce.encoder import Encoder
+from sottovoce.export.hf import save_student
+from sottovoce.export.pretrained import save_pretrained
+from sottovoce.families import load_pretrained
+from sottovoce.pruning import Budget, GatedEncoder
+from sottovoce.train import ledger
+from sottovoce.train.dist import join
+from sottovoce.train.learner import Learner
+from sottovoce.train.recipe import Recipe, load_recipe
+from sottovoce.train.run import Run, write_atomically
+from sottovoce.train.stages import carry_out, cost_of, gate, shape_of
+from sottovoce.train.work import Work
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves. out: the folder. met: whether the budget was met within 1 %; why: the sentence that says so."""
+
+    out: Path
+    met: bool
+    why: str
+    record: Mapping[str, Any]
+
+
+def compress(
+    teacher: str | Path,
+    *,
+    recipe: str | Path = "dphubert",
+    data: str | Path,
+    out: str | Path,
+    budget: str | None = None,
+    keep: float | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+    overrides: Sequence[str] = (),
+) -> Result:
+    """Trains a small student of `teacher` and writes it to `out`. The same call again resumes; a finished run is not done twice.
+
+    teacher: hub id, folder in Hugging Face format, an earlier student, or ``demo``. data: see docs/data.md. budget, keep: what is
+    counted (``params`` or ``macs``) and the share that stays. steps: scales the whole schedule. overrides: ``key=value``.
+    Raises ValueError for anything the caller can mend, `Stopped` when asked to stop.
+    """
+    made = resolve(recipe, overrides, steps, teacher=str(teacher), budget=budget, keep=keep, seed=seed)
+    return carry(made, str(data), Path(out), device, fresh)
+
+
+def pretrain(
+    *,
+    recipe: str | Path,
+    data: str | Path,
+    out: str | Path,
+    teacher: str | Path = "",
+    steps: int | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+    overrides: Sequence[str] = (),
+) -> Result:
+    """Trains an encoder by self-supervision and writes it to `out`. `teacher`: an earlier iteration whose layers give the targets."""
+    made = resolve(recipe, overrides, steps, teacher=str(teacher), seed=seed)
+    return carry(made, str(data), Path(out), device, fresh)
+
+
+def resolve(
+    recipe: str | Path,
+    overrides: Sequence[str] = (),
+    steps: int | None = None,
+    *,
+    teacher: str = "",
+    budget: str | None = None,
+    keep: float | None = None,
+    seed: int | None = None,
+) -> Recipe:
+    """The recipe with the options of the command line in their places."""
+    given = {"teacher": teacher or None, "pruning.budget.unit": budget, "pruning.budget.keep": keep, "seed": seed}
+    return load_recipe(recipe, overrides, steps, {key: value for key, value in given.items() if value is not None})
+
+
+def carry(recipe: Recipe, data: str, out: Path, device: str, fresh: bool) -> Result:
+    """Runs the stages, writes the result, and the record of it."""
+    with Run(out, recipe, data, join(device)).open(fresh) as run:
+        if any(stage.prune for stage in recipe.stages.values()):
+            feasible(run)
+        finished = out / "run" / "result.json"
+        if finished.exists():
+            run.say(f"{out} is finished; --fresh would start over")
+            record = ledger.read(finished)
+        else:
+            work = carry_out(run)
+            record = ledger.record(run, cost_of(work.encoder))
+            if run.world.main:
+                export(run, work, record)
+                write_atomically(finished, ledger.dump(record))
+        report = record.get("budget")
+        return Result(out, report is None or bool(report["met"]), "" if report is None else str(report["text"]), record)
+
+
+def feasible(run: Run) -> None:
+    """ValueError before any training when the student can never be as small as asked."""
+    if run.teacher is not None and isinstance(run.teacher.encoder, Encoder) and run.recipe.student.name == "copy":
+        gate(run, run.teacher.encoder, run.teacher.encoder.config)
+
+
+def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
+    """Writes the trained encoder as a student, or in Hugging Face's own format when the recipe asks for that."""
+    recipe = run.recipe
+    if recipe.format == "huggingface":
+        save_pretrained(run.out, work.encoder, "hubert", normalize=run.normalize, mask_vector=work.objectives.get("mask_vector"))
+        return
+    teacher = run.teacher
+    learner = Learner(work.encoder, recipe.objectives, shape_of(teacher), recipe.masking)
+    learner.load_state_dict({**learner.state_dict(), **work.objectives})
+    projections, layers = {}, {}
+    for objective in learner.objectives.values():
+        found, serves = objective.projections()  # type: ignore[operator]
+        projections.update(found)
+        layers.update(serves)
+    save_student(
+        run.out,
+        work.encoder,
+        normalize=run.normalize,
+        preprocessor=teacher.preprocessor if teacher is not None else None,
+        projections=projections,
+        layers=layers,
+        teacher=recipe.teacher,
+        card=ledger.card(run, record),
+    )
+
+
+def describe(recipe: Recipe) -> dict[str, Any]:
+    """For ``--dry-run``: the resolved recipe, what may be pruned, and the estimated cost of student and run."""
+    found: dict[str, Any] = {"recipe": plain(recipe), "steps": recipe.steps}
+    seconds = recipe.data.seconds_per_batch * sum(s.steps * s.accumulate for s in recipe.stages.values() if s.kind == "train")
+    found["audio_hours"] = round(seconds / 3600, 1)
+    if recipe.teacher:
+        teacher = load_pretrained(recipe.teacher)
+        found["teacher"] = {"family": teacher.family}
+        if isinstance(teacher.encoder, Encoder):
+            found["teacher"] |= cost_of(teacher.encoder)
+            if any(stage.prune for stage in recipe.stages.values()):
+                found |= planned(teacher.encoder, recipe)
+    return found
+
+
+def planned(encoder: Encoder, recipe: Recipe) -> dict[str, Any]:
+    """What gates may close, by kind of unit, and the student's size; ValueError when the budget cannot be met."""
+    pruning = recipe.pruning
+    gated = GatedEncoder(encoder, pruning.units, pruning.gates)
+    budget = Budget(pruning.budget, gated.encoder.config, gated.plan, encoder.config)
+    counts: dict[str, int] = {}
+    for group in gated.plan:
+        counts[group.kind] = counts.get(group.kind, 0) + group.size
+    student = {pruning.budget.unit: float(budget.reference) * pruning.budget.keep, "smallest_share": budget.lowest()}
+    return {"plan": counts, "student": student}

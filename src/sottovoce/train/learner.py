@@ -1,0 +1,87 @@
+"""Student, objectives and mask vector in one module: everything that is trained, and how it is run on a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sottovoce.config import Component
+from sottovoce.encoder import Encoder
+from sottovoce.objectives import Objective, Shape
+from sottovoce.pruning import GatedEncoder
+from sottovoce.registry import OBJECTIVES
+from sottovoce.train.recipe import Masking
+from sottovoce.types import Batch, Features, Loss
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A batch with what is drawn for it before the forward pass. valid, mask: (B, T) bool; mask is ``None`` when no objective masks."""
+
+    batch: Batch
+    valid: Tensor
+    mask: Tensor | None
+
+
+class Learner(nn.Module):
+    """``learner(drawn, teacher)`` -> a `Loss` per objective. `student` is an `Encoder`, or a `GatedEncoder` while pruning."""
+
+    def __init__(self, encoder: Encoder, objectives: Mapping[str, Component], teacher: Shape | None, masking: Masking) -> None:
+        super().__init__()
+        shape = Shape(encoder.config.dim, len(encoder.config.layers))
+        self.student: Encoder | GatedEncoder = encoder
+        self.objectives = nn.ModuleDict(
+            {name: OBJECTIVES.get(part.name)(part.config, shape, teacher or shape) for name, part in objectives.items()}
+        )
+        self.masking = masking
+        self.mask_vector = nn.Parameter(torch.empty(shape.dim).uniform_()) if any(self._each("masked")) else None
+
+    def _each(self, attribute: str) -> list[bool]:
+        return [bool(getattr(objective, attribute)) for objective in self.objectives.values()]
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(self._each("needs_teacher"))
+
+    @property
+    def encoder(self) -> Encoder:
+        """The student's own encoder, without gates."""
+        return self.student.encoder if isinstance(self.student, GatedEncoder) else self.student
+
+    def draw(self, batch: Batch) -> Drawn:
+        """Valid frames and, where an objective wants it, a fresh span mask."""
+        frontend = self.encoder.config.frontend
+        frames, device = int(frontend.frames(batch.wave.shape[1])), batch.wave.device
+        valid = torch.ones(len(batch.wave), frames, dtype=torch.bool, device=device)
+        if batch.lengths is not None:
+            valid = torch.arange(frames, device=device) < frontend.frames(batch.lengths)[:, None]
+        if self.mask_vector is None:
+            return Drawn(batch, valid, None)
+        starts = torch.rand(valid.shape, device=device) < self.masking.share / self.masking.span
+        ends = nn.functional.pad(starts.cumsum(1), (self.masking.span, 0))[:, :frames]
+        return Drawn(batch, valid, (starts.cumsum(1) > ends) & valid)
+
+    def counts(self, drawn: Drawn) -> Tensor:
+        """(objectives,) frames that each objective will sum over in this batch."""
+        return torch.stack([objective.frames(drawn.valid, drawn.mask).sum() for objective in self._objectives()])
+
+    def _objectives(self) -> list[Objective]:
+        return [objective for objective in self.objectives.values() if isinstance(objective, Objective)]
+
+    def forward(self, drawn: Drawn, teacher: Features | None) -> dict[str, Loss]:
+        taps, losses, seen = any(self._each("taps")), {}, {}
+        for name, objective in zip(self.objectives, self._objectives(), strict=True):
+            if objective.masked not in seen:  # one student pass for all clean objectives, one for all masked ones
+                mask = drawn.mask if objective.masked else None
+                seen[objective.masked] = self.student(
+                    drawn.batch.wave,
+                    drawn.batch.lengths,
+                    mask=mask,
+                    mask_vector=self.mask_vector if objective.masked else None,
+                    taps=taps,
+                )
+            losses[name] = objective(seen[objective.masked], teacher, objective.frames(drawn.valid, drawn.mask), drawn.batch)
+        return losses

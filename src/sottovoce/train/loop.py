@@ -1,0 +1,181 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sottovoce.pruning import Budget, GatedEncoder, Lagrangian, target_at
+from sottovoce.train import checkpoint, optim
+from sottovoce.train.learner import Learner
+from sottovoce.train.recipe import Stage
+from sottovoce.train.run import Run
+from sottovoce.train.track import Meter
+
+PATIENCE = 20  # updates in a row without a finite gradient before a run gives up
+
+
+def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | None) -> dict[str, float]:
+    """Trains `learner` for ``stage.steps`` updates, resuming where a checkpoint of this stage stands; the last logged values.
+
+    One update: draw masks, count frames globally, teacher and student forward, sum of objectives, backward, budget term, clip, step.
+    """
+    world, recipe, stream = run.world, run.recipe, run.stream(name)
+    weights = {part: recipe.objective_weights.get(part, 1.0) for part in learner.objectives}
+    gates = learner.student.gates if isinstance(learner.student, GatedEncoder) else None
+    lagrangian = Lagrangian().to(world.device)
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    gated = [] if gates is None else list(gates.parameters())
+    plain = [p for p in trained if not any(p is gate for gate in gated)]
+    rates = (recipe.pruning.gate_lr, recipe.pruning.multiplier_lr)
+    optimizer = optim.optimizer(
+        optim.groups(stage, plain, gated, lagrangian.parameters() if gates is not None else [], rates), stage
+    )
+
+    start = _restore(run, name, learner, lagrangian, optimizer, stream)
+    run.journal.rewind(name, start)
+    log: dict[str, float] = {}
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=world.device))
+    heard, spans, saved, lost, began = 0.0, 0, time.monotonic(), 0, time.monotonic()
+    learner.train()
+    with Meter(name, stage.steps, start) if world.main else contextlib.nullcontext() as meter:
+        for step in range(start, stage.steps):
+            optim.set_rates(optimizer, optim.schedule(step, stage))
+            drawn = [learner.draw(run.prepare(next(stream))) for _ in range(stage.accumulate)]
+            counts = world.sum(torch.stack([learner.counts(each) for each in drawn]).sum(0)).clamp(min=1)
+            for each in drawn:
+                with run.autocast():
+                    losses = learner(each, run.teach(each.batch) if learner.needs_teacher else None)
+                total = torch.stack(
+                    [weights[part] * loss.total / counts[i] for i, (part, loss) in enumerate(losses.items())]
+                ).sum()
+                total.backward()
+                sums["loss"] += total.detach()
+                for i, loss in enumerate(losses.values()):
+                    for key, value in loss.logs.items():
+                        sums[key] += value / counts[i]
+                heard += each.batch.seconds
+            world.sum_gradients(trained)
+            if gates is not None and budget is not None:
+                sparsity = budget.sparsity(gates)
+                target = target_at(step, recipe.pruning.ramp, budget.goal)
+                lagrangian(sparsity, target).backward()
+            norms = optim.clip(optimizer, stage.clip)
+            if all(torch.isfinite(norm) for norm in norms.values()):
+                optimizer.step()
+                lost = 0
+            else:  # bf16 overflow or a broken recording; the same on every process, because the gradients were summed
+                lost += 1
+                if lost == PATIENCE:
+                    raise ValueError(
+                        f"{name}: no finite gradient for {PATIENCE} updates (step {step}); lower stages.{name}.lr or check the data"
+                    )
+            optimizer.zero_grad(set_to_none=True)
+            spans += 1
+
+            last = step + 1 == stage.steps
+            if (step + 1) % recipe.log_every == 0 or last:
+                values = {key: float(world.sum(value)) / spans for key, value in sums.items()}
+                took = time.monotonic() - began
+                log = {
+                    **values,
+                    "lr": optim.schedule(step, stage) * stage.lr,
+                    "norm": float(norms["weights"]),
+                    "audio_per_s": heard / took,
+                }
+                if gates is not None and budget is not None:
+                    multipliers = {name: float(value) for name, value in lagrangian.named_parameters()}
+                    log |= {"sparsity": float(sparsity), "target": target, **multipliers}
+                if world.main:
+                    run.journal.write(name, step + 1, log)
+                    assert meter is not None
+                    note = f"loss {log['loss']:.4f}" + (
+                        f"  sparsity {log['sparsity']:.3f}/{log['target']:.3f}" if gates is not None else ""
+                    )
+                    meter.update(step + 1, f"{note}  {log['audio_per_s']:.0f} s audio/s")
+                sums.clear()
+                heard, spans, began = 0.0, 0, time.monotonic()
+            if (step + 1) % recipe.valid_every == 0 or last:
+                found = validate(run, learner, weights)
+                log |= found
+                if world.main and found:
+                    run.journal.write(name, step + 1, found)
+            stop = world.any(run.stop)
+            due = world.any(world.main and time.monotonic() - saved >= recipe.save_minutes * 60)
+            if (stop or due) and not last:
+                _save(run, name, step + 1, learner, lagrangian, optimizer, stream)
+                saved = time.monotonic()
+            if stop and not last:
+                run.stopped(name, step + 1)
+    return log
+
+
+@torch.no_grad()
+def validate(run: Run, learner: Learner, weights: dict[str, float]) -> dict[str, float]:
+    """Mean loss over the held-out batches, with the gates as they would be cut. Leaves the random generators as they were."""
+    before = checkpoint.random_state()
+    torch.manual_seed(0)  # the same masks at every validation
+    learner.eval()
+    totals: dict[str, Tensor] = {}
+    counts = torch.zeros(len(learner.objectives), device=run.world.device)
+    for batch in run.data.valid:
+        drawn = learner.draw(run.prepare(batch))
+        counts += learner.counts(drawn)
+        with run.autocast():
+            losses = learner(drawn, run.teach(drawn.batch) if learner.needs_teacher else None)
+        for part, loss in losses.items():
+            totals[part] = totals.get(part, torch.zeros_like(loss.total)) + loss.total
+            for key, value in loss.logs.items():
+                totals[f"{part}/{key}"] = totals.get(f"{part}/{key}", torch.zeros_like(value)) + value
+    learner.train()
+    checkpoint.set_random_state(before)
+    if not totals:
+        return {}
+    share = dict(zip(learner.objectives, counts.clamp(min=1), strict=True))
+    means = {key: float(value / share[key.split("/")[0]]) for key, value in totals.items()}
+    total = sum(weights[part] * means[part] for part in learner.objectives)
+    return {"valid/loss": total, **{f"valid/{key.split('/')[1]}": value for key, value in means.items() if "/" in key}}
+
+
+def _save(
+    run: Run, name: str, step: int, learner: Learner, lagrangian: Lagrangian, optimizer: torch.optim.Optimizer, stream: Any
+) -> None:
+    states: list[Any] = [checkpoint.random_state()]
+    if run.world.size > 1:
+        states = [None] * run.world.size
+        torch.distributed.all_gather_object(states, checkpoint.random_state())
+    if run.world.main:
+        state = {
+            "stage": name,
+            "step": step,
+            "learner": learner.state_dict(),
+            "lagrangian": lagrangian.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "stream": stream.state(),
+            "random": states,
+        }
+        checkpoint.save(run.checkpoint, state)
+    run.world.wait()
+
+
+def _restore(
+    run: Run, name: str, learner: Learner, lagrangian: Lagrangian, optimizer: torch.optim.Optimizer, stream: Iterator[Any]
+) -> int:
+    state = checkpoint.load(run.checkpoint)
+    if state is None or state["stage"] != name:
+        return 0
+    if len(state["random"]) != run.world.size:
+        raise ValueError(f"this run was started by {len(state['random'])} processes and can only be resumed by as many")
+    learner.load_state_dict(state["learner"])
+    lagrangian.load_state_dict(state["lagrangian"])
+    optimizer.load_state_dict(state["optimizer"])
+    stream.load(state["stream"])  # type: ignore[attr-defined]
+    checkpoint.set_random_state(state["random"][run.world.rank])
+    run.say(f"{name}: going on from update {state['step']}")
+    return int(state["step"])

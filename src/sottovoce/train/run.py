@@ -1,0 +1,201 @@
+"""One run in one folder: where things lie, what is done, and the teacher, data and devices its stages share."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+
+from sottovoce.config import plain
+from sottovoce.data import Data, Stream, open_data
+from sottovoce.encoder import normalize
+from sottovoce.families import Pretrained, load_pretrained
+from sottovoce.train import track
+from sottovoce.train.dist import World
+from sottovoce.train.recipe import Recipe
+from sottovoce.types import Batch, Features
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved its state."""
+
+
+class Run:
+    """Opened once per command. ``run/`` inside `out` holds the recipe, metrics, checkpoints and one JSON per finished stage."""
+
+    def __init__(self, out: Path, recipe: Recipe, data: str, world: World) -> None:
+        self.out, self.folder, self.recipe, self.spec, self.world = out, out / "run", recipe, data, world
+        self.checkpoint = self.folder / "checkpoint.pt"
+        self.stop = False
+        self.notes: list[str] = []
+
+    @contextlib.contextmanager
+    def open(self, fresh: bool = False) -> Iterator[Run]:
+        """Takes the folder (ValueError when another process has it, or it holds another run), loads teacher and data."""
+        claim(self.out)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / f"lock{self.world.rank or ''}")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"another run is working in {self.out}; wait for it, or choose another --out") from None
+        handlers = {kind: signal.signal(kind, self._on_signal) for kind in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            if fresh and self.world.main:
+                self._clear()
+            self.world.wait()
+            self._remember()
+            self.world.wait()
+            self.journal = track.Journal(self.folder)
+            self.teacher = self._load_teacher()
+            self.data = self._load_data()
+            yield self
+        finally:
+            for kind, handler in handlers.items():
+                signal.signal(kind, handler)
+            if hasattr(self, "journal"):
+                self.journal.close()
+            lock.release()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.stop:  # asked twice
+            raise KeyboardInterrupt
+        self.stop = True
+
+    def _clear(self) -> None:
+        for path in self.folder.iterdir():
+            if path.name.startswith("lock"):
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _remember(self) -> None:
+        """Writes the resolved recipe, or checks that the folder holds the same one."""
+        path = self.folder / "recipe.yaml"
+        mine = {"data_source": self.spec, **plain(self.recipe)}
+        if path.exists():
+            theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
+            changed = sorted(key for key, _ in differences(mine, theirs) if not key.startswith("data.workers"))
+            if changed:
+                raise ValueError(
+                    f"{self.out} holds a run with other settings ({', '.join(changed[:4])}); "
+                    "repeat its command to go on, use --fresh to start over, or choose another --out"
+                )
+        elif self.world.main:
+            write_atomically(path, yaml.safe_dump(mine, sort_keys=False))
+
+    def _load_teacher(self) -> Pretrained | None:
+        if not self.recipe.teacher:
+            return None
+        teacher = load_pretrained(self.recipe.teacher)
+        teacher.encoder.to(self.world.device).eval().requires_grad_(False)
+        return teacher
+
+    def _load_data(self) -> Data:
+        data = open_data(
+            self.spec,
+            self.recipe.data,
+            self.recipe.seed,
+            rank=self.world.rank,
+            world=self.world.size,
+            skipped_file=self.folder / "skipped.jsonl" if self.world.main else None,
+        )
+        self.say(data.summary())
+        return data
+
+    # what stages use ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def normalize(self) -> bool:
+        """Whether waveforms are brought to zero mean and unit variance: as the teacher wants it; without one, no."""
+        return self.teacher is not None and self.teacher.normalize
+
+    def stream(self, stage: str) -> Stream:
+        """The stage's own pass over the training data, from the start."""
+        self.data.train.load({"epoch": 1000 * list(self.recipe.stages).index(stage), "index": 0})
+        return self.data.train
+
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch on this process's device, normalised as the teacher wants it."""
+        batch = batch.to(self.world.device)
+        return dataclasses.replace(batch, wave=normalize(batch.wave, batch.lengths)) if self.normalize else batch
+
+    @torch.no_grad()
+    def teach(self, batch: Batch) -> Features:
+        """The teacher's features of a prepared batch."""
+        if self.teacher is None:
+            raise ValueError("this recipe's objectives need a teacher")
+        features = self.teacher.encoder(batch.wave, batch.lengths)
+        assert isinstance(features, Features)
+        return features
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        kind = self.world.device.type
+        want = self.recipe.precision
+        if want == "bf16" or (want == "auto" and kind == "cuda"):
+            return torch.autocast(kind, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def say(self, text: str) -> None:
+        if self.world.main:
+            track.say(text)
+
+    def stopped(self, stage: str, step: int) -> None:
+        raise Stopped(f"stopped and saved at update {step} of {stage}; run the same command again to go on")
+
+    # finished stages ------------------------------------------------------------------------------------------------------------
+
+    def done(self, stage: str) -> dict[str, Any] | None:
+        """What a finished stage wrote, or ``None``."""
+        path = self.folder / f"{stage}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def finish(self, stage: str, report: dict[str, Any]) -> None:
+        if self.world.main:
+            write_atomically(self.folder / f"{stage}.json", json.dumps(report, indent=1))
+            self.checkpoint.unlink(missing_ok=True)
+        self.world.wait()
+
+
+def claim(out: Path) -> None:
+    """Refuses a folder that holds something else than a run."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give a folder to --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / "run").is_dir():
+        raise ValueError(f"{out} is not empty and holds no run of sottovoce; choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise ValueError(f"cannot make the folder {out}: {problem.strerror}") from None
+    if not os.access(out, os.W_OK):
+        raise ValueError(f"cannot write to {out}")
+
+
+def differences(mine: Any, theirs: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names at which two nested mappings differ."""
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        for key in {**mine, **theirs}:
+            yield from differences(mine.get(key), theirs.get(key), f"{where}.{key}" if where else str(key))
+    elif mine != theirs:
+        yield where, mine
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The file is either the old one or the new one, whenever the process dies."""
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

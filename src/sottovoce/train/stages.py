@@ -1,0 +1,140 @@
+"""The stages of a run, in the recipe's order. A finished stage is not done again; each writes one JSON and hands a `Work` to the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from sottovoce.encoder import Encoder, EncoderConfig
+from sottovoce.families import Pretrained
+from sottovoce.objectives import Shape
+from sottovoce.pruning import Budget, GatedEncoder, encoder_cost, hit, open_units, total
+from sottovoce.registry import STUDENTS, TASKS
+from sottovoce.train.learner import Learner
+from sottovoce.train.loop import fit
+from sottovoce.train.recipe import Stage
+from sottovoce.train.run import Run
+from sottovoce.train.track import duration
+from sottovoce.train.work import Work
+
+
+def carry_out(run: Run) -> Work:
+    """All stages of the run's recipe; what the last one leaves."""
+    work: Work | None = None
+    for name, stage in run.recipe.stages.items():
+        path = run.folder / f"{name}.safetensors"
+        if run.done(name) is not None:
+            if path.exists():
+                work = Work.load(path)
+            continue
+        torch.manual_seed(run.recipe.seed + 7919 * list(run.recipe.stages).index(name) + run.world.rank)
+        if work is None:
+            work = first(run)
+        run.say(f"stage {name}")
+        began = time.monotonic()
+        work, report = KINDS[stage.kind](run, name, stage, work)
+        if run.world.main and stage.kind != "evaluate":
+            work.save(path)
+        took = time.monotonic() - began
+        run.finish(name, {"stage": name, "kind": stage.kind, "seconds": round(took, 1), **report})
+        run.say(f"stage {name} done in {duration(took)}")
+    assert work is not None
+    return work
+
+
+def first(run: Run) -> Work:
+    """The student before any training, the same on every process."""
+    encoder = STUDENTS.get(run.recipe.student.name)(run.recipe.student.config).build(run.teacher)
+    run.world.share(encoder.to(run.world.device).state_dict().values())
+    return Work(encoder.cpu().requires_grad_(True))
+
+
+def gate(run: Run, encoder: Encoder, teacher: EncoderConfig) -> tuple[GatedEncoder, Budget]:
+    """Gates on `encoder` as the recipe wants them, and the budget, counted from `teacher`; ValueError when it cannot be met."""
+    pruning = run.recipe.pruning
+    gated = GatedEncoder(encoder, pruning.units, pruning.gates)
+    return gated, Budget(pruning.budget, gated.encoder.config, gated.plan, teacher)
+
+
+def shape_of(teacher: Pretrained | None) -> Shape | None:
+    """What objectives need to know of the teacher."""
+    if teacher is None:
+        return None
+    if teacher.config is None:
+        return Shape(teacher.encoder.dim, teacher.encoder.depth)  # type: ignore[arg-type]
+    return Shape(teacher.config.dim, len(teacher.config.layers))
+
+
+def train(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str, Any]]:
+    wanted = {part: spec for part, spec in run.recipe.objectives.items() if not stage.objectives or part in stage.objectives}
+    learner = Learner(work.encoder, wanted, shape_of(run.teacher), run.recipe.masking)
+    budget = None
+    if stage.prune:
+        learner.student, budget = gate(run, work.encoder, work.encoder.config)
+    learner.to(run.world.device)
+    if work.objectives:  # trained by an earlier stage
+        learner.load_state_dict({**learner.state_dict(), **{k: v.to(run.world.device) for k, v in work.objectives.items()}})
+    elif not run.checkpoint.exists():
+        for objective in learner.objectives.values():
+            batches = (run.prepare(batch) for batch in run.stream(name))
+            objective.fit((batch, run.teach(batch) if run.teacher is not None else None) for batch in batches)  # type: ignore[operator]
+    run.world.share(learner.state_dict().values())
+    log = fit(run, name, stage, learner, budget)
+    learner.cpu().eval()
+    gates = learner.student.gates.state_dict() if isinstance(learner.student, GatedEncoder) else {}
+    extras = {key: value for key, value in learner.state_dict().items() if not key.startswith("student.")}
+    return Work(learner.encoder, gates, extras), {"updates": stage.steps, **log}
+
+
+def cutting(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str, Any]]:
+    """Makes the gates' choice physical, after moving them all by as little as meets the budget exactly."""
+    if not work.gates:
+        raise ValueError(f"stage '{name}' cuts, but no stage before it pruned; set prune: true on one")
+    gated, budget = gate(run, work.encoder, whole(work.encoder.config))
+    gated.gates.load_state_dict(work.gates)
+    report = hit(gated.gates, budget)
+    values = gated.gates.evaluate()
+    encoder, cost = gated.cut(values), cost_of(gated.cut(values))
+    text = (
+        f"{report.after:.2%} of the teacher's {report.unit} kept, asked for {report.target:.2%} "
+        f"(before calibration {report.before:.2%}, log_alpha moved by {report.shift:+.3f})"
+    )
+    run.say(text + (f"; BUDGET MISSED: {report.reason}" if not report.met else ""))
+    found = {"budget": {**asdict(report), "text": text if report.met else report.reason}, "cost": cost}
+    return Work(encoder, {}, work.objectives), {**found, "kept": open_units(gated.plan, values)}
+
+
+def whole(config: EncoderConfig) -> EncoderConfig:
+    """The shape without the scales that gates on the positional convolution add: what the budget counts from."""
+    position = config.position
+    if position.kept is not None and len(position.kept) == position.groups:
+        return replace(config, position=replace(position, kept=None))
+    return config
+
+
+def evaluate(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str, Any]]:
+    """Label-free fidelity to the teacher on the held-out recordings."""
+    if run.teacher is None:
+        return work, {}
+    task = TASKS.get("fidelity")
+    batches = [run.prepare(batch) for batch in run.data.valid]
+    found = task(task.Config()).run(work.encoder.to(run.world.device).eval(), run.teacher.encoder, batches)
+    work.encoder.cpu()
+    return work, {"fidelity": found, "cost": cost_of(work.encoder)}
+
+
+def cost_of(encoder: Encoder) -> dict[str, float]:
+    """Parameters, and multiply-accumulates per second of audio."""
+    cost = total(encoder_cost(encoder.config))
+    return {"params": float(cost.params), "macs_per_s": float(cost.macs)}
+
+
+KINDS: dict[str, Callable[[Run, str, Stage, Work], tuple[Work, dict[str, Any]]]] = {
+    "train": train,
+    "cut": cutting,
+    "evaluate": evaluate,
+}

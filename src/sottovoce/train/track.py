@@ -1,0 +1,109 @@
+"""What a run says while it runs: a progress line for people, JSON lines and TensorBoard events for later."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+console = Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """One line for the person who started the run."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """'2 h 05 min', '3 min 20 s' or '12 s'."""
+    seconds = round(seconds)
+    if seconds >= 3600:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    return f"{seconds // 60} min {seconds % 60:02d} s" if seconds >= 60 else f"{seconds} s"
+
+
+class Meter:
+    """Progress of one stage: a live line on a terminal, a plain line now and then elsewhere; both with the time left."""
+
+    def __init__(self, name: str, total: int, start: int = 0, every: float = 15.0) -> None:
+        self.name, self.total, self.first, self.every = name, total, start, every
+        self.began = self.spoke = time.monotonic()
+        self.live: Progress | None = None
+        if console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            self.live = Progress(*columns, console=console)
+            self.task = self.live.add_task(name, total=total, completed=start, note="")
+
+    def __enter__(self) -> Meter:
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def update(self, step: int, note: str = "") -> None:
+        now = time.monotonic()
+        done = step - self.first
+        left = (now - self.began) / done * (self.total - step) if done > 0 else 0.0
+        note = f"{duration(left)} left  {note}"
+        if self.live is not None:
+            self.live.update(self.task, completed=step, note=note)
+        elif now - self.spoke >= self.every or step == self.total:
+            self.spoke = now
+            say(f"{self.name}: {step}/{self.total}  {note}")
+
+
+class Journal:
+    """run/metrics.jsonl, and TensorBoard events beside it when tensorboard is installed. A resumed run drops what it will write again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.board: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder / "tensorboard"))
+        except ImportError:
+            pass
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Forgets rows of `stage` after `step`: a killed run may have written more than its checkpoint knows."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:  # cut off by the kill
+                continue
+            if row.get("stage") != stage or row.get("step", 0) <= step:
+                kept.append(line)
+        self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        row = {"stage": stage, "step": step, **{key: float(f"{value:.6g}") for key, value in values.items()}}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.board is not None:
+            for key, value in values.items():
+                self.board.add_scalar(f"{stage}/{key}", value, step)
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
+        sys.stderr.flush()

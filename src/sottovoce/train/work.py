@@ -1,0 +1,45 @@
+"""What one stage hands to the next: the student so far, its gates, and the objectives' trained parts."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sottovoce.encoder import Encoder, EncoderConfig
+
+
+@dataclass
+class Work:
+    """encoder: the student. gates: log_alpha by name when it has just been pruned. objectives: their tensors, and ``mask_vector``."""
+
+    encoder: Encoder
+    gates: dict[str, Tensor] = field(default_factory=dict)
+    objectives: dict[str, Tensor] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Atomically, as safetensors with the encoder's shape in the metadata."""
+        tensors = {f"encoder.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
+        tensors |= {f"gates.{name}": tensor for name, tensor in self.gates.items()}
+        tensors |= {f"objectives.{name}": tensor for name, tensor in self.objectives.items()}
+        temporary = path.with_name(path.name + ".part")
+        ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(ready, temporary, {"encoder": json.dumps(self.encoder.config.to_dict())})
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Work:
+        parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "gates": {}, "objectives": {}}
+        with safe_open(path, "pt") as file:
+            shape = EncoderConfig.from_dict(json.loads(file.metadata()["encoder"]))
+            for name in file.keys():  # noqa: SIM118  # not a dict
+                part, _, rest = name.partition(".")
+                parts[part][rest] = file.get_tensor(name)
+        encoder = Encoder(shape)
+        encoder.load_state_dict(parts["encoder"])
+        return cls(encoder, parts["gates"], parts["objectives"])

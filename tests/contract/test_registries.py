@@ -1,0 +1,88 @@
+"""What holds for every registered thing, whatever it is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from sottovoce.config import plain
+from sottovoce.encoder import Encoder
+from sottovoce.families import Pretrained
+from sottovoce.objectives import Objective, Shape
+from sottovoce.registry import FAMILIES, OBJECTIVES, STUDENTS, TASKS, Registry
+from sottovoce.types import Batch, Features
+from tests.conftest import tiny_shape
+
+ALL = [(registry, name) for registry in (FAMILIES, OBJECTIVES, STUDENTS, TASKS) for name in registry.names()]
+
+
+@pytest.mark.parametrize(("registry", "name"), ALL, ids=[f"{registry.kind}-{name}" for registry, name in ALL])
+def test_has_a_summary_and_a_config_of_defaults(registry: Registry, name: str) -> None:
+    cls = registry.get(name)
+    assert len(registry.summary(name)) > 10
+    assert dataclasses.is_dataclass(cls.Config)
+    assert isinstance(plain(cls.Config()), dict)
+
+
+def features(frames: int = 24, rows: int = 3, dim: int = 32, depth: int = 3) -> Features:
+    hidden = [torch.randn(rows, frames, dim, requires_grad=True) for _ in range(depth + 1)]
+    return Features(hidden, None, hidden[0], hidden[-1], hidden[1:])
+
+
+def made(name: str) -> Objective:
+    cls, shape = OBJECTIVES.get(name), Shape(32, 3)
+    objective: Objective = cls(cls.Config(), shape, shape)
+    return objective
+
+
+@pytest.mark.parametrize("name", OBJECTIVES.names())
+class TestObjectives:
+    def test_counts_the_frames_it_was_given(self, name: str) -> None:
+        objective, batch = made(name), Batch(torch.randn(3, 24 * 320 + 80))
+        valid = torch.rand(3, 24) > 0.3
+        frames = objective.frames(valid, torch.rand(3, 24) > 0.5 if objective.masked else None)
+        loss = objective(features(), features() if objective.needs_teacher else None, frames, batch)
+        assert int(loss.count) == int(frames.sum())
+        assert torch.isfinite(loss.total)
+        assert all(not value.requires_grad for value in loss.logs.values())
+
+    def test_sums_add_up_over_rows(self, name: str) -> None:
+        """The loss of a batch is the sum of its rows' losses: splitting it over machines or micro-batches changes nothing."""
+        objective, student, teacher = made(name).eval(), features(), features()
+        wave, frames = torch.randn(3, 24 * 320 + 80), torch.ones(3, 24, dtype=torch.bool)
+
+        def row(which: Features, i: int) -> Features:
+            hidden = [layer[i : i + 1] for layer in which.hidden]
+            return Features(hidden, None, hidden[0], hidden[-1], hidden[1:])
+
+        whole = objective(student, teacher, frames, Batch(wave)).total
+        parts = [objective(row(student, i), row(teacher, i), frames[i : i + 1], Batch(wave[i : i + 1])).total for i in range(3)]
+        torch.testing.assert_close(whole, torch.stack(parts).sum(), rtol=1e-4, atol=1e-4)
+
+    def test_reaches_the_student_and_its_own_parameters(self, name: str) -> None:
+        objective, student = made(name), features()
+        loss = objective(student, features(), torch.ones(3, 24, dtype=torch.bool), Batch(torch.randn(3, 24 * 320 + 80)))
+        loss.total.backward()
+        assert any(layer.grad is not None and layer.grad.any() for layer in student.hidden)
+        assert all(p.grad is not None for p in objective.parameters())
+
+
+@pytest.mark.parametrize("name", STUDENTS.names())
+def test_students_build_an_encoder_and_say_when_they_cannot(name: str) -> None:
+    cls = STUDENTS.get(name)
+    fields = {"dim": 32, "heads": 4, "depth": 2, "ffn_dim": 64, "conv_dims": (8,) * 7} if name == "random" else {}
+    teacher = Pretrained(Encoder(tiny_shape()).eval(), tiny_shape(), "hubert", False, "here")
+    encoder = cls(cls.Config(**fields)).build(teacher)
+    assert isinstance(encoder, Encoder)
+    assert encoder(torch.randn(1, 4000)).last.shape[0] == 1
+
+
+@pytest.mark.parametrize("name", TASKS.names())
+def test_tasks_score_a_model_against_itself_as_perfect(name: str) -> None:
+    encoder = Encoder(tiny_shape()).reset_parameters().eval()
+    task = TASKS.get(name)
+    found = task(task.Config()).run(encoder, encoder, [Batch(torch.randn(2, 8000)), Batch(torch.randn(2, 8000))])
+    assert found["mean"]["cosine"] == pytest.approx(1.0, abs=1e-4)
+    assert found["mean"]["mapped"] == pytest.approx(1.0, abs=1e-2)

@@ -1,0 +1,38 @@
+"""Every shipped recipe parses, and trains three steps on a tiny teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sottovoce.train import api
+from sottovoce.train.recipe import load_recipe, recipe_names
+
+SMALL = ["data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2", "data.workers=0", "precision=fp32"]
+RANDOM = ["student.dim=32", "student.heads=4", "student.depth=2", "student.ffn_dim=48", "student.position_groups=4"]
+OWN = {
+    "pretrain-tiny": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.fit_frames=1000"],
+    "pretrain-tiny-second": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.layer=2",
+                             "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_parses_and_says_where_its_values_come_from(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.steps > 0
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_trains_three_steps(name: str, teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    stages = [stage for stage, spec in recipe.stages.items() if spec.kind == "train"]
+    options = {"recipe": name, "data": speech_folder, "out": tmp_path / "out", "device": "cpu"}
+    options["overrides"] = [*SMALL, *OWN.get(name, []), *(f"stages.{stage}.steps=3" for stage in stages)]
+    if name.startswith("pretrain"):
+        result = api.pretrain(teacher=teacher_folder if name.endswith("second") else "", **options)
+    else:
+        result = api.compress(teacher_folder, keep=0.6, **options)
+    assert (result.out / "model.safetensors").exists()
+    assert result.met

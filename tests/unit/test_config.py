@@ -1,0 +1,68 @@
+"""Recipes: what a person writes, and what they are told when it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sottovoce.config import ConfigError, build, override, plain, read_yaml
+from sottovoce.train.recipe import Recipe, load_recipe
+
+
+def test_a_misspelt_key_is_named_with_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'stages.prune.stepz'; did you mean 'steps'"):
+        load_recipe("dphubert", ["stages.prune.stepz=3"])
+
+
+def test_all_mistakes_are_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as problem:
+        load_recipe("dphubert", ["pruning.budget.keep=lots", "data.min_seconds=[1]", "sead=3"])
+    assert len(str(problem.value).splitlines()) == 3
+
+
+def test_unknown_objective_and_recipe_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"layer_to_layr.*did you mean 'layer_to_layer'"):
+        load_recipe("dphubert", ["objectives.layer_to_layr.l1=2"])
+    with pytest.raises(ConfigError, match="did you mean 'dphubert'"):
+        load_recipe("dphuber")
+
+
+def test_overrides_reach_components_and_scientific_notation_is_a_number() -> None:
+    recipe = load_recipe("dphubert", ["objectives.layer_to_layer.cosine_kind=log_sigmoid", "stages.prune.lr=3e-4"])
+    assert recipe.objectives["layer_to_layer"].config.cosine_kind == "log_sigmoid"
+    assert recipe.stages["prune"].lr == pytest.approx(3e-4)
+
+
+def test_steps_scale_the_whole_schedule() -> None:
+    recipe = load_recipe("dphubert", steps=300)
+    assert (recipe.stages["prune"].steps, recipe.stages["distill"].steps) == (200, 100)
+    assert (recipe.stages["prune"].warmup, recipe.stages["distill"].warmup, recipe.pruning.ramp) == (60, 20, 20)
+
+
+def test_a_recipe_survives_a_round_trip_through_plain_data() -> None:
+    recipe = load_recipe("dphubert-demo")
+    assert build(Recipe, plain(recipe)) == recipe
+
+
+def test_dphubert_carries_the_papers_values() -> None:
+    recipe = load_recipe("dphubert")
+    prune, distill = recipe.stages["prune"], recipe.stages["distill"]
+    assert (prune.steps, prune.warmup, prune.lr, prune.clip) == (50_000, 15_000, 2e-4, 10.0)
+    assert (distill.steps, distill.warmup, distill.lr) == (25_000, 5_000, 1e-4)
+    assert recipe.pruning.units == ("conv", "head", "ffn")
+    assert (recipe.pruning.budget.unit, recipe.pruning.budget.keep, recipe.pruning.ramp) == ("params", 0.25, 5000)
+    assert (recipe.pruning.gate_lr, recipe.pruning.multiplier_lr) == (0.02, 0.02)
+
+
+def test_include_overlays_key_by_key_and_false_takes_away(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("objectives: {layer_to_layer: {l1: 2.0}}\nseed: 1\n")
+    (tmp_path / "b.yaml").write_text("include: a.yaml\nobjectives: {layer_to_layer: {mse: 1.0}}\n")
+    assert read_yaml(tmp_path / "b.yaml") == {"objectives": {"layer_to_layer": {"l1": 2.0, "mse": 1.0}}, "seed": 1}
+    with pytest.raises(ConfigError, match="at least one objective"):
+        load_recipe("dphubert", ["objectives.layer_to_layer=false"])
+
+
+def test_an_override_without_a_value_says_how_to_write_one() -> None:
+    with pytest.raises(ConfigError, match="write key=value"):
+        override({}, ["seed"])

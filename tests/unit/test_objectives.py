@@ -1,0 +1,83 @@
+"""The objectives' arithmetic, and DPHuBERT's loss against the reference code's own numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sottovoce.encoder import Encoder
+from sottovoce.objectives import Shape
+from sottovoce.objectives.base import layer_index
+from sottovoce.objectives.layer_to_layer import LayerToLayer
+from sottovoce.objectives.masked_prediction import MaskedPrediction
+from sottovoce.types import Batch, Features
+from tests.conftest import tiny_shape
+
+
+def features(layers: int, rows: int = 2, frames: int = 7, dim: int = 8) -> Features:
+    hidden = [torch.randn(rows, frames, dim) for _ in range(layers + 1)]
+    return Features(hidden, None, hidden[0], hidden[-1])
+
+
+def test_layer_to_layer_is_the_papers_mean_when_nothing_is_padded() -> None:
+    student, teacher = features(6), features(6)
+    objective = LayerToLayer(LayerToLayer.Config(), Shape(8, 6), Shape(8, 6))
+    loss = objective(student, teacher, torch.ones(2, 7, dtype=torch.bool), Batch(torch.zeros(2, 1)))
+    ours = torch.stack([student.hidden[i] for i in (0, 2, 4, 6)], 1)
+    theirs = torch.stack([teacher.hidden[i] for i in (0, 2, 4, 6)], 1)
+    expected = (ours - theirs).abs().mean() - F.cosine_similarity(ours, theirs, dim=-1).mean()
+    torch.testing.assert_close(loss.total / loss.count, expected)
+
+
+def test_frames_that_do_not_count_change_nothing() -> None:
+    student, teacher = features(3), features(3)
+    objective = LayerToLayer(LayerToLayer.Config(layers=(("0",), ("3",))), Shape(8, 3), Shape(8, 3))
+    frames = torch.ones(2, 7, dtype=torch.bool)
+    frames[1, 4:] = False
+    before = objective(student, teacher, frames, Batch(torch.zeros(2, 1)))
+    student.hidden[3][1, 4:] = 99.0
+    after = objective(student, teacher, frames, Batch(torch.zeros(2, 1)))
+    assert torch.equal(before.total, after.total)
+    assert int(after.count) == 11
+
+
+def test_projections_start_as_identity_and_groups_share_one() -> None:
+    objective = LayerToLayer(LayerToLayer.Config(), Shape(8, 12), Shape(8, 12))
+    maps, layers = objective.projections()
+    assert layers == {"0": [0], "4-8-12": [4, 8, 12]}
+    assert torch.equal(maps["4-8-12"].weight, torch.eye(8))
+    assert not maps["0"].bias.any()
+
+
+def test_layers_are_numbers_or_shares_of_the_depth() -> None:
+    assert [layer_index(spec, 24) for spec in ("0", "1/3", "2/3", "1/1", "5")] == [0, 8, 16, 24, 5]
+    with pytest.raises(ValueError, match=r"layers 0 .* to 12"):
+        layer_index("13", 12)
+    with pytest.raises(ValueError, match="is no layer"):
+        layer_index("last", 12)
+
+
+def test_masked_prediction_learns_clusters_that_separate_sounds() -> None:
+    objective = MaskedPrediction(MaskedPrediction.Config(clusters=4, fit_rounds=10), Shape(8, 2), Shape(8, 2))
+    t = torch.arange(16_000) / 16_000
+    wave = torch.stack([torch.sin(2 * torch.pi * hertz * t) for hertz in (200, 800, 2000, 5000)]) + 0.01 * torch.randn(4, 16_000)
+    objective.fit([(Batch(wave), None)])
+    labels = objective.labels(objective.sources(None, Batch(wave)))
+    likeliest = labels.mode(1).values
+    assert len(set(likeliest.tolist())) == 4
+    assert ((labels == likeliest[:, None]).float().mean(1) > 0.9).all()
+
+
+def test_labels_stand_on_the_encoders_frames() -> None:
+    encoder = Encoder(tiny_shape())
+    for samples in (400, 16_000, 33_333):
+        wave = torch.randn(1, samples)
+        objective = MaskedPrediction(MaskedPrediction.Config(), Shape(32, 3), Shape(32, 3))
+        assert objective.sources(None, Batch(wave)).shape[1] == encoder(wave).last.shape[1]
+
+
+def test_too_little_audio_for_the_clusters_is_said() -> None:
+    objective = MaskedPrediction(MaskedPrediction.Config(clusters=500), Shape(8, 2), Shape(8, 2))
+    with pytest.raises(ValueError, match="too few for 500 clusters"):
+        objective.fit([(Batch(torch.randn(1, 16_000)), None)])

@@ -1,0 +1,74 @@
+"""The encoders that the pruning tests run on: a tiny one per style of model, in which every bias and norm matters."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, FrontendConfig, LayerConfig, PositionConfig, RelativeConfig
+from sottovoce.pruning import KINDS
+
+CONVS = (ConvConfig(12, 10, 5), ConvConfig(12, 3, 2), ConvConfig(12, 3, 2), ConvConfig(12, 2, 2))
+LAYER = LayerConfig(num_heads=4, head_dim=12, ffn_dim=40)
+BASE = EncoderConfig(FrontendConfig(CONVS), 48, PositionConfig(8, 4), (LAYER,) * 3)
+NORMED = FrontendConfig(CONVS, norm="layer", bias=True)
+WAVLM = dataclasses.replace(
+    BASE,
+    layers=(dataclasses.replace(LAYER, heads=(0, 1, 2, 3)),) * 3,
+    relative=RelativeConfig(buckets=16, max_distance=40, heads=4),
+)
+STYLES = {
+    "hubert-base": BASE,
+    "hubert-large": dataclasses.replace(BASE, frontend=NORMED, norm_first=True),
+    "wavlm-base": WAVLM,
+    "wavlm-large": dataclasses.replace(WAVLM, frontend=dataclasses.replace(NORMED, bias=False), norm_first=True),
+    "data2vec": dataclasses.replace(
+        BASE, frontend=dataclasses.replace(NORMED, bias=False), position=PositionConfig(7, 4, depth=5, norm=True)
+    ),
+    "no-projection-norm": dataclasses.replace(BASE, frontend=dataclasses.replace(BASE.frontend, projection_norm=False)),
+}
+SINGLE = [
+    (style, (kind,)) for style, config in STYLES.items() for kind in KINDS if kind != "position" or config.position.depth == 1
+]
+
+
+def all_units(style: str) -> tuple[str, ...]:
+    """Every kind that the style has: a row of positional convolutions is not pruned."""
+    return KINDS if STYLES[style].position.depth == 1 else tuple(kind for kind in KINDS if kind != "position")
+
+
+CASES = [(style, units) for style in STYLES for units in [*((kind,) for kind in all_units(style)), all_units(style)]]
+
+
+def make(style: str, seed: int = 0) -> Encoder:
+    torch.manual_seed(seed)
+    encoder = Encoder(STYLES[style]).reset_parameters()
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+            elif ".attention." in name or ".ffn." in name:
+                parameter.copy_(0.3 * torch.randn_like(parameter))
+    return encoder.eval()
+
+
+def waves(padded: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    wave = torch.randn(2, 1600, generator=torch.Generator().manual_seed(1))
+    if not padded:
+        return wave, None
+    wave[1, 1100:] = 0
+    return wave, torch.tensor([1600, 1100])
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_bias_and_norm_has_an_effect(style: str) -> None:
+    encoder, (wave, _) = make(style), waves(False)
+    features = encoder(wave)
+    loss = sum(state.square().sum() for state in [*features.hidden, features.last])
+    loss.backward()
+    for name, parameter in encoder.named_parameters():
+        if not name.endswith("k_proj.bias"):  # softmax does not see it
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().max() > 0, name

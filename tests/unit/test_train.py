@@ -1,0 +1,198 @@
+"""Training as a user lives it: resume, stop, refuse, and the arithmetic of one update."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sottovoce.encoder import Encoder
+from sottovoce.objectives import Shape
+from sottovoce.train import api, optim
+from sottovoce.train.learner import Learner
+from sottovoce.train.recipe import Masking, Stage, load_recipe
+from sottovoce.types import Batch
+from tests.conftest import tiny_shape
+
+FAST = ["data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2", "data.workers=0", "precision=fp32"]
+STEPS = [
+    "stages.prune.steps=8",
+    "stages.prune.warmup=2",
+    "stages.distill.steps=6",
+    "pruning.ramp=4",
+    "log_every=1",
+    "save_minutes=0",
+]
+
+
+def small(teacher: Path, data: Path, out: Path, extra: list[str] | None = None, **options: Any) -> api.Result:
+    overrides = [*FAST, *STEPS, *(extra or [])]
+    return api.compress(teacher, recipe="dphubert", data=data, out=out, keep=0.5, device="cpu", overrides=overrides, **options)
+
+
+def test_a_run_leaves_a_student_that_meets_its_budget(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    result = small(teacher_folder, speech_folder, tmp_path / "s", budget="macs")
+    assert result.met
+    record = json.loads((tmp_path / "s/run/result.json").read_text())
+    assert record["budget"]["after"] == pytest.approx(0.5, rel=0.01)
+    assert [stage["stage"] for stage in record["stages"]] == ["prune", "cut", "distill", "evaluate"]
+    rows = [json.loads(line) for line in (tmp_path / "s/run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["stage"] == "prune" and "loss" in row] == list(range(1, 9))
+    assert not (tmp_path / "s/run/checkpoint.pt").exists()
+
+
+def test_a_student_can_be_compressed_again(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    small(teacher_folder, speech_folder, tmp_path / "one")
+    result = small(tmp_path / "one", speech_folder, tmp_path / "two")
+    assert result.met
+    first, second = (json.loads((tmp_path / n / "run/result.json").read_text())["cost"]["params"] for n in ("one", "two"))
+    assert second == pytest.approx(0.5 * first, rel=0.01)
+
+
+SCRIPT = """
+import sys
+from sottovoce.train import api
+from sottovoce.train.run import Stopped
+import torch
+torch.set_num_threads(1)
+teacher, data, out, *overrides = sys.argv[1:]
+try:
+    api.compress(teacher, recipe="dphubert", data=data, out=out, keep=0.5, device="cpu", overrides=overrides)
+except Stopped as problem:
+    print(problem, file=sys.stderr)
+    sys.exit(143)
+"""
+
+
+def start(teacher: Path, data: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SCRIPT, str(teacher), str(data), str(out), *FAST, *STEPS]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def wait_for(path: Path, text: str, limit: float = 90.0) -> None:
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        if path.exists() and text in path.read_text():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{path} never said {text}")
+
+
+@pytest.mark.parametrize("moment", ['"prune", "step": 3', '"distill", "step": 2'])
+def test_a_killed_run_ends_as_the_undisturbed_one(moment: str, teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    undisturbed, killed = tmp_path / "a", tmp_path / "b"
+    small(teacher_folder, speech_folder, undisturbed)
+    process = start(teacher_folder, speech_folder, killed)
+    wait_for(killed / "run/metrics.jsonl", moment)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    small(teacher_folder, speech_folder, killed)
+    ours, theirs = load_file(killed / "model.safetensors"), load_file(undisturbed / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (killed / "run/metrics.jsonl").read_text().count('"step": 3,') == (
+        undisturbed / "run/metrics.jsonl"
+    ).read_text().count('"step": 3,')
+
+
+def test_sigterm_saves_and_says_how_to_go_on(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    process = start(teacher_folder, speech_folder, tmp_path / "s")
+    wait_for(tmp_path / "s/run/metrics.jsonl", '"prune", "step": 2')
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "run the same command again" in errors
+    assert (tmp_path / "s/run/checkpoint.pt").exists()
+
+
+def test_two_runs_in_one_folder_are_refused(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    process = start(teacher_folder, speech_folder, tmp_path / "s")
+    try:
+        wait_for(tmp_path / "s/run/metrics.jsonl", '"prune", "step": 1')
+        with pytest.raises(ValueError, match="another run is working"):
+            small(teacher_folder, speech_folder, tmp_path / "s")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_another_recipe_in_the_same_folder_is_refused_and_fresh_starts_over(
+    teacher_folder: Path, speech_folder: Path, tmp_path: Path
+) -> None:
+    small(teacher_folder, speech_folder, tmp_path / "s")
+    with pytest.raises(ValueError, match=r"other settings .*seed"):
+        small(teacher_folder, speech_folder, tmp_path / "s", seed=5)
+    assert small(teacher_folder, speech_folder, tmp_path / "s", seed=5, fresh=True).record["seed"] == 5
+
+
+def test_a_folder_with_other_things_in_it_is_refused(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("five years of work")
+    with pytest.raises(ValueError, match="is not empty"):
+        small(teacher_folder, speech_folder, tmp_path)
+
+
+def test_a_budget_that_cannot_be_met_is_refused_before_training(
+    teacher_folder: Path, speech_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"cannot keep 0.01"):
+        api.compress(teacher_folder, data=speech_folder, out=tmp_path / "s", keep=0.01, overrides=FAST)
+
+
+def test_accumulation_gives_the_gradient_of_one_large_batch(speech_folder: Path) -> None:
+    recipe = load_recipe("dphubert", ["objectives.layer_to_layer.layers=[['0'],['3']]"])
+    teacher = Encoder(tiny_shape()).reset_parameters().eval()
+    wave = torch.randn(4, 6000)
+    gradients = []
+    for parts in ((wave,), (wave[:1], wave[1:])):
+        torch.manual_seed(1)
+        learner = Learner(Encoder(tiny_shape()).reset_parameters(), recipe.objectives, Shape(32, 3), Masking()).eval()
+        drawn = [learner.draw(Batch(part)) for part in parts]
+        counts = torch.stack([learner.counts(each) for each in drawn]).sum(0)
+        for each in drawn:
+            loss = learner(each, teacher(each.batch.wave))["layer_to_layer"]
+            (loss.total / counts[0]).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in learner.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
+
+
+def test_clipping_keeps_weights_gates_and_multipliers_apart() -> None:
+    weight, gate, multiplier = (torch.nn.Parameter(torch.zeros(3)) for _ in range(3))
+    made = optim.optimizer(
+        optim.groups(Stage("train", steps=1), [weight], [gate], [multiplier], (0.02, 0.02)), Stage("train", steps=1)
+    )
+    weight.grad, gate.grad, multiplier.grad = torch.full((3,), 100.0), torch.full((3,), 1e-3), torch.full((3,), 50.0)
+    optim.clip(made, 1.0)
+    assert weight.grad.norm() == pytest.approx(1.0, rel=1e-4)
+    assert torch.equal(gate.grad, torch.full((3,), 1e-3))
+    assert torch.equal(multiplier.grad, torch.full((3,), 50.0))
+    optim.set_rates(made, 1.0)
+    made.step()
+    assert (multiplier > 0).all()  # ascends
+    assert (weight < 0).all()
+
+
+def test_the_schedule_rises_and_falls_linearly() -> None:
+    stage = Stage("train", steps=100, warmup=10)
+    assert optim.schedule(0, stage) == pytest.approx(0.1)
+    assert optim.schedule(9, stage) == pytest.approx(1.0)
+    assert optim.schedule(55, stage) == pytest.approx(0.5)
+    assert 0 < optim.schedule(99, stage) < 0.02
+
+
+def test_masks_cover_about_the_asked_share_in_spans() -> None:
+    learner = Learner(Encoder(tiny_shape()), load_recipe("pretrain-tiny").objectives, None, Masking(share=0.5, span=10))
+    mask = learner.draw(Batch(torch.zeros(20, 160_000))).mask
+    assert mask is not None
+    assert 0.3 < mask.float().mean() < 0.5  # overlapping spans cover less than the sum of their lengths
+    padded = torch.nn.functional.pad(mask.int(), (1, 1))
+    starts, ends = (padded.diff(dim=1) == 1).nonzero()[:, 1], (padded.diff(dim=1) == -1).nonzero()[:, 1]
+    assert ((ends - starts >= 10) | (ends == mask.shape[1])).all()
