@@ -38,7 +38,10 @@ def undistilled(teacher: Pretrained, run: Path, units: tuple[str, ...]) -> Encod
     kept = json.loads((run / "run" / "cut.json").read_text())["kept"]
     assert isinstance(teacher.encoder, Encoder)
     gated = GatedEncoder(teacher.encoder, units)
-    values = {group.name: torch.zeros(group.size).index_fill(0, torch.tensor(kept[group.name], dtype=torch.long), 1.0) for group in gated.plan}
+    values = {
+        group.name: torch.zeros(group.size).index_fill(0, torch.tensor(kept[group.name], dtype=torch.long), 1.0)
+        for group in gated.plan
+    }
     return gated.cut(values).eval()
 
 
@@ -102,11 +105,17 @@ def main() -> None:
                 "keep": options.keep,
                 "seed": seed,
                 "steps": recipe.steps,
-                "data": {"train": Path(options.train).name, "test": Path(options.test).name, "test_rows": sum(len(b.wave) for b in batches)},
+                "data": {
+                    "train": Path(options.train).name,
+                    "test": Path(options.test).name,
+                    "test_rows": sum(len(b.wave) for b in batches),
+                },
                 "recipe": made.record["recipe"],
                 "budget": made.record.get("budget"),
                 "seconds": made.record["seconds"],
-                "models": {name: {**cost_of(model), "fidelity": score(model, teacher, batches)} for name, model in models.items()},
+                "models": {
+                    name: {**cost_of(model), "fidelity": score(model, teacher, batches)} for name, model in models.items()
+                },
             }
             path.write_text(json.dumps(found, indent=1) + "\n")
             means = {name: row["fidelity"]["mean"] for name, row in found["models"].items()}

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     __version__: str
 
 # public name -> where it is; sub-packages shadow names, so none of these may be called like one
-_LAZY = {"load": "sottovoce.export.hf:load", "compress": "sottovoce.train.api:compress", "pretrain": "sottovoce.train.api:pretrain"}
+_LAZY = {
+    "load": "sottovoce.export.hf:load",
+    "compress": "sottovoce.train.api:compress",
+    "pretrain": "sottovoce.train.api:pretrain",
+}
 
 __all__ = ["__version__", "compress", "load", "pretrain"]
 

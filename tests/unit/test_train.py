@@ -143,7 +143,7 @@ def test_a_folder_with_other_things_in_it_is_refused(teacher_folder: Path, speec
 def test_a_budget_that_cannot_be_met_is_refused_before_training(
     teacher_folder: Path, speech_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"cannot keep 0.01"):
+    with pytest.raises(ValueError, match=r"cannot keep only 0.01"):
         api.compress(teacher_folder, data=speech_folder, out=tmp_path / "s", keep=0.01, overrides=FAST)
 
 

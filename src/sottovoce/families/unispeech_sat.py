@@ -8,7 +8,7 @@ from .wav2vec2 import Wav2Vec2
 
 @FAMILIES.register("unispeech_sat")
 class UniSpeechSat(Wav2Vec2):
-    """UniSpeech-SAT."""
+    """UniSpeech-SAT Base, Base+ and Large."""
 
     model_types = ("unispeech-sat",)
     prefix = "unispeech_sat"
@@ -17,7 +17,7 @@ class UniSpeechSat(Wav2Vec2):
 
 @FAMILIES.register("unispeech")
 class UniSpeech(Wav2Vec2):
-    """UniSpeech."""
+    """UniSpeech Large and its multilingual variants."""
 
     model_types = ("unispeech",)
     prefix = "unispeech"

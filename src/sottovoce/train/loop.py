@@ -90,8 +90,8 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
                     "audio_per_s": heard / took,
                 }
                 if gates is not None and budget is not None:
-                    multipliers = {name: float(value) for name, value in lagrangian.named_parameters()}
-                    log |= {"sparsity": float(sparsity), "target": target, **multipliers}
+                    multipliers = {name: float(value.detach()) for name, value in lagrangian.named_parameters()}
+                    log |= {"sparsity": float(sparsity.detach()), "target": target, **multipliers}
                 if world.main:
                     run.journal.write(name, step + 1, log)
                     assert meter is not None

@@ -98,13 +98,9 @@ def cutting(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[s
     gated.gates.load_state_dict(work.gates)
     report = hit(gated.gates, budget)
     values = gated.gates.evaluate()
-    encoder, cost = gated.cut(values), cost_of(gated.cut(values))
-    text = (
-        f"{report.after:.2%} of the teacher's {report.unit} kept, asked for {report.target:.2%} "
-        f"(before calibration {report.before:.2%}, log_alpha moved by {report.shift:+.3f})"
-    )
-    run.say(text + (f"; BUDGET MISSED: {report.reason}" if not report.met else ""))
-    found = {"budget": {**asdict(report), "text": text if report.met else report.reason}, "cost": cost}
+    encoder = gated.cut(values)
+    run.say(report.text)
+    found = {"budget": {**asdict(report), "text": report.text}, "cost": cost_of(encoder)}
     return Work(encoder, {}, work.objectives), {**found, "kept": open_units(gated.plan, values)}
 
 

@@ -1,0 +1,130 @@
+"""Which utterances make a batch, as a pure function of (seed, epoch).
+
+Nothing here reads audio. Everything random comes from a generator seeded by what it decides, never from a running state, so that a run
+resumed at any batch sees what the undisturbed run would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sottovoce.data.config import DataConfig
+from sottovoce.data.scan import Utterance
+from sottovoce.types import SAMPLE_RATE
+
+NOISE = 0.05  # lengths are sorted after a random change of up to this share: other neighbours in every epoch, little cropped away
+ORDER, CROP = 1, 2  # separate the random streams
+
+
+@dataclass(frozen=True)
+class Job:
+    """One batch to decode. It travels to a worker, so it holds all that the worker needs.
+
+    epoch, index: its position in the stream of this rank. begins: first sample of every row within its utterance.
+    samples: length of every row. padded: whether the rows keep their own lengths. min_samples: shorter rows are given up.
+    """
+
+    epoch: int
+    index: int
+    utterances: tuple[Utterance, ...]
+    begins: tuple[int, ...]
+    samples: tuple[int, ...]
+    padded: bool
+    min_samples: int
+
+
+def rng(*seeds: int) -> np.random.Generator:
+    return np.random.default_rng([seed % 2**64 for seed in seeds])
+
+
+def bucket(
+    samples: Sequence[int] | NDArray[np.int64], config: DataConfig, generator: np.random.Generator | None
+) -> list[list[int]]:
+    """Indices of every batch. Every index comes exactly once. Without a generator: strictly by length, the same at every call."""
+    lengths = np.asarray(samples, dtype=np.int64)
+    key = lengths.astype(np.float64)
+    if generator is not None:
+        key = key * (1 + generator.uniform(-NOISE, NOISE, len(key)))
+    order = np.argsort(key, kind="stable").tolist()
+    values = lengths.tolist()
+    budget = config.seconds_per_batch * SAMPLE_RATE
+    batches: list[list[int]] = []
+    rows: list[int] = []
+    extreme = 0
+    for row in order:
+        if rows:
+            new = min(extreme, values[row]) if config.crop == "shortest" else max(extreme, values[row])
+            if new * (len(rows) + 1) > budget:
+                batches.append(rows)
+                rows = []
+        extreme = new if rows else values[row]
+        rows.append(row)
+    if rows:
+        batches.append(rows)
+    if generator is not None:
+        batches = [batches[i] for i in generator.permutation(len(batches))]
+    return batches
+
+
+def make_job(
+    utterances: Sequence[Utterance], config: DataConfig, generator: np.random.Generator | None, epoch: int = 0, index: int = 0
+) -> Job:
+    """The job of one batch; without a generator the crops are from the middle."""
+    own = [utterance.samples for utterance in utterances]
+    if config.crop == "none":
+        begins, samples = [0] * len(own), own
+    else:
+        shortest = min(own)
+        samples = [shortest] * len(own)
+        spare = np.array([length - shortest for length in own])
+        begins = (spare // 2 if generator is None else generator.integers(0, spare, endpoint=True)).tolist()
+    return Job(epoch, index, tuple(utterances), tuple(begins), tuple(samples), config.crop == "none", config.min_samples)
+
+
+class Plan:
+    """The endless sequence of jobs of one rank.
+
+    Rank r takes the batches r, r + world, ... of every epoch. All ranks take equally many: where they do not come out even, the last
+    ones start again from the first batch, so that no batch is dropped.
+    """
+
+    def __init__(self, utterances: Sequence[Utterance], config: DataConfig, seed: int, rank: int = 0, world: int = 1) -> None:
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} is not below the number of ranks {world}")
+        if not utterances:
+            raise ValueError("no utterances to make batches of")
+        self.utterances, self.config, self.seed, self.rank, self.world = utterances, config, seed, rank, world
+        self._samples = np.array([utterance.samples for utterance in utterances], dtype=np.int64)
+        self._epoch, self._batches = -1, [[0]]
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """All batches of an epoch, of all ranks, as indices of utterances."""
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, bucket(self._samples, self.config, rng(self.seed, epoch, ORDER))
+        return self._batches
+
+    def length(self, epoch: int) -> int:
+        """How many batches this rank takes in an epoch (the same for all ranks)."""
+        return -(-len(self.batches(epoch)) // self.world)
+
+    def job(self, epoch: int, index: int) -> Job:
+        batches = self.batches(epoch)
+        number = (index * self.world + self.rank) % len(batches)
+        chosen = [self.utterances[i] for i in batches[number]]
+        return make_job(chosen, self.config, rng(self.seed, epoch, CROP, number), epoch, index)
+
+    def after(self, epoch: int, index: int) -> tuple[int, int]:
+        """The position that follows."""
+        return (epoch, index + 1) if index + 1 < self.length(epoch) else (epoch + 1, 0)
+
+    def jobs(self, epoch: int, index: int) -> Iterator[Job]:
+        """Endless, from a position on."""
+        if index >= self.length(epoch):
+            epoch, index = epoch + 1, 0
+        while True:
+            yield self.job(epoch, index)
+            epoch, index = self.after(epoch, index)

@@ -1,0 +1,50 @@
+"""What the data section of a recipe says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sottovoce.types import SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How audio becomes batches.
+
+    seconds_per_batch: audio in one batch after cropping or padding, at most (one utterance longer than this is a batch alone).
+    min_seconds, max_seconds: shorter recordings are skipped, longer ones are split evenly into several utterances.
+    crop: ``shortest`` crops every utterance at random to the shortest of its batch, so that nothing is padded (DPHuBERT);
+        ``none`` pads and gives lengths.
+    workers: decoding processes; 0 decodes in the training process. The audio of a run does not depend on it.
+    valid_share, valid_max_seconds: how much is held out, by whole recordings chosen by a hash of their id; 0 holds nothing out.
+    where: keep the rows of the manifest whose column has this value, for example ``{split: train}``.
+    """
+
+    seconds_per_batch: float = 160.0
+    min_seconds: float = 2.0
+    max_seconds: float = 15.625  # 250 000 samples, the limit of fairseq's and DPHuBERT's recipes
+    crop: Literal["shortest", "none"] = "shortest"
+    workers: int = 2
+    valid_share: float = 0.01
+    valid_max_seconds: float = 300.0
+    where: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_seconds <= self.max_seconds < float("inf"):
+            raise ValueError(f"min_seconds {self.min_seconds:g} and max_seconds {self.max_seconds:g} must be 0 < min <= max")
+        if not 0 < self.seconds_per_batch < float("inf"):
+            raise ValueError(f"seconds_per_batch must be above 0, not {self.seconds_per_batch:g}")
+        if not 0 <= self.valid_share <= 0.5:
+            raise ValueError(f"valid_share must be between 0 and 0.5, not {self.valid_share:g}")
+        if self.valid_max_seconds < 0:
+            raise ValueError(f"valid_max_seconds must not be negative, not {self.valid_max_seconds:g}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be 0 or more, not {self.workers}")
+        if self.crop not in ("shortest", "none"):
+            raise ValueError(f"crop must be 'shortest' or 'none', not {self.crop!r}")
+
+    @property
+    def min_samples(self) -> int:
+        return round(self.min_seconds * SAMPLE_RATE)

@@ -1,0 +1,170 @@
+"""Audio files to 16 kHz mono. Reads only the stretch asked for."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+
+from sottovoce.data.recording import Recording, Samples
+from sottovoce.types import SAMPLE_RATE
+
+RATES = (1_000, 400_000)  # Hz; outside, the header is wrong
+LONGEST = 30 * 24 * 3600  # seconds; a longer claim is a header that does not know (a stream)
+DECODE_FROM_START = 60.0  # seconds, see _begin
+
+
+class BadAudio(Exception):
+    """A recording that cannot be used. ``reason`` is a short phrase for people, the same for the same kind of fault."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def read_audio(recording: Recording, start: float = 0.0, seconds: float | None = None) -> Samples:
+    """(S,) float32, mono, 16 kHz: ``seconds`` of audio from ``start`` seconds into the recording.
+
+    Without `seconds`, up to the recording's end. Gives ``round(seconds * 16000)`` samples, or fewer where the recording ends earlier
+    than claimed. Channels are averaged unless the recording names one. Raises BadAudio when the file is missing, unreadable or not
+    audio, when nothing is there, when a sample is not a number, and when every sample is zero.
+    """
+    if seconds is None:
+        seconds = math.inf if recording.duration is None else recording.duration - start
+    if recording.loader is not None:
+        try:
+            frames, rate = recording.loader(start, seconds)
+        except BadAudio:
+            raise
+        except Exception as problem:  # whatever a foreign reader raises must not end a run of days
+            raise BadAudio(f"unreadable ({type(problem).__name__})") from problem
+    else:
+        frames, rate = read_frames(recording.path, recording.start + start, seconds)
+    if not len(frames):
+        raise BadAudio("no samples")
+    if recording.channel is None:
+        mono = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
+    elif recording.channel < frames.shape[1]:
+        mono = frames[:, recording.channel]
+    else:
+        raise BadAudio(f"no channel {recording.channel}")
+    if not np.isfinite(mono).all():
+        raise BadAudio("samples that are not numbers")
+    if not mono.any():
+        raise BadAudio("silent")
+    if rate != SAMPLE_RATE:
+        mono = soxr.resample(np.ascontiguousarray(mono), rate, SAMPLE_RATE, quality="HQ")
+    if seconds != math.inf:
+        mono = mono[: round(seconds * SAMPLE_RATE)]
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def read_frames(file: str | BinaryIO, start: float, seconds: float) -> tuple[Samples, int]:
+    """((frames, channels) float32, sample rate) of a stretch as it is stored. Raises BadAudio."""
+    with _open(file) as audio:
+        rate = audio.samplerate
+        first = round(start * rate)
+        count = None if seconds == math.inf else math.ceil(seconds * rate) + 1  # one more, so that resampling rounds up
+        try:
+            drop = _begin(audio, first)
+        except soundfile.LibsndfileError:  # past the end, or not seekable
+            return np.zeros((0, audio.channels), np.float32), rate
+        return _read(audio, None if count is None else count + drop)[drop:], rate
+
+
+def header_seconds(path: str) -> float:
+    """Duration of a file by its header, in seconds; decodes only where the header does not know. Raises BadAudio."""
+    with _open(path) as audio:
+        seconds = audio.frames / audio.samplerate
+        if seconds > LONGEST:
+            seconds = sum(len(block) for block in _blocks(audio, None)) / audio.samplerate
+        if seconds <= 0:
+            raise BadAudio("no samples")
+        return float(seconds)
+
+
+def header_rate(path: str) -> int:
+    """Sample rate of a file by its header, Hz. Raises BadAudio."""
+    with _open(path) as audio:
+        return int(audio.samplerate)
+
+
+@contextmanager
+def _open(file: str | BinaryIO) -> Iterator[soundfile.SoundFile]:
+    try:
+        audio = soundfile.SoundFile(file)
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as problem:
+        raise BadAudio(_why(file)) from problem
+    with audio:
+        if not RATES[0] <= audio.samplerate <= RATES[1]:
+            raise BadAudio(f"sample rate of {audio.samplerate} Hz")
+        yield audio
+
+
+def _why(file: str | BinaryIO) -> str:
+    if not isinstance(file, str):
+        return "not audio"
+    try:
+        with open(file, "rb") as stream:
+            return "not audio, or broken" if stream.read(1) else "empty file"
+    except FileNotFoundError:
+        return "missing"
+    except IsADirectoryError:
+        return "a folder, not a file"
+    except PermissionError:
+        return "a folder, not a file" if os.path.isdir(file) else "permission denied"  # Windows denies to open folders
+    except (OSError, ValueError) as problem:
+        return f"unreadable ({type(problem).__name__})"
+
+
+def _begin(audio: soundfile.SoundFile, first: int) -> int:
+    """Move to frame `first`, or before it; how many frames to drop after reading.
+
+    An MP3 frame leans on the ones before it, so a jump into the middle gives a few wrong frames and a message on stderr. Clips are short,
+    and decoding them from their start costs less than a millisecond for a second of audio.
+    """
+    if audio.format == "MP3" and first < DECODE_FROM_START * audio.samplerate:
+        return first
+    if first:
+        audio.seek(first)
+    return 0
+
+
+def _read(audio: soundfile.SoundFile, count: int | None) -> Samples:
+    """(frames, channels); as much as can be decoded when the file breaks off."""
+    if count is None and audio.frames > LONGEST * audio.samplerate:
+        return _join(audio, list(_blocks(audio, None)))
+    left = max(audio.frames - audio.tell(), 0)
+    begin = audio.tell()
+    try:  # not more than there is: a wrong claim must not reserve memory for hours
+        return np.asarray(audio.read(left if count is None else min(count, left), dtype="float32", always_2d=True))
+    except soundfile.LibsndfileError:
+        try:
+            audio.seek(begin)
+        except soundfile.LibsndfileError:
+            return np.zeros((0, audio.channels), np.float32)
+        return _join(audio, list(_blocks(audio, count)))
+
+
+def _join(audio: soundfile.SoundFile, blocks: list[Samples]) -> Samples:
+    return np.concatenate(blocks) if blocks else np.zeros((0, audio.channels), np.float32)
+
+
+def _blocks(audio: soundfile.SoundFile, count: int | None) -> Iterator[Samples]:
+    """Tenths of a second until `count` frames, the end, or a fault."""
+    size = audio.samplerate // 10
+    while count is None or count > 0:
+        try:
+            block = np.asarray(audio.read(size if count is None else min(size, count), dtype="float32", always_2d=True))
+        except soundfile.LibsndfileError:
+            return
+        if not len(block):
+            return
+        yield block
+        count = None if count is None else count - len(block)

@@ -1,0 +1,180 @@
+"""Speech for a first run without any download: synthesised in ten languages, with rooms and noise, the same for the same seed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from sottovoce.data.demo_words import WORDS
+from sottovoce.data.recording import Samples
+from sottovoce.types import SAMPLE_RATE
+
+VERSION = 1  # of the cached demo; raise it when the audio changes
+MINUTES = 20.0
+SLOTS = ("train", "test", "train", "dev", "train", "train")  # the split of every speaker of a language
+VOICES = (
+    *(
+        "f1",
+        "m1",
+        "f2",
+        "m2",
+        "f3",
+        "m3",
+        "f4",
+        "m4",
+        "f5",
+        "m5",
+        "m6",
+        "m7",
+        "m8",
+        "belinda",
+        "linda",
+        "steph",
+        "aunty",
+        "grandma",
+    ),
+    *("grandpa", "max", "michel", "norbert", "pablo", "pedro", "adam", "david", "edward", "gustave", "marcelo", "miguel", "paul"),
+    *("quincy", "shelby", "victor", "zac", "anika", "antonio", "benjamin", "caleb", "boris"),
+)
+COLUMNS = ("path", "seconds", "speaker", "language", "text", "split")
+
+
+def make_demo(folder: str | Path, minutes: float = MINUTES, seed: int = 0) -> Path:
+    """Synthesise about `minutes` of speech into `folder`; gives the path of its ``manifest.tsv``.
+
+    16 kHz FLAC; columns path, seconds, speaker, language, text, split (train, dev, test; no speaker in two of them). The same seed and
+    version of espeak-ng give the same audio. Raises ValueError when espeak-ng is not installed or fails.
+    """
+    if not 0 < minutes <= 600:
+        raise ValueError(f"minutes must be above 0 and at most 600, not {minutes:g}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = _jobs(minutes, seed)
+    speech, counts, rate = _speak(jobs, minutes * 60)
+    rows, begin = ["\t".join(COLUMNS)], 0
+    for number, (job, count) in enumerate(zip(jobs, counts, strict=False)):
+        dry = speech[begin : begin + count].astype(np.float32) / 32768
+        begin += count
+        audio = _room(soxr.resample(dry, rate, SAMPLE_RATE), np.random.default_rng([seed, number, 1]))
+        name = f"{job['language']}/{job['speaker']}-{number:05d}.flac"
+        (folder / name).parent.mkdir(exist_ok=True)
+        soundfile.write(folder / name, audio, SAMPLE_RATE, subtype="PCM_16")
+        cells = (name, f"{len(audio) / SAMPLE_RATE:.4f}", job["speaker"], job["language"], job["text"], job["split"])
+        rows.append("\t".join(cells))
+    manifest = folder / "manifest.tsv"
+    manifest.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return manifest
+
+
+def demo_manifest() -> Path:
+    """The manifest of the cached demo, made at the first call. Safe when several processes call at once."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sottovoce"
+    folder = cache / f"demo-{VERSION}"
+    if not (folder / "manifest.tsv").exists():
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(prefix="demo-part-", dir=cache))
+        except OSError as problem:
+            raise ValueError(
+                f"cannot write the demo speech to {cache} ({problem}); set XDG_CACHE_HOME to another folder"
+            ) from None
+        try:
+            make_demo(part)
+            part.chmod(0o755)  # mkdtemp makes it private
+            try:
+                part.rename(folder)
+            except OSError:  # another process was first
+                if not (folder / "manifest.tsv").exists():
+                    raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return folder / "manifest.tsv"
+
+
+def _jobs(minutes: float, seed: int) -> list[dict[str, Any]]:
+    """More sentences than needed, speakers and languages taking turns, so that any number of minutes is a fair mixture."""
+    made: list[dict[str, Any]] = []
+    for _turn in range(math.ceil(minutes * 60 / (2.0 * len(SLOTS) * len(WORDS))) + 1):  # no sentence is shorter than 2 s
+        for slot, split in enumerate(SLOTS):
+            for place, language in enumerate(WORDS):
+                who = np.random.default_rng([seed, slot, place, 2])
+                voice = VOICES[(slot * len(WORDS) + place * 7) % len(VOICES)]
+                pitch, rate = int(who.integers(30, 70)), int(who.integers(130, 190))
+                what = np.random.default_rng([seed, len(made), 3])
+                made.append({
+                    "voice": f"{language}+{voice}",
+                    "pitch": pitch + int(what.integers(-4, 5)),
+                    "range": int(what.integers(35, 65)),
+                    "rate": rate + int(what.integers(-10, 11)),
+                    "text": _sentence(language, what),
+                    "speaker": f"{language}{slot}",
+                    "language": language,
+                    "split": split,
+                })  # fmt: skip
+    return made
+
+
+def _sentence(language: str, random: np.random.Generator) -> str:
+    words = WORDS[language]
+
+    def pick(items: tuple[str, ...]) -> str:
+        return items[random.integers(len(items))]
+
+    clauses = [f"{pick(words.subjects)} {pick(words.predicates)}" for _ in range(int(random.integers(1, 4)))]
+    if language in ("tr", "hi"):  # the verb comes last
+        clauses[0] = f"{pick(words.times)} {pick(words.places)}, {clauses[0]}"
+    else:
+        clauses[0] = f"{clauses[0]} {pick(words.places)}, {pick(words.times)}"
+    text = f", {words.link} ".join(clauses)
+    return text[0].upper() + text[1:] + ("।" if language == "hi" else ".")
+
+
+def _speak(jobs: list[dict[str, Any]], seconds: float) -> tuple[np.ndarray[Any, np.dtype[np.int16]], list[int], int]:
+    """All samples, the number of samples of every job spoken, and the sample rate."""
+    if importlib.util.find_spec("espeakng_loader") is None:
+        raise ValueError("the demo speech needs espeak-ng; install it with: pip install 'sottovoce[demo]'")
+    with tempfile.TemporaryDirectory() as place:
+        listed, speech = Path(place, "jobs.json"), Path(place, "speech.npy")
+        listed.write_text(json.dumps(jobs), encoding="utf-8")
+        script = Path(__file__).with_name("espeak.py")
+        # -P: its folder holds modules of ours whose names others may use
+        command = [sys.executable, "-P", str(script), str(listed), str(speech), str(seconds)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120 + seconds, check=False)
+        except subprocess.TimeoutExpired:
+            raise ValueError("espeak-ng does not answer; the demo speech cannot be made on this machine") from None
+        if done.returncode or not speech.exists():
+            why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+            raise ValueError(f"espeak-ng failed ({why}); reinstall it with: pip install --force-reinstall espeakng-loader")
+        told = json.loads(speech.with_suffix(".json").read_text())
+        return np.load(speech), told["counts"], told["rate"]
+
+
+def _room(dry: Samples, random: np.random.Generator) -> Samples:
+    """The voice in a small room, through a microphone of its own colour, with some noise, at some level. Same length."""
+    taps = int(SAMPLE_RATE * random.uniform(0.02, 0.2))
+    echo = random.standard_normal(taps) * np.exp(-6.9 * np.arange(taps) / taps)  # 60 dB down at its end
+    echo *= random.uniform(0.05, 0.5) / np.sqrt((echo**2).sum())
+    echo[0] = 1.0
+    size = 1 << (len(dry) + taps).bit_length()
+    octaves = np.log2(np.maximum(np.fft.rfftfreq(size, 1 / SAMPLE_RATE), 50) / 1000)
+    tilt = 10 ** (random.uniform(-3, 3) * octaves / 20)  # dB an octave
+    wet = np.fft.irfft(np.fft.rfft(dry, size) * np.fft.rfft(echo, size) * tilt, size)[: len(dry)]
+    noise = np.fft.rfft(random.standard_normal(size)) * 10 ** (-random.uniform(0, 6) * octaves / 20)
+    hiss = np.fft.irfft(noise, size)[: len(dry)]
+    hiss *= np.sqrt((wet**2).mean() / (hiss**2).mean()) * 10 ** (-random.uniform(15, 40) / 20)
+    mixed = wet + hiss
+    level = random.uniform(0.2, 0.9) / max(float(np.abs(mixed).max()), 1e-9)
+    return (mixed * level).astype(np.float32)

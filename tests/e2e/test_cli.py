@@ -1,0 +1,98 @@
+"""The command as a user types it, from teacher to loaded student."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import sottovoce
+
+SHORT = ["data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2", "stages.cut.kind=cut"]
+
+
+def run(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "140"}
+    command = [sys.executable, "-m", "sottovoce.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=170)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_compress_inspect_and_load(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "student"
+    done = run(
+        "compress", teacher_folder, "--data", speech_folder, "--out", out, "--budget", "macs", "--keep", 0.5, "--steps", 9, *SHORT
+    )
+    assert "student written" in done.stdout
+    assert "of the teacher's MACs" in done.stdout
+    assert "left" in done.stderr  # plain progress lines with the time left
+
+    shape = json.loads(run("inspect", out, "--json").stdout)
+    whole = json.loads(run("inspect", teacher_folder, "--json").stdout)
+    assert shape["total"]["macs_per_s"] == pytest.approx(0.5 * whole["total"]["macs_per_s"], rel=0.01)
+    assert "layers.2.ffn" in run("inspect", out).stdout
+
+    features = sottovoce.load(out)(torch.randn(2, 8000))
+    assert features.hidden[-1].shape == (2, 24, 32)
+    mapped = sottovoce.load(out, space="teacher")(torch.randn(1, 8000))
+    assert mapped.hidden[3].shape == (1, 24, 32)
+
+    again = run(
+        "compress", teacher_folder, "--data", speech_folder, "--out", out, "--budget", "macs", "--keep", 0.5, "--steps", 9, *SHORT
+    )
+    assert "is finished" in again.stderr
+
+
+def test_dry_run_trains_nothing_and_shows_the_plan(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    found = json.loads(
+        run("compress", teacher_folder, "--data", speech_folder, "--out", tmp_path / "s", "--keep", 0.3, "--dry-run").stdout
+    )
+    assert found["recipe"]["pruning"]["budget"]["keep"] == 0.3
+    assert found["plan"] == {"conv": 112, "head": 12, "ffn": 192}
+    assert found["student"]["params"] == pytest.approx(0.3 * found["teacher"]["params"])
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["demoo", "--data", "{speech}"], "demoo"),
+        (["{teacher}", "--data", "/nowhere"], "/nowhere"),
+        (["{teacher}", "--data", "{speech}", "--recipe", "dphubrt"], "did you mean 'dphubert'"),
+        (["{teacher}", "--data", "{speech}", "sead=3"], "did you mean 'seed'"),
+        (["{teacher}", "--data", "{speech}", "--keep", "1.5"], "above 0 and at most 1"),
+        (["{teacher}", "--data", "{speech}", "--keep", "0.001"], "cannot keep only 0.001"),
+        (["{teacher}", "--data", "{speech}", "--device", "cuda:7"], "cuda:7"),
+    ],
+)
+def test_a_users_mistake_is_one_plain_message(
+    arguments: list[str], says: str, teacher_folder: Path, speech_folder: Path, tmp_path: Path
+) -> None:
+    filled = [text.format(teacher=teacher_folder, speech=speech_folder) for text in arguments]
+    done = run("compress", *filled, "--out", tmp_path / "s", status=2)
+    assert says in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("sottovoce: ") or "│" in done.stderr
+
+
+def test_an_empty_folder_is_an_error(teacher_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    run("compress", teacher_folder, "--data", tmp_path / "empty", "--out", tmp_path / "s", status=2)
+
+
+@pytest.mark.parametrize("kind", ["teachers", "recipes", "objectives", "students", "tasks"])
+def test_list_names_everything_with_a_summary(kind: str) -> None:
+    lines = run("list", kind).stdout.splitlines()
+    assert lines
+    assert all(len(line.split(maxsplit=1)) == 2 for line in lines)
+
+
+def test_help_has_examples() -> None:
+    assert "sottovoce compress demo" in run("compress", "--help").stdout
+    assert "compress" in run("--help").stdout
