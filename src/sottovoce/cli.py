@@ -50,7 +50,9 @@ def root() -> None:
 
 @app.command()
 def compress(
-    teacher: Annotated[str, typer.Argument(help="Hub id, folder in Hugging Face format, an earlier student, or 'demo'.")],
+    teacher: Annotated[
+        str, typer.Argument(metavar="TEACHER", help="Hub id, folder in Hugging Face format, an earlier student, or 'demo'.")
+    ],
     data: Data,
     out: Out,
     overrides: Overrides = None,
@@ -140,7 +142,7 @@ def pretrain(
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(help="A student, or any teacher: folder, hub id, 'demo'.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A student, or any teacher: folder, hub id, 'demo'.")],
     as_json: Json = False,
 ) -> None:
     """Show a model's shape: widths per layer, parameters and multiply-accumulates per part.

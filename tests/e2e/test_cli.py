@@ -37,7 +37,7 @@ def test_compress_inspect_and_load(teacher_folder: Path, speech_folder: Path, tm
     shape = json.loads(run("inspect", out, "--json").stdout)
     whole = json.loads(run("inspect", teacher_folder, "--json").stdout)
     assert shape["total"]["macs_per_s"] == pytest.approx(0.5 * whole["total"]["macs_per_s"], rel=0.01)
-    assert "layers.2.ffn" in run("inspect", out).stdout
+    assert "layer 3 feed-forward" in run("inspect", out).stdout
 
     features = sottovoce.load(out)(torch.randn(2, 8000))
     assert features.hidden[-1].shape == (2, 24, 32)

@@ -1,8 +1,8 @@
 """Lhotse's cuts and Shar shards.
 
-A cut that is a stretch of one audio file, and every item of a Shar shard, is read by our own decoder: it seeks, it names what is wrong with
-a file, and it does not need lhotse installed. Cuts that are more than that (mixed, resampled, speed-perturbed, with audio in a command or in
-memory) are given to lhotse.
+A cut that is a stretch of one audio file, and every item of a Shar shard, is read by our own decoder: it seeks, it names what is
+wrong with a file, and it does not need lhotse. Cuts that are more than that (mixed, resampled, speed-perturbed, with audio in a
+command or in memory) are given to lhotse.
 """
 
 from __future__ import annotations

@@ -39,20 +39,20 @@ def show(found: dict[str, Any]) -> None:
     console.print(
         f"{found['source']}: {found['family']}, width {found['dim']}, {found['frame_rate']:g} frames per second", highlight=False
     )
-    table = Table("part", "shape", "parameters", "share", "MMACs per s", "share ")
+    table = Table("part", "shape", "parameters", "share", "MMACs/s", "share ")
+    for column in table.columns:
+        column.no_wrap = True
     for column in table.columns[2:]:
         column.justify = "right"
-    shapes = {
-        f"frontend.convs.{i}": f"{c['dim']} channels, kernel {c['kernel']}, stride {c['stride']}"
-        for i, c in enumerate(found["convs"])
-    }
+    named = {f"frontend.convs.{i}": (f"conv {i + 1}", f"{conv['dim']} channels") for i, conv in enumerate(found["convs"])}
+    named["frontend.projection"] = ("projection", f"{found['convs'][-1]['dim']} to {found['dim']}")
     for i, layer in enumerate(found["layers"]):
         heads = f"{layer['heads']} heads of {layer['head_dim']}" if layer["heads"] else "constant"
-        shapes[f"layers.{i}.attention"] = heads if layer["attention"] else "removed"
+        named[f"layers.{i}.attention"] = (f"layer {i + 1} attention", heads if layer["attention"] else "removed")
         units = f"{layer['ffn_dim']} units" if layer["ffn_dim"] else "constant"
-        shapes[f"layers.{i}.ffn"] = units if layer["ffn"] else "removed"
+        named[f"layers.{i}.ffn"] = (f"layer {i + 1} feed-forward", units if layer["ffn"] else "removed")
     for name, cost in parts.items():
-        table.add_row(name, shapes.get(name, ""), *_row(cost, whole))
+        table.add_row(*named.get(name, (name, "")), *_row(cost, whole))
     table.add_section()
     table.add_row("all", "", *_row(whole, whole))
     console.print(table)

@@ -14,6 +14,8 @@ from sottovoce.data import DataConfig
 from sottovoce.pruning import PruningConfig
 from sottovoce.registry import OBJECTIVES, STUDENTS, suggestion
 
+TRAVEL = 40.0  # in units of log_alpha, ramp-up and decay of the rate included
+
 
 @dataclass(frozen=True)
 class Masking:
@@ -83,7 +85,11 @@ class Recipe:
         return sum(stage.steps for stage in self.stages.values() if stage.kind == "train")
 
     def scaled(self, total: int) -> Recipe:
-        """The same schedule in `total` updates: steps, warm-ups and the sparsity ramp keep their proportions."""
+        """The same schedule in `total` updates: steps, warm-ups and the sparsity ramp keep their proportions.
+
+        A gate moves by about its learning rate per update, so in a short schedule gates and multipliers get a higher one: enough
+        for a gate to move by `TRAVEL` in all. At the paper's length this changes nothing.
+        """
         factor = total / self.steps
         if factor == 1.0:
             return self
@@ -93,7 +99,13 @@ class Recipe:
             else stage
             for name, stage in self.stages.items()
         }
-        pruning = dataclasses.replace(self.pruning, ramp=max(1, round(self.pruning.ramp * factor)))
+        least = TRAVEL / max(1, sum(stage.steps for stage in stages.values() if stage.prune))
+        pruning = dataclasses.replace(
+            self.pruning,
+            ramp=max(1, round(self.pruning.ramp * factor)),
+            gate_lr=max(self.pruning.gate_lr, least),
+            multiplier_lr=max(self.pruning.multiplier_lr, least),
+        )
         return dataclasses.replace(self, stages=stages, pruning=pruning)
 
 
