@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -103,7 +104,7 @@ def compress(
     )
     if not result.met:
         raise MissedBudget(f"the student in {out} misses its budget: {result.why}")
-    typer.echo(f"student written to {out}" + (f": {result.why}" if result.why else ""))
+    _say(f"student written to {out}" + (f": {result.why}" if result.why else ""))
 
 
 @app.command()
@@ -137,7 +138,7 @@ def pretrain(
         fresh=fresh,
         overrides=overrides or (),
     )
-    typer.echo(f"encoder written to {out}")
+    _say(f"encoder written to {out}")
 
 
 @app.command()
@@ -201,6 +202,11 @@ class MissedBudget(Exception):
 
 def _print(found: Any) -> None:
     typer.echo(json.dumps(found, indent=1))
+
+
+def _say(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts many of us
+        typer.echo(text)
 
 
 def _fail(text: str, status: int) -> NoReturn:

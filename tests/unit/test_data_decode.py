@@ -78,7 +78,7 @@ def truncated(path: Path, **options: str) -> None:
 def test_of_a_truncated_file_the_rest_is_used(tmp_path: Path, kind: str) -> None:
     truncated(tmp_path / "x", **FORMATS[kind])
     wave = read_audio(Recording("x", str(tmp_path / "x"), duration=4.0))
-    assert 1.6 < len(wave) / 16_000 < 2.4
+    assert 0.8 < len(wave) / 16_000 < 2.4  # an Ogg page, the unit that can be lost, is a second
 
 
 def broken(folder: Path, name: str) -> str:

@@ -17,6 +17,7 @@ from sottovoce.data.scan import Utterance
 from sottovoce.types import SAMPLE_RATE
 
 NOISE = 0.05  # lengths are sorted after a random change of up to this share: other neighbours in every epoch, little cropped away
+SPREAD = 0.2
 ORDER, CROP = 1, 2  # separate the random streams
 
 
@@ -44,7 +45,11 @@ def rng(*seeds: int) -> np.random.Generator:
 def bucket(
     samples: Sequence[int] | NDArray[np.int64], config: DataConfig, generator: np.random.Generator | None
 ) -> list[list[int]]:
-    """Indices of every batch. Every index comes exactly once. Without a generator: strictly by length, the same at every call."""
+    """Indices of every batch. Every index comes exactly once.
+
+    Without a generator: strictly by length, the same at every call, and a batch ends early rather than hold a row that would lose
+    more than `SPREAD` of itself to the crop (a small held-out set has all lengths, and no other epoch in which to hear the rest).
+    """
     lengths = np.asarray(samples, dtype=np.int64)
     key = lengths.astype(np.float64)
     if generator is not None:
@@ -58,7 +63,7 @@ def bucket(
     for row in order:
         if rows:
             new = min(extreme, values[row]) if config.crop == "shortest" else max(extreme, values[row])
-            if new * (len(rows) + 1) > budget:
+            if new * (len(rows) + 1) > budget or (generator is None and values[row] * (1 - SPREAD) > values[rows[0]]):
                 batches.append(rows)
                 rows = []
         extreme = new if rows else values[row]

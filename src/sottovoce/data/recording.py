@@ -36,9 +36,9 @@ class Recording:
     start: float = 0.0
     duration: float | None = None
     channel: int | None = None
-    fields: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict, hash=False)
     group: str = ""
-    loader: Loader | None = None
+    loader: Loader | None = field(default=None, hash=False)
 
 
 class Recordings(list[Recording]):

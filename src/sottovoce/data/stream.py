@@ -87,11 +87,14 @@ class SkipLog:
         self._file = None if file is None else Path(file)
         self._known: set[str] = set()
         self._written: set[str] = set()
+        self._torn = False  # the file ends in a line cut short by a crash
         if self._file is not None and self._file.exists():
-            for line in self._file.read_text(encoding="utf-8").splitlines():
+            text = self._file.read_text(encoding="utf-8", errors="replace")
+            self._torn = bool(text) and not text.endswith("\n")
+            for line in text.splitlines():
                 try:
                     self._written.add(json.loads(line)["path"])
-                except (ValueError, KeyError, TypeError):  # a line cut short by a crash
+                except (ValueError, KeyError, TypeError):
                     continue
 
     def add(self, rows: Sequence[Skipped], write: bool = True) -> None:
@@ -105,7 +108,8 @@ class SkipLog:
         if fresh and write and self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with open(self._file, "a", encoding="utf-8") as stream:
-                stream.write("".join(fresh))
+                stream.write("\n" * self._torn + "".join(fresh))
+            self._torn = False
 
 
 class _Jobs(Dataset[Decoded]):

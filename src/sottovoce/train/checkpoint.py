@@ -12,6 +12,10 @@ import torch
 class CannotSave(OSError):
     """The disk is full or not writable; what was saved before is still whole."""
 
+    @classmethod
+    def at(cls, path: Path, problem: Exception) -> CannotSave:
+        return cls(f"could not save {path}: {problem}; free some space and run the same command again to go on")
+
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Writes `state` so that `path` always holds either the old or the new checkpoint, whenever the process or machine dies."""
@@ -24,7 +28,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as problem:  # torch reports a failed write as RuntimeError
         temporary.unlink(missing_ok=True)
-        raise CannotSave(f"could not save {path}: {problem}; free some space and run the same command again to go on") from None
+        raise CannotSave.at(path, problem) from None
 
 
 def load(path: Path) -> dict[str, Any] | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sottovoce.data import Stream
 from sottovoce.pruning import Budget, GatedEncoder, Lagrangian, target_at
 from sottovoce.train import checkpoint, optim
 from sottovoce.train.learner import Learner
@@ -18,11 +18,12 @@ from sottovoce.train.recipe import Stage
 from sottovoce.train.run import Run
 from sottovoce.train.track import Meter
 
+Saved = dict[str, Any]  # a checkpoint, as `checkpoint.load` gives it
 PATIENCE = 20  # updates in a row without a finite gradient before a run gives up
 
 
-def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | None) -> dict[str, float]:
-    """Trains `learner` for ``stage.steps`` updates, resuming where a checkpoint of this stage stands; the last logged values.
+def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | None, saved: Saved | None) -> dict[str, float]:
+    """Trains `learner` for ``stage.steps`` updates, from where `saved`, this stage's checkpoint, stands; the last logged values.
 
     One update: draw masks, count frames globally, teacher and student forward, sum of objectives, backward, budget term, clip, step.
     """
@@ -38,11 +39,13 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
         optim.groups(stage, plain, gated, lagrangian.parameters() if gates is not None else [], rates), stage
     )
 
-    start = _restore(run, name, learner, lagrangian, optimizer, stream)
+    start = 0
+    if saved is not None:
+        start = _restore(run, saved, learner, lagrangian, optimizer, stream)
     run.journal.rewind(name, start)
     log: dict[str, float] = {}
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=world.device))
-    heard, spans, saved, lost, began = 0.0, 0, time.monotonic(), 0, time.monotonic()
+    heard, spans, last_save, lost, began = 0.0, 0, time.monotonic(), 0, time.monotonic()
     learner.train()
     with Meter(name, stage.steps, start) if world.main else contextlib.nullcontext() as meter:
         for step in range(start, stage.steps):
@@ -107,10 +110,10 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
                 if world.main and found:
                     run.journal.write(name, step + 1, found)
             stop = world.any(run.stop)
-            due = world.any(world.main and time.monotonic() - saved >= recipe.save_minutes * 60)
+            due = world.any(world.main and time.monotonic() - last_save >= recipe.save_minutes * 60)
             if (stop or due) and not last:
                 _save(run, name, step + 1, learner, lagrangian, optimizer, stream)
-                saved = time.monotonic()
+                last_save = time.monotonic()
             if stop and not last:
                 run.stopped(name, step + 1)
     return log
@@ -144,7 +147,7 @@ def validate(run: Run, learner: Learner, weights: dict[str, float]) -> dict[str,
 
 
 def _save(
-    run: Run, name: str, step: int, learner: Learner, lagrangian: Lagrangian, optimizer: torch.optim.Optimizer, stream: Any
+    run: Run, name: str, step: int, learner: Learner, lagrangian: Lagrangian, optimizer: torch.optim.Optimizer, stream: Stream
 ) -> None:
     states: list[Any] = [checkpoint.random_state()]
     if run.world.size > 1:
@@ -165,17 +168,15 @@ def _save(
 
 
 def _restore(
-    run: Run, name: str, learner: Learner, lagrangian: Lagrangian, optimizer: torch.optim.Optimizer, stream: Iterator[Any]
+    run: Run, saved: Saved, learner: Learner, lagrangian: Lagrangian, optimizer: torch.optim.Optimizer, stream: Stream
 ) -> int:
-    state = checkpoint.load(run.checkpoint)
-    if state is None or state["stage"] != name:
-        return 0
-    if len(state["random"]) != run.world.size:
-        raise ValueError(f"this run was started by {len(state['random'])} processes and can only be resumed by as many")
-    learner.load_state_dict(state["learner"])
-    lagrangian.load_state_dict(state["lagrangian"])
-    optimizer.load_state_dict(state["optimizer"])
-    stream.load(state["stream"])  # type: ignore[attr-defined]
-    checkpoint.set_random_state(state["random"][run.world.rank])
-    run.say(f"{name}: going on from update {state['step']}")
-    return int(state["step"])
+    """Puts everything back as it was; the update that was reached."""
+    if len(saved["random"]) != run.world.size:
+        raise ValueError(f"this run was started by {len(saved['random'])} processes and can only be resumed by as many")
+    learner.load_state_dict(saved["learner"])
+    lagrangian.load_state_dict(saved["lagrangian"])
+    optimizer.load_state_dict(saved["optimizer"])
+    stream.load(saved["stream"])
+    checkpoint.set_random_state(saved["random"][run.world.rank])
+    run.say(f"{saved['stage']}: going on from update {saved['step']}")
+    return int(saved["step"])

@@ -22,7 +22,7 @@ from sottovoce.config import plain
 from sottovoce.data import Data, Stream, open_data
 from sottovoce.encoder import normalize
 from sottovoce.families import Pretrained, load_pretrained
-from sottovoce.train import track
+from sottovoce.train import checkpoint, track
 from sottovoce.train.dist import World
 from sottovoce.train.recipe import Recipe
 from sottovoce.types import Batch, Features
@@ -160,6 +160,11 @@ class Run:
         """What a finished stage wrote, or ``None``."""
         path = self.folder / f"{stage}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def saved(self, stage: str) -> dict[str, Any] | None:
+        """The checkpoint of this stage, if the run was interrupted in it."""
+        state = checkpoint.load(self.checkpoint)
+        return state if state is not None and state["stage"] == stage else None
 
     def finish(self, stage: str, report: dict[str, Any]) -> None:
         if self.world.main:

@@ -76,14 +76,15 @@ def train(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str
     if stage.prune:
         learner.student, budget = gate(run, work.encoder, work.encoder.config)
     learner.to(run.world.device)
+    saved = run.saved(name)
     if work.objectives:  # trained by an earlier stage
         learner.load_state_dict({**learner.state_dict(), **{k: v.to(run.world.device) for k, v in work.objectives.items()}})
-    elif not run.checkpoint.exists():
+    elif saved is None:
         for objective in learner.objectives.values():
             batches = (run.prepare(batch) for batch in run.stream(name))
             objective.fit((batch, run.teach(batch) if run.teacher is not None else None) for batch in batches)  # type: ignore[operator]
     run.world.share(learner.state_dict().values())
-    log = fit(run, name, stage, learner, budget)
+    log = fit(run, name, stage, learner, budget, saved)
     learner.cpu().eval()
     gates = learner.student.gates.state_dict() if isinstance(learner.student, GatedEncoder) else {}
     extras = {key: value for key, value in learner.state_dict().items() if not key.startswith("student.")}

@@ -7,11 +7,12 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sottovoce.encoder import Encoder, EncoderConfig
+from sottovoce.train.checkpoint import CannotSave
 
 
 @dataclass
@@ -29,8 +30,12 @@ class Work:
         tensors |= {f"objectives.{name}": tensor for name, tensor in self.objectives.items()}
         temporary = path.with_name(path.name + ".part")
         ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(ready, temporary, {"encoder": json.dumps(self.encoder.config.to_dict())})
-        os.replace(temporary, path)
+        try:
+            save_file(ready, temporary, {"encoder": json.dumps(self.encoder.config.to_dict())})
+            os.replace(temporary, path)
+        except (OSError, SafetensorError) as problem:
+            temporary.unlink(missing_ok=True)
+            raise CannotSave.at(path, problem) from None
 
     @classmethod
     def load(cls, path: Path) -> Work:
