@@ -90,7 +90,7 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
                     **values,
                     "lr": optim.schedule(step, stage) * stage.lr,
                     "norm": float(norms["weights"]),
-                    "audio_per_s": heard / took,
+                    "audio_per_s": float(world.sum(torch.tensor(heard, device=world.device))) / took,
                 }
                 if gates is not None and budget is not None:
                     multipliers = {name: float(value.detach()) for name, value in lagrangian.named_parameters()}

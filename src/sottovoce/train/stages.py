@@ -31,6 +31,8 @@ def carry_out(run: Run) -> Work:
             if path.exists():
                 work = Work.load(path)
             continue
+        if run.world.any(run.stop):
+            run.stopped(name, 0)
         torch.manual_seed(run.recipe.seed + 7919 * list(run.recipe.stages).index(name) + run.world.rank)
         if work is None:
             work = first(run)
