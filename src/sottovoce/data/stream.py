@@ -134,7 +134,10 @@ def _same(item: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training process, which then ends its workers
+    # Signals to the whole process group (Ctrl-C, a scheduler's SIGTERM) are for the training process, which saves and ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
     torch.set_num_threads(1)
 
 
