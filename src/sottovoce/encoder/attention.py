@@ -14,7 +14,7 @@ from .modules import Offset
 
 
 class RelativeGate(nn.Module):
-    """How far each head and query listens to the shared relative table (WavLM, arXiv 2110.13900, section 3.1).
+    """How far each head and query listens to the shared relative table (WavLM, arXiv 2110.13900).
 
     Reads the layer input's slice at the head's original place, so it needs the heads' names (`heads`), not only their number.
     """

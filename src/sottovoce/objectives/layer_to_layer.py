@@ -1,4 +1,4 @@
-"""DPHuBERT's distillation loss (Peng et al. 2023, arXiv 2305.17651, section 2.2)."""
+"""DPHuBERT's distillation loss (Peng et al. 2023, arXiv 2305.17651)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HuBERT's pre-training objective (Hsu et al. 2021, arXiv 2106.07447, section II): predict the cluster of what was masked."""
+"""HuBERT's pre-training objective (Hsu et al. 2021, arXiv 2106.07447): predict the cluster of what was masked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sottovoce.types import Batch, Features, Loss
 class MaskedPrediction(Objective):
     """Cross-entropy to k-means labels at masked frames (HuBERT); labels from MFCC, or from a layer of an earlier model.
 
-    Logits are ``cos(A o_t, e_c) / temperature`` (equation 3). The clusters are found before training starts and kept as buffers;
+    Logits are ``cos(A o_t, e_c) / temperature``. The clusters are found before training starts and kept as buffers;
     labels are computed as batches come, so that there is no labelling pass over the corpus.
     """
 

@@ -13,7 +13,7 @@ from sottovoce.students.base import Student
 
 @STUDENTS.register("copy")
 class Copy(Student):
-    """A copy of the teacher, to be pruned (DPHuBERT, section 2.1)."""
+    """A copy of the teacher, to be pruned (DPHuBERT)."""
 
     @dataclass(frozen=True)
     class Config:

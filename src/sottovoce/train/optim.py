@@ -1,4 +1,4 @@
-"""The optimiser of distil-and-prune: weights descend, gates descend faster, multipliers ascend (DPHuBERT, section 2.3)."""
+"""The optimiser of distil-and-prune: weights descend, gates descend faster, multipliers ascend (DPHuBERT)."""
 
 from __future__ import annotations
 
