@@ -96,10 +96,7 @@ def main() -> None:
                 "same shape from random start": load_pretrained(options.work / f"{unit}-{seed}-random").encoder,
             }
             found = {
-                "schema": ledger.SCHEMA,
-                "kind": "controls",
-                "commit": ledger.commit(),
-                "machine": ledger.machine(),
+                **ledger.header("controls"),
                 "teacher": {"name": options.teacher, **cost_of(teacher.encoder)},
                 "unit": unit,
                 "keep": options.keep,

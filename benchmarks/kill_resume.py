@@ -109,7 +109,7 @@ def main() -> None:
             finished += 1
         same = all(found == whole for found in digests)
     found = {
-        "schema": ledger.SCHEMA, "kind": "kill-resume", "commit": ledger.commit(), "machine": ledger.machine(),
+        **ledger.header("kill-resume"),
         "kills": kills, "runs": finished, "identical": same,
     }  # fmt: skip
     options.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -6,12 +6,12 @@ PYTHONPATH=src python benchmarks/parity.py
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from pathlib import Path
 
 import torch
-import transformers
+
+from sottovoce.train import ledger
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "unit"), str(ROOT / "tests" / "golden")]
@@ -32,9 +32,8 @@ def main() -> None:
             "padded batch, against the same batch": families.difference(as_theirs, model, families.BATCH, alone=False),
         }
     found = {
+        **ledger.header("parity"),
         "what": "largest absolute difference over all hidden states, valid frames; random weights, 3 layers of 48, float32, CPU",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
-        "platform": f"{platform.system()} {platform.machine()}",
         "transformers": against,
         "golden": {model: golden.differences(model) for model in golden.MODELS},
     }

@@ -109,11 +109,8 @@ def main() -> None:
         }
         print(name, json.dumps(scores[name]), flush=True)
     found = {
-        "schema": ledger.SCHEMA,
-        "kind": "probe",
+        **ledger.header("probe"),
         "model": Path(options.model).name,
-        "commit": ledger.commit(),
-        "machine": ledger.machine(),
         "data": {
             "words": {"train": int(train.sum()), "test": int((asked & ~train).sum()), "classes": len(set(words[1]))},
             "speakers": {"recordings": len(held), "speakers": len({speakers[1][i] for i in held})},

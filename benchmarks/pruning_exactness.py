@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import torch
 
 from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, FrontendConfig, LayerConfig, PositionConfig, RelativeConfig
 from sottovoce.pruning import KINDS, Budget, BudgetConfig, GatedEncoder, encoder_cost, hit, total
+from sottovoce.train import ledger
 
 STEPS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
 GROUP = FrontendConfig(tuple(ConvConfig(128, kernel, stride) for kernel, stride in STEPS))
@@ -140,10 +140,14 @@ def main() -> None:
                         row = {"keep": keep, "unit": unit, "spread": spread, "refused": str(problem)}
                     budgets[style].append(row)
                     print(style, row, flush=True)
-    machine = {"platform": platform.platform(), "python": platform.python_version(), "torch": torch.__version__, "threads": 1}
     out = Path(__file__).parents[1] / "results" / "pruning_exactness.json"
     out.parent.mkdir(exist_ok=True)
-    found = {"what": (__doc__ or "").strip().split("\n")[0], "machine": machine, "gated_vs_cut": exactness, "budgets": budgets}
+    found = {
+        "what": (__doc__ or "").strip().split("\n")[0],
+        **ledger.header("pruning-exactness"),
+        "gated_vs_cut": exactness,
+        "budgets": budgets,
+    }
     out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

@@ -199,10 +199,8 @@ def main() -> None:
         row["median"] = round(statistics.median(row["seconds"]), 3)
     ratio = round(found["transformers"]["median"] / found["ours"]["median"], 2)
     record = {
-        "schema": ledger.SCHEMA,
-        "kind": "train-step",
-        "commit": ledger.commit(),
-        "machine": {**ledger.machine(), "threads": options.threads},
+        **ledger.header("train-step"),
+        "threads": options.threads,
         "shape": "HuBERT Base, random weights",
         "batch": {"rows": ROWS, "seconds": SECONDS},
         "sparsity": options.sparsity,

@@ -14,7 +14,17 @@ import pytest
 @pytest.mark.slow
 def test_torchrun_makes_one_student(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "sottovoce.cli", "compress"]
-    command += [str(teacher_folder), "--data", str(speech_folder), "--out", str(tmp_path / "s"), "--keep", "0.5", "--device", "cpu"]
+    command += [
+        str(teacher_folder),
+        "--data",
+        str(speech_folder),
+        "--out",
+        str(tmp_path / "s"),
+        "--keep",
+        "0.5",
+        "--device",
+        "cpu",
+    ]
     options = ["--steps", "12", "data.seconds_per_batch=4", "data.min_seconds=0.5", "data.workers=0", "log_every=1"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr

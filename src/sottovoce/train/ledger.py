@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,10 @@ def record(run: Run, cost: Mapping[str, float]) -> dict[str, Any]:
     """Gathers what the stages wrote."""
     stages = [found for name in run.recipe.stages if (found := run.done(name)) is not None]
     made: dict[str, Any] = {
-        "schema": SCHEMA,
-        "kind": "run",
-        "sottovoce": sottovoce.__version__,
-        "commit": commit(),
+        **header("run"),
         "recipe": plain(run.recipe),
         "seed": run.recipe.seed,
         "data": {"source": Path(run.spec).name, "hours": round(run.data.hours, 3), "skipped": len(run.data.skipped)},
-        "machine": machine(),
         "cost": dict(cost),
         "stages": [{key: value for key, value in stage.items() if key != "kept"} for stage in stages],
         "seconds": round(sum(stage["seconds"] for stage in stages), 1),
@@ -39,6 +36,11 @@ def record(run: Run, cost: Mapping[str, float]) -> dict[str, Any]:
     for stage in stages:
         made.update({key: stage[key] for key in ("budget", "fidelity") if key in stage})
     return made
+
+
+def header(kind: str) -> dict[str, Any]:
+    """What every result says of itself: schema, kind, version, commit and machine."""
+    return {"schema": SCHEMA, "kind": kind, "sottovoce": sottovoce.__version__, "commit": commit(), "machine": machine()}
 
 
 def dump(made: Mapping[str, Any]) -> str:
@@ -52,7 +54,8 @@ def read(path: Path) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """What the numbers were taken on."""
-    made = {"system": platform.system(), "cpu": _cpu(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    made = {"system": platform.system(), "cpu": _cpu(), "threads": torch.get_num_threads()}
+    made |= {"python": platform.python_version(), "torch": torch.__version__, "transformers": metadata.version("transformers")}
     if torch.cuda.is_available():
         made["gpu"] = torch.cuda.get_device_name()
     return made
