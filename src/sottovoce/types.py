@@ -47,6 +47,7 @@ class Features:
     embedded: (B, T, D), what the first layer reads (after positions; ``transformers`` calls this ``hidden_states[0]``).
     last: (B, T, D), ``hidden[-1]`` after the final layer norm where the model has one (pre-norm models), else ``hidden[-1]``.
     ffn: outputs of the last feed-forward part of every layer before the residual sum, when asked for.
+    mask: (B, T) bool, the frames whose input was replaced, or ``None``.
     """
 
     hidden: list[Tensor]
@@ -54,6 +55,7 @@ class Features:
     embedded: Tensor
     last: Tensor
     ffn: list[Tensor] = field(default_factory=list)
+    mask: Tensor | None = None
 
     def valid(self) -> Tensor:
         """(B, T) bool, true on frames that stand on real audio."""

@@ -65,7 +65,7 @@ class Encoder(nn.Module):
             hidden.append(x)
             outputs.append(tap)
         last = self.norm(x) if self.config.norm_first else x
-        return Features(hidden, frames, embedded, last, outputs if taps else [])
+        return Features(hidden, frames, embedded, last, outputs if taps else [], mask)
 
     @torch.no_grad()
     def reset_parameters(self) -> Encoder:

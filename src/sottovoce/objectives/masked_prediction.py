@@ -31,8 +31,12 @@ class MaskedPrediction(Objective):
 
     @dataclass(frozen=True)
     class Config:
-        """layer: 0 for MFCC (first iteration), else the teacher's layer whose outputs are clustered (HuBERT Base: 6, then 9)."""
+        """layer: 0 for MFCC (first iteration), else the teacher's layer whose outputs are clustered (HuBERT Base: 6, then 9).
 
+        alpha: weight of masked frames; the others get 1 - alpha (the paper's L = alpha L_m + (1 - alpha) L_u; 1 in its recipe).
+        """
+
+        alpha: float = 1.0
         layer: int = 0
         clusters: int = 100
         dim: int = 256
@@ -51,6 +55,9 @@ class MaskedPrediction(Objective):
         self.register_buffer("centroids", torch.zeros(config.clusters, size))
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("deviation", torch.ones(size))
+
+    def frames(self, valid: Tensor, mask: Tensor | None) -> Tensor:
+        return super().frames(valid, mask) if self.config.alpha == 1 else valid
 
     def sources(self, teacher: Features | None, batch: Batch) -> Tensor:
         """(B, T, size) float32: what the labels are made of."""
@@ -95,6 +102,12 @@ class MaskedPrediction(Objective):
             labels = self.labels(self.sources(teacher, batch))[:, : frames.shape[1]][frames]
         outputs = F.normalize(self.project(student.last[frames]).float(), dim=-1)
         logits = outputs @ F.normalize(self.codes.float(), dim=-1).T / self.config.temperature
-        total = F.cross_entropy(logits, labels, reduction="sum")
-        correct = (logits.argmax(-1) == labels).sum().float()
-        return Loss(total, frames.sum(), {"cross_entropy": total.detach(), "accuracy": correct})
+        each = F.cross_entropy(logits, labels, reduction="none")
+        right = (logits.argmax(-1) == labels).float()
+        if self.config.alpha == 1 or student.mask is None:
+            return Loss(each.sum(), frames.sum(), {"cross_entropy": each.sum().detach(), "accuracy": right.sum()})
+        masked = student.mask[frames].float()
+        total = (each * (self.config.alpha * masked + (1 - self.config.alpha) * (1 - masked))).sum()
+        share = masked.sum().clamp(min=1) / len(masked)  # so that these logs are means over masked frames
+        hidden = {"cross_entropy": (each * masked).sum().detach() / share, "accuracy": (right * masked).sum() / share}
+        return Loss(total, frames.sum(), hidden)
