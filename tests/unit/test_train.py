@@ -15,12 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import sottovoce
 from sottovoce.encoder import Encoder
 from sottovoce.objectives import Shape
 from sottovoce.train import api, optim
-from sottovoce.train.learner import Learner
+from sottovoce.train.learner import Learner, on_frames
 from sottovoce.train.recipe import Masking, Stage, load_recipe
-from sottovoce.types import Batch
+from sottovoce.types import Batch, Features
 from tests.conftest import tiny_shape
 
 FAST = ["data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2", "data.workers=0", "precision=fp32"]
@@ -196,3 +197,30 @@ def test_masks_cover_about_the_asked_share_in_spans() -> None:
     padded = torch.nn.functional.pad(mask.int(), (1, 1))
     starts, ends = (padded.diff(dim=1) == 1).nonzero()[:, 1], (padded.diff(dim=1) == -1).nonzero()[:, 1]
     assert ((ends - starts >= 10) | (ends == mask.shape[1])).all()
+
+
+def test_any_other_transformers_model_can_teach_a_student_of_another_design(speech_folder: Path, tmp_path: Path) -> None:
+    from transformers import Wav2Vec2ConformerConfig, Wav2Vec2ConformerModel
+
+    config = Wav2Vec2ConformerConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=(8,) * 7, num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4, conv_depthwise_kernel_size=3,
+    )  # fmt: skip
+    Wav2Vec2ConformerModel(config).save_pretrained(tmp_path / "teacher")
+    student = ["student.dim=32", "student.heads=4", "student.depth=4", "student.ffn_dim=48", "student.position_groups=4"]
+    options = [*student, "student.conv_dims=[8,8,8,8,8,8,8]", "stages.prune.steps=3", *FAST]
+    api.compress(tmp_path / "teacher", recipe="layer-to-layer-random", data=speech_folder, out=tmp_path / "s", overrides=options)
+    mapped = sottovoce.load(tmp_path / "s", space="teacher")(torch.randn(1, 8000))
+    assert mapped.hidden[-1].shape[-1] == 24
+    with pytest.raises(ValueError, match="can teach but not be pruned"):
+        small(tmp_path / "teacher", speech_folder, tmp_path / "p")
+
+
+def test_features_are_put_on_the_students_frames() -> None:
+    hidden = [torch.arange(20.0).view(1, 10, 2)] * 2
+    features = Features(hidden, None, hidden[0], hidden[1])
+    assert on_frames(features, 9).last.shape[1] == 9
+    longer = on_frames(features, 11).last
+    assert torch.equal(longer[:, 10], longer[:, 9])
+    with pytest.raises(ValueError, match="frame rates differ"):
+        on_frames(features, 20)

@@ -24,30 +24,11 @@ from sottovoce.types import SAMPLE_RATE
 VERSION = 1  # of the cached demo; raise it when the audio changes
 MINUTES = 20.0
 SLOTS = ("train", "test", "train", "dev", "train", "train")  # the split of every speaker of a language
-VOICES = (
-    *(
-        "f1",
-        "m1",
-        "f2",
-        "m2",
-        "f3",
-        "m3",
-        "f4",
-        "m4",
-        "f5",
-        "m5",
-        "m6",
-        "m7",
-        "m8",
-        "belinda",
-        "linda",
-        "steph",
-        "aunty",
-        "grandma",
-    ),
-    *("grandpa", "max", "michel", "norbert", "pablo", "pedro", "adam", "david", "edward", "gustave", "marcelo", "miguel", "paul"),
-    *("quincy", "shelby", "victor", "zac", "anika", "antonio", "benjamin", "caleb", "boris"),
+_NAMES = (
+    "f1 m1 f2 m2 f3 m3 f4 m4 f5 m5 m6 m7 m8 belinda linda steph aunty grandma grandpa max michel norbert pablo pedro adam david edward "
+    "gustave marcelo miguel paul quincy shelby victor zac anika antonio benjamin caleb boris"
 )
+VOICES = tuple(_NAMES.split())
 COLUMNS = ("path", "seconds", "speaker", "language", "text", "split")
 
 

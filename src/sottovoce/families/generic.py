@@ -29,6 +29,7 @@ class GenericEncoder(nn.Module):
     def __init__(self, model: nn.Module, extractor: Any = None) -> None:
         super().__init__()
         self.model, self.extractor = model, extractor
+        self.dim = self.depth = 0  # width and number of layers; known after a first run
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None, *, taps: bool = False) -> Features:
         if taps:
@@ -124,7 +125,8 @@ def load_generic(folder: Path, hf: dict[str, Any]) -> GenericEncoder:
     encoder = GenericEncoder(model, extractor).eval()
     try:
         with torch.no_grad():
-            encoder(torch.zeros(1, SAMPLE_RATE))
+            trial = encoder(torch.zeros(1, SAMPLE_RATE))
     except Exception as problem:  # other people's code: anything may come
         raise ValueError(f"model_type {kind!r} does not run as a speech encoder: {problem}") from problem
+    encoder.dim, encoder.depth = trial.last.shape[-1], len(trial.hidden) - 1
     return encoder

@@ -49,6 +49,16 @@ class Pretrained:
     projections: dict[str, Tensor] = field(default_factory=dict)
 
     @property
+    def dim(self) -> int:
+        """Width of its states."""
+        return self.config.dim if self.config is not None else int(self.encoder.dim)  # type: ignore[arg-type]
+
+    @property
+    def depth(self) -> int:
+        """Number of its layers."""
+        return len(self.config.layers) if self.config is not None else int(self.encoder.depth)  # type: ignore[arg-type]
+
+    @property
     def shape(self) -> EncoderConfig:
         """`config`, or ValueError when there is none."""
         if self.config is None:

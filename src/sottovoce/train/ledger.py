@@ -26,7 +26,7 @@ def record(run: Run, cost: Mapping[str, float]) -> dict[str, Any]:
     stages = [found for name in run.recipe.stages if (found := run.done(name)) is not None]
     made: dict[str, Any] = {
         **header("run"),
-        "recipe": plain(run.recipe),
+        "recipe": portable(plain(run.recipe)),
         "seed": run.recipe.seed,
         "data": {"source": Path(run.spec).name, "hours": round(run.data.hours, 3), "skipped": len(run.data.skipped)},
         "cost": dict(cost),
@@ -41,6 +41,15 @@ def record(run: Run, cost: Mapping[str, float]) -> dict[str, Any]:
 def header(kind: str) -> dict[str, Any]:
     """What every result says of itself: schema, kind, version, commit and machine."""
     return {"schema": SCHEMA, "kind": kind, "sottovoce": sottovoce.__version__, "commit": commit(), "machine": machine()}
+
+
+def portable(value: Any) -> Any:
+    """The same nested data with local paths cut down to their last part: records are shared, folders are private."""
+    if isinstance(value, dict):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [portable(item) for item in value]
+    return Path(value).name if isinstance(value, str) and ("/" in value or "\\" in value) and Path(value).exists() else value
 
 
 def dump(made: Mapping[str, Any]) -> str:

@@ -64,11 +64,7 @@ def gate(run: Run, encoder: Encoder, teacher: EncoderConfig) -> tuple[GatedEncod
 
 def shape_of(teacher: Pretrained | None) -> Shape | None:
     """What objectives need to know of the teacher."""
-    if teacher is None:
-        return None
-    if teacher.config is None:
-        return Shape(teacher.encoder.dim, teacher.encoder.depth)  # type: ignore[arg-type]
-    return Shape(teacher.config.dim, len(teacher.config.layers))
+    return None if teacher is None else Shape(teacher.dim, teacher.depth)
 
 
 def train(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str, Any]]:
