@@ -18,7 +18,8 @@ help:  ## show this list
 $(READY): pyproject.toml scripts/setup-venv
 	@scripts/setup-venv
 
-setup: $(READY)  ## make .venv with everything below in it
+setup:  ## make .venv with everything below in it, or bring it up to date
+	@scripts/setup-venv
 
 demo: $(READY)  ## compress the small built-in teacher, offline, in minutes
 	$(BIN)/sottovoce demo

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test uses the network
 
 from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, FrontendConfig, LayerConfig, PositionConfig
 from sottovoce.export.pretrained import save_pretrained

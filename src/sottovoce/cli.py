@@ -14,9 +14,7 @@ import typer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any recipe field, e.g. stages.prune.lr=1e-4")
-]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any recipe field, e.g. stages.prune.lr=1e-4")]
 Data = Annotated[
     str, typer.Option("--data", help="A folder of audio, a manifest (tsv, csv, JSON lines, Lhotse cuts), or 'demo'.")
 ]
@@ -41,8 +39,18 @@ class Kind(enum.StrEnum):
     tasks = "tasks"
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        import sottovoce
+
+        typer.echo(f"sottovoce {sottovoce.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def root() -> None:
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
     """Make large self-supervised speech encoders small.
 
     Start with:  `sottovoce demo`
@@ -82,10 +90,16 @@ def compress(
 
     The student loads by `sottovoce.load(out)` or `transformers.AutoModel.from_pretrained(out, trust_remote_code=True)`.
     """
+    from sottovoce.data import open_source
     from sottovoce.train import api
 
+    if "=" in teacher and not Path(teacher).exists():
+        raise ValueError(
+            f"'{teacher}' stands where the teacher belongs; write: sottovoce compress TEACHER --data ... --out ... key=value"
+        )
     unit = None if budget is None else budget.value
     if dry_run:
+        open_source(data)  # says now if there is nothing
         made = api.resolve(recipe, overrides or (), steps, teacher=teacher, budget=unit, keep=keep, seed=seed)
         _print(api.describe(made))
         return
@@ -102,8 +116,7 @@ def compress(
         fresh=fresh,
         overrides=overrides or (),
     )
-    if not result.met:
-        raise MissedBudget(f"the student in {out} misses its budget: {result.why}")
+    result.check()
     _say(f"student written to {out}" + (f": {result.why}" if result.why else ""))
 
 
@@ -196,10 +209,6 @@ def demo(
     run_demo(out, steps, fresh)
 
 
-class MissedBudget(Exception):
-    """The run went through, but the student is not as small as asked."""
-
-
 def _print(found: Any) -> None:
     typer.echo(json.dumps(found, indent=1))
 
@@ -215,22 +224,21 @@ def _fail(text: str, status: int) -> NoReturn:
 
 
 def guarded(call: Callable[[], Any]) -> None:
-    """Runs `call`; a user's mistake is one plain message and status 2, a stop on request 143, a missed budget or a full disk 1."""
+    """Runs `call`; a user's mistake is one plain message and status 2, a stop on request 143, a missed budget or a full disk 1.
+
+    SOTTOVOCE_TRACE=1 shows the trace of those, too.
+    """
     try:
         call()
-    except MissedBudget as problem:
-        _fail(str(problem), 1)
     except KeyboardInterrupt:
         _fail("stopped", 130)
-    except (
-        ValueError,
-        OSError,
-    ) as problem:  # with a way out in the message; anything else is a fault of ours and shows its trace
-        _fail(str(problem), 1 if isinstance(problem, OSError) else 2)
     except Exception as problem:
-        if type(problem).__name__ == "Stopped":
-            _fail(str(problem), 143)
-        raise
+        status = getattr(
+            problem, "exit_status", 2 if isinstance(problem, ValueError) else 1 if isinstance(problem, OSError) else None
+        )
+        if os.environ.get("SOTTOVOCE_TRACE") or status is None:
+            raise  # what says no way out is a fault of ours and shows its trace
+        _fail(str(problem), status)
 
 
 def main() -> None:

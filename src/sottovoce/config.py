@@ -199,8 +199,8 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping; ``include: other.yaml`` (or a list) beside it is read first and overlaid."""
+def read_yaml(path: Path, shipped: Path | None = None) -> dict[str, Any]:
+    """A YAML mapping; ``include: other.yaml`` (or a list), beside it or in the folder `shipped`, is read first and overlaid."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError) as problem:
@@ -212,7 +212,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     included = data.pop("include", [])
     base: dict[str, Any] = {}
     for name in [included] if isinstance(included, str) else included:
-        base = overlay(base, read_yaml(path.parent / name))
+        beside = path.parent / name
+        base = overlay(base, read_yaml(beside if shipped is None or beside.exists() else shipped / name, shipped))
     return overlay(base, data)
 
 
@@ -236,10 +237,15 @@ def override(data: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, A
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
             raise ConfigError(f"cannot read the value of '{text}'") from None
-        for part in reversed(key.strip().split(".")):
-            parsed = {part: parsed}
-        made = overlay(made, parsed)
+        made = overlay(made, nested(key.strip(), parsed))
     return made
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """``nested("a.b", 1)`` is ``{"a": {"b": 1}}``."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
 
 
 def digest(value: Any) -> str:

@@ -32,6 +32,7 @@ def main(out: Path, steps: int | None = None, fresh: bool = False) -> None:
     write_atomically(out / "run" / "demo.json", json.dumps({"machine": ledger.machine(), "models": rows}, indent=1))
     show(rows)
     say(f"{result.why}.")
+    result.check()
     say(f"The student is in {out} ({duration(time.monotonic() - began)} in all). Try:  sottovoce inspect {out}")
 
 
@@ -106,6 +107,6 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
         layers.add_row(name, *(f"{layer['cosine']:.2f}" for layer in row["fidelity"]["layers"]))
     console.print(layers)
     console.print(
-        "cosine: mean over frames, as is; mapped: after the best linear map to the teacher's layer, fitted on other recordings.",
+        "cosine: mean over frames, as is; mapped: after the best linear map to the teacher's layer, fitted on other batches.",
         highlight=False,
     )

@@ -64,6 +64,23 @@ class Features:
             return torch.ones(rows, frames, dtype=torch.bool, device=self.last.device)
         return torch.arange(frames, device=self.last.device) < self.lengths[:, None]
 
+    def on_frames(self, frames: int) -> Features:
+        """The same on exactly `frames` frames: models round the length of a recording up or down, by a frame or two.
+
+        ValueError when the frame rates differ.
+        """
+        there = self.last.shape[1]
+        if there == frames:
+            return self
+        if abs(there - frames) > max(2, frames // 50):
+            raise ValueError(f"the teacher gives {there} frames where the student gives {frames}: their frame rates differ")
+
+        def fit(x: Tensor) -> Tensor:
+            return x[:, :frames] if there > frames else torch.cat([x, x[:, -1:].expand(-1, frames - there, -1)], dim=1)
+
+        hidden = [fit(x) for x in self.hidden]
+        return Features(hidden, self.lengths, fit(self.embedded), fit(self.last), [fit(x) for x in self.ffn])
+
 
 @dataclass(frozen=True)
 class Loss:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -80,9 +81,8 @@ def test_students_build_an_encoder_and_say_when_they_cannot(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS.names())
-def test_tasks_score_a_model_against_itself_as_perfect(name: str) -> None:
-    encoder = Encoder(tiny_shape()).reset_parameters().eval()
-    task = TASKS.get(name)
-    found = task(task.Config()).run(encoder, encoder, [Batch(torch.randn(2, 8000)), Batch(torch.randn(2, 8000))])
-    assert found["mean"]["cosine"] == pytest.approx(1.0, abs=1e-4)
-    assert found["mean"]["mapped"] == pytest.approx(1.0, abs=1e-2)
+def test_tasks_give_plain_numbers_and_the_same_twice(name: str) -> None:
+    encoder, teacher = Encoder(tiny_shape()).reset_parameters().eval(), Encoder(tiny_shape()).reset_parameters().eval()
+    task, batches = TASKS.get(name), [Batch(torch.randn(2, 8000)), Batch(torch.randn(2, 8000))]
+    first, second = (json.dumps(task(task.Config()).run(encoder, teacher, batches)) for _ in range(2))
+    assert first == second

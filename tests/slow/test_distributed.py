@@ -1,4 +1,4 @@
-"""Two processes under torchrun: one student, and the same gradient as one process with all the data."""
+"""Two processes under torchrun make one student and write one journal."""
 
 from __future__ import annotations
 

@@ -40,6 +40,22 @@ def test_steps_scale_the_whole_schedule() -> None:
     assert (recipe.stages["prune"].warmup, recipe.stages["distill"].warmup, recipe.pruning.ramp) == (60, 20, 20)
 
 
+def test_what_is_written_on_the_command_line_is_not_scaled() -> None:
+    recipe = load_recipe("dphubert", ["pruning.ramp=50", "pruning.gate_lr=0.001"], steps=301)
+    assert (recipe.pruning.ramp, recipe.pruning.gate_lr) == (50, 0.001)
+    assert recipe.pruning.multiplier_lr > 0.02  # raised, so that a short schedule can move at all
+    assert recipe.steps == 301
+    with pytest.raises(ConfigError, match="at least one update each"):
+        load_recipe("dphubert", steps=1)
+
+
+def test_a_users_recipe_includes_a_shipped_one(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("include: dphubert.yaml\npruning: {budget: {keep: 0.4}}\n")
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    assert recipe.pruning.budget.keep == 0.4
+    assert recipe.stages["prune"].steps == 50_000
+
+
 def test_a_recipe_survives_a_round_trip_through_plain_data() -> None:
     recipe = load_recipe("dphubert-demo")
     assert build(Recipe, plain(recipe)) == recipe

@@ -478,7 +478,7 @@ def test_normalize_equals_the_feature_extractor() -> None:
 
 
 def test_every_family_fits_the_registry() -> None:
-    assert FAMILIES.names() == sorted([*CLASSES, "sottovoce"])
+    assert {*CLASSES, "sottovoce"} <= set(FAMILIES.names())
     for name in FAMILIES.names():
         cls = FAMILIES.get(name)
         assert issubclass(cls, Family)

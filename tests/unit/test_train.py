@@ -19,7 +19,7 @@ import sottovoce
 from sottovoce.encoder import Encoder
 from sottovoce.objectives import Shape
 from sottovoce.train import api, optim
-from sottovoce.train.learner import Learner, on_frames
+from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Masking, Stage, load_recipe
 from sottovoce.types import Batch, Features
 from tests.conftest import tiny_shape
@@ -96,6 +96,8 @@ def test_a_killed_run_ends_as_the_undisturbed_one(moment: str, teacher_folder: P
     wait_for(killed / "run/metrics.jsonl", moment)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert not (killed / "run/result.json").exists()
     small(teacher_folder, speech_folder, killed)
     ours, theirs = load_file(killed / "model.safetensors"), load_file(undisturbed / "model.safetensors")
     assert ours.keys() == theirs.keys()
@@ -135,10 +137,50 @@ def test_another_recipe_in_the_same_folder_is_refused_and_fresh_starts_over(
     assert small(teacher_folder, speech_folder, tmp_path / "s", seed=5, fresh=True).record["seed"] == 5
 
 
-def test_a_folder_with_other_things_in_it_is_refused(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("five years of work")
+@pytest.mark.parametrize("where", ["thesis.txt", "run/thesis.txt"])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_with_other_things_in_it_is_refused(
+    where: str, fresh: bool, teacher_folder: Path, speech_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / where).parent.mkdir(exist_ok=True)
+    (tmp_path / where).write_text("five years of work")
     with pytest.raises(ValueError, match="is not empty"):
-        small(teacher_folder, speech_folder, tmp_path)
+        small(teacher_folder, speech_folder, tmp_path, fresh=fresh)
+    assert (tmp_path / where).read_text() == "five years of work"
+
+
+def test_a_mistake_does_not_bind_the_folder(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        small(teacher_folder, tmp_path / "nowhere", tmp_path / "s")
+    assert small(teacher_folder, speech_folder, tmp_path / "s").met
+
+
+def test_a_missing_stage_file_is_not_glossed_over(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    small(teacher_folder, speech_folder, tmp_path / "s")
+    for name in ("cut.safetensors", "distill.json", "distill.safetensors", "evaluate.json", "result.json"):
+        (tmp_path / "s/run" / name).unlink()
+    with pytest.raises(ValueError, match=r"cut.safetensors is missing"):
+        small(teacher_folder, speech_folder, tmp_path / "s")
+
+
+def test_without_held_out_audio_a_student_still_comes_out(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    result = small(teacher_folder, speech_folder, tmp_path / "s", ["data.valid_share=0"])
+    assert "fidelity" not in result.record
+    assert sottovoce.load(tmp_path / "s")(torch.randn(1, 4000)).last.shape[-1] == 32
+
+
+def test_a_budget_that_the_cut_misses_is_said(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    result = api.compress(
+        teacher_folder, data=speech_folder, out=tmp_path / "s", keep=0.95, overrides=[*FAST, *STEPS, "pruning.units=[head]"]
+    )
+    assert not result.met
+    with pytest.raises(api.MissedBudget, match="units are too coarse"):
+        result.check()
+
+
+def test_a_budget_for_a_recipe_that_does_not_prune_is_refused() -> None:
+    with pytest.raises(ValueError, match="need a recipe that prunes"):
+        api.resolve("layer-to-layer-random", keep=0.5)
 
 
 def test_a_budget_that_cannot_be_met_is_refused_before_training(
@@ -219,8 +261,8 @@ def test_any_other_transformers_model_can_teach_a_student_of_another_design(spee
 def test_features_are_put_on_the_students_frames() -> None:
     hidden = [torch.arange(20.0).view(1, 10, 2)] * 2
     features = Features(hidden, None, hidden[0], hidden[1])
-    assert on_frames(features, 9).last.shape[1] == 9
-    longer = on_frames(features, 11).last
+    assert features.on_frames(9).last.shape[1] == 9
+    longer = features.on_frames(11).last
     assert torch.equal(longer[:, 10], longer[:, 9])
     with pytest.raises(ValueError, match="frame rates differ"):
-        on_frames(features, 20)
+        features.on_frames(20)

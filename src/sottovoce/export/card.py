@@ -37,10 +37,15 @@ inputs = extractor(waves, sampling_rate=16000, padding=True, return_tensors="pt"
 hidden_states = model(**inputs, output_hidden_states=True).hidden_states
 ```
 
-With transformers alone (this runs the Python files in this folder):
+With torch and transformers 5 alone (this runs the Python files in this folder, which are sottovoce's, Apache-2.0):
 
 ```python
+from transformers import AutoFeatureExtractor, AutoModel
+
+extractor = AutoFeatureExtractor.from_pretrained("PATH")
 model = AutoModel.from_pretrained("PATH", trust_remote_code=True)
+inputs = extractor(waves, sampling_rate=16000, padding=True, return_tensors="pt")
+hidden_states = model(**inputs, output_hidden_states=True).hidden_states
 ```
 """
 

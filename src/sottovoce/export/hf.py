@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -72,6 +73,7 @@ def save_student(
         "architectures": ["SottovoceModel"],
         "auto_map": {"AutoConfig": "modeling_sottovoce.SottovoceConfig", "AutoModel": "modeling_sottovoce.SottovoceModel"},
         "sottovoce_version": __version__,
+        "transformers_version": version("transformers"),
         "dtype": str(next(encoder.parameters()).dtype).removeprefix("torch."),
         "teacher": teacher,
         "hidden_size": shape.dim,

@@ -15,7 +15,10 @@ def entries(kind: str) -> list[tuple[str, str]]:
     if kind == "recipes":
         return [(file.name[:-5], _first_comment(file.read_text(encoding="utf-8"))) for file in _recipes()]
     registry = REGISTRIES[kind]
-    return [(name, registry.summary(name)) for name in registry.names()]
+    found = [(name, registry.summary(name).replace("`", "")) for name in registry.names()]
+    if kind == "teachers":
+        found.insert(0, ("demo", "The built-in small teacher; the rest are families of checkpoints, by folder or hub id."))
+    return found
 
 
 def _recipes() -> list[Traversable]:

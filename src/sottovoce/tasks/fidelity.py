@@ -33,7 +33,8 @@ class Fidelity(Task):
         pairs: dict[int, list[tuple[Tensor, Tensor]]] = {}
         heard = 0
         for batch in batches:
-            ours, theirs = model(batch.wave, batch.lengths), reference(batch.wave, batch.lengths)
+            ours = model(batch.wave, batch.lengths)
+            theirs = reference(batch.wave, batch.lengths).on_frames(ours.last.shape[1])
             valid = ours.valid()
             depth, height = len(ours.hidden) - 1, len(theirs.hidden) - 1
             for layer in range(depth + 1):

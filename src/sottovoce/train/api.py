@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sottovoce.config import plain
+from sottovoce.config import ConfigError, plain
 from sottovoce.encoder import Encoder
 from sottovoce.export.hf import save_student
 from sottovoce.export.pretrained import save_pretrained
@@ -30,6 +30,17 @@ class Result:
     met: bool
     why: str
     record: Mapping[str, Any]
+
+    def check(self) -> None:
+        """Raises MissedBudget unless the student is as small as asked."""
+        if not self.met:
+            raise MissedBudget(f"the student in {self.out} {self.why}")
+
+
+class MissedBudget(Exception):
+    """The run went through, but the student is not as small as asked."""
+
+    exit_status = 1
 
 
 def compress(
@@ -84,6 +95,10 @@ def resolve(
     seed: int | None = None,
 ) -> Recipe:
     """The recipe with the options of the command line in their places."""
+    if budget is not None or keep is not None:
+        kinds = {stage.kind for stage in load_recipe(recipe, overrides, steps).stages.values()}
+        if "cut" not in kinds:
+            raise ConfigError(f"--budget and --keep need a recipe that prunes and cuts; '{recipe}' does not")
     given = {"teacher": teacher or None, "pruning.budget.unit": budget, "pruning.budget.keep": keep, "seed": seed}
     return load_recipe(recipe, overrides, steps, {key: value for key, value in given.items() if value is not None})
 

@@ -72,7 +72,7 @@ class Learner(nn.Module):
         return [objective for objective in self.objectives.values() if isinstance(objective, Objective)]
 
     def forward(self, drawn: Drawn, teacher: Features | None) -> dict[str, Loss]:
-        teacher = None if teacher is None else on_frames(teacher, drawn.valid.shape[1])
+        teacher = None if teacher is None else teacher.on_frames(drawn.valid.shape[1])
         taps, losses, seen = any(self._each("taps")), {}, {}
         for name, objective in zip(self.objectives, self._objectives(), strict=True):
             if objective.masked not in seen:  # one student pass for all clean objectives, one for all masked ones
@@ -86,21 +86,3 @@ class Learner(nn.Module):
                 )
             losses[name] = objective(seen[objective.masked], teacher, objective.frames(drawn.valid, drawn.mask), drawn.batch)
         return losses
-
-
-def on_frames(features: Features, frames: int) -> Features:
-    """The same features on exactly `frames` frames: models round the length of a recording up or down, by a frame or two.
-
-    ValueError when the frame rates differ.
-    """
-    there = features.last.shape[1]
-    if there == frames:
-        return features
-    if abs(there - frames) > max(2, frames // 50):
-        raise ValueError(f"the teacher gives {there} frames where the student gives {frames}: their frame rates differ")
-
-    def fit(x: Tensor) -> Tensor:
-        return x[:, :frames] if there > frames else torch.cat([x, x[:, -1:].expand(-1, frames - there, -1)], dim=1)
-
-    hidden = [fit(x) for x in features.hidden]
-    return Features(hidden, features.lengths, fit(features.embedded), fit(features.last), [fit(x) for x in features.ffn])

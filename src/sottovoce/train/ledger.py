@@ -16,6 +16,9 @@ import yaml
 import sottovoce
 from sottovoce.config import plain
 from sottovoce.export.card import Card
+from sottovoce.families import Pretrained
+from sottovoce.pruning import encoder_cost, total
+from sottovoce.registry import TASKS
 from sottovoce.train.run import Run
 
 SCHEMA = 1
@@ -28,19 +31,34 @@ def record(run: Run, cost: Mapping[str, float]) -> dict[str, Any]:
         **header("run"),
         "recipe": portable(plain(run.recipe)),
         "seed": run.recipe.seed,
-        "data": {"source": Path(run.spec).name, "hours": round(run.data.hours, 3), "skipped": len(run.data.skipped)},
+        "data": {
+            "source": Path(run.spec).name,
+            "hours": round(run.data.hours, 3),
+            "skipped": len(run.data.skipped),
+            "where": dict(run.recipe.data.where),
+        },
+        "teacher": None if run.teacher is None else teacher_of(run.teacher),
         "cost": dict(cost),
         "stages": [{key: value for key, value in stage.items() if key != "kept"} for stage in stages],
         "seconds": round(sum(stage["seconds"] for stage in stages), 1),
     }
     for stage in stages:
-        made.update({key: stage[key] for key in ("budget", "fidelity") if key in stage})
+        made.update({key: value for key, value in stage.items() if key in ("budget", "held_out_seconds") or key in TASKS.names()})
     return made
 
 
 def header(kind: str) -> dict[str, Any]:
     """What every result says of itself: schema, kind, version, commit and machine."""
     return {"schema": SCHEMA, "kind": kind, "sottovoce": sottovoce.__version__, "commit": commit(), "machine": machine()}
+
+
+def teacher_of(teacher: Pretrained) -> dict[str, Any]:
+    """Its name and, where its shape is known, its cost."""
+    made: dict[str, Any] = {"name": portable(teacher.source), "family": teacher.family}
+    if teacher.config is not None:
+        cost = total(encoder_cost(teacher.config))
+        made |= {"params": float(cost.params), "macs_per_s": float(cost.macs)}
+    return made
 
 
 def portable(value: Any) -> Any:
@@ -81,6 +99,8 @@ def _cpu() -> str:
 def commit() -> str | None:
     """The source checkout's commit, with '+' when it has changes; ``None`` for an installed package."""
     here = Path(__file__).parent
+    if not (here.parents[2] / ".git").exists():
+        return None
     try:
         name = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
@@ -95,16 +115,26 @@ def commit() -> str | None:
 
 def card(run: Run, made: Mapping[str, Any]) -> Card:
     """What the model card says: only what this run measured."""
-    numbers = [
-        {"measure": "parameters", "value": f"{made['cost']['params']:,.0f}"},
-        {"measure": "multiply-accumulates per second of audio", "value": f"{made['cost']['macs_per_s']:,.0f}"},
-    ]
+    teacher, data = made["teacher"] or {}, made["data"]
+
+    def row(measure: str, key: str) -> dict[str, Any]:
+        theirs = f"{teacher[key]:,.0f}" if key in teacher else None
+        return {"measure": measure, "student": f"{made['cost'][key]:,.0f}", "teacher": theirs}
+
+    numbers = [row("parameters", "params"), row("multiply-accumulates per second of audio", "macs_per_s")]
     if "budget" in made:
-        numbers.append({"measure": "budget", "value": made["budget"]["text"]})
-    if "fidelity" in made:
-        mean = made["fidelity"]["mean"]
         numbers.append(
-            {"measure": "cosine to the teacher, mean over layers, held-out recordings", "value": f"{mean['cosine']:.3f}"}
+            {
+                "measure": f"{made['budget']['unit']} kept, of {made['budget']['target']:.2%} asked for",
+                "student": f"{made['budget']['after']:.2%}",
+            }
         )
-        numbers.append({"measure": "the same after the best linear map", "value": f"{mean['mapped']:.3f}"})
-    return Card(numbers=numbers, recipe=yaml.safe_dump(made["recipe"], sort_keys=False), data=run.data.summary())
+    if "fidelity" in made:
+        mean, heard = made["fidelity"]["mean"], f"{made['held_out_seconds']:.0f} s of held-out audio"
+        numbers.append({"measure": f"cosine to the teacher, mean over layers, {heard}", "student": f"{mean['cosine']:.3f}"})
+        numbers.append({"measure": "the same after the best linear map", "student": f"{mean['mapped']:.3f}"})
+    where = ", ".join(f"{key}={value}" for key, value in data["where"].items())
+    source = f"`{data['source']}`" + (f" ({where})" if where else "") + f", seed {made['seed']}: {run.data.summary()}."
+    licence = f"The weights derive from `{teacher.get('name', 'random weights')}`; its licence and that of the data apply."
+    recipe = yaml.safe_dump(made["recipe"], sort_keys=False)
+    return Card(numbers=numbers, recipe=recipe, data=f"{source}\n\n{licence}")

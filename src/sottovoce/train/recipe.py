@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from sottovoce.config import Component, ConfigError, build, component, components, override, read_yaml
+from sottovoce.config import Component, ConfigError, build, component, components, nested, overlay, override, plain, read_yaml
 from sottovoce.data import DataConfig
 from sottovoce.pruning import PruningConfig
-from sottovoce.registry import OBJECTIVES, STUDENTS, suggestion
+from sottovoce.registry import OBJECTIVES, STUDENTS, TASKS, suggestion
 
+SHIPPED = Path(__file__).parents[1] / "recipes"
 TRAVEL = 40.0  # in units of log_alpha, ramp-up and decay of the rate included
 
 
@@ -46,6 +46,7 @@ class Stage:
     clip: float = 10.0
     accumulate: int = 1
     objectives: tuple[str, ...] = ()  # only these of the recipe's objectives; all when empty
+    tasks: tuple[str, ...] = ("fidelity",)  # what a stage of kind evaluate measures
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Recipe:
             for objective in stage.objectives:
                 if objective not in self.objectives:
                     raise ValueError(f"stages.{name}.objectives names '{objective}'{suggestion(objective, self.objectives)}")
+            for task in stage.tasks:
+                TASKS.get(task)
         if not self.objectives:
             raise ValueError("a recipe needs at least one objective; see 'sottovoce list objectives'")
 
@@ -90,15 +93,16 @@ class Recipe:
         A gate moves by about its learning rate per update, so in a short schedule gates and multipliers get a higher one: enough
         for a gate to move by `TRAVEL` in all. At the paper's length this changes nothing.
         """
-        factor = total / self.steps
-        if factor == 1.0:
-            return self
-        stages = {
-            name: dataclasses.replace(stage, steps=max(1, round(stage.steps * factor)), warmup=round(stage.warmup * factor))
-            if stage.kind == "train"
-            else stage
-            for name, stage in self.stages.items()
-        }
+        trained = [name for name, stage in self.stages.items() if stage.kind == "train"]
+        if total < len(trained):
+            raise ConfigError(f"--steps {total}: there are {len(trained)} stages to train, with at least one update each")
+        factor, stages, left = total / self.steps, dict(self.stages), total
+        for name in trained:
+            stage = stages[name]
+            later = len(trained) - 1 - trained.index(name)
+            steps = left if not later else min(max(1, round(stage.steps * factor)), left - later)
+            stages[name] = dataclasses.replace(stage, steps=steps, warmup=round(stage.warmup * factor))
+            left -= steps
         least = TRAVEL / max(1, sum(stage.steps for stage in stages.values() if stage.prune))
         pruning = dataclasses.replace(
             self.pruning,
@@ -111,7 +115,7 @@ class Recipe:
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
-    return sorted(file.name[:-5] for file in resources.files("sottovoce.recipes").iterdir() if file.name.endswith(".yaml"))
+    return sorted(file.stem for file in SHIPPED.glob("*.yaml"))
 
 
 def load_recipe(
@@ -125,13 +129,11 @@ def load_recipe(
     if path.suffix not in (".yaml", ".yml"):
         if str(name) not in recipe_names():
             raise ConfigError(f"no recipe named '{name}'{suggestion(str(name), recipe_names())}")
-        path = Path(str(resources.files("sottovoce.recipes") / f"{name}.yaml"))
-    data = override({**read_yaml(path)}, overrides)
+        path = SHIPPED / f"{name}.yaml"
+    data = read_yaml(path, SHIPPED)
+    if steps is not None:  # before the overrides, which are to hold as they are written
+        data = plain(build(Recipe, data).scaled(steps))
+    data = override(data, overrides)
     for key, value in (fixed or {}).items():
-        data = override(data, [f"{key}={value}"])
-    recipe = build(Recipe, data)
-    if steps is not None:
-        if steps < 1:
-            raise ConfigError("--steps must be at least 1")
-        recipe = recipe.scaled(steps)
-    return recipe
+        data = overlay(data, nested(key, value))
+    return build(Recipe, data)

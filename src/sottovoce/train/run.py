@@ -27,9 +27,13 @@ from sottovoce.train.dist import World
 from sottovoce.train.recipe import Recipe
 from sottovoce.types import Batch, Features
 
+RECIPE = "recipe.yaml"  # its presence says that a folder is ours
+
 
 class Stopped(Exception):
     """The run was asked to stop and has saved its state."""
+
+    exit_status = 143
 
 
 class Run:
@@ -56,11 +60,12 @@ class Run:
             if fresh and self.world.main:
                 self._clear()
             self.world.wait()
-            self._remember()
-            self.world.wait()
-            self.journal = track.Journal(self.folder)
+            self._check_same()
             self.teacher = self._load_teacher()
             self.data = self._load_data()
+            self._remember()  # only now: a run that never started does not bind the folder to a mistake
+            self.world.wait()
+            self.journal = track.Journal(self.folder, self.world.main)
             yield self
         finally:
             for kind, handler in handlers.items():
@@ -80,20 +85,25 @@ class Run:
                 continue
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _remember(self) -> None:
-        """Writes the resolved recipe, or checks that the folder holds the same one."""
-        path = self.folder / "recipe.yaml"
-        mine = {"data_source": self.spec, **plain(self.recipe)}
+    def _settings(self) -> dict[str, Any]:
+        return {"data_source": self.spec, **plain(self.recipe)}
+
+    def _check_same(self) -> None:
+        """ValueError when the folder holds a run with other settings."""
+        path = self.folder / RECIPE
         if path.exists():
             theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
-            changed = sorted(key for key, _ in differences(mine, theirs) if not key.startswith("data.workers"))
+            changed = sorted(key for key, _ in differences(self._settings(), theirs) if not key.startswith("data.workers"))
             if changed:
                 raise ValueError(
                     f"{self.out} holds a run with other settings ({', '.join(changed[:4])}); "
                     "repeat its command to go on, use --fresh to start over, or choose another --out"
                 )
-        elif self.world.main:
-            write_atomically(path, yaml.safe_dump(mine, sort_keys=False))
+
+    def _remember(self) -> None:
+        """Writes the resolved recipe."""
+        if self.world.main and not (self.folder / RECIPE).exists():
+            write_atomically(self.folder / RECIPE, yaml.safe_dump(self._settings(), sort_keys=False))
 
     def _load_teacher(self) -> Pretrained | None:
         if not self.recipe.teacher:
@@ -174,10 +184,13 @@ class Run:
 
 
 def claim(out: Path) -> None:
-    """Refuses a folder that holds something else than a run."""
+    """Refuses a folder that holds something else than a run: what is there is never overwritten or cleared."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give a folder to --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / "run").is_dir():
+    strangers = [
+        path for path in (*out.glob("*"), *out.glob("run/*")) if path != out / "run" and not path.name.startswith("lock")
+    ]
+    if strangers and not (out / "run" / RECIPE).is_file():
         raise ValueError(f"{out} is not empty and holds no run of sottovoce; choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)

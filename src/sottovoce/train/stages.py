@@ -28,7 +28,9 @@ def carry_out(run: Run) -> Work:
     for name, stage in run.recipe.stages.items():
         path = run.folder / f"{name}.safetensors"
         if run.done(name) is not None:
-            if path.exists():
+            if stage.kind != "evaluate":
+                if not path.exists():
+                    raise ValueError(f"{path} is missing, though the stage is done; put it back, or use --fresh to start over")
                 work = Work.load(path)
             continue
         if run.world.any(run.stop):
@@ -117,14 +119,19 @@ def whole(config: EncoderConfig) -> EncoderConfig:
 
 
 def evaluate(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str, Any]]:
-    """Label-free fidelity to the teacher on the held-out recordings."""
-    if run.teacher is None:
-        return work, {}
-    task = TASKS.get("fidelity")
+    """The stage's tasks on the held-out recordings, beside the teacher."""
+    found: dict[str, Any] = {"cost": cost_of(work.encoder)}
     batches = [run.prepare(batch) for batch in run.data.valid]
-    found = task(task.Config()).run(work.encoder.to(run.world.device).eval(), run.teacher.encoder, batches)
+    if run.teacher is None or not batches:
+        run.say(f"{name}: nothing is measured, because there is no {'teacher' if run.teacher is None else 'held-out audio'}")
+        return work, found
+    found["held_out_seconds"] = round(sum(batch.seconds for batch in batches), 1)
+    encoder = work.encoder.to(run.world.device).eval()
+    for task in stage.tasks:
+        cls = TASKS.get(task)
+        found[task] = cls(cls.Config()).run(encoder, run.teacher.encoder, batches)
     work.encoder.cpu()
-    return work, {"fidelity": found, "cost": cost_of(work.encoder)}
+    return work, found
 
 
 def cost_of(encoder: Encoder) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -71,9 +72,11 @@ class Meter:
 class Journal:
     """run/metrics.jsonl, and TensorBoard events beside it when tensorboard is installed. A resumed run drops what it will write again."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "metrics.jsonl"
+    def __init__(self, folder: Path, main: bool = True) -> None:
+        self.path, self.main = folder / "metrics.jsonl", main
         self.board: Any = None
+        if not main:  # one process writes
+            return
         try:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -83,7 +86,7 @@ class Journal:
 
     def rewind(self, stage: str, step: int) -> None:
         """Forgets rows of `stage` after `step`: a killed run may have written more than its checkpoint knows."""
-        if not self.path.exists():
+        if not self.main or not self.path.exists():
             return
         kept = []
         for line in self.path.read_text(encoding="utf-8").splitlines():
@@ -93,9 +96,13 @@ class Journal:
                 continue
             if row.get("stage") != stage or row.get("step", 0) <= step:
                 kept.append(line)
-        self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        temporary = self.path.with_name(self.path.name + ".part")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, self.path)
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        if not self.main:
+            return
         row = {"stage": stage, "step": step, **{key: float(f"{value:.6g}") for key, value in values.items()}}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -32,6 +32,8 @@ class Work:
         ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         try:
             save_file(ready, temporary, {"encoder": json.dumps(self.encoder.config.to_dict())})
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
             os.replace(temporary, path)
         except (OSError, SafetensorError) as problem:
             temporary.unlink(missing_ok=True)
