@@ -84,9 +84,9 @@ def main() -> None:
             common["overrides"] = [
                 *options.overrides,
                 f"student.like={out}",
-                f"stages.prune.steps={recipe.steps}",
-                f"stages.prune.lr={first.lr}",
-                f"stages.prune.warmup={round(recipe.steps * 0.1)}",
+                f"stages.distill.steps={recipe.steps}",
+                f"stages.distill.lr={first.lr}",
+                f"stages.distill.warmup={round(recipe.steps * 0.1)}",
                 *(f"data.{key}={getattr(recipe.data, key)}" for key in ("seconds_per_batch", "min_seconds", "max_seconds")),
             ]
             api.compress(options.teacher, recipe="layer-to-layer-random", out=options.work / f"{unit}-{seed}-random", **common)

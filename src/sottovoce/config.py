@@ -8,7 +8,6 @@ name to that class's nested ``Config``, ``component(STUDENTS, "copy")`` for a si
 from __future__ import annotations
 
 import dataclasses
-import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -36,6 +35,14 @@ def component(registry: Registry, default: str) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
+class Given:
+    """A value from the command line: what YAML makes of it, and the text itself, for fields that are text (``no`` is a language)."""
+
+    value: Any
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Component:
     """A registered class by name, and its configuration."""
 
@@ -53,6 +60,7 @@ def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
 
 
 def _build(cls: Any, data: Any, where: str, errors: list[str]) -> Any:
+    data = _value(data)
     if not isinstance(data, Mapping):
         errors.append(f"{where or 'the recipe'}: expected a mapping, got {data!r}")
         return None
@@ -75,7 +83,8 @@ def _build(cls: Any, data: Any, where: str, errors: list[str]) -> Any:
         else:
             continue
         if registry is not None:
-            values[name] = _build_components(registry, value, bool(spec.metadata.get("single")), path, errors)
+            default = spec.default_factory() if spec.metadata.get("single") and callable(spec.default_factory) else None
+            values[name] = _build_components(registry, value, default, path, errors)
         else:
             values[name] = _convert(hints[name], value, path, errors)
     if errors:
@@ -87,19 +96,21 @@ def _build(cls: Any, data: Any, where: str, errors: list[str]) -> Any:
         return None
 
 
-def _build_components(registry: Registry, value: Any, single: bool, path: str, errors: list[str]) -> Any:
-    if single and isinstance(value, str):
+def _build_components(registry: Registry, value: Any, default: Mapping[str, Any] | None, path: str, errors: list[str]) -> Any:
+    """`default`: of a single component; ``None`` for a mapping of many."""
+    value = _value(value)
+    if default is not None and isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, Mapping):
         errors.append(f"'{path}': expected a mapping, got {value!r}")
         return None
-    if single:
+    if default is not None:
         fields = {key: item for key, item in value.items() if key != "name"}
-        return _component(registry, str(value.get("name", "")), fields, path, errors)
+        return _component(registry, str(_value(value.get("name", default["name"]))), fields, path, errors)
     made = {}
     for name, fields in value.items():
-        if fields is not False:  # `name: false` takes away what an included file added
-            made[name] = _component(registry, str(name), fields or {}, _join(path, str(name)), errors)
+        if _value(fields) is not False:  # `name: false` takes away what an included file added
+            made[name] = _component(registry, str(name), _value(fields) or {}, _join(path, str(name)), errors)
     return made
 
 
@@ -112,12 +123,18 @@ def _component(registry: Registry, name: str, fields: Any, path: str, errors: li
     return Component(name, _build(cls.Config, fields, path, errors))
 
 
+def _value(value: Any) -> Any:
+    return value.value if isinstance(value, Given) else value
+
+
 def _join(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 
 
 def _convert(hint: Any, value: Any, path: str, errors: list[str]) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, Given):
+        value = value.text if hint is str else value.value
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:
             return None
@@ -147,7 +164,7 @@ def _convert(hint: Any, value: Any, path: str, errors: list[str]) -> Any:
             return None
         inner = args[1] if args else Any
         if dataclasses.is_dataclass(inner):  # `name: false` takes away what an included file added
-            value = {key: item for key, item in value.items() if item is not False}
+            value = {key: item for key, item in value.items() if _value(item) is not False}
         return {str(key): _convert(inner, item, _join(path, str(key)), errors) for key, item in value.items()}
     return _scalar(hint, value, path, errors)
 
@@ -167,7 +184,7 @@ def _scalar(hint: Any, value: Any, path: str, errors: list[str]) -> Any:
     if hint is float and not isinstance(value, bool):
         try:  # YAML reads 2e-4 as text
             return float(Fraction(value)) if isinstance(value, str) and "/" in value else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, ArithmeticError):
             pass
     errors.append(f"'{path}': expected {_name(hint)}, got {value!r}")
     return None
@@ -199,7 +216,7 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def read_yaml(path: Path, shipped: Path | None = None) -> dict[str, Any]:
+def read_yaml(path: Path, shipped: Path | None = None, within: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A YAML mapping; ``include: other.yaml`` (or a list), beside it or in the folder `shipped`, is read first and overlaid."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -209,19 +226,25 @@ def read_yaml(path: Path, shipped: Path | None = None) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid YAML: {problem}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping at the top")
-    included = data.pop("include", [])
+    included = data.pop("include", None) or []
+    if path in within:
+        raise ConfigError(f"{path} includes itself, by way of {' and '.join(each.name for each in within)}")
     base: dict[str, Any] = {}
     for name in [included] if isinstance(included, str) else included:
         beside = path.parent / name
-        base = overlay(base, read_yaml(beside if shipped is None or beside.exists() else shipped / name, shipped))
+        base = overlay(
+            base, read_yaml(beside if shipped is None or beside.exists() else shipped / name, shipped, (*within, path))
+        )
     return overlay(base, data)
 
 
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """`top` over `base`: mappings merge key by key, anything else replaces."""
+    """`top` over `base`: mappings merge key by key, anything else replaces. ``key: x`` is short for ``key: {name: x}``."""
     made = dict(base)
     for key, value in top.items():
         old = made.get(key)
+        if isinstance(old, str) and isinstance(value, Mapping):
+            old = {"name": old}
         made[key] = overlay(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return made
 
@@ -237,7 +260,7 @@ def override(data: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, A
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
             raise ConfigError(f"cannot read the value of '{text}'") from None
-        made = overlay(made, nested(key.strip(), parsed))
+        made = overlay(made, nested(key.strip(), parsed if isinstance(parsed, (dict, list)) else Given(parsed, value.strip())))
     return made
 
 
@@ -246,10 +269,3 @@ def nested(key: str, value: Any) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         value = {part: value}
     return dict(value)
-
-
-def digest(value: Any) -> str:
-    """A short stable name of a configuration, to tell whether two are the same."""
-    import hashlib
-
-    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:12]

@@ -34,7 +34,8 @@ class Registry:
 
     def register(self, name: str) -> Callable[[T], T]:
         def add(item: T) -> T:
-            if name in self._items and self._items[name].__qualname__ != item.__qualname__:
+            known = self._items.get(name, item)
+            if (known.__module__, known.__qualname__) != (item.__module__, item.__qualname__):
                 raise ValueError(f"two {self.kind} are named '{name}': {self._items[name]} and {item}")
             setattr(item, "name", name)  # noqa: B010  # classes declare `name`; a bare type does not
             self._items[name] = item
@@ -45,12 +46,12 @@ class Registry:
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True
         package = importlib.import_module(f"sottovoce.{self.kind}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"sottovoce.{self.kind}.{module.name}")
         for entry in importlib.metadata.entry_points(group=f"sottovoce.{self.kind}"):
             entry.load()
+        self._loaded = True
 
     def names(self) -> list[str]:
         self._load()

@@ -82,3 +82,49 @@ def test_include_overlays_key_by_key_and_false_takes_away(tmp_path: Path) -> Non
 def test_an_override_without_a_value_says_how_to_write_one() -> None:
     with pytest.raises(ConfigError, match="write key=value"):
         override({}, ["seed"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["stages.cut=false"], "next stage must be of kind cut"),
+        (["stages.prune.prune=false", "stages.prune.kind=train"], "does not prune"),
+        (["stages.prune.steps=300"], "warmup .15000. is longer than the stage"),
+        (["stages.prune.steps=300", "stages.prune.warmup=10"], "ramp .5000. is longer"),
+        (["stages.prune.accumulate=0"], "at least 1"),
+        (["stages.prune.betas=[0.9]"], "two numbers"),
+        (["stages.prune.lr=.nan"], "above 0"),
+        (["stages.prune.lr=1/0"], "expected a number"),
+        (["log_every=0"], "at least 1"),
+        (["masking.span=0"], "span"),
+        (["objective_weights.layer_to_layr=2"], "did you mean 'layer_to_layer'"),
+        (["format=huggingface"], "or a family"),
+        (["stages.result.kind=evaluate"], "cannot be a stage's name"),
+        (["stages.evaluate.tasks=[fidelty]"], "did you mean 'fidelity'"),
+        (["student.norm=grup", "student.name=random"], "not one of group, layer"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(overrides: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_recipe("dphubert", overrides)
+
+
+def test_text_stays_text_on_the_command_line() -> None:
+    recipe = load_recipe("dphubert", ["data.where.language=no", "data.where.speaker=007"])
+    assert recipe.data.where == {"language": "no", "speaker": "007"}
+    assert load_recipe("dphubert", fixed={"teacher": "runs: old/a #2"}).teacher == "runs: old/a #2"
+
+
+def test_a_component_can_be_named_short_and_have_fields_set(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("include: dphubert.yaml\nstudent: random\nstages: {prune: false, cut: false}\n")
+    assert load_recipe(tmp_path / "r.yaml", ["student.dim=384"]).student.config.dim == 384
+    assert load_recipe(tmp_path / "r.yaml", ["student.name=copy"], steps=5).student.name == "copy"
+
+
+def test_include_without_a_name_and_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("include:\nseed: 3\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"seed": 3}
+    (tmp_path / "b.yaml").write_text("include: c.yaml\n")
+    (tmp_path / "c.yaml").write_text("include: b.yaml\n")
+    with pytest.raises(ConfigError, match="includes itself"):
+        read_yaml(tmp_path / "b.yaml")

@@ -33,6 +33,10 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.hann_window(size), persistent=False)
         self.register_buffer("filters", mel_filters(size // 2 + 1, mels, rate), persistent=False)
 
+    def frames(self, samples: int) -> int:
+        """Frames that come out of so many samples."""
+        return max(0, (samples - self.size) // self.hop + 1)
+
     def forward(self, wave: Tensor) -> Tensor:
         frames = wave.float().unfold(-1, self.size, self.hop)
         frames = (frames - frames.mean(-1, keepdim=True)) * self.window

@@ -39,7 +39,9 @@ class LayerToLayer(Objective):
         self.maps = nn.ModuleDict()
         for group in config.layers:
             own = [layer_index(spec, student.depth) for spec in group]
-            name = "-".join(map(str, own))
+            name = "-".join(map(str, dict.fromkeys(own)))  # a shallow student's shares of the depth may fall on one layer
+            if name in self.maps:
+                raise ValueError(f"two groups of layers are the same student layers {name}; put them in one group")
             projection = nn.Linear(student.dim, teacher.dim)
             nn.init.eye_(projection.weight)
             nn.init.zeros_(projection.bias)
@@ -50,17 +52,19 @@ class LayerToLayer(Objective):
 
     def forward(self, student: Features, teacher: Features | None, frames: Tensor, batch: Batch) -> Loss:
         assert teacher is not None
-        totals = {"l1": torch.zeros((), device=frames.device), "cosine": torch.zeros((), device=frames.device)}
+        weight = frames.float()  # multiplied, not indexed: on a GPU a boolean index waits for the host
+        totals: dict[str, Tensor] = {}
+
+        def add(key: str, each: Tensor) -> None:
+            totals[key] = totals.get(key, 0.0) + (each * weight).sum()
+
         for name, mine, theirs in self.pairs:
-            ours = self.maps[name](student.hidden[mine])[frames].float()
-            target = teacher.hidden[theirs][frames].float()
-            totals["l1"] = totals["l1"] + (ours - target).abs().mean(-1).sum()
-            if self.config.mse:
-                totals["mse"] = totals.get("mse", 0.0) + (ours - target).square().mean(-1).sum()
+            ours, target = self.maps[name](student.hidden[mine]).float(), teacher.hidden[theirs].float()
+            add("l1", (ours - target).abs().mean(-1))
             similarity = F.cosine_similarity(ours, target, dim=-1)
-            totals["cosine"] = (
-                totals["cosine"] + (similarity if self.config.cosine_kind == "raw" else F.logsigmoid(similarity)).sum()
-            )
+            add("cosine", similarity if self.config.cosine_kind == "raw" else F.logsigmoid(similarity))
+            if self.config.mse:
+                add("mse", (ours - target).square().mean(-1))
         weights = {"l1": self.config.l1, "cosine": -self.config.cosine, "mse": self.config.mse}
         parts = {key: value / len(self.pairs) for key, value in totals.items()}
         total = torch.stack([weights[key] * value for key, value in parts.items()]).sum()
@@ -69,5 +73,6 @@ class LayerToLayer(Objective):
     def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
         layers: dict[str, list[int]] = {}
         for name, mine, _ in self.pairs:
-            layers.setdefault(name, []).append(mine)
+            if mine not in layers.setdefault(name, []):
+                layers[name].append(mine)
         return {name: module for name, module in self.maps.items() if isinstance(module, nn.Linear)}, layers

@@ -79,7 +79,8 @@ class MaskedPrediction(Objective):
         found: list[Tensor] = []
         for batch, teacher in batches:
             x = self.sources(teacher, batch)
-            found.append(x[teacher.valid()] if teacher is not None else x.flatten(0, 1))
+            ends = [x.shape[1]] * len(x) if batch.lengths is None else [self.logmel.frames(n) for n in batch.lengths.tolist()]
+            found += [row[:end] for row, end in zip(x, ends, strict=True)]  # not the padding
             if sum(len(part) for part in found) >= self.config.fit_frames:
                 break
         x = torch.cat(found)[: self.config.fit_frames]

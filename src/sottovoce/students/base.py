@@ -13,6 +13,9 @@ class Student:
 
     name: ClassVar[str]
     Config: ClassVar[type]
+    is_teacher: ClassVar[bool] = (
+        False  # starts in the teacher's own shape, so that a budget can be checked before anything is built
+    )
 
     def __init__(self, config: Any) -> None:
         self.config = config

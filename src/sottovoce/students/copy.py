@@ -15,6 +15,8 @@ from sottovoce.students.base import Student
 class Copy(Student):
     """A copy of the teacher, to be pruned (DPHuBERT)."""
 
+    is_teacher = True
+
     @dataclass(frozen=True)
     class Config:
         """Nothing to choose."""

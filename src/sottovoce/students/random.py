@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from sottovoce.encoder import (
     ConvConfig,
@@ -36,7 +37,7 @@ class Random(Student):
         conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
         position_kernel: int = 128
         position_groups: int = 16
-        norm: str = "group"
+        norm: Literal["group", "layer"] = "group"
         norm_first: bool = False
         dropout: float = 0.1
 

@@ -13,11 +13,12 @@ from sottovoce.export.hf import save_student
 from sottovoce.export.pretrained import save_pretrained
 from sottovoce.families import load_pretrained
 from sottovoce.pruning import Budget, GatedEncoder
+from sottovoce.registry import STUDENTS
 from sottovoce.train import ledger
 from sottovoce.train.dist import join
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Recipe, load_recipe
-from sottovoce.train.run import Run, write_atomically
+from sottovoce.train.run import RESULT, Run, write_atomically
 from sottovoce.train.stages import carry_out, cost_of, gate, shape_of
 from sottovoce.train.work import Work
 
@@ -106,13 +107,13 @@ def resolve(
 def carry(recipe: Recipe, data: str, out: Path, device: str, fresh: bool) -> Result:
     """Runs the stages, writes the result, and the record of it."""
     with Run(out, recipe, data, join(device)).open(fresh) as run:
-        if any(stage.prune for stage in recipe.stages.values()):
-            feasible(run)
-        finished = out / "run" / "result.json"
+        finished = run.folder / RESULT
         if finished.exists():
             run.say(f"{out} is finished; --fresh would start over")
             record = ledger.read(finished)
         else:
+            if any(stage.prune for stage in recipe.stages.values()):
+                feasible(run)
             work = carry_out(run)
             record = ledger.record(run, cost_of(work.encoder))
             if run.world.main:
@@ -124,24 +125,22 @@ def carry(recipe: Recipe, data: str, out: Path, device: str, fresh: bool) -> Res
 
 def feasible(run: Run) -> None:
     """ValueError before any training when the student can never be as small as asked."""
-    if run.teacher is not None and isinstance(run.teacher.encoder, Encoder) and run.recipe.student.name == "copy":
-        gate(run, run.teacher.encoder, run.teacher.encoder.config)
+    if run.teacher is not None and isinstance(run.teacher.encoder, Encoder) and STUDENTS.get(run.recipe.student.name).is_teacher:
+        gate(run, run.teacher.encoder)
 
 
 def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
     """Writes the trained encoder as a student, or in Hugging Face's own format when the recipe asks for that."""
     recipe = run.recipe
-    if recipe.format == "huggingface":
-        save_pretrained(run.out, work.encoder, "hubert", normalize=run.normalize, mask_vector=work.objectives.get("mask_vector"))
+    if recipe.format != "sottovoce":
+        mask_vector = work.objectives.get("mask_vector")
+        save_pretrained(run.out, work.encoder, recipe.format, normalize=run.normalize, mask_vector=mask_vector)
         return
     teacher = run.teacher
     learner = Learner(work.encoder, recipe.objectives, shape_of(teacher), recipe.masking)
-    learner.load_state_dict({**learner.state_dict(), **work.objectives})
-    projections, layers = {}, {}
-    for objective in learner.objectives.values():
-        found, serves = objective.projections()  # type: ignore[operator]
-        projections.update(found)
-        layers.update(serves)
+    mine = learner.state_dict()
+    learner.load_state_dict({**mine, **{key: value for key, value in work.objectives.items() if key in mine}})
+    projections, layers = learner.projections()
     save_student(
         run.out,
         work.encoder,

@@ -85,6 +85,8 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # whose random generator checkpoints hold
     except (RuntimeError, AssertionError) as problem:
         raise ValueError(f"device '{name}' cannot be used here: {str(problem).splitlines()[0]}") from None
     return device

@@ -64,6 +64,19 @@ class Learner(nn.Module):
         ends = nn.functional.pad(starts.cumsum(1), (self.masking.span, 0))[:, :frames]
         return Drawn(batch, valid, (starts.cumsum(1) > ends) & valid)
 
+    def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
+        """Trained maps into the teacher's space, and the student layers each serves. Of several for one layer the first counts."""
+        maps: dict[str, nn.Linear] = {}
+        layers: dict[str, list[int]] = {}
+        for objective in self._objectives():
+            found, serves = objective.projections()
+            for name, linear in found.items():
+                new = [layer for layer in serves[name] if not any(layer in known for known in layers.values())]
+                if new:
+                    key = name if name not in maps else f"{objective.name}-{name}"
+                    maps[key], layers[key] = linear, new
+        return maps, layers
+
     def counts(self, drawn: Drawn) -> Tensor:
         """(objectives,) frames that each objective will sum over in this batch."""
         return torch.stack([objective.frames(drawn.valid, drawn.mask).sum() for objective in self._objectives()])

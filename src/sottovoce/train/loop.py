@@ -115,7 +115,7 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
                 _save(run, name, step + 1, learner, lagrangian, optimizer, stream)
                 last_save = time.monotonic()
             if stop and not last:
-                run.stopped(name, step + 1)
+                run.stopped(f"at update {step + 1} of {name}")
     return log
 
 
@@ -149,10 +149,11 @@ def validate(run: Run, learner: Learner, weights: dict[str, float]) -> dict[str,
 def _save(
     run: Run, name: str, step: int, learner: Learner, lagrangian: Lagrangian, optimizer: torch.optim.Optimizer, stream: Stream
 ) -> None:
-    states: list[Any] = [checkpoint.random_state()]
+    mine = {"random": checkpoint.random_state(), "stream": stream.state()}  # ranks pass over different broken recordings
+    ranks: list[Any] = [mine]
     if run.world.size > 1:
-        states = [None] * run.world.size
-        torch.distributed.all_gather_object(states, checkpoint.random_state())
+        ranks = [None] * run.world.size
+        torch.distributed.all_gather_object(ranks, mine)
     if run.world.main:
         state = {
             "stage": name,
@@ -160,8 +161,7 @@ def _save(
             "learner": learner.state_dict(),
             "lagrangian": lagrangian.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "stream": stream.state(),
-            "random": states,
+            "ranks": ranks,
         }
         checkpoint.save(run.checkpoint, state)
     run.world.wait()
@@ -171,12 +171,13 @@ def _restore(
     run: Run, saved: Saved, learner: Learner, lagrangian: Lagrangian, optimizer: torch.optim.Optimizer, stream: Stream
 ) -> int:
     """Puts everything back as it was; the update that was reached."""
-    if len(saved["random"]) != run.world.size:
-        raise ValueError(f"this run was started by {len(saved['random'])} processes and can only be resumed by as many")
+    if len(saved["ranks"]) != run.world.size:
+        raise ValueError(f"this run was started by {len(saved['ranks'])} processes and can only be resumed by as many")
+    mine = saved["ranks"][run.world.rank]
     learner.load_state_dict(saved["learner"])
     lagrangian.load_state_dict(saved["lagrangian"])
     optimizer.load_state_dict(saved["optimizer"])
-    stream.load(saved["stream"])
-    checkpoint.set_random_state(saved["random"][run.world.rank])
+    stream.load(mine["stream"])
+    checkpoint.set_random_state(mine["random"])
     run.say(f"{saved['stage']}: going on from update {saved['step']}")
     return int(saved["step"])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sottovoce.config import Component, ConfigError, build, component, components, nested, overlay, override, plain, read_yaml
+from sottovoce.config import Component, ConfigError, build, component, components, nested, overlay, override, read_yaml
 from sottovoce.data import DataConfig
 from sottovoce.pruning import PruningConfig
-from sottovoce.registry import OBJECTIVES, STUDENTS, TASKS, suggestion
+from sottovoce.registry import FAMILIES, OBJECTIVES, STUDENTS, TASKS, suggestion
 
 SHIPPED = Path(__file__).parents[1] / "recipes"
 TRAVEL = 40.0  # in units of log_alpha, ramp-up and decay of the rate included
@@ -26,6 +26,10 @@ class Masking:
 
     share: float = 0.8
     span: int = 10
+
+    def __post_init__(self) -> None:
+        if not (0 < self.share < 1 and self.span >= 1):
+            raise ValueError(f"share must lie between 0 and 1 and span be at least 1; got {self.share} and {self.span}")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,18 @@ class Stage:
     objectives: tuple[str, ...] = ()  # only these of the recipe's objectives; all when empty
     tasks: tuple[str, ...] = ("fidelity",)  # what a stage of kind evaluate measures
 
+    def __post_init__(self) -> None:
+        if self.kind != "train":
+            return
+        if self.steps < 1 or self.accumulate < 1:
+            raise ValueError(f"steps and accumulate must be at least 1; got {self.steps} and {self.accumulate}")
+        if not 0 <= self.warmup <= self.steps:
+            raise ValueError(
+                f"warmup ({self.warmup}) is longer than the stage ({self.steps} steps); --steps scales both together"
+            )
+        if not (0 < self.lr < float("inf") and self.clip > 0 and len(self.betas) == 2):
+            raise ValueError("lr and clip must be above 0, and betas are two numbers")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -63,7 +79,7 @@ class Recipe:
     teacher: str = ""
     seed: int = 2022
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
-    format: Literal["sottovoce", "huggingface"] = "sottovoce"  # of the result; huggingface only for shapes its classes can hold
+    format: str = "sottovoce"  # of the result; or a family ("hubert"), for shapes that its transformers class can hold
     log_every: int = 20
     valid_every: int = 1000
     save_minutes: float = 5.0
@@ -71,9 +87,19 @@ class Recipe:
     def __post_init__(self) -> None:
         if not any(stage.kind == "train" for stage in self.stages.values()):
             raise ValueError("a recipe needs at least one stage of kind train")
+        if self.log_every < 1 or self.valid_every < 1:
+            raise ValueError("log_every and valid_every must be at least 1")
+        for name in self.objective_weights:
+            if name not in self.objectives:
+                raise ValueError(f"objective_weights names '{name}'{suggestion(name, self.objectives)}")
+        if self.format not in FAMILIES.names():
+            raise ValueError(f"format is 'sottovoce' or a family, not '{self.format}'{suggestion(self.format, FAMILIES.names())}")
+        self._check_order()
         for name, stage in self.stages.items():
-            if stage.kind == "train" and stage.steps < 1:
-                raise ValueError(f"stages.{name}.steps must be at least 1")
+            if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name in ("result", "demo"):
+                raise ValueError(
+                    f"'{name}' cannot be a stage's name; use small letters, digits, - and _ (and not result or demo)"
+                )
             for objective in stage.objectives:
                 if objective not in self.objectives:
                     raise ValueError(f"stages.{name}.objectives names '{objective}'{suggestion(objective, self.objectives)}")
@@ -82,35 +108,54 @@ class Recipe:
         if not self.objectives:
             raise ValueError("a recipe needs at least one objective; see 'sottovoce list objectives'")
 
+    def _check_order(self) -> None:
+        """A stage that prunes is followed by one that cuts: nothing else knows what to do with gates."""
+        open_gates = ""
+        for name, stage in self.stages.items():
+            if stage.kind == "cut":
+                if not open_gates:
+                    raise ValueError(f"stages.{name} cuts, but the stage before it does not prune (prune: true)")
+                open_gates = ""
+            elif open_gates:
+                raise ValueError(f"stages.{open_gates} prunes, so the next stage must be of kind cut, not stages.{name}")
+            elif stage.prune:
+                open_gates = name
+                if self.pruning.ramp > stage.steps:
+                    raise ValueError(
+                        f"pruning.ramp ({self.pruning.ramp}) is longer than stages.{name} ({stage.steps} steps); --steps scales both"
+                    )
+        if open_gates:
+            raise ValueError(f"stages.{open_gates} prunes, but no stage after it cuts")
+
     @property
     def steps(self) -> int:
         """Updates of all stages together."""
         return sum(stage.steps for stage in self.stages.values() if stage.kind == "train")
 
-    def scaled(self, total: int) -> Recipe:
-        """The same schedule in `total` updates: steps, warm-ups and the sparsity ramp keep their proportions.
+    def in_steps(self, total: int) -> dict[str, Any]:
+        """What to change so that all stages together take `total` updates: warm-ups and the sparsity ramp keep their proportions.
 
         A gate moves by about its learning rate per update, so in a short schedule gates and multipliers get a higher one: enough
-        for a gate to move by `TRAVEL` in all. At the paper's length this changes nothing.
+        for a gate to move by `TRAVEL` in all. ConfigError when there are fewer updates than stages.
         """
-        trained = [name for name, stage in self.stages.items() if stage.kind == "train"]
+        trained = {name: stage for name, stage in self.stages.items() if stage.kind == "train"}
         if total < len(trained):
             raise ConfigError(f"--steps {total}: there are {len(trained)} stages to train, with at least one update each")
-        factor, stages, left = total / self.steps, dict(self.stages), total
-        for name in trained:
-            stage = stages[name]
-            later = len(trained) - 1 - trained.index(name)
-            steps = left if not later else min(max(1, round(stage.steps * factor)), left - later)
-            stages[name] = dataclasses.replace(stage, steps=steps, warmup=round(stage.warmup * factor))
+        if total == self.steps:
+            return {}
+        factor, left, later = total / self.steps, total, len(trained)
+        stages: dict[str, Any] = {}
+        for name, stage in trained.items():
+            later -= 1
+            steps = min(max(1, round(stage.steps * factor)), left - later) if later else left
+            stages[name] = {"steps": steps, "warmup": min(steps, round(stage.warmup * factor))}
             left -= steps
-        least = TRAVEL / max(1, sum(stage.steps for stage in stages.values() if stage.prune))
-        pruning = dataclasses.replace(
-            self.pruning,
-            ramp=max(1, round(self.pruning.ramp * factor)),
-            gate_lr=max(self.pruning.gate_lr, least),
-            multiplier_lr=max(self.pruning.multiplier_lr, least),
-        )
-        return dataclasses.replace(self, stages=stages, pruning=pruning)
+        pruned = [stages[name]["steps"] for name, stage in trained.items() if stage.prune]
+        if not pruned:
+            return {"stages": stages}
+        least = TRAVEL / sum(pruned)
+        rates = {"gate_lr": max(self.pruning.gate_lr, least), "multiplier_lr": max(self.pruning.multiplier_lr, least)}
+        return {"stages": stages, "pruning": {"ramp": min([max(1, round(self.pruning.ramp * factor)), *pruned]), **rates}}
 
 
 def recipe_names() -> list[str]:
@@ -132,7 +177,7 @@ def load_recipe(
         path = SHIPPED / f"{name}.yaml"
     data = read_yaml(path, SHIPPED)
     if steps is not None:  # before the overrides, which are to hold as they are written
-        data = plain(build(Recipe, data).scaled(steps))
+        data = overlay(data, build(Recipe, data).in_steps(steps))
     data = override(data, overrides)
     for key, value in (fixed or {}).items():
         data = overlay(data, nested(key, value))

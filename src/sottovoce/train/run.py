@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -27,7 +29,9 @@ from sottovoce.train.dist import World
 from sottovoce.train.recipe import Recipe
 from sottovoce.types import Batch, Features
 
-RECIPE = "recipe.yaml"  # its presence says that a folder is ours
+MARK = ".sottovoce"  # its presence says that a folder is ours
+CLEARING = ".clearing"  # its presence says that --fresh was interrupted
+RECIPE, RESULT, SKIPPED = "recipe.yaml", "result.json", "skipped.jsonl"
 
 
 class Stopped(Exception):
@@ -42,28 +46,35 @@ class Run:
     def __init__(self, out: Path, recipe: Recipe, data: str, world: World) -> None:
         self.out, self.folder, self.recipe, self.spec, self.world = out, out / "run", recipe, data, world
         self.checkpoint = self.folder / "checkpoint.pt"
-        self.stop = False
-        self.notes: list[str] = []
+        self.stop, self._asked = False, 0.0
 
     @contextlib.contextmanager
     def open(self, fresh: bool = False) -> Iterator[Run]:
         """Takes the folder (ValueError when another process has it, or it holds another run), loads teacher and data."""
         claim(self.out)
-        self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / f"lock{self.world.rank or ''}")
         try:
             lock.acquire(timeout=0)
         except Timeout:
             raise ValueError(f"another run is working in {self.out}; wait for it, or choose another --out") from None
-        handlers = {kind: signal.signal(kind, self._on_signal) for kind in (signal.SIGTERM, signal.SIGINT)}
+        handlers: dict[signal.Signals, Any] = {}
         try:
-            if fresh and self.world.main:
-                self._clear()
+            if threading.current_thread() is threading.main_thread():
+                handlers = {kind: signal.signal(kind, self._on_signal) for kind in (signal.SIGTERM, signal.SIGINT)}
+            if self.world.main and (self.folder / CLEARING).exists():
+                self._clear()  # a kill came between; what is left belongs to no run
             self.world.wait()
-            self._check_same()
+            if not fresh:
+                self._check_same()
+            if not fresh and (self.folder / RESULT).exists():  # nothing left to do: needs neither teacher nor data
+                yield self
+                return
             self.teacher = self._load_teacher()
             self.data = self._load_data()
-            self._remember()  # only now: a run that never started does not bind the folder to a mistake
+            if fresh and self.world.main:  # only now: a mistake in the new command must not cost the old run
+                self._clear()
+            self.world.wait()
+            self._remember()
             self.world.wait()
             self.journal = track.Journal(self.folder, self.world.main)
             yield self
@@ -75,15 +86,24 @@ class Run:
             lock.release()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.stop:  # asked twice
+        now = time.monotonic()
+        if (
+            self.stop and number == signal.SIGINT and now - self._asked > 1
+        ):  # Ctrl-C again; schedulers may send SIGTERM many times
             raise KeyboardInterrupt
+        if not self.stop:
+            self._asked = now
+            self.say("stopping after this update; Ctrl-C again to stop at once")
         self.stop = True
 
     def _clear(self) -> None:
+        """Removes what earlier runs left. A mark stands while it works, so that a half-cleared folder is never taken for a run."""
+        (self.folder / CLEARING).touch()
         for path in self.folder.iterdir():
-            if path.name.startswith("lock"):
+            if path.name.startswith("lock") or path.name in (MARK, CLEARING, SKIPPED):
                 continue
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (self.folder / CLEARING).unlink()
 
     def _settings(self) -> dict[str, Any]:
         return {"data_source": self.spec, **plain(self.recipe)}
@@ -93,7 +113,10 @@ class Run:
         path = self.folder / RECIPE
         if path.exists():
             theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
-            changed = sorted(key for key, _ in differences(self._settings(), theirs) if not key.startswith("data.workers"))
+            mine = self._settings()
+            changed = sorted(key for key, _ in differences(mine, theirs) if not key.startswith("data.workers"))
+            if not changed and list(mine["stages"]) != list(theirs["stages"]):
+                changed = ["the order of stages"]
             if changed:
                 raise ValueError(
                     f"{self.out} holds a run with other settings ({', '.join(changed[:4])}); "
@@ -119,7 +142,7 @@ class Run:
             self.recipe.seed,
             rank=self.world.rank,
             world=self.world.size,
-            skipped_file=self.folder / "skipped.jsonl" if self.world.main else None,
+            skipped_file=self.folder / SKIPPED if self.world.main else None,
         )
         self.say(data.summary())
         return data
@@ -161,8 +184,8 @@ class Run:
         if self.world.main:
             track.say(text)
 
-    def stopped(self, stage: str, step: int) -> None:
-        raise Stopped(f"stopped and saved at update {step} of {stage}; run the same command again to go on")
+    def stopped(self, where: str) -> None:
+        raise Stopped(f"stopped and saved {where}; run the same command again to go on")
 
     # finished stages ------------------------------------------------------------------------------------------------------------
 
@@ -187,17 +210,13 @@ def claim(out: Path) -> None:
     """Refuses a folder that holds something else than a run: what is there is never overwritten or cleared."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give a folder to --out")
-    strangers = [
-        path for path in (*out.glob("*"), *out.glob("run/*")) if path != out / "run" and not path.name.startswith("lock")
-    ]
-    if strangers and not (out / "run" / RECIPE).is_file():
+    if out.is_dir() and any(out.iterdir()) and not (out / "run" / MARK).is_file():
         raise ValueError(f"{out} is not empty and holds no run of sottovoce; choose another --out")
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        (out / "run").mkdir(parents=True, exist_ok=True)
+        (out / "run" / MARK).touch()
     except OSError as problem:
-        raise ValueError(f"cannot make the folder {out}: {problem.strerror}") from None
-    if not os.access(out, os.W_OK):
-        raise ValueError(f"cannot write to {out}")
+        raise ValueError(f"cannot write to the folder {out}: {problem.strerror}") from None
 
 
 def differences(mine: Any, theirs: Any, where: str = "") -> Iterator[tuple[str, Any]]:

@@ -34,10 +34,9 @@ def carry_out(run: Run) -> Work:
                 work = Work.load(path)
             continue
         if run.world.any(run.stop):
-            run.stopped(name, 0)
-        torch.manual_seed(run.recipe.seed + 7919 * list(run.recipe.stages).index(name) + run.world.rank)
-        if work is None:
-            work = first(run)
+            run.stopped(f"before {name}")
+        work = first(run) if work is None else work
+        torch.manual_seed(run.recipe.seed + 7919 * (1 + list(run.recipe.stages).index(name)) + run.world.rank)
         run.say(f"stage {name}")
         began = time.monotonic()
         work, report = KINDS[stage.kind](run, name, stage, work)
@@ -51,17 +50,22 @@ def carry_out(run: Run) -> Work:
 
 
 def first(run: Run) -> Work:
-    """The student before any training, the same on every process."""
+    """The student before any training, the same on every process and whichever stage asks."""
+    torch.manual_seed(run.recipe.seed)
     encoder = STUDENTS.get(run.recipe.student.name)(run.recipe.student.config).build(run.teacher)
     run.world.share(encoder.to(run.world.device).state_dict().values())
     return Work(encoder.cpu().requires_grad_(True))
 
 
-def gate(run: Run, encoder: Encoder, teacher: EncoderConfig) -> tuple[GatedEncoder, Budget]:
-    """Gates on `encoder` as the recipe wants them, and the budget, counted from `teacher`; ValueError when it cannot be met."""
+def gate(run: Run, encoder: Encoder) -> tuple[GatedEncoder, Budget]:
+    """Gates on `encoder` as the recipe wants them, and the budget; ValueError when it cannot be met.
+
+    The budget counts from the teacher, or from the encoder itself where the teacher has no shape that is known.
+    """
     pruning = run.recipe.pruning
     gated = GatedEncoder(encoder, pruning.units, pruning.gates)
-    return gated, Budget(pruning.budget, gated.encoder.config, gated.plan, teacher)
+    reference = run.teacher.config if run.teacher is not None else None
+    return gated, Budget(pruning.budget, gated.encoder.config, gated.plan, reference or whole(encoder.config))
 
 
 def shape_of(teacher: Pretrained | None) -> Shape | None:
@@ -74,28 +78,29 @@ def train(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str
     learner = Learner(work.encoder, wanted, shape_of(run.teacher), run.recipe.masking)
     budget = None
     if stage.prune:
-        learner.student, budget = gate(run, work.encoder, work.encoder.config)
+        learner.student, budget = gate(run, work.encoder)
     learner.to(run.world.device)
     saved = run.saved(name)
-    if work.objectives:  # trained by an earlier stage
-        learner.load_state_dict({**learner.state_dict(), **{k: v.to(run.world.device) for k, v in work.objectives.items()}})
-    elif saved is None:
-        for objective in learner.objectives.values():
-            batches = (run.prepare(batch) for batch in run.stream(name))
-            objective.fit((batch, run.teach(batch) if run.teacher is not None else None) for batch in batches)  # type: ignore[operator]
+    mine = learner.state_dict()
+    learner.load_state_dict({**mine, **{key: value for key, value in work.objectives.items() if key in mine}})
+    if saved is None:
+        for part, objective in learner.objectives.items():
+            if not any(key.startswith(f"objectives.{part}.") for key in work.objectives):  # not trained by an earlier stage
+                batches = (run.prepare(batch) for batch in run.stream(name))
+                objective.fit((batch, run.teach(batch) if run.teacher is not None else None) for batch in batches)  # type: ignore[operator]
     run.world.share(learner.state_dict().values())
     log = fit(run, name, stage, learner, budget, saved)
     learner.cpu().eval()
     gates = learner.student.gates.state_dict() if isinstance(learner.student, GatedEncoder) else {}
     extras = {key: value for key, value in learner.state_dict().items() if not key.startswith("student.")}
-    return Work(learner.encoder, gates, extras), {"updates": stage.steps, **log}
+    return Work(learner.encoder, gates, {**work.objectives, **extras}), {"updates": stage.steps, **log}
 
 
 def cutting(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str, Any]]:
     """Makes the gates' choice physical, after moving them all by as little as meets the budget exactly."""
     if not work.gates:
         raise ValueError(f"stage '{name}' cuts, but no stage before it pruned; set prune: true on one")
-    gated, budget = gate(run, work.encoder, whole(work.encoder.config))
+    gated, budget = gate(run, work.encoder)
     gated.gates.load_state_dict(work.gates)
     report = hit(gated.gates, budget)
     values = gated.gates.evaluate()
