@@ -52,6 +52,18 @@ def test_a_run_leaves_a_student_that_meets_its_budget(teacher_folder: Path, spee
     assert not (tmp_path / "s/run/checkpoint.pt").exists()
 
 
+def test_stages_may_use_different_objectives(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    """One stage without an objective, the next with it: found clusters, kept projections, an exportable end."""
+    both = ["objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"]
+    extra = [*both, "stages.prune.objectives=[layer_to_layer]", "stages.distill.objectives=[masked_prediction]"]
+    result = small(teacher_folder, speech_folder, tmp_path / "s", extra)
+    work = load_file(tmp_path / "s/run/distill.safetensors")
+    assert work["objectives.objectives.masked_prediction.centroids"].any()
+    maps = load_file(tmp_path / "s/model.safetensors")
+    assert not torch.equal(maps["projections.0.weight"], torch.eye(32))
+    assert {stage["stage"] for stage in result.record["stages"]} >= {"prune", "distill"}
+
+
 def test_a_student_can_be_compressed_again(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
     small(teacher_folder, speech_folder, tmp_path / "one")
     result = small(tmp_path / "one", speech_folder, tmp_path / "two")

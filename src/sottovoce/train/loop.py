@@ -39,7 +39,8 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
         optim.groups(stage, plain, gated, lagrangian.parameters() if gates is not None else [], rates), stage
     )
 
-    start = 0
+    start, before = 0, 0.0 if saved is None else float(saved["seconds"])
+    opened = time.monotonic()
     if saved is not None:
         start = _restore(run, saved, learner, lagrangian, optimizer, stream)
     run.journal.rewind(name, start)
@@ -60,9 +61,9 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
                 ).sum()
                 total.backward()
                 sums["loss"] += total.detach()
-                for i, loss in enumerate(losses.values()):
+                for i, (part, loss) in enumerate(losses.items()):
                     for key, value in loss.logs.items():
-                        sums[key] += value / counts[i]
+                        sums[key if len(losses) == 1 else f"{part}/{key}"] += value / counts[i]
                 heard += each.batch.seconds
             world.sum_gradients(trained)
             if gates is not None and budget is not None:
@@ -112,11 +113,11 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
             stop = world.any(run.stop)
             due = world.any(world.main and time.monotonic() - last_save >= recipe.save_minutes * 60)
             if (stop or due) and not last:
-                _save(run, name, step + 1, learner, lagrangian, optimizer, stream)
+                _save(run, name, step + 1, before + time.monotonic() - opened, learner, lagrangian, optimizer, stream)
                 last_save = time.monotonic()
             if stop and not last:
                 run.stopped(f"at update {step + 1} of {name}")
-    return log
+    return {**log, "train_seconds": round(before + time.monotonic() - opened, 1)}
 
 
 @torch.no_grad()
@@ -143,11 +144,19 @@ def validate(run: Run, learner: Learner, weights: dict[str, float]) -> dict[str,
     share = dict(zip(learner.objectives, counts.clamp(min=1), strict=True))
     means = {key: float(value / share[key.split("/")[0]]) for key, value in totals.items()}
     total = sum(weights[part] * means[part] for part in learner.objectives)
-    return {"valid/loss": total, **{f"valid/{key.split('/')[1]}": value for key, value in means.items() if "/" in key}}
+    short = {key: key.split("/")[1] if len(learner.objectives) == 1 else key for key in means if "/" in key}
+    return {"valid/loss": total, **{f"valid/{short[key]}": means[key] for key in short}}
 
 
 def _save(
-    run: Run, name: str, step: int, learner: Learner, lagrangian: Lagrangian, optimizer: torch.optim.Optimizer, stream: Stream
+    run: Run,
+    name: str,
+    step: int,
+    seconds: float,
+    learner: Learner,
+    lagrangian: Lagrangian,
+    optimizer: torch.optim.Optimizer,
+    stream: Stream,
 ) -> None:
     mine = {"random": checkpoint.random_state(), "stream": stream.state()}  # ranks pass over different broken recordings
     ranks: list[Any] = [mine]
@@ -158,6 +167,7 @@ def _save(
         state = {
             "stage": name,
             "step": step,
+            "seconds": seconds,
             "learner": learner.state_dict(),
             "lagrangian": lagrangian.state_dict(),
             "optimizer": optimizer.state_dict(),
