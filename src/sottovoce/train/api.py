@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from sottovoce.encoder import Encoder
 from sottovoce.export.hf import save_student
 from sottovoce.export.pretrained import save_pretrained
 from sottovoce.families import load_pretrained
-from sottovoce.pruning import Budget, GatedEncoder
 from sottovoce.registry import STUDENTS
 from sottovoce.train import ledger
 from sottovoce.train.dist import join
@@ -126,7 +126,7 @@ def carry(recipe: Recipe, data: str, out: Path, device: str, fresh: bool) -> Res
 def feasible(run: Run) -> None:
     """ValueError before any training when the student can never be as small as asked."""
     if run.teacher is not None and isinstance(run.teacher.encoder, Encoder) and STUDENTS.get(run.recipe.student.name).is_teacher:
-        gate(run, run.teacher.encoder)
+        gate(run.recipe.pruning, run.teacher.encoder, run.teacher.config)
 
 
 def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
@@ -154,27 +154,26 @@ def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:
-    """For ``--dry-run``: the resolved recipe, what may be pruned, and the estimated cost of student and run."""
+    """For ``--dry-run``: the resolved recipe, what may be pruned, and the estimated cost of student and run.
+
+    training_macs_at_most: teacher forward, student forward and backward (twice the forward), with the student as large as the teacher.
+    """
     found: dict[str, Any] = {"recipe": plain(recipe), "steps": recipe.steps}
     seconds = recipe.data.seconds_per_batch * sum(s.steps * s.accumulate for s in recipe.stages.values() if s.kind == "train")
     found["audio_hours"] = round(seconds / 3600, 1)
-    if recipe.teacher:
-        teacher = load_pretrained(recipe.teacher)
-        found["teacher"] = {"family": teacher.family}
-        if isinstance(teacher.encoder, Encoder):
-            found["teacher"] |= cost_of(teacher.encoder)
-            if any(stage.prune for stage in recipe.stages.values()):
-                found |= planned(teacher.encoder, recipe)
+    if not recipe.teacher:
+        return found
+    teacher = load_pretrained(recipe.teacher)
+    found["teacher"] = {"family": teacher.family}
+    if isinstance(teacher.encoder, Encoder):
+        found["teacher"] |= cost_of(teacher.encoder)
+        found["training_macs_at_most"] = 4 * seconds * found["teacher"]["macs_per_s"]
+        if any(stage.prune for stage in recipe.stages.values()):
+            gated, budget = gate(recipe.pruning, teacher.encoder, teacher.config)
+            kinds = Counter[str]()
+            for group in gated.plan:
+                kinds[group.kind] += group.size
+            unit = "params" if budget.config.unit == "params" else "macs_per_s"
+            found["plan"] = dict(kinds)
+            found["student"] = {unit: float(budget.reference) * budget.config.keep, "smallest_share": budget.lowest()}
     return found
-
-
-def planned(encoder: Encoder, recipe: Recipe) -> dict[str, Any]:
-    """What gates may close, by kind of unit, and the student's size; ValueError when the budget cannot be met."""
-    pruning = recipe.pruning
-    gated = GatedEncoder(encoder, pruning.units, pruning.gates)
-    budget = Budget(pruning.budget, gated.encoder.config, gated.plan, encoder.config)
-    counts: dict[str, int] = {}
-    for group in gated.plan:
-        counts[group.kind] = counts.get(group.kind, 0) + group.size
-    student = {pruning.budget.unit: float(budget.reference) * pruning.budget.keep, "smallest_share": budget.lowest()}
-    return {"plan": counts, "student": student}

@@ -12,7 +12,7 @@ import torch
 from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.families import Pretrained
 from sottovoce.objectives import Shape
-from sottovoce.pruning import Budget, GatedEncoder, encoder_cost, hit, open_units, total
+from sottovoce.pruning import Budget, GatedEncoder, PruningConfig, encoder_cost, hit, open_units, total
 from sottovoce.registry import STUDENTS, TASKS
 from sottovoce.train.learner import Learner
 from sottovoce.train.loop import fit
@@ -57,15 +57,13 @@ def first(run: Run) -> Work:
     return Work(encoder.cpu().requires_grad_(True))
 
 
-def gate(run: Run, encoder: Encoder) -> tuple[GatedEncoder, Budget]:
-    """Gates on `encoder` as the recipe wants them, and the budget; ValueError when it cannot be met.
+def gate(pruning: PruningConfig, encoder: Encoder, teacher: EncoderConfig | None) -> tuple[GatedEncoder, Budget]:
+    """Gates on `encoder`, and the budget; ValueError when it cannot be met.
 
     The budget counts from the teacher, or from the encoder itself where the teacher has no shape that is known.
     """
-    pruning = run.recipe.pruning
     gated = GatedEncoder(encoder, pruning.units, pruning.gates)
-    reference = run.teacher.config if run.teacher is not None else None
-    return gated, Budget(pruning.budget, gated.encoder.config, gated.plan, reference or whole(encoder.config))
+    return gated, Budget(pruning.budget, gated.encoder.config, gated.plan, teacher or whole(encoder.config))
 
 
 def shape_of(teacher: Pretrained | None) -> Shape | None:
@@ -78,7 +76,7 @@ def train(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str
     learner = Learner(work.encoder, wanted, shape_of(run.teacher), run.recipe.masking)
     budget = None
     if stage.prune:
-        learner.student, budget = gate(run, work.encoder)
+        learner.student, budget = gate(run.recipe.pruning, work.encoder, None if run.teacher is None else run.teacher.config)
     learner.to(run.world.device)
     saved = run.saved(name)
     mine = learner.state_dict()
@@ -100,7 +98,7 @@ def cutting(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[s
     """Makes the gates' choice physical, after moving them all by as little as meets the budget exactly."""
     if not work.gates:
         raise ValueError(f"stage '{name}' cuts, but no stage before it pruned; set prune: true on one")
-    gated, budget = gate(run, work.encoder)
+    gated, budget = gate(run.recipe.pruning, work.encoder, None if run.teacher is None else run.teacher.config)
     gated.gates.load_state_dict(work.gates)
     report = hit(gated.gates, budget)
     values = gated.gates.evaluate()
