@@ -3,13 +3,15 @@
     python benchmarks/probe.py MODEL --words words.tsv --speakers speakers.tsv --out results/tiny-probe.json
 
 words: a manifest with columns path, label, split; a linear probe learns on train and is scored on test (speakers should be disjoint).
-speakers: a manifest with columns path, speaker, split; each recording that is not in train is matched to its nearest other one (cosine).
+speakers: a manifest with columns path, speaker, split; each recording that is not in train is matched to its nearest one of another
+session (cosine), so that the room and the microphone alone do not give the speaker away. --session: what of a path names the session.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -54,17 +56,19 @@ def word_accuracy(x: Tensor, labels: list[str], train: Tensor) -> float:
     return float(probe.score(scaler.transform(x[~train].numpy()), asked))
 
 
-def speaker_accuracy(x: Tensor, speakers: list[str]) -> float:
-    """Share of recordings whose nearest other recording is by the same speaker."""
+def speaker_accuracy(x: Tensor, speakers: list[str], sessions: list[str]) -> float:
+    """Share of recordings whose nearest recording of another session is by the same speaker; of speakers with several sessions."""
     unit = torch.nn.functional.normalize((x - x.mean(0)) / (x.std(0) + 1e-6), dim=-1)
-    near = unit @ unit.T
-    near.fill_diagonal_(-2)
-    return sum(speakers[i] == speakers[j] for i, j in enumerate(near.argmax(1).tolist())) / len(speakers)
+    same = torch.tensor([[a == b for b in sessions] for a in sessions])
+    near = (unit @ unit.T).masked_fill(same, -2.0).argmax(1).tolist()
+    several = {who for who in speakers if len({s for s, name in zip(sessions, speakers, strict=True) if name == who}) > 1}
+    hits = [speakers[i] == speakers[j] for i, j in enumerate(near) if speakers[i] in several]
+    return sum(hits) / len(hits)
 
 
-def load(manifest: str, column: str, seconds: float) -> tuple[list[Tensor], list[str], list[str]]:
-    """Waves of at most `seconds`, their labels and splits; what cannot be read is left out."""
-    waves, labels, splits = [], [], []
+def load(manifest: str, column: str, seconds: float) -> tuple[list[Tensor], list[str], list[str], list[str]]:
+    """Waves of at most `seconds`, their labels, splits and file names; what cannot be read is left out."""
+    waves, labels, splits, names = [], [], [], []
     for recording in open_source(manifest):
         label = recording.fields.get(column, "")
         if not label or " " in label:
@@ -77,7 +81,8 @@ def load(manifest: str, column: str, seconds: float) -> tuple[list[Tensor], list
             waves.append(wave)
             labels.append(label)
             splits.append(recording.fields.get("split", ""))
-    return waves, labels, splits
+            names.append(Path(recording.path).stem)
+    return waves, labels, splits, names
 
 
 def main() -> None:
@@ -85,6 +90,8 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--words", required=True)
     parser.add_argument("--speakers", required=True)
+    parser.add_argument("--session", default="^[^-]*-[^-]*", help="pattern in a file's name; LibriSpeech's chapter by default")
+    parser.add_argument("--voice-seconds", type=float, default=2.0, help="how much of a recording the speaker is recognised from")
     parser.add_argument("--seeds", type=int, default=3, help="untrained copies")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -94,8 +101,10 @@ def main() -> None:
     for seed in range(options.seeds):
         torch.manual_seed(seed)
         models[f"untrained-{seed}"] = Encoder(trained.shape).reset_parameters().eval()
-    words, speakers = load(options.words, "label", 3.0), load(options.speakers, "speaker", 8.0)
+    words, speakers = load(options.words, "label", 3.0), load(options.speakers, "speaker", options.voice_seconds)
     held = [i for i, split in enumerate(speakers[2]) if split != "train"]
+    voices = [speakers[1][i] for i in held]
+    sessions = [found.group() if (found := re.match(options.session, speakers[3][i])) else speakers[3][i] for i in held]
     train = torch.tensor([split == "train" for split in words[2]])
     asked = torch.tensor([split in ("train", "test") for split in words[2]])
     scores = {}
@@ -105,7 +114,7 @@ def main() -> None:
         labels = [label for label, mine in zip(words[1], asked.tolist(), strict=True) if mine]
         scores[name] = {
             "words": [round(word_accuracy(x[asked], labels, train[asked]), 4) for x in by_word],
-            "speakers": [round(speaker_accuracy(x, [speakers[1][i] for i in held]), 4) for x in by_voice],
+            "speakers": [round(speaker_accuracy(x, voices, sessions), 4) for x in by_voice],
         }
         print(name, json.dumps(scores[name]), flush=True)
     found = {
@@ -113,7 +122,7 @@ def main() -> None:
         "model": Path(options.model).name,
         "data": {
             "words": {"train": int(train.sum()), "test": int((asked & ~train).sum()), "classes": len(set(words[1]))},
-            "speakers": {"recordings": len(held), "speakers": len({speakers[1][i] for i in held})},
+            "speakers": {"recordings": len(held), "speakers": len(set(voices)), "sessions": len(set(sessions))},
         },
         "scores": scores,
     }
