@@ -74,20 +74,12 @@ def held_out(wants_norm: bool) -> list[Batch]:
 
 
 def show(rows: dict[str, dict[str, Any]]) -> None:
-    """The table for people; fidelity per layer below it."""
-    console = Console(width=max(100, min(140, Console().width)))
-    table = Table(
-        "",
-        "parameters",
-        "MMACs per s",
-        "disk, MB",
-        "latency 10 s, ms",
-        "cosine",
-        "cosine, mapped",
-        title="what it costs, and what is kept of the teacher",
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
+    """The tables for people: cost, and fidelity layer by layer."""
+    console = Console()
+    table = Table(title="what it costs, and what is kept of the teacher", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in ("params", "MMAC/s", "MB", "ms/10 s", "cosine", "explained"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, row in rows.items():
         mean = row["fidelity"]["mean"]
         numbers = (
@@ -96,17 +88,17 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
             f"{row['megabytes']:.1f}",
             f"{1000 * row['latency_10s']:.0f}",
         )
-        table.add_row(name, *numbers, f"{mean['cosine']:.3f}", f"{mean['mapped']:.3f}")
+        table.add_row(name, *numbers, f"{mean['cosine']:.3f}", f"{mean['explained']:.1%}")
     console.print(table)
-    layers = Table(
-        "cosine to the teacher, held-out voices",
-        *(str(row["layer"]) for row in rows["teacher"]["fidelity"]["layers"]),
-        title="layer by layer",
-    )
-    for name, row in rows.items():
-        layers.add_row(name, *(f"{layer['cosine']:.2f}" for layer in row["fidelity"]["layers"]))
+    students = [name for name in rows if name != "teacher"]
+    layers = Table(title="cosine to the teacher, layer by layer", title_justify="left")
+    for name in ("layer", *students):
+        layers.add_column(name, justify="right", no_wrap=True)
+    for i, row in enumerate(rows["teacher"]["fidelity"]["layers"]):
+        layers.add_row(str(row["layer"]), *(f"{rows[name]['fidelity']['layers'][i]['cosine']:.2f}" for name in students))
     console.print(layers)
     console.print(
-        "cosine: mean over frames, as is; mapped: after the best linear map to the teacher's layer, fitted on other batches.",
+        "On voices that no training heard. cosine: mean over frames and layers; explained: share of the\nteacher's variance after the "
+        "best linear map, fitted on other batches. MMAC/s: million multiply-\naccumulates per second of audio.",
         highlight=False,
     )
