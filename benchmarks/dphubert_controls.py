@@ -28,7 +28,7 @@ from sottovoce.types import Batch
 
 def held_out(manifest: str, wants_norm: bool, seconds: float) -> list[Batch]:
     """Batches of all recordings of `manifest`, up to `seconds` in all."""
-    config = DataConfig(seconds_per_batch=40, min_seconds=1.0, max_seconds=10.0, valid_share=0.9, valid_max_seconds=seconds)
+    config = DataConfig(seconds_per_batch=40, min_seconds=1.0, max_seconds=10.0, valid_share=0.5, valid_max_seconds=seconds)
     batches = list(open_data(manifest, config, seed=0).valid)
     return [Batch(normalize(b.wave, b.lengths), b.lengths, b.ids) for b in batches] if wants_norm else batches
 
