@@ -48,8 +48,8 @@ def compare(out: Path) -> dict[str, dict[str, Any]]:
     models = {
         "teacher": teacher.encoder,
         "student": student,
-        "student before the last stage": cut,
-        "same shape, untrained": untrained,
+        "before last stage": cut,
+        "untrained": untrained,
     }
     task = TASKS.get("fidelity")
     rows = {}
@@ -98,7 +98,7 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
         layers.add_row(str(row["layer"]), *(f"{rows[name]['fidelity']['layers'][i]['cosine']:.2f}" for name in students))
     console.print(layers)
     console.print(
-        "On voices that no training heard. cosine: mean over frames and layers; explained: share of the\nteacher's variance after the "
-        "best linear map, fitted on other batches. MMAC/s: million multiply-\naccumulates per second of audio.",
+        "On voices that no training heard. cosine: mean over frames and layers; explained: share of the teacher's variance after the "
+        "best linear map, fitted on other batches. MMAC/s: million multiply-accumulates per second of audio.",
         highlight=False,
     )
