@@ -29,7 +29,7 @@ def main(out: Path, steps: int | None = None, fresh: bool = False) -> None:
     say("The built-in teacher 'demo' is compressed to a quarter of its compute, on speech synthesised here. No network is used.")
     result = api.compress("demo", recipe="dphubert-demo", data="demo", out=out, steps=steps, fresh=fresh)
     rows = compare(out)
-    write_atomically(out / "run" / "demo.json", json.dumps({"machine": ledger.machine(), "models": rows}, indent=1))
+    write_atomically(out / "run" / "demo.json", json.dumps({**ledger.header("demo"), "models": rows}, indent=1))
     show(rows)
     say(f"{result.why}.")
     result.check()
