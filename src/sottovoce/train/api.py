@@ -96,12 +96,11 @@ def resolve(
     seed: int | None = None,
 ) -> Recipe:
     """The recipe with the options of the command line in their places."""
-    if budget is not None or keep is not None:
-        kinds = {stage.kind for stage in load_recipe(recipe, overrides, steps).stages.values()}
-        if "cut" not in kinds:
-            raise ConfigError(f"--budget and --keep need a recipe that prunes and cuts; '{recipe}' does not")
     given = {"teacher": teacher or None, "pruning.budget.unit": budget, "pruning.budget.keep": keep, "seed": seed}
-    return load_recipe(recipe, overrides, steps, {key: value for key, value in given.items() if value is not None})
+    made = load_recipe(recipe, overrides, steps, {key: value for key, value in given.items() if value is not None})
+    if (budget is not None or keep is not None) and not any(stage.kind == "cut" for stage in made.stages.values()):
+        raise ConfigError(f"--budget and --keep need a recipe that prunes and cuts; '{recipe}' does not")
+    return made
 
 
 def carry(recipe: Recipe, data: str, out: Path, device: str, fresh: bool) -> Result:
@@ -138,8 +137,7 @@ def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
         return
     teacher = run.teacher
     learner = Learner(work.encoder, recipe.objectives, shape_of(teacher), recipe.masking)
-    mine = learner.state_dict()
-    learner.load_state_dict({**mine, **{key: value for key, value in work.objectives.items() if key in mine}})
+    learner.recall(work.objectives)
     projections, layers = learner.projections()
     save_student(
         run.out,

@@ -64,6 +64,11 @@ class Learner(nn.Module):
         ends = nn.functional.pad(starts.cumsum(1), (self.masking.span, 0))[:, :frames]
         return Drawn(batch, valid, (starts.cumsum(1) > ends) & valid)
 
+    def recall(self, trained: Mapping[str, Tensor]) -> None:
+        """Takes over what earlier stages trained, as far as this learner has it."""
+        mine = self.state_dict()
+        self.load_state_dict({**mine, **{key: value for key, value in trained.items() if key in mine}})
+
     def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
         """Trained maps into the teacher's space, and the student layers each serves. Of several for one layer the first counts."""
         maps: dict[str, nn.Linear] = {}

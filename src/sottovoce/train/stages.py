@@ -79,8 +79,7 @@ def train(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str
         learner.student, budget = gate(run.recipe.pruning, work.encoder, None if run.teacher is None else run.teacher.config)
     learner.to(run.world.device)
     saved = run.saved(name)
-    mine = learner.state_dict()
-    learner.load_state_dict({**mine, **{key: value for key, value in work.objectives.items() if key in mine}})
+    learner.recall(work.objectives)
     if saved is None:
         for part, objective in learner.objectives.items():
             if not any(key.startswith(f"objectives.{part}.") for key in work.objectives):  # not trained by an earlier stage
