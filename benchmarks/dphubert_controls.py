@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
+from sottovoce import ledger
 from sottovoce.data import DataConfig, open_data
 from sottovoce.encoder import Encoder, normalize
 from sottovoce.families import Pretrained, load_pretrained
 from sottovoce.pruning import GatedEncoder
 from sottovoce.registry import TASKS
-from sottovoce.train import api, ledger
+from sottovoce.train import api
 from sottovoce.train.recipe import load_recipe
 from sottovoce.train.stages import cost_of
 from sottovoce.types import Batch

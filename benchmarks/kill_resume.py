@@ -22,9 +22,9 @@ import numpy as np
 import soundfile
 import torch
 
+from sottovoce import ledger
 from sottovoce.export.pretrained import save_pretrained
 from sottovoce.students.random import Random
-from sottovoce.train import ledger
 
 OPTIONS = [
     "data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2", "data.workers=1", "precision=fp32", "save_minutes=0.005",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from sottovoce.train import ledger
+from sottovoce import ledger
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "unit"), str(ROOT / "tests" / "golden")]

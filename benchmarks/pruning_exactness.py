@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
+from sottovoce import ledger
 from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, FrontendConfig, LayerConfig, PositionConfig, RelativeConfig
 from sottovoce.pruning import KINDS, Budget, BudgetConfig, GatedEncoder, encoder_cost, hit, total
-from sottovoce.train import ledger
 
 STEPS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
 GROUP = FrontendConfig(tuple(ConvConfig(128, kernel, stride) for kernel, stride in STEPS))

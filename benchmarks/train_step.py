@@ -193,7 +193,7 @@ def main() -> None:
             row["seconds"] += got["seconds"]
             row["peak_gib"] = max(row["peak_gib"], got["peak_gib"])
             print(name, got, flush=True)
-    from sottovoce.train import ledger
+    from sottovoce import ledger
 
     for row in found.values():
         row["median"] = round(statistics.median(row["seconds"]), 3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from sottovoce import ledger
 from sottovoce.encoder import Encoder, normalize
 from sottovoce.families import load_pretrained
 from sottovoce.registry import TASKS
 from sottovoce.tasks.speed import latency
-from sottovoce.train import api, ledger
-from sottovoce.train.run import write_atomically
+from sottovoce.train import api
 from sottovoce.train.stages import cost_of
 from sottovoce.train.track import duration, say
 from sottovoce.train.work import Work
@@ -29,7 +28,7 @@ def main(out: Path, steps: int | None = None, fresh: bool = False) -> None:
     say("The built-in teacher 'demo' is compressed to a quarter of its compute, on speech synthesised here. No network is used.")
     result = api.compress("demo", recipe="dphubert-demo", data="demo", out=out, steps=steps, fresh=fresh)
     rows = compare(out)
-    write_atomically(out / "run" / "demo.json", json.dumps({**ledger.header("demo"), "models": rows}, indent=1))
+    ledger.write(out / "run" / "demo.json", {**ledger.header("demo"), "models": rows})
     show(rows)
     say(f"{result.why}.")
     result.check()

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sottovoce import ledger
 from sottovoce.config import ConfigError, plain
 from sottovoce.encoder import Encoder
 from sottovoce.export.hf import save_student
 from sottovoce.export.pretrained import save_pretrained
 from sottovoce.families import load_pretrained
 from sottovoce.registry import STUDENTS
-from sottovoce.train import ledger
 from sottovoce.train.dist import join
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Recipe, load_recipe
-from sottovoce.train.run import RESULT, Run, write_atomically
+from sottovoce.train.record import card, gather
+from sottovoce.train.run import RESULT, Run
 from sottovoce.train.stages import carry_out, cost_of, gate, shape_of
 from sottovoce.train.work import Work
 
@@ -114,10 +115,10 @@ def carry(recipe: Recipe, data: str, out: Path, device: str, fresh: bool) -> Res
             if any(stage.prune for stage in recipe.stages.values()):
                 feasible(run)
             work = carry_out(run)
-            record = ledger.record(run, cost_of(work.encoder))
+            record = gather(run, cost_of(work.encoder))
             if run.world.main:
                 export(run, work, record)
-                write_atomically(finished, ledger.dump(record))
+                ledger.write(finished, record)
         report = record.get("budget")
         return Result(out, report is None or bool(report["met"]), "" if report is None else str(report["text"]), record)
 
@@ -147,7 +148,7 @@ def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
         projections=projections,
         layers=layers,
         teacher=recipe.teacher,
-        card=ledger.card(run, record),
+        card=card(run, record),
     )
 
 

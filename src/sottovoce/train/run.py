@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import signal
 import threading
@@ -24,6 +23,7 @@ from sottovoce.config import plain
 from sottovoce.data import Data, Stream, open_data
 from sottovoce.encoder import normalize
 from sottovoce.families import Pretrained, load_pretrained
+from sottovoce.ledger import write_atomically
 from sottovoce.train import checkpoint, track
 from sottovoce.train.dist import World
 from sottovoce.train.recipe import Recipe
@@ -226,13 +226,3 @@ def differences(mine: Any, theirs: Any, where: str = "") -> Iterator[tuple[str, 
             yield from differences(mine.get(key), theirs.get(key), f"{where}.{key}" if where else str(key))
     elif mine != theirs:
         yield where, mine
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The file is either the old one or the new one, whenever the process dies."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

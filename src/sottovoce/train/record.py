@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import platform
-import subprocess
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-import sottovoce
+from sottovoce import ledger
 from sottovoce.config import plain
 from sottovoce.export.card import Card
 from sottovoce.families import Pretrained
@@ -21,15 +16,13 @@ from sottovoce.pruning import encoder_cost, total
 from sottovoce.registry import TASKS
 from sottovoce.train.run import Run
 
-SCHEMA = 1
 
-
-def record(run: Run, cost: Mapping[str, float]) -> dict[str, Any]:
+def gather(run: Run, cost: Mapping[str, float]) -> dict[str, Any]:
     """Gathers what the stages wrote."""
     stages = [found for name in run.recipe.stages if (found := run.done(name)) is not None]
     made: dict[str, Any] = {
-        **header("run"),
-        "recipe": portable(plain(run.recipe)),
+        **ledger.header("run"),
+        "recipe": ledger.portable(plain(run.recipe)),
         "seed": run.recipe.seed,
         "data": {
             "source": Path(run.spec).name,
@@ -47,70 +40,13 @@ def record(run: Run, cost: Mapping[str, float]) -> dict[str, Any]:
     return made
 
 
-def header(kind: str) -> dict[str, Any]:
-    """What every result says of itself: schema, kind, version, commit and machine."""
-    return {"schema": SCHEMA, "kind": kind, "sottovoce": sottovoce.__version__, "commit": commit(), "machine": machine()}
-
-
 def teacher_of(teacher: Pretrained) -> dict[str, Any]:
     """Its name and, where its shape is known, its cost."""
-    made: dict[str, Any] = {"name": portable(teacher.source), "family": teacher.family}
+    made: dict[str, Any] = {"name": ledger.portable(teacher.source), "family": teacher.family}
     if teacher.config is not None:
         cost = total(encoder_cost(teacher.config))
         made |= {"params": float(cost.params), "macs_per_s": float(cost.macs)}
     return made
-
-
-def portable(value: Any) -> Any:
-    """The same nested data with local paths cut down to their last part: records are shared, folders are private."""
-    if isinstance(value, dict):
-        return {key: portable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [portable(item) for item in value]
-    return Path(value).name if isinstance(value, str) and ("/" in value or "\\" in value) and Path(value).exists() else value
-
-
-def dump(made: Mapping[str, Any]) -> str:
-    return json.dumps(made, indent=1) + "\n"
-
-
-def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were taken on."""
-    made = {"system": platform.system(), "cpu": _cpu(), "threads": torch.get_num_threads()}
-    made |= {"python": platform.python_version(), "torch": torch.__version__, "transformers": metadata.version("transformers")}
-    if torch.cuda.is_available():
-        made["gpu"] = torch.cuda.get_device_name()
-    return made
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def commit() -> str | None:
-    """The source checkout's commit, with '+' when it has changes; ``None`` for an installed package."""
-    here = Path(__file__).parent
-    if not (here.parents[2] / ".git").exists():
-        return None
-    try:
-        name = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return name + ("+" if dirty else "")
 
 
 def card(run: Run, made: Mapping[str, Any]) -> Card:
