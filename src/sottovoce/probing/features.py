@@ -1,0 +1,323 @@
+"""Features of a frozen model, computed once for each recording and kept on disk, so that ten trials do not cost ten encodings.
+
+One bank for each model, kind and crop: a file of rows that only ever grows, and an index of which rows belong to which recording. Tasks
+that share recordings share rows. Banks of other models make room when the store's limit is reached, the longest unused first; what does
+not fit even then is computed anew whenever it is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sottovoce.data import BadAudio, Recording, Skipped, read_audio
+from sottovoce.ledger import write_atomically
+from sottovoce.probing.subject import Subject
+from sottovoce.types import SAMPLE_RATE, Batch
+
+Kind = Literal["frames", "pooled"]
+Progress = Callable[[int, int], None]
+
+LARGEST = 60_000.0  # of a half-precision number, nearly
+SHORTEST = 0.1  # seconds; less is padded with silence, so that every encoder gives at least one frame
+FORMAT = 1
+ROWS, INDEX = "rows.f16", "index.json"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Audio that features are wanted of: the first `seconds` of a recording (``None``: all), or its `start`..`start + seconds`."""
+
+    recording: Recording
+    start: float = 0.0
+    seconds: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Names the audio by what decides it, the file's size and time of change included."""
+        item = self.recording
+        stat: tuple[int, ...] = ()
+        with contextlib.suppress(OSError):
+            found = os.stat(item.path)
+            stat = (found.st_size, found.st_mtime_ns)
+        parts = (item.id, os.path.abspath(item.path), item.start, item.duration, item.channel, self.start, self.seconds, stat)
+        return hashlib.blake2b(repr(parts).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+
+    def read(self) -> Tensor:
+        """(S,) samples. Raises BadAudio."""
+        wave = torch.from_numpy(read_audio(self.recording, self.start, self.seconds))
+        if not len(wave):
+            raise BadAudio("no samples")
+        return torch.nn.functional.pad(wave, (0, max(0, int(SHORTEST * SAMPLE_RATE) - len(wave))))
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of those pieces that could be read. `usable[i]`: the position of item i in what was asked for; `skipped`: the rest.
+
+    kind "frames": an item is (T, L, D); "pooled": (1, L, D), its mean over time. frames: (N,) frames per item, an estimate where
+    nothing is kept. seconds: the time it took to compute them; hours: of audio.
+    """
+
+    subject: Subject
+    kind: Kind
+    pieces: list[Piece]
+    usable: list[int]
+    skipped: list[Skipped]
+    frames: list[int]
+    hours: float
+    bank: Bank | None = None
+    seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.usable)
+
+    def item(self, i: int) -> Tensor:
+        """(T, L, D) float32."""
+        piece = self.pieces[i]
+        rows = None if self.bank is None else self.bank.rows(piece)
+        if rows is None:
+            _, found = next(encode(self.subject, [piece], self.kind))
+            assert isinstance(found, Encoded), f"{piece.recording.path} could be read a moment ago: {found.reason}"
+            rows = found.states
+        return rows.float()
+
+    def batch(self, items: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(B, T, L, D) float32, zero after the end of an item, and (B,) how many of the T are its own."""
+        rows = [self.item(i) for i in items]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+
+
+class FeatureStore:
+    """Banks of features in a folder, `limit_gb` in all (0: nothing is kept, every request encodes).
+
+    folder: by default ``$SOTTOVOCE_CACHE/features`` or ``~/.cache/sottovoce/features``.
+    """
+
+    def __init__(self, folder: Path | None = None, limit_gb: float = 10.0, seconds_per_batch: float = 30.0) -> None:
+        home = Path(os.environ.get("SOTTOVOCE_CACHE") or Path.home() / ".cache" / "sottovoce")
+        self.folder = (folder or home / "features").expanduser()
+        self.limit = limit_gb * 1e9
+        self.seconds_per_batch = seconds_per_batch
+
+    def get(self, subject: Subject, pieces: Sequence[Piece], kind: Kind, progress: Progress | None = None) -> FeatureSet:
+        """Features of `pieces`; what no bank has is computed and kept. `progress` is called with (done, to do)."""
+        began = time.monotonic()
+        if self.limit <= 0:
+            return _select(subject, pieces, kind, {piece.key: _measure(subject, piece) for piece in pieces}, None)
+        bank = Bank(self.folder / f"{subject.fingerprint}-{kind}-{FORMAT}", kind, subject)
+        with bank.writing():
+            missing = list({piece.key: piece for piece in pieces if piece.key not in bank.index}.values())
+            for done, (piece, found) in enumerate(encode(subject, missing, kind, self.seconds_per_batch), 1):
+                if isinstance(found, Encoded) and not self._room(bank, found.states.numel() * 2):
+                    found = Entry(-1, found.frames, found.seconds)  # computed anew whenever it is asked for
+                bank.add(piece, found)
+                if progress is not None:
+                    progress(done, len(missing))
+        made = _select(subject, pieces, kind, bank.index, bank)
+        return replace(made, seconds=time.monotonic() - began)
+
+    def _room(self, bank: Bank, wanted: int) -> bool:
+        """Whether `wanted` more bytes fit, after deleting as many other banks as must be, the longest unused first."""
+        if bank.size + wanted > self.limit:
+            return False
+        others = [path for path in self.folder.glob(f"*-{FORMAT}") if path != bank.folder]
+        sizes = {path: (path / ROWS).stat().st_size for path in others if (path / ROWS).exists()}
+        for path in sorted(sizes, key=lambda path: (path / INDEX).stat().st_mtime if (path / INDEX).exists() else 0.0):
+            if bank.size + wanted + sum(sizes.values()) <= self.limit:
+                break
+            with FileLock(f"{path}.lock"):
+                shutil.rmtree(path, ignore_errors=True)
+            del sizes[path]
+        return True
+
+
+class Entry(NamedTuple):
+    """Where a piece's rows begin in the bank (-1: not kept), its frames and length in seconds; or why it cannot be read."""
+
+    begin: int
+    frames: int
+    seconds: float
+    reason: str = ""
+
+
+class Encoded(NamedTuple):
+    """What an encoder made of a piece: (T, L, D) or, pooled, (1, L, D) states, of how many frames and seconds."""
+
+    states: Tensor
+    frames: int
+    seconds: float
+
+
+class Bank:
+    """One file of half-precision rows (L, D) and its index. Written by one process at a time; rows once written never change.
+
+    Every layer has one scale, a power of two chosen at its first rows, that keeps large activations within half precision.
+    """
+
+    def __init__(self, folder: Path, kind: Kind, subject: Subject) -> None:
+        self.folder, self.kind, self.layers, self.dim = folder, kind, subject.layers, subject.dim
+        self.index: dict[str, Entry] = {}
+        self._scale = torch.ones(0)
+        self._end = 0
+        self._file: BinaryIO | None = None
+        self._map: NDArray[np.float16] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of rows."""
+        return self._end * self.layers * self.dim * 2
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Opens the bank for `add`, alone among all processes; what was added is kept when the block is left, by an error as well."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.folder}.lock"):
+            self.folder.mkdir(exist_ok=True)
+            self._read()
+            with open(self.folder / ROWS, "ab") as file:
+                file.truncate(self.size)  # rows that no index knows: a process died here
+                self._file = file
+                try:
+                    yield
+                finally:
+                    file.flush()
+                    self._file = None
+                    entries = {key: list(entry) for key, entry in self.index.items()}
+                    write_atomically(self.folder / INDEX, json.dumps({"scale": self._scale.tolist(), "entries": entries}))
+        self._map = None
+
+    def _read(self) -> None:
+        try:
+            found = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = {"scale": [], "entries": {}}
+        self._scale = torch.tensor(found["scale"])
+        entries = {key: Entry(*entry) for key, entry in found["entries"].items()}
+        self.index = {key: entry for key, entry in entries.items() if entry.begin >= 0 or entry.reason}
+        self._end = max((e.begin + self._length(e) for e in self.index.values() if e.begin >= 0), default=0)
+        rows = self.folder / ROWS
+        if not rows.exists() or rows.stat().st_size < self.size:  # damaged: begin again
+            self.index, self._end, self._scale = {}, 0, torch.ones(0)
+
+    def add(self, piece: Piece, found: Encoded | Entry) -> None:
+        if isinstance(found, Entry):
+            self.index[piece.key] = found
+            return
+        assert self._file is not None, "a bank takes rows only within writing()"
+        if not len(self._scale):
+            largest = found.states.abs().amax((0, 2)).clamp(min=1e-6)
+            self._scale = torch.exp2(torch.ceil(torch.log2(largest / 256)).clamp(min=0)).cpu()
+        rows = (found.states.cpu().float() / self._scale[:, None]).clamp(-LARGEST, LARGEST).half()
+        self._file.write(rows.numpy().tobytes())
+        self.index[piece.key] = Entry(self._end, found.frames, found.seconds)
+        self._end += len(rows)
+
+    def rows(self, piece: Piece) -> Tensor | None:
+        """(T, L, D) of a piece in the index; ``None`` when its rows are not kept."""
+        entry = self.index[piece.key]
+        if entry.begin < 0:
+            return None
+        if self._map is None:
+            self._map = np.memmap(self.folder / ROWS, np.float16, "r", shape=(self._end, self.layers, self.dim))
+        part = np.array(self._map[entry.begin : entry.begin + self._length(entry)])
+        return torch.from_numpy(part).float() * self._scale[:, None]
+
+    def _length(self, entry: Entry) -> int:
+        return 1 if self.kind == "pooled" else entry.frames
+
+
+def encode(
+    subject: Subject, pieces: Sequence[Piece], kind: Kind, seconds_per_batch: float = 30.0
+) -> Iterator[tuple[Piece, Encoded | Entry]]:
+    """Every piece with what the model makes of it, or with the reason why it cannot be read; similar lengths after one another."""
+    order = sorted(pieces, key=lambda piece: piece.seconds or piece.recording.duration or 0.0)
+    batch: list[tuple[Piece, Tensor]] = []
+    for piece, wave in _decoded(order):
+        if isinstance(wave, str):
+            yield piece, Entry(-1, 0, 0.0, wave)
+            continue
+        longest = max(len(wave), max((len(w) for _, w in batch), default=0))
+        if batch and longest * (len(batch) + 1) > seconds_per_batch * SAMPLE_RATE:
+            yield from _states(subject, batch, kind)
+            batch = []
+        batch.append((piece, wave))
+    if batch:
+        yield from _states(subject, batch, kind)
+
+
+def _states(subject: Subject, batch: list[tuple[Piece, Tensor]], kind: Kind) -> Iterator[tuple[Piece, Encoded]]:
+    waves = [wave for _, wave in batch]
+    lengths = torch.tensor([len(wave) for wave in waves])
+    padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    same = len(set(lengths.tolist())) == 1
+    states, frames = subject.states(Batch(padded, None if same else lengths))
+    for (piece, wave), rows, count in zip(batch, states, frames.tolist(), strict=True):
+        own = rows[: max(1, count)].float()
+        yield piece, Encoded(own.mean(0, keepdim=True) if kind == "pooled" else own, len(own), len(wave) / SAMPLE_RATE)
+
+
+def _decoded(pieces: Sequence[Piece], ahead: int = 64) -> Iterator[tuple[Piece, Tensor | str]]:
+    """Audio in the order of `pieces`, decoded by threads a little ahead."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        waiting: deque[tuple[Piece, Future[Tensor | str]]] = deque()
+        todo = iter(pieces)
+        while True:
+            for piece in itertools.islice(todo, ahead - len(waiting)):
+                waiting.append((piece, pool.submit(_wave, piece)))
+            if not waiting:
+                return
+            piece, future = waiting.popleft()
+            yield piece, future.result()
+
+
+def _wave(piece: Piece) -> Tensor | str:
+    try:
+        return piece.read()
+    except BadAudio as problem:
+        return problem.reason
+
+
+def _measure(subject: Subject, piece: Piece) -> Entry:
+    """An entry of nothing kept; the audio is read once, to know that it can be."""
+    wave = _wave(piece)
+    if isinstance(wave, str):
+        return Entry(-1, 0, 0.0, wave)
+    seconds = len(wave) / SAMPLE_RATE
+    return Entry(-1, max(1, int(seconds * subject.frame_rate)), seconds)
+
+
+def _select(subject: Subject, pieces: Sequence[Piece], kind: Kind, index: Mapping[str, Entry], bank: Bank | None) -> FeatureSet:
+    entries = [index[piece.key] for piece in pieces]
+    usable = [i for i, entry in enumerate(entries) if not entry.reason]
+    return FeatureSet(
+        subject=subject,
+        kind=kind,
+        pieces=[pieces[i] for i in usable],
+        usable=usable,
+        skipped=[
+            Skipped(path=piece.recording.path, reason=entry.reason)
+            for piece, entry in zip(pieces, entries, strict=True)
+            if entry.reason
+        ],
+        frames=[entries[i].frames for i in usable],
+        hours=sum(entry.seconds for entry in entries) / 3600,
+        bank=bank,
+    )

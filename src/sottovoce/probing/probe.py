@@ -1,0 +1,207 @@
+"""Training of a probe on a frozen model's features: weighted sum of layers, a head, a sweep over learning rates, early stopping.
+
+As SUPERB does it (Yang et al. 2021): only the layer weights and the head learn, and the learning rate is the one thing tuned for each
+model. Here the sweep is part of every evaluation, and every trial of it is recorded.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sottovoce.probing.features import FeatureSet
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a probe learns.
+
+    lrs: learning rates tried (Adam). steps: most updates of a trial. batch: utterances per update. evaluate_every: updates between two
+    looks at the dev set. patience: looks without an improvement before a trial ends. clip: largest norm of the gradient.
+    standardize: every feature of every layer to zero mean and unit variance over the training set first, which makes one range of
+    learning rates fit all models (SUPERB does not).
+    """
+
+    lrs: tuple[float, ...] = (1e-4,)
+    steps: int = 200_000
+    batch: int = 32
+    evaluate_every: int = 2_000
+    patience: int = 10
+    clip: float = 1.0
+    standardize: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.lrs or min(self.lrs) <= 0:
+            raise ValueError("lrs must name at least one learning rate above 0")
+        if min(self.steps, self.batch, self.evaluate_every, self.patience) < 1:
+            raise ValueError("steps, batch, evaluate_every and patience must be at least 1")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One learning rate with one seed. dev: best score on the dev set (higher is better), reached after best_step updates.
+
+    curve: (updates, dev score) at every look.
+    """
+
+    seed: int
+    lr: float
+    dev: float
+    best_step: int
+    steps: int
+    seconds: float
+    curve: list[tuple[int, float]] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        made = asdict(self)
+        finite = {"dev": self.dev if math.isfinite(self.dev) else None, "seconds": round(self.seconds, 2)}
+        return {**made, **finite, "curve": [list(point) for point in self.curve]}
+
+
+@dataclass(frozen=True)
+class Examples(Generic[T]):
+    """Features and one target for each item. group: whom an item belongs to (its speaker), for intervals; "" where unknown."""
+
+    features: FeatureSet
+    targets: list[T]
+    groups: list[str]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+class WeightedSum(nn.Module):
+    """(B, T, L, D) -> (B, T, D): a learned softmax-weighted sum over the layers (SUPERB; Peters et al. 2018).
+
+    `mean`, `std`: (L, D) of the features, where they are standardised first; both steps are one linear map.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, layers: int, dim: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(layers))
+        self.register_buffer("mean", torch.zeros(layers, dim))
+        self.register_buffer("std", torch.ones(layers, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weights.softmax(0)[:, None] / self.std
+        return torch.einsum("btld,ld->btd", x, scale) - (scale * self.mean).sum(0)
+
+    def fit(self, features: FeatureSet, items: int = 1000) -> None:
+        """Takes mean and standard deviation from up to `items` items spread over `features`."""
+        count, total, square = (
+            0,
+            torch.zeros_like(self.mean, dtype=torch.float64),
+            torch.zeros_like(self.std, dtype=torch.float64),
+        )
+        for i in range(0, len(features), max(1, len(features) // items)):
+            rows = features.item(i).double()
+            count, total, square = count + len(rows), total + rows.sum(0), square + rows.square().sum(0)
+        mean = total / count
+        deviation = (square / count - mean.square()).clamp(min=0).sqrt()
+        self.mean.copy_(mean)
+        self.std.copy_(deviation.clamp(min=1e-3 * float(deviation.mean()) + 1e-8))
+
+    def shares(self) -> list[float]:
+        """The weight of every layer; they sum to 1."""
+        found: list[float] = self.weights.detach().softmax(0).tolist()
+        return found
+
+
+class Probe(nn.Module):
+    """Weighted sum and head. head: (B, T, D) summed features, (B,) lengths -> whatever the task's loss and decoder read."""
+
+    def __init__(self, layers: int, dim: int, head: nn.Module) -> None:
+        super().__init__()
+        self.sum = WeightedSum(layers, dim)
+        self.head = head
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Any:
+        return self.head(self.sum(x), lengths)
+
+
+def fit(
+    build: Callable[[], nn.Module],
+    loss: Callable[[Any, Tensor, list[Any]], Tensor],
+    judge: Callable[[Probe], float],
+    train: Examples[Any],
+    training: Training,
+    seed: int,
+    lr: float,
+    device: torch.device,
+) -> tuple[Probe, Trial]:
+    """One trial. build() makes the head; loss(outputs, lengths, targets) a mean; judge(probe) the dev score, higher is better.
+
+    The probe returned is that of the best look. A loss that is not finite ends the trial with what was best before.
+    """
+    began = time.monotonic()
+    features = train.features
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        probe = Probe(features.subject.layers, features.subject.dim, build()).to(device)
+        if training.standardize:
+            probe.sum.fit(features)
+        optimizer = torch.optim.Adam(probe.parameters(), lr=lr)
+        best, best_step, kept, curve, step = -math.inf, 0, copy.deepcopy(probe.state_dict()), [], 0
+        order = batches(features.frames, training.batch, seed, pooled=features.kind == "pooled")
+        for step in range(1, training.steps + 1):
+            items = next(order)
+            x, lengths = features.batch(items)
+            probe.train()
+            value = loss(probe(x.to(device), lengths.to(device)), lengths.to(device), [train.targets[i] for i in items])
+            if not torch.isfinite(value):
+                break
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            nn.utils.clip_grad_norm_(probe.parameters(), training.clip)
+            optimizer.step()
+            if step % training.evaluate_every == 0 or step == training.steps:
+                probe.eval()
+                with torch.inference_mode():
+                    score = judge(probe)
+                curve.append((step, round(score, 4)))
+                if score > best:
+                    best, best_step, kept = score, step, copy.deepcopy(probe.state_dict())
+                if (step - best_step) // training.evaluate_every >= training.patience:
+                    break
+    probe.load_state_dict(kept)
+    return probe.eval(), Trial(seed, lr, best, best_step, step, time.monotonic() - began, curve)
+
+
+def batches(frames: Sequence[int], size: int, seed: int, pooled: bool) -> Iterator[list[int]]:
+    """Endless batches of items, every item once an epoch; frames of similar lengths together, so that little is padding."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(len(frames), generator=generator).tolist()
+        if not pooled:
+            pools = [order[i : i + 16 * size] for i in range(0, len(order), 16 * size)]
+            order = [i for pool in pools for i in sorted(pool, key=lambda i: frames[i])]
+        groups = [order[i : i + size] for i in range(0, len(order), size)]
+        for i in torch.randperm(len(groups), generator=generator).tolist():
+            yield groups[i]
+
+
+def sweep(
+    train_one: Callable[[int, float], tuple[Probe, Trial]], training: Training, seeds: Sequence[int]
+) -> tuple[list[Probe], list[dict[str, Any]]]:
+    """Every learning rate with the first seed, then the other seeds with the one that did best on the dev set.
+
+    One probe for each seed, and a record of every trial; ``chosen`` marks those whose probe is used.
+    """
+    tried = [train_one(seeds[0], lr) for lr in training.lrs]
+    probe, best = max(tried, key=lambda found: found[1].dev)
+    others = [train_one(seed, best.lr) for seed in seeds[1:]]
+    used = {id(best), *(id(trial) for _, trial in others)}
+    trials = [trial for _, trial in (*tried, *others)]
+    return [probe, *(made for made, _ in others)], [{**trial.record(), "chosen": id(trial) in used} for trial in trials]

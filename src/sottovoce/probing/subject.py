@@ -1,0 +1,170 @@
+"""What is under evaluation: any encoder, or a control, behind one interface."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sottovoce.encoder import Encoder, normalize
+from sottovoce.encoder.fbank import LogMel
+from sottovoce.families import Pretrained, load_pretrained
+from sottovoce.pruning import encoder_cost, total
+from sottovoce.types import SAMPLE_RATE, Batch, Features
+
+LOG_MEL, UNTRAINED = "log-mel", "untrained:"
+RECORD = Path("run") / "result.json"  # what a run of ours leaves beside its model
+Role = Literal["student", "teacher", "control"]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A frozen model as probes see it: `layers` feature maps of width `dim`, `frame_rate` frames a second.
+
+    name: as results show it. role: who it is in a comparison. fingerprint: hex digest of everything that decides its output; equal
+    models have equal ones. params, macs_per_s: ``None`` where the shape is not known. origin: of our own students, the run behind it.
+    """
+
+    name: str
+    role: Role
+    encoder: nn.Module
+    normalize: bool
+    layers: int
+    dim: int
+    frame_rate: float
+    fingerprint: str
+    family: str
+    params: float | None = None
+    macs_per_s: float | None = None
+    origin: dict[str, Any] | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def features(self, batch: Batch) -> Features:
+        """The encoder's own output on waves as decoded."""
+        batch = batch.to(self.device)
+        wave = normalize(batch.wave, batch.lengths) if self.normalize else batch.wave
+        found: Features = self.encoder(wave, batch.lengths)
+        return found
+
+    @torch.inference_mode()
+    def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B, T, L, D) hidden states as transformers lists them (what the first layer reads, then every layer's output, the last one
+        normed where the model does so), and (B,) valid frames."""
+        found = self.features(batch)
+        frames = found.lengths
+        if frames is None:
+            frames = torch.full((len(found.last),), found.last.shape[1], device=found.last.device)
+        layers = [found.last] if self.layers == 1 else [found.embedded, *found.hidden[1:-1], found.last]
+        return torch.stack(layers, dim=2), frames
+
+    def to(self, device: torch.device) -> Subject:
+        return replace(self, encoder=self.encoder.to(device), device=device)
+
+    def record(self) -> dict[str, Any]:
+        """What the ledger keeps of it."""
+        keys = ("name", "role", "fingerprint", "params", "macs_per_s", "layers", "dim", "frame_rate", "family", "origin")
+        return {key: getattr(self, key) for key in keys}
+
+
+class LogMelFeatures(nn.Module):
+    """80 log-mel energies and their first and second differences every 20 ms: the features that a speech encoder has to beat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mel = LogMel(80)
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
+        if wave.shape[1] < self.mel.size:
+            wave = nn.functional.pad(wave, (0, self.mel.size - wave.shape[1]))
+        found = self.mel(wave)
+        frames = None
+        if lengths is not None:
+            frames = ((lengths - self.mel.size) // self.mel.hop + 1).clamp(min=1)
+            last = (frames - 1)[:, None].clamp(max=found.shape[1] - 1)  # differences must not see padding
+            found = found.gather(1, torch.minimum(torch.arange(found.shape[1]), last)[..., None].expand_as(found))
+        parts = [found]
+        for _ in range(2):
+            padded = nn.functional.pad(parts[-1].transpose(1, 2), (1, 1), mode="replicate").transpose(1, 2)
+            parts.append((padded[:, 2:] - padded[:, :-2]) / 2)
+        x = torch.cat(parts, dim=-1)
+        return Features([x, x], frames, x, x)
+
+
+def open_subject(source: str, name: str | None = None) -> Subject:
+    """The model at `source`: whatever `load_pretrained` takes, ``log-mel``, or ``untrained:SOURCE`` (``untrained:SOURCE#2``: of seed 2),
+    the same shape with random weights. ValueError as `load_pretrained` raises it."""
+    if source == LOG_MEL:
+        rate = SAMPLE_RATE / 320
+        return Subject(
+            name or source, "control", LogMelFeatures().eval(), False, 1, 240, rate, "log-mel-80-delta2-20ms", "log-mel", 0
+        )
+    if source.startswith(UNTRAINED):
+        of, _, seed = source.removeprefix(UNTRAINED).partition("#")
+        if seed and not seed.isdigit():
+            raise ValueError(f"'{source}': after # stands a whole number, the seed, e.g. untrained:{of}#2")
+        loaded = load_pretrained(of)
+        shown = f"untrained:{_short(of)}" + (f"#{seed}" if seed else "")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(seed or 1))
+            encoder = Encoder(loaded.shape).reset_parameters().eval()
+        made = _of(replace(loaded, encoder=encoder), name or shown, "control")
+        return replace(made, origin={"recipe": "untrained", "seed": int(seed or 1), "teacher": _short(of)})
+    loaded = load_pretrained(source)
+    origin = _origin(Path(source)) if Path(source).is_dir() else None
+    role: Role = "student" if origin is not None and origin["teacher"] else "teacher"
+    return replace(_of(loaded, name or _short(source), role), origin=origin)
+
+
+def _of(loaded: Pretrained, name: str, role: Role) -> Subject:
+    encoder = loaded.encoder
+    cost = None if loaded.config is None else total(encoder_cost(loaded.config))
+    with torch.inference_mode():
+        second, two = (encoder(torch.zeros(1, count * SAMPLE_RATE)).last.shape[1] for count in (1, 2))
+    return Subject(
+        name=name,
+        role=role,
+        encoder=encoder,
+        normalize=loaded.normalize,
+        layers=loaded.depth + 1,
+        dim=loaded.dim,
+        frame_rate=float(two - second),
+        fingerprint=fingerprint(encoder, loaded.normalize),
+        family=loaded.family,
+        params=float(sum(p.numel() for p in encoder.parameters())) if cost is None else float(cost.params),
+        macs_per_s=None if cost is None else float(cost.macs),
+    )
+
+
+def fingerprint(encoder: nn.Module, normalized: bool) -> str:
+    """Digest of the weights, the shape and the treatment of the input."""
+    digest = hashlib.sha256(f"{type(encoder).__name__} {getattr(encoder, 'config', '')} {normalized}".encode())
+    for key, value in sorted(encoder.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _short(source: str) -> str:
+    return Path(source).name or source
+
+
+def _origin(folder: Path) -> dict[str, Any] | None:
+    """Which run made the model in `folder`; ``None`` when it says nothing of that."""
+    try:
+        made = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        budget = made.get("budget") or {}
+        return {
+            "recipe": made["recipe"].get("name"),
+            "unit": budget.get("unit"),
+            "keep": budget.get("target"),
+            "seed": made["seed"],
+            "teacher": (made["teacher"] or {}).get("name"),
+            "commit": made.get("commit"),
+        }
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None

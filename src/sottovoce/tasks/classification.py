@@ -1,0 +1,97 @@
+"""Classification of whole utterances: SUPERB's head, which all tasks of this kind share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sottovoce.data import Recording
+from sottovoce.probing.bootstrap import ratio
+from sottovoce.probing.features import Kind
+from sottovoce.tasks.base import Metric
+from sottovoce.tasks.probe import Fold, Item, ProbeTask, Rows, Unusable
+
+
+class MeanPool(nn.Module):
+    """Linear projection, mean over time, one linear layer for each question (SUPERB's UtteranceLevel with mean pooling).
+
+    All of it is linear, so features that are already a mean over time give the same output as frames.
+    """
+
+    def __init__(self, dim: int, projector: int, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.projector = nn.Linear(dim, projector)
+        self.outputs = nn.ModuleList(nn.Linear(projector, size) for size in sizes)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
+        inside = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None].to(x.dtype)
+        pooled = self.projector((x * inside).sum(1) / lengths[:, None])
+        return [output(pooled) for output in self.outputs]
+
+
+class Classification(ProbeTask):
+    """One or several questions about an utterance, each with its own classes; right is who has all answers right.
+
+    A subclass says in `answers` what the questions are. Its Config has `training`, `projector` (width) and `max_seconds`.
+    """
+
+    kind: ClassVar[Kind] = "pooled"
+    metrics = (Metric("accuracy"),)
+
+    def answers(self, recording: Recording) -> dict[str, str]:
+        """Question -> answer. Raises Unusable."""
+        raise TypeError(f"{type(self).__name__} must define answers")
+
+    def target(self, recording: Recording) -> dict[str, str]:
+        return self.answers(recording)
+
+    def prepare(self, fold: Fold) -> Fold:
+        questions = sorted({question for item in fold.train for question in item.target})
+        answers = {q: sorted({item.target.get(q, "") for item in fold.train}) for q in questions}
+        if all(len(known) < 2 for known in answers.values()):
+            raise ValueError(f"{self.name} needs at least two classes in the train split; it reads {self.reads}")
+        self.classes = {q: known for q, known in answers.items() if len(known) > 1}
+        index = {q: {answer: i for i, answer in enumerate(known)} for q, known in self.classes.items()}
+
+        def numbered(items: list[Item]) -> list[Item]:
+            return [replace(item, target=[index[q].get(item.target.get(q, ""), -1) for q in index]) for item in items]
+
+        return Fold(numbered(fold.train), numbered(fold.dev), numbered(fold.test))
+
+    def head(self, dim: int) -> nn.Module:
+        return MeanPool(dim, self.config.projector, [len(known) for known in self.classes.values()])
+
+    def loss(self, outputs: list[Tensor], lengths: Tensor, targets: list[list[int]]) -> Tensor:
+        wanted = torch.tensor(targets, device=lengths.device)
+        return torch.stack([F.cross_entropy(out, wanted[:, i]) for i, out in enumerate(outputs)]).sum()
+
+    def count(self, outputs: list[Tensor], lengths: Tensor, targets: list[list[int]]) -> Rows:
+        """(B, 2 + questions): all right, 1, and what was said to every question (an answer never trained on, -1, cannot be right)."""
+        said = torch.stack([out.argmax(-1) for out in outputs], dim=1).cpu().numpy()
+        right = (said == np.array(targets)).all(1)
+        return np.column_stack([right, np.ones(len(right)), said]).astype(np.float64)
+
+    def scores(self, rows: Rows) -> tuple[float, ...]:
+        return (ratio(rows),)
+
+    def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
+        """Recall of every class of a single question, over all seeds."""
+        made: dict[str, Any] = {"classes": {q: len(known) for q, known in self.classes.items()}}
+        counts = np.bincount([item.target[0] for item in fold.train])
+        made["majority"] = round(100 * float(np.mean([item.target[0] == counts.argmax() for item in fold.test])), 2)
+        return made
+
+
+def field(recording: Recording, *names: str) -> str:
+    """The first of the fields that has a value. Raises Unusable when none has."""
+    for name in names:
+        value = recording.fields.get(name, "").strip()
+        if value:
+            return value
+    raise Unusable(f"no {' or '.join(names)}")
