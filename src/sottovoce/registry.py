@@ -2,7 +2,8 @@
 
 A module of ``sottovoce.objectives`` (or families, students, tasks) that says ``@OBJECTIVES.register("name")`` is found by name, listed
 by ``sottovoce list`` and covered by the contract tests. Other packages add theirs through the entry-point group
-``sottovoce.objectives`` (and so on), whose entries name a module to import.
+``sottovoce.objectives`` (and so on), whose entries name a module to import. The readers of corpora are found in the same way: their
+package is ``sottovoce.data.corpora``, their group ``sottovoce.corpora``.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ def suggestion(wrong: str, known: Iterable[str]) -> str:
 class Registry:
     """Names to classes of one kind. Looking anything up first imports every module of the kind's package."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind  # plural, the name of the sub-package
+    def __init__(self, kind: str, package: str = "") -> None:
+        self.kind = kind  # plural; names the entry-point group, and the package where that is not given
+        self.package = package or f"sottovoce.{kind}"
         self._items: dict[str, type] = {}
         self._loaded = False
 
@@ -46,9 +48,9 @@ class Registry:
     def _load(self) -> None:
         if self._loaded:
             return
-        package = importlib.import_module(f"sottovoce.{self.kind}")
+        package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"sottovoce.{self.kind}.{module.name}")
+            importlib.import_module(f"{self.package}.{module.name}")
         for entry in importlib.metadata.entry_points(group=f"sottovoce.{self.kind}"):
             entry.load()
         self._loaded = True
@@ -73,3 +75,4 @@ FAMILIES = Registry("families")
 STUDENTS = Registry("students")
 OBJECTIVES = Registry("objectives")
 TASKS = Registry("tasks")
+CORPORA = Registry("corpora", "sottovoce.data.corpora")

@@ -9,6 +9,7 @@ from pathlib import Path
 from sottovoce.data.batches import Plan
 from sottovoce.data.config import DataConfig
 from sottovoce.data.decode import BadAudio, read_audio
+from sottovoce.data.labels import turns_of
 from sottovoce.data.recording import Recording, Recordings, Skipped, count_reasons
 from sottovoce.data.scan import Progress, Scanned, Utterance, hold_out, scan
 from sottovoce.data.sources import DEMO, Spec, open_source
@@ -16,7 +17,7 @@ from sottovoce.data.stream import Fixed, SkipLog, Stream
 
 __all__ = [
     "BadAudio", "Data", "DataConfig", "Recording", "Recordings", "Scanned", "Skipped", "Stream", "Utterance",
-    "open_data", "open_source", "read_audio", "scan",
+    "open_data", "open_source", "read_audio", "scan", "turns_of",
 ]  # fmt: skip
 
 

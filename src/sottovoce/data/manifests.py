@@ -18,6 +18,7 @@ from sottovoce.types import SAMPLE_RATE
 
 PATHS = ("path", "audio_filepath", "audio_path", "audio")
 STARTS, DURATIONS, CHANNEL = ("start", "offset"), ("duration", "seconds"), "channel"
+EXTRA, RTTM = "extra", "rttm"
 MALFORMED = "malformed manifest row"
 
 
@@ -25,8 +26,7 @@ class Base:
     """The folder that relative paths start from: the first of the candidates below which one of the first rows exists."""
 
     def __init__(self, manifest: Path, names: Iterable[str]) -> None:
-        home = manifest.absolute().parent
-        self.folder = home
+        self.home = self.folder = home = manifest.absolute().parent
         sample = [name for _, name in zip(range(32), names, strict=False) if name and not os.path.isabs(name)]
         for folder in (home, home / "clips", home.parent):
             if any(os.path.exists(folder / name) for name in sample):
@@ -35,6 +35,11 @@ class Base:
 
     def __call__(self, name: str) -> str:
         return name if os.path.isabs(name) else os.path.join(self.folder, name)
+
+    def beside(self, name: str) -> str:
+        """Path of a file that is no audio: labels may stay with the manifest while the audio is elsewhere."""
+        path = self(name)
+        return path if os.path.exists(path) or not os.path.exists(self.home / name) else os.path.join(self.home, name)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -59,7 +64,7 @@ def read_table(path: Path) -> Recordings:
     if _is_fairseq(lines):
         return _read_fairseq(path, lines)
     separator = max("\t,;", key=lines[0].count)
-    rows = _split(lines, separator)
+    rows = split_rows(lines, separator)
     _, head = next(rows)
     columns = [name.strip().strip('"').lower() for name in head or []]
     if not set(columns) & set(PATHS):
@@ -77,7 +82,7 @@ def read_table(path: Path) -> Recordings:
     return _from_rows(path, found, skipped)
 
 
-def _split(lines: list[str], separator: str) -> Iterator[tuple[int, list[str] | None]]:
+def split_rows(lines: list[str], separator: str) -> Iterator[tuple[int, list[str] | None]]:
     """(line number, cells) of every row that is not blank; None for cells that cannot be told apart."""
     if separator == "\t":  # quotes mean nothing in a tsv, and one lone quote in a transcript must not swallow rows
         for number, line in enumerate(lines, 1):
@@ -184,15 +189,30 @@ def _recording(row: Mapping[str, Any], base: Base) -> Recording:
     duration = _number(_first(row, DURATIONS)) or None
     channel = row.get(CHANNEL)
     known = {*PATHS, *STARTS, *DURATIONS, CHANNEL}
+    fields = {key: _text(value) for key, value in row.items() if key not in known and value is not None}
+    for key, value in _pairs(fields.get(EXTRA, "")):
+        fields[key] = fields.get(key) or value
+    if fields.get(RTTM):
+        fields[RTTM] = base.beside(fields[RTTM])
     return Recording(
         id=f"{name}#{start:g}" if start else name,
         path=base(name),
         start=start,
         duration=duration,
         channel=None if channel in (None, "") else int(channel),
-        fields={key: _text(value) for key, value in row.items() if key not in known and value is not None},
+        fields=fields,
         group=name,
     )
+
+
+def _pairs(extra: str) -> Iterator[tuple[str, str]]:
+    """The pairs of ``key=value; key=value``; nothing of JSON text or of plain words."""
+    if extra.lstrip().startswith(("{", "[")):
+        return
+    for part in extra.split(";"):
+        key, equals, value = part.partition("=")
+        if equals and key.strip().isidentifier():
+            yield key.strip(), value.strip()
 
 
 def _first(row: Mapping[str, Any], names: Iterable[str]) -> Any:

@@ -41,12 +41,20 @@ class Recording:
     loader: Loader | None = field(default=None, hash=False)
 
 
-class Recordings(list[Recording]):
-    """Recordings of a source, and the manifest rows that could not be understood."""
+Trial = tuple[str, str, bool]
 
-    def __init__(self, items: Iterable[Recording] = (), skipped: Iterable[Skipped] = ()) -> None:
+
+class Recordings(list[Recording]):
+    """Recordings of a source.
+
+    skipped: the manifest rows that could not be understood, the listed files that are not there. trials: the pairs that a speaker
+    verification test compares, as (id, id, whether the speaker is the same).
+    """
+
+    def __init__(self, items: Iterable[Recording] = (), skipped: Iterable[Skipped] = (), trials: Iterable[Trial] = ()) -> None:
         super().__init__(items)
         self.skipped: list[Skipped] = list(skipped)
+        self.trials: list[Trial] = list(trials)
 
 
 def count_reasons(skipped: Iterable[Skipped]) -> str:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sottovoce.data.lhotse_sets import read_shar
 from sottovoce.data.manifests import read_json_lines, read_list, read_table
 from sottovoce.data.recording import Recording, Recordings
+from sottovoce.registry import CORPORA
+
+if TYPE_CHECKING:
+    from sottovoce.data.corpora.base import Corpus
 
 AUDIO = frozenset(
     (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64", ".rf64", ".sph", ".nist")
@@ -25,11 +30,12 @@ Spec = str | Path | Recording | Sequence["str | Path | Recording"]
 def open_source(spec: Spec) -> Recordings:
     """All recordings of a source, in a fixed order, with the manifest rows that were not understood as ``.skipped``.
 
-    spec is one of: a folder (searched recursively for audio, in order of name); a csv or tsv with a header and a ``path`` column (and
+    spec is one of: a folder (searched recursively for audio, in order of name; where it has the official layout of a corpus that
+    ``sottovoce.data.corpora`` knows, the labels are read too); a csv or tsv with a header and a ``path`` column (and
     optionally ``seconds`` or ``duration``, ``start`` or ``offset``, ``channel``; other columns become ``fields``); a fairseq tsv; JSON
     lines as NeMo writes them (``audio_filepath`` or ``path``, ``duration``, ``offset``); Lhotse cuts; a folder of Lhotse Shar shards; a
     text file of paths; an audio file; ``demo``, which is synthesised once and cached; or a list of these. Relative paths in a
-    manifest are looked for in its folder, then in ``clips/`` there (Common Voice), then in the folder above. Files are not opened here.
+    manifest are looked for in its folder, then in ``clips/`` there (Common Voice), then in the folder above. No audio is decoded here.
     Raises ValueError, in one sentence, for a source that is missing, empty or of another kind.
     """
     if isinstance(spec, Recording):
@@ -38,7 +44,11 @@ def open_source(spec: Spec) -> Recordings:
         parts = [open_source(part) for part in spec]
         if not parts:
             raise ValueError(f"no data given; give {KINDS}")
-        return Recordings((item for part in parts for item in part), (row for part in parts for row in part.skipped))
+        return Recordings(
+            (item for part in parts for item in part),
+            (row for part in parts for row in part.skipped),
+            (trial for part in parts for trial in part.trials),
+        )
     if spec == DEMO:
         from sottovoce.data.demo import demo_manifest  # needs an optional package
 
@@ -47,7 +57,10 @@ def open_source(spec: Spec) -> Recordings:
         raise ValueError(f"{spec} is a remote address; copy the data to a disk first and give its path")
     path = Path(spec).expanduser()
     if path.is_dir():
-        return read_shar(path) if any(path.glob("cuts.*.jsonl*")) else read_folder(path)
+        if any(path.glob("cuts.*.jsonl*")):
+            return read_shar(path)
+        corpus = _corpus(path)
+        return read_folder(path) if corpus is None else corpus.read(path)
     if not path.exists():
         raise ValueError(f"{path} does not exist; give {KINDS}")
     name = path.name.lower()
@@ -65,6 +78,15 @@ def open_source(spec: Spec) -> Recordings:
         bad = f"{len(found.skipped)} malformed" if found.skipped else "none"
         raise ValueError(f"{path} has no usable rows ({bad} after the header); each row must name an audio file")
     return found
+
+
+def _corpus(folder: Path) -> Corpus | None:
+    """The reader of the official layout that a folder has, if any."""
+    corpora: Iterator[Corpus] = (CORPORA.get(name)() for name in CORPORA.names())
+    try:
+        return next((corpus for corpus in corpora if corpus.matches(folder)), None)
+    except OSError:  # a folder that may not be looked into
+        return None
 
 
 def read_folder(folder: Path) -> Recordings:

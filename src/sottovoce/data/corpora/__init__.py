@@ -1,0 +1,1 @@
+"""Official on-disk layouts of speech corpora, one file each. `open_source` recognises them by themselves."""

@@ -1,0 +1,100 @@
+"""What a corpus layout is, and what its readers share.
+
+A reader lists the audio as a plain folder does, with the same ids, and adds fields, so that whoever only wants audio notices nothing
+(where it must do otherwise, its docstring says so). A recording that its corpus says nothing about stays, without those fields; a
+list's row that is malformed, or whose file is not there, is skipped with a reason. The fields, all text:
+
+- ``split``: train, dev or test, as the benchmark uses the corpus; absent for what it does not use
+- ``text``, ``label``, ``speaker``, ``language``, ``fold``
+- ``intent``: a JSON object of names and values; ``slots``: a JSON list of [slot, value] in the order of the words, or a JSON object
+- ``turns``: a JSON list of [start, end, speaker] in seconds, see `sottovoce.data.labels.turns_of`
+- ``role``: query or doc; ``matches``, of a doc: a JSON list of the ids of the queries that it contains
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar
+
+from sottovoce.data.manifests import read_lines
+from sottovoce.data.recording import Recording, Recordings, Skipped
+
+
+class Corpus(ABC):
+    """A corpus as its publisher packs it. The first line of a reader's docstring is what listings show."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def matches(self, folder: Path) -> bool:
+        """Whether the folder is this corpus. Looks at a few names and opens no audio; no for anything that may be another thing."""
+
+    @abstractmethod
+    def read(self, folder: Path) -> Recordings:
+        """All recordings of a folder that matches. ValueError names a required list that is missing."""
+
+
+def labelled(items: Iterable[Recording], describe: Callable[[str], Mapping[str, str]]) -> Recordings:
+    """The recordings, each with the fields that `describe` gives for its id."""
+    return Recordings(replace(item, fields=describe(item.id)) for item in items)
+
+
+def missing(
+    listed: Mapping[str, str], found: Iterable[str], part: Callable[[str], Hashable] = lambda name: None
+) -> list[Skipped]:
+    """Rows for the `listed` names (name -> where it is listed) that are not `found`.
+
+    Of a part that is not there at all, since parts of a corpus are fetched one by one, nothing is said.
+    """
+    there = set(found)
+    parts = {part(name) for name in there}
+    return [row(where, "missing") for name, where in listed.items() if name not in there and part(name) in parts]
+
+
+def row(where: str, reason: str) -> Skipped:
+    return {"path": where, "reason": reason}
+
+
+def required(path: Path, advice: str) -> Path:
+    """The path. ValueError with the advice when no file is there."""
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is missing; {advice}")
+    return path
+
+
+def required_lines(path: Path, advice: str) -> list[tuple[str, str]]:
+    """(``path:number``, line) of the lines that are not blank. ValueError with the advice when no file is there."""
+    lines = read_lines(required(path, advice))
+    return [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def optional_lines(path: Path, skipped: list[Skipped]) -> list[tuple[str, str]]:
+    """The same for a file that may be missing; one that is broken is skipped with the reason."""
+    try:
+        return required_lines(path, "") if os.path.isfile(path) else []
+    except ValueError:
+        skipped.append(row(str(path), "list that cannot be read"))
+        return []
+
+
+def peek(folder: Path, pattern: str, most: int = 64) -> Path | None:
+    """An entry of the folder whose whole name has the pattern, among its first few; None when there is none, or no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return next((Path(entry.path) for entry in islice(entries, most) if re.fullmatch(pattern, entry.name)), None)
+    except OSError:
+        return None
+
+
+def pieces(item: Recording, seconds: float, length: float = 1.0) -> list[Recording]:
+    """The recording cut into whole pieces of `length` seconds; what is left over at the end is dropped."""
+    return [
+        replace(item, id=f"{item.id}#{number * length:g}", start=number * length, duration=length, group=item.id)
+        for number in range(int(seconds / length + 1e-6))
+    ]

@@ -1,0 +1,65 @@
+"""Fluent Speech Commands, https://arxiv.org/abs/1904.03670."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sottovoce.data.corpora.base import Corpus, labelled, missing, required, row
+from sottovoce.data.manifests import MALFORMED, read_lines, split_rows
+from sottovoce.data.recording import Recordings
+from sottovoce.data.sources import read_folder
+from sottovoce.registry import CORPORA
+
+TABLES = {"train_data.csv": "train", "valid_data.csv": "dev", "test_data.csv": "test"}
+SLOTS = ("action", "object", "location")
+COLUMNS = {"path", "speakerId", "transcription", *SLOTS}
+ADVICE = "unpack it from the corpus's archive again"
+
+
+@CORPORA.register("fluent_speech_commands")
+class FluentSpeechCommands(Corpus):
+    """Fluent Speech Commands: intents of an action, an object and a location.
+
+    ``data/train_data.csv``, ``valid_data.csv``, ``test_data.csv`` and ``wavs/speakers/*/*.wav``.
+    """
+
+    def matches(self, folder: Path) -> bool:
+        return (folder / "wavs").is_dir() and any(_has_columns(folder / "data" / name) for name in TABLES)
+
+    def read(self, folder: Path) -> Recordings:
+        listed: dict[str, str] = {}
+        labels: dict[str, dict[str, str]] = {}
+        bad = []
+        for name, split in TABLES.items():
+            path = folder / "data" / name
+            rows = split_rows(read_lines(required(path, ADVICE)), ",")
+            _, head = next(rows, (0, None))
+            if not COLUMNS.issubset(head or []):
+                raise ValueError(f"{path} must have the columns {', '.join(sorted(COLUMNS))}; {ADVICE}")
+            for number, cells in rows:
+                if not head or cells is None or len(cells) != len(head):
+                    bad.append(row(f"{path}:{number}", MALFORMED))
+                    continue
+                values = dict(zip(head, cells, strict=True))
+                listed[values["path"]] = f"{path}:{number}"
+                labels[values["path"]] = {
+                    "split": split,
+                    "speaker": values["speakerId"],
+                    "text": values["transcription"],
+                    "language": "en",
+                    "intent": json.dumps({slot: values[slot] for slot in SLOTS}, ensure_ascii=False),
+                }
+        made = labelled(read_folder(folder), lambda name: labels.get(name, {}))
+        made.skipped += bad + missing(listed, (item.id for item in made))
+        return made
+
+
+def _has_columns(path: Path) -> bool:
+    """Whether it is a table of this corpus; other folders have ``data`` and ``wavs`` too."""
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            _, head = next(split_rows([stream.readline(1000).strip()], ","), (0, None))
+            return COLUMNS.issubset(head or [])
+    except (OSError, UnicodeDecodeError):
+        return False

@@ -1,0 +1,86 @@
+"""IEMOCAP, https://sail.usc.edu/iemocap/."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sottovoce.data.corpora.base import Corpus, labelled, missing, optional_lines, row
+from sottovoce.data.manifests import MALFORMED
+from sottovoce.data.recording import Recordings, Skipped
+from sottovoce.data.sources import read_folder
+from sottovoce.registry import CORPORA
+
+SESSIONS = tuple(f"Session{number}" for number in range(1, 6))
+CLASSES = {"neu": "neu", "hap": "hap", "exc": "hap", "ang": "ang", "sad": "sad"}
+UTTERANCE = re.compile(r"Session([1-5])/sentences/wav/(.+)/((Ses\d\d)[FM]_.*_([FM])\w*)\.wav")
+TEXT = re.compile(r"(\S+) \[[\d.]+-[\d.]+\]: *(.*)")
+
+
+@CORPORA.register("iemocap")
+class Iemocap(Corpus):
+    """IEMOCAP: emotions, in five sessions that are the folds.
+
+    ``Session1`` to ``Session5``, each with ``sentences/wav``, ``dialog/EmoEvaluation`` and, for ``text``, ``dialog/transcriptions``.
+    ``emotion`` is the corpus's own; ``label`` one of SUPERB's four (neu, hap with exc, ang, sad), absent for the others. ``fold`` is the
+    number of the session, ``speaker`` the session and F or M. Without ``split``: each fold is the test set once. The whole dialogs
+    under ``dialog/wav`` are listed too, as audio without fields.
+    """
+
+    def matches(self, folder: Path) -> bool:
+        there = [folder / session for session in SESSIONS if (folder / session / "sentences" / "wav").is_dir()]
+        return any((session / "dialog" / "EmoEvaluation").is_dir() for session in there)
+
+    def read(self, folder: Path) -> Recordings:
+        skipped: list[Skipped] = []
+        emotions: dict[str, str] = {}
+        listed: dict[str, str] = {}
+        texts: dict[str, str] = {}
+        for session in (folder / name for name in SESSIONS if (folder / name / "sentences" / "wav").is_dir()):
+            dialog = session / "dialog"
+            if not (dialog / "EmoEvaluation").is_dir():
+                raise ValueError(f"{dialog / 'EmoEvaluation'} is missing; unpack it from the corpus's archive again")
+            for path in _files(dialog / "EmoEvaluation"):
+                _read_emotions(path, emotions, listed, skipped)
+            for path in _files(dialog / "transcriptions"):
+                spoken = (
+                    TEXT.fullmatch(line) for _, line in optional_lines(path, skipped)
+                )  # breaths and the like have other forms
+                texts |= {found[1]: found[2] for found in spoken if found}
+
+        def describe(name: str) -> dict[str, str]:
+            found = UTTERANCE.fullmatch(name)
+            if not found:
+                return {}
+            session, _, utterance, who, sex = found.groups()
+            emotion = emotions.get(utterance, "")
+            fields = {
+                "fold": session,
+                "speaker": who + sex,
+                "language": "en",
+                "emotion": emotion,
+                "label": CLASSES.get(emotion, ""),
+                "text": texts.get(utterance, ""),
+            }
+            return {key: value for key, value in fields.items() if value}
+
+        made = labelled(read_folder(folder), describe)
+        stems = (Path(item.id).stem for item in made if item.fields)
+        made.skipped += skipped + missing(listed, stems)
+        return made
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
+
+
+def _read_emotions(path: Path, emotions: dict[str, str], listed: dict[str, str], skipped: list[Skipped]) -> None:
+    """Lines such as ``[6.2901 - 8.2357]<TAB>Ses01F_impro01_F000<TAB>neu<TAB>[2.5, 2.5, 2.5]``; the others are single raters'."""
+    for where, line in optional_lines(path, skipped):
+        if not line.startswith("["):
+            continue
+        cells = line.split("\t")
+        if len(cells) >= 3 and cells[1].startswith("Ses") and cells[2].strip():
+            emotions[cells[1].strip()], listed[cells[1].strip()] = cells[2].strip(), where
+        else:
+            skipped.append(row(where, MALFORMED))

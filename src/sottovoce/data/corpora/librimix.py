@@ -1,0 +1,140 @@
+"""LibriMix, https://arxiv.org/abs/2005.11262, and the Kaldi folders that SUPERB's diarization is prepared as."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+from pathlib import Path
+
+from sottovoce.data.corpora.base import Corpus, labelled, optional_lines, required_lines, row
+from sottovoce.data.labels import Turn, read_rttm, turns_text
+from sottovoce.data.manifests import MALFORMED
+from sottovoce.data.recording import Recording, Recordings, Skipped
+from sottovoce.data.sources import read_folder
+from sottovoce.registry import CORPORA
+
+RATES, MODES = ("wav16k", "wav8k"), ("max", "min")
+SUBSETS = {"train-100": "train", "train-360": "train", "dev": "dev", "test": "test"}
+MIXTURES = ("mix_clean", "mix_both", "mix_single")
+FILE = re.compile(r"wav(16k|8k)/(max|min)/([^/]+)/([^/]+)/([^/]+)\.wav")
+SPLITS = ("train", "dev", "test")
+
+
+@CORPORA.register("librimix")
+class LibriMix(Corpus):
+    """LibriMix: mixtures of two or three speakers, and what they were mixed from.
+
+    ``wav16k/max/train-100/mix_clean/*.wav`` and so on, as its scripts write them. ``part`` is the folder (mix_both, s1, noise, ...),
+    ``speaker`` the speakers in the order of the sources, with a space between. The audio does not say who speaks when: for turns, make
+    the Kaldi folders with the scripts' ``prepare_diarization.py`` and give those.
+    """
+
+    def matches(self, folder: Path) -> bool:
+        roots = (folder / rate / mode / subset for rate in RATES for mode in MODES for subset in SUBSETS)
+        return any((root / mixture).is_dir() for root in roots for mixture in MIXTURES)
+
+    def read(self, folder: Path) -> Recordings:
+        return labelled(read_folder(folder), _describe)
+
+
+def _describe(name: str) -> dict[str, str]:
+    found = FILE.fullmatch(name)
+    if not found or found[3] not in SUBSETS:
+        return {}
+    rate, mode, subset, part, mixture = found.groups()
+    fields = {"split": SUBSETS[subset], "subset": subset, "part": part, "mode": mode, "rate": rate, "language": "en"}
+    speakers = [source.split("-")[0] for source in mixture.split("_")]
+    if re.fullmatch(r"s\d", part):
+        speakers = speakers[int(part[1]) - 1 :][:1]
+    return {**fields, "speaker": " ".join(speakers)} if speakers and part != "noise" else fields
+
+
+@CORPORA.register("kaldi_diarization")
+class KaldiDiarization(Corpus):
+    """Kaldi folders with an RTTM: who speaks when, as SUPERB's diarization on LibriMix is prepared.
+
+    ``train``, ``dev`` and ``test`` (those that are there), or one such folder: each with ``wav.scp`` and ``rttm``, or ``segments`` and
+    ``utt2spk`` in its place; ``reco2dur`` is used where there is one. The folder's name is the split. Ids are ``split/recording``.
+    Raises ValueError when none of the audio that ``wav.scp`` names is there.
+    """
+
+    def matches(self, folder: Path) -> bool:
+        return _is_kaldi(folder) or any(_is_kaldi(folder / split) for split in SPLITS)
+
+    def read(self, folder: Path) -> Recordings:
+        made = Recordings()
+        parts = [(folder, "")] if _is_kaldi(folder) else [(folder / split, f"{split}/") for split in SPLITS]
+        for place, prefix in parts:
+            if place.is_dir():
+                _read_part(place, prefix, made)
+        if not made:
+            raise ValueError(
+                f"none of the audio that wav.scp names in {folder} is there; correct its paths, or prepare the folder again"
+            )
+        return made
+
+
+def _is_kaldi(folder: Path) -> bool:
+    """With a ``text``, segments are those of a transcribed corpus, and each is a sentence rather than a turn."""
+    there = {name for name in ("wav.scp", "rttm", "segments", "utt2spk", "text") if (folder / name).is_file()}
+    return {"wav.scp", "rttm"} <= there or ({"wav.scp", "segments", "utt2spk"} <= there and "text" not in there)
+
+
+def _read_part(folder: Path, prefix: str, made: Recordings) -> None:
+    advice = "prepare the folder again"
+    files = required_lines(folder / "wav.scp", advice)
+    turns = _turns(folder, advice, made.skipped)
+    seconds = dict(_columns(optional_lines(folder / "reco2dur", made.skipped), 2, made.skipped))
+    name = folder.absolute().name
+    split = {"split": name} if name in SPLITS else {}
+    for where, line in files:
+        recording, file = (*line.split(None, 1), "")[:2]
+        if not file or file.endswith("|"):
+            made.skipped.append(row(where, "a command, not a file" if file else MALFORMED))
+            continue
+        path = _place(folder, file)
+        if not os.path.isfile(path):
+            made.skipped.append(row(path, "missing"))
+            continue
+        fields = dict(split)
+        if recording in turns:
+            fields["turns"] = turns_text(turns[recording])
+            fields["speaker"] = " ".join(sorted({who for _, _, who in turns[recording]}))
+        made.append(Recording(prefix + recording, path, duration=_seconds(seconds.get(recording)) or None, fields=fields))
+
+
+def _turns(folder: Path, advice: str, skipped: list[Skipped]) -> dict[str, list[Turn]]:
+    if (folder / "rttm").is_file():
+        return read_rttm(folder / "rttm", skipped)
+    speakers = dict(_columns(required_lines(folder / "utt2spk", advice), 2, skipped))
+    made: dict[str, list[Turn]] = {}
+    for where, line in required_lines(folder / "segments", advice):
+        cells = line.split()
+        start, end = (_seconds(cells[2]), _seconds(cells[3])) if len(cells) == 4 else (None, None)
+        if start is None or end is None or cells[0] not in speakers:
+            skipped.append(row(where, MALFORMED))
+        else:
+            made.setdefault(cells[1], []).append((start, end, speakers[cells[0]]))
+    return made
+
+
+def _columns(lines: list[tuple[str, str]], count: int, skipped: list[Skipped]) -> list[list[str]]:
+    rows = [(where, line.split()) for where, line in lines]
+    skipped += [row(where, MALFORMED) for where, cells in rows if len(cells) != count]
+    return [cells for _, cells in rows if len(cells) == count]
+
+
+def _seconds(text: str | None) -> float | None:
+    """None for what is no time."""
+    with contextlib.suppress(ValueError):
+        value = float(text or "nan")
+        return value if 0 <= value < math.inf else None
+    return None
+
+
+def _place(folder: Path, file: str) -> str:
+    """Kaldi takes relative paths from the current folder; those of a folder that was moved are looked for beside it too."""
+    places = [os.path.join(place, file) for place in (folder, folder.parent)]
+    return next((path for path in places if os.path.isfile(path)), os.path.abspath(file))
