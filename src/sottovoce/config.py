@@ -239,19 +239,29 @@ def read_yaml(path: Path, shipped: Path | None = None, within: tuple[Path, ...] 
 
 
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """`top` over `base`: mappings merge key by key, anything else replaces. ``key: x`` is short for ``key: {name: x}``."""
+    """`top` over `base`: mappings merge key by key, anything else replaces. ``key: x`` is short for ``key: {name: x}``.
+
+    A mapping with another ``name`` is another component and takes nothing over.
+    """
     made = dict(base)
     for key, value in top.items():
         old = made.get(key)
         if isinstance(old, str) and isinstance(value, Mapping):
             old = {"name": old}
-        made[key] = overlay(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and _name_of(value) in (None, _name_of(old) or _name_of(value)):
+            made[key] = overlay(old, value)
+        else:
+            made[key] = value
     return made
+
+
+def _name_of(component: Mapping[str, Any]) -> Any:
+    return _value(component.get("name"))
 
 
 def override(data: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """`data` with ``a.b=value`` assignments laid over it; values are read as YAML."""
-    made = dict(data)
+    given: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
@@ -260,8 +270,8 @@ def override(data: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, A
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
             raise ConfigError(f"cannot read the value of '{text}'") from None
-        made = overlay(made, nested(key.strip(), parsed if isinstance(parsed, (dict, list)) else Given(parsed, value.strip())))
-    return made
+        given = overlay(given, nested(key.strip(), parsed if isinstance(parsed, (dict, list)) else Given(parsed, value.strip())))
+    return overlay(data, given)
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:

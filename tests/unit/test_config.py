@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sottovoce.config import ConfigError, build, override, plain, read_yaml
+from sottovoce.config import ConfigError, build, overlay, override, plain, read_yaml
 from sottovoce.train.recipe import Recipe, load_recipe
 
 
@@ -128,3 +128,10 @@ def test_include_without_a_name_and_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("include: b.yaml\n")
     with pytest.raises(ConfigError, match="includes itself"):
         read_yaml(tmp_path / "b.yaml")
+
+
+def test_another_component_takes_nothing_over():
+    base = {"student": {"name": "random", "dim": 192}}
+    assert overlay(base, {"student": {"name": "copy"}}) == {"student": {"name": "copy"}}
+    assert overlay(base, {"student": {"name": "random", "depth": 2}})["student"] == {"name": "random", "dim": 192, "depth": 2}
+    assert overlay(base, {"student": {"dim": 64}})["student"] == {"name": "random", "dim": 64}
