@@ -15,6 +15,7 @@ from .export import auto
 
 if TYPE_CHECKING:
     from .export.hf import load as load
+    from .suite.run import evaluate as evaluate
     from .train.api import compress as compress
     from .train.api import pretrain as pretrain
 
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 
 # public name -> where it is; sub-packages shadow names, so none of these may be called like one
 _LAZY = {
+    "evaluate": "sottovoce.suite.run:evaluate",
     "load": "sottovoce.export.hf:load",
     "compress": "sottovoce.train.api:compress",
     "pretrain": "sottovoce.train.api:pretrain",
 }
 
-__all__ = ["__version__", "compress", "load", "pretrain"]
+__all__ = ["__version__", "compress", "evaluate", "load", "pretrain"]
 
 auto.install()
 

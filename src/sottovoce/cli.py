@@ -155,6 +155,88 @@ def pretrain(
 
 
 @app.command()
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL... [KEY=VALUE...]", help="Students or teachers, 'log-mel', or 'untrained:MODEL'."),
+    ],
+    data: Annotated[
+        str, typer.Option("--data", help="A task file (.yaml), 'testbed', or for one task a corpus folder or a manifest.")
+    ],
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Which task, or which of the task file's; repeatable. All by default.")
+    ] = None,
+    vs: Annotated[
+        list[str] | None, typer.Option("--vs", help="Measured beside them; the first is the teacher. Repeatable.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Ledger folder: one JSON per model and task.")] = Path("results"),
+    root: Annotated[
+        Path | None, typer.Option("--root", help="What the task file's paths start from; its folder by default.")
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", help="Seed of heads and batches; repeatable. Default 1 2 3.")
+    ] = None,
+    device: Device = "auto",
+    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for features; ~/.cache/sottovoce by default.")] = None,
+    cache_gb: Annotated[float, typer.Option("--cache-gb", help="Most that features may take on disk; 0 keeps nothing.")] = 10.0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is measured already.")] = False,
+) -> None:
+    """Measure what MODEL still does: SUPERB's tasks with a frozen encoder, and label-free fidelity to a teacher.
+
+    Examples:
+
+        sottovoce evaluate students/first --vs demo --task fidelity --data /data/speech
+
+        sottovoce evaluate students/first --vs demo --vs log-mel --task ks --data /data/speech_commands_v0.01
+
+        sottovoce evaluate students/first --vs demo --data testbed --root /data/testbed --out results
+
+    Each pair of model and task becomes one JSON, which `sottovoce report` draws. KEY=VALUE overrides any field of the task file, or of
+    the single task, e.g. training.lrs=[1e-3,3e-3].
+    """
+    from sottovoce.suite.run import evaluate as run
+
+    overrides = [text for text in models if "=" in text and not Path(text).exists()]
+    run(
+        [text for text in models if text not in overrides],
+        data=data,
+        tasks=task or ["all"],
+        vs=vs or [],
+        out=out,
+        root=root,
+        seeds=seed,
+        device=device,
+        cache=cache,
+        cache_gb=cache_gb,
+        fresh=fresh,
+        overrides=overrides,
+        say=_say,
+    )
+    _say(f"results in {out}; to see them: sottovoce report {out}")
+
+
+@app.command()
+def report(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Run folders, and folders or files of the ledger.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The page; report.html in the first path by default.")] = None,
+) -> None:
+    """Draw runs and results as one page that needs nothing else.
+
+    Examples:
+
+        sottovoce report students/first
+
+        sottovoce report results students/first students/second --out comparison.html
+    """
+    from sottovoce.report import page
+
+    written = page.write(paths or [Path("results")], out)
+    _say(f"page written to {written}")
+
+
+@app.command()
 def inspect(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A student, or any teacher: folder, hub id, 'demo'.")],
     as_json: Json = False,

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -83,6 +84,7 @@ class FeatureSet:
     skipped: list[Skipped]
     frames: list[int]
     hours: float
+    entries: list[Entry]
     bank: Bank | None = None
     seconds: float = 0.0
 
@@ -91,18 +93,26 @@ class FeatureSet:
 
     def item(self, i: int) -> Tensor:
         """(T, L, D) float32."""
+        if self.bank is not None and self.entries[i].begin >= 0:
+            return self.bank.rows(self.entries[i])
         piece = self.pieces[i]
-        rows = None if self.bank is None else self.bank.rows(piece)
-        if rows is None:
-            _, found = next(encode(self.subject, [piece], self.kind))
-            assert isinstance(found, Encoded), f"{piece.recording.path} could be read a moment ago: {found.reason}"
-            rows = found.states
-        return rows.float()
+        _, found = next(encode(self.subject, [piece], self.kind))
+        assert isinstance(found, Encoded), f"{piece.recording.path} could be read a moment ago: {found.reason}"
+        return found.states.float()
 
     def batch(self, items: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(B, T, L, D) float32, zero after the end of an item, and (B,) how many of the T are its own."""
+        if self._table is not None:
+            return self._table[items], torch.ones(len(items), dtype=torch.long)
         rows = [self.item(i) for i in items]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+
+    @cached_property
+    def _table(self) -> Tensor | None:
+        """(N, 1, L, D): all of a pooled set, which is small enough to stay in memory."""
+        if self.kind != "pooled" or self.bank is None or not len(self):
+            return None
+        return torch.stack([self.item(i) for i in range(len(self))])
 
 
 class FeatureStore:
@@ -120,18 +130,20 @@ class FeatureStore:
     def get(self, subject: Subject, pieces: Sequence[Piece], kind: Kind, progress: Progress | None = None) -> FeatureSet:
         """Features of `pieces`; what no bank has is computed and kept. `progress` is called with (done, to do)."""
         began = time.monotonic()
+        keys = [piece.key for piece in pieces]
         if self.limit <= 0:
-            return _select(subject, pieces, kind, {piece.key: _measure(subject, piece) for piece in pieces}, None)
+            lengths = {key: _measure(subject, piece) for key, piece in zip(keys, pieces, strict=True)}
+            return _select(subject, pieces, keys, kind, lengths, None)
         bank = Bank(self.folder / f"{subject.fingerprint}-{kind}-{FORMAT}", kind, subject)
         with bank.writing():
-            missing = list({piece.key: piece for piece in pieces if piece.key not in bank.index}.values())
+            missing = [piece for key, piece in dict(zip(keys, pieces, strict=True)).items() if key not in bank.index]
             for done, (piece, found) in enumerate(encode(subject, missing, kind, self.seconds_per_batch), 1):
                 if isinstance(found, Encoded) and not self._room(bank, found.states.numel() * 2):
                     found = Entry(-1, found.frames, found.seconds)  # computed anew whenever it is asked for
                 bank.add(piece, found)
                 if progress is not None:
                     progress(done, len(missing))
-        made = _select(subject, pieces, kind, bank.index, bank)
+        made = _select(subject, pieces, keys, kind, bank.index, bank)
         return replace(made, seconds=time.monotonic() - began)
 
     def _room(self, bank: Bank, wanted: int) -> bool:
@@ -230,11 +242,8 @@ class Bank:
         self.index[piece.key] = Entry(self._end, found.frames, found.seconds)
         self._end += len(rows)
 
-    def rows(self, piece: Piece) -> Tensor | None:
-        """(T, L, D) of a piece in the index; ``None`` when its rows are not kept."""
-        entry = self.index[piece.key]
-        if entry.begin < 0:
-            return None
+    def rows(self, entry: Entry) -> Tensor:
+        """(T, L, D) of a piece whose rows are kept."""
         if self._map is None:
             self._map = np.memmap(self.folder / ROWS, np.float16, "r", shape=(self._end, self.layers, self.dim))
         part = np.array(self._map[entry.begin : entry.begin + self._length(entry)])
@@ -250,7 +259,7 @@ def encode(
     """Every piece with what the model makes of it, or with the reason why it cannot be read; similar lengths after one another."""
     order = sorted(pieces, key=lambda piece: piece.seconds or piece.recording.duration or 0.0)
     batch: list[tuple[Piece, Tensor]] = []
-    for piece, wave in _decoded(order):
+    for piece, wave in decoded(order):
         if isinstance(wave, str):
             yield piece, Entry(-1, 0, 0.0, wave)
             continue
@@ -274,7 +283,7 @@ def _states(subject: Subject, batch: list[tuple[Piece, Tensor]], kind: Kind) -> 
         yield piece, Encoded(own.mean(0, keepdim=True) if kind == "pooled" else own, len(own), len(wave) / SAMPLE_RATE)
 
 
-def _decoded(pieces: Sequence[Piece], ahead: int = 64) -> Iterator[tuple[Piece, Tensor | str]]:
+def decoded(pieces: Sequence[Piece], ahead: int = 64) -> Iterator[tuple[Piece, Tensor | str]]:
     """Audio in the order of `pieces`, decoded by threads a little ahead."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         waiting: deque[tuple[Piece, Future[Tensor | str]]] = deque()
@@ -304,8 +313,10 @@ def _measure(subject: Subject, piece: Piece) -> Entry:
     return Entry(-1, max(1, int(seconds * subject.frame_rate)), seconds)
 
 
-def _select(subject: Subject, pieces: Sequence[Piece], kind: Kind, index: Mapping[str, Entry], bank: Bank | None) -> FeatureSet:
-    entries = [index[piece.key] for piece in pieces]
+def _select(
+    subject: Subject, pieces: Sequence[Piece], keys: Sequence[str], kind: Kind, index: Mapping[str, Entry], bank: Bank | None
+) -> FeatureSet:
+    entries = [index[key] for key in keys]
     usable = [i for i, entry in enumerate(entries) if not entry.reason]
     return FeatureSet(
         subject=subject,
@@ -319,5 +330,6 @@ def _select(subject: Subject, pieces: Sequence[Piece], kind: Kind, index: Mappin
         ],
         frames=[entries[i].frames for i in usable],
         hours=sum(entry.seconds for entry in entries) / 3600,
+        entries=[entries[i] for i in usable],
         bank=bank,
     )

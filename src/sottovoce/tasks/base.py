@@ -89,11 +89,13 @@ class Task:
     """Measures a model. A subclass is one file: ``@TASKS.register("name")``, a nested frozen ``Config``, `title` and `measure`.
 
     The Config's defaults are the benchmark's values. reads: the fields of the recordings that it needs, in words, for messages.
+    compares: whether it measures against `Bench.reference`, so that measuring the reference itself says nothing.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     reads: ClassVar[str] = ""
+    compares: ClassVar[bool] = False
     Config: ClassVar[type]
 
     def __init__(self, config: Any) -> None:

@@ -2,55 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sottovoce.data import Recordings, Skipped
+from sottovoce.probing.corrupt import NOISES, add_noise, reverberate, voices
+from sottovoce.probing.features import Piece, decoded
+from sottovoce.probing.metrics import library, unit_agreement
+from sottovoce.probing.subject import Subject
 from sottovoce.registry import TASKS
-from sottovoce.tasks.base import Task
-from sottovoce.types import Batch
+from sottovoce.tasks.base import Bench, Measure, Metric, Outcome, Task
+from sottovoce.tasks.probe import draw
+from sottovoce.types import SAMPLE_RATE, Batch, Features
+
+Frames = list[Tensor]  # of one layer: for each batch its valid frames, (n, D) float32
+REVERB = "reverb"
 
 
 @TASKS.register("fidelity")
 class Fidelity(Task):
-    """Per-layer cosine to the teacher, as is and after the best linear map; needs no labels."""
+    """Per-layer likeness to the teacher: cosine, best linear map, CKA; in full also discrete units, noise and reverberation."""
 
     @dataclass(frozen=True)
     class Config:
-        """frames: at most so many frames are compared. ridge: regularisation of the linear map, as a share of the mean variance."""
+        """frames: at most so many frames are compared. ridge: regularisation of the linear map, as a share of the mean variance.
+
+        full: also compare k-means units of so many clusters each (`units`), and both models on audio that was made worse
+        (`corruptions`): with noise of each kind `snr_db` dB below the speech, and in a room whose sound falls by 60 dB in `rt60` s.
+        """
 
         frames: int = 20_000
         ridge: float = 1e-3
+        full: bool = False
+        units: tuple[int, ...] = (100, 500)
+        corruptions: tuple[str, ...] = (*NOISES, REVERB)
+        snr_db: float = 10.0
+        rt60: float = 0.4
+        seed: int = 0
+
+        def __post_init__(self) -> None:
+            unknown = [name for name in self.corruptions if name not in (*NOISES, REVERB)]
+            if unknown:
+                raise ValueError(f"corruptions: {', '.join(unknown)} is none of {', '.join((*NOISES, REVERB))}")
+
+    config: Config
+    title = "Fidelity to the teacher"
+    reads = "audio only"
+    compares = True
+
+    def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
+        """On recordings of the split "test" where there is one, in the order of a hash, until there are enough frames. Intervals and
+        seeds have no place here: the teacher's own frames are the whole of what is compared with."""
+        if bench.reference is None:
+            raise ValueError("fidelity compares with a teacher; name it with --vs")
+        began = time.monotonic()
+        wanted = [item for item in recordings if item.fields.get("split") == "test"] or list(recordings)
+        skipped = list(recordings.skipped)
+        batches: list[Batch] = []
+        seconds = 0.0
+        for piece, wave in decoded([Piece(item) for item in sorted(wanted, key=lambda item: draw(item.id))]):
+            if isinstance(wave, str):
+                skipped.append(Skipped(path=piece.recording.path, reason=wave))
+                continue
+            batches.append(Batch(wave[None], None, (piece.recording.id,)))
+            seconds += len(wave) / SAMPLE_RATE
+            if seconds * subject.frame_rate >= self.config.frames:
+                break
+        found = self.run(Hearing(subject), Hearing(bench.reference), batches)
+        rest = {key: value for key, value in found.items() if key != "mean"}
+        return Outcome(
+            measures=[
+                Measure(Metric(name, "", "lower" if name == "error" else "higher"), value, None, None, (value,), found["frames"])
+                for name, value in sorted(found["mean"].items(), key=lambda pair: pair[0] != "explained")
+            ],
+            data={"splits": {"test": {"recordings": len(batches), "hours": round(seconds / 3600, 4), "speakers": None}}},
+            seconds={"scoring": time.monotonic() - began},
+            details={**rest, "reference": bench.reference.record()},
+            skipped=skipped,
+        )
 
     @torch.no_grad()
     def run(self, model: nn.Module, reference: nn.Module, batches: Sequence[Batch]) -> dict[str, Any]:
-        """`layers`: per student layer the cosine to the teacher's layer at the same share of the depth (mean over frames), and
-        the same after a linear map fitted on every other batch and measured on the rest. ValueError without audio."""
-        pairs: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        """`layers`: what `compare` says of each student layer and the teacher's layer at the same share of the depth, in full with what
+        `discrete` says; `mean`: over the layers but 0. In full also `robustness`. ValueError without audio."""
+        ours, theirs = self.hear(model, reference, batches)
+        rows = [self.compare(x, y) for x, y in zip(ours, theirs, strict=True)]
+        found: dict[str, Any] = {"frames": sum(map(len, ours[0]))}
+        if self.config.full:
+            rows = [row | self.discrete(x, y) for row, x, y in zip(rows, ours, theirs, strict=True)]
+            found["robustness"] = self.robustness(model, reference, batches, theirs)
+        return {**found, "mean": mean(rows), "layers": [{"layer": i, **row} for i, row in enumerate(rows)]}
+
+    def hear(self, model: nn.Module, reference: nn.Module, batches: Iterable[Batch]) -> tuple[list[Frames], list[Frames]]:
+        """For each student layer its frames, and those of the teacher's layer at the same share of the depth."""
+        ours: list[Frames] = []
+        theirs: list[Frames] = []
         heard = 0
         for batch in batches:
-            ours = model(batch.wave, batch.lengths)
-            theirs = reference(batch.wave, batch.lengths).on_frames(ours.last.shape[1])
-            valid = ours.valid()
-            depth, height = len(ours.hidden) - 1, len(theirs.hidden) - 1
+            student = model(batch.wave, batch.lengths)
+            teacher = reference(batch.wave, batch.lengths).on_frames(student.last.shape[1])
+            valid = student.valid()
+            depth, height = len(student.hidden) - 1, len(teacher.hidden) - 1
+            if not ours:
+                ours, theirs = [[] for _ in range(depth + 1)], [[] for _ in range(depth + 1)]
             for layer in range(depth + 1):
-                target = theirs.hidden[layer * height // depth]
-                pairs.setdefault(layer, []).append((ours.hidden[layer][valid].float(), target[valid].float()))
+                ours[layer].append(student.hidden[layer][valid].float())
+                theirs[layer].append(teacher.hidden[layer * height // depth][valid].float())
             heard += int(valid.sum())
             if heard >= self.config.frames:
                 break
-        if not pairs:
+        if not ours:
             raise ValueError("there is no held-out audio to compare on")
-        layers = [{"layer": layer, **self.compare(found)} for layer, found in sorted(pairs.items())]
-        mean = {key: sum(row[key] for row in layers[1:]) / max(1, len(layers) - 1) for key in layers[0] if key != "layer"}
-        return {"frames": heard, "mean": mean, "layers": layers}
+        return ours, theirs
 
-    def compare(self, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """cosine: as is (0 when the widths differ); mapped: after the linear map; explained: share of variance that the map gives."""
+    def compare(self, ours: Frames, theirs: Frames) -> dict[str, float]:
+        """cosine: mean over frames, as is (0 when the widths differ). mapped: the same after the best linear map to the teacher,
+        fitted on every other batch and measured on the rest. explained: share of the teacher's variance that this map gives.
+        error: the share that it leaves. cka: `linear_cka`."""
+        pairs = list(zip(ours, theirs, strict=True))
         if len(pairs) == 1:  # one batch: split it in time
             x, y = pairs[0]
             half = len(x) // 2
@@ -65,8 +142,85 @@ class Fidelity(Task):
         mapped = (x - mean_x) @ weight + mean_y
         everything, target = torch.cat([fit_x, x]), torch.cat([fit_y, y])
         same = everything.shape[1] == target.shape[1]
+        error = float((mapped - y).square().sum() / (y - mean_y).square().sum())
         return {
             "cosine": float(F.cosine_similarity(everything, target, dim=-1).mean()) if same else 0.0,
             "mapped": float(F.cosine_similarity(mapped, y, dim=-1).mean()),
-            "explained": float(1 - (mapped - y).square().sum() / (y - mean_y).square().sum()),
+            "explained": 1 - error,
+            "error": error,
+            "cka": linear_cka(everything, target),
         }
+
+    def discrete(self, ours: Frames, theirs: Frames) -> dict[str, float]:
+        """For each number of units: nmi and purity between the student's units and the teacher's (`unit_agreement`).
+
+        Each model gets its own codebook, k-means on its own frames; the two labellings of the same frames are compared, so no map
+        between the models is needed. k-means depends on where it starts: ``refit`` is the teacher against itself from another start,
+        the agreement that a perfect student of different coordinates could hope for.
+        """
+        found: dict[str, float] = {}
+        for count in self.config.units:
+            student, teacher, again = self.labels(ours, count), self.labels(theirs, count), self.labels(theirs, count, 1)
+            for kind, labels in (("", student), ("_refit", again)):
+                found |= {f"{name}_{count}{kind}": value for name, value in unit_agreement(labels, teacher).items()}
+        return found
+
+    def labels(self, frames: Frames, count: int, start: int = 0) -> NDArray[np.int32]:
+        """Nearest of `count` centroids, found by mini-batch k-means as in HuBERT (Hsu et al. 2021). ValueError with too few frames."""
+        x = torch.cat(frames).cpu().numpy()
+        if len(x) < count:
+            raise ValueError(f"{len(x)} frames are too few for {count} units: give more audio, or ask for fewer units")
+        kmeans = library("sklearn.cluster").MiniBatchKMeans(count, n_init=1, random_state=self.config.seed + start)
+        labels: NDArray[np.int32] = kmeans.fit(x).labels_
+        return labels
+
+    def robustness(
+        self, model: nn.Module, reference: nn.Module, batches: Sequence[Batch], clean: list[Frames]
+    ) -> dict[str, dict[str, dict[str, float]]]:
+        """For each corruption what `compare` says, mean over layers, of ``student`` and ``teacher`` on bad audio, each against the
+        teacher on the clean audio (`clean`): a student is robust when it loses no more than its teacher."""
+        found = {}
+        for name in self.config.corruptions:
+            worse = (self.corrupt(name, batches, i) for i in range(len(batches)))
+            heard = dict(zip(("student", "teacher"), self.hear(model, reference, worse), strict=True))
+            found[name] = {
+                who: mean([self.compare(x, y) for x, y in zip(frames, clean, strict=True)]) for who, frames in heard.items()
+            }
+        return found
+
+    def corrupt(self, name: str, batches: Sequence[Batch], index: int) -> Batch:
+        """Batch `index` made worse. Babble of a batch of one comes from the next batches."""
+        batch, seed = batches[index], self.config.seed + index
+        if name == REVERB:
+            wave = reverberate(batch.wave, batch.lengths, self.config.rt60, seed)
+        else:
+            nearby = [batches[(index + step) % len(batches)] for step in range(1, min(5, len(batches)))]
+            others = [voice for other in nearby for voice in voices(other.wave, other.lengths)] if name == "babble" else []
+            wave = add_noise(batch.wave, batch.lengths, name, self.config.snr_db, seed, others)
+        return Batch(wave, batch.lengths, batch.ids)
+
+
+class Hearing(nn.Module):
+    """A subject as a module that takes waves as decoded."""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__()
+        self.subject = subject
+
+    def forward(self, wave: Tensor, lengths: Tensor | None) -> Features:
+        return self.subject.features(Batch(wave, lengths))
+
+
+def linear_cka(x: Tensor, y: Tensor) -> float:
+    """Linear centred kernel alignment (Kornblith et al. 2019, eq. 3 and 5): ``|Y'X|^2 / (|X'X| |Y'Y|)``, Frobenius, centred features.
+
+    x: (N, D), y: (N, D') of the same frames. 1 when they are the same up to rotation and scale, 0 when either does not vary. For
+    strangers it is near the number of dimensions that they use over N, so N should be many times the width.
+    """
+    a, b = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
+    return float((b.T @ a).square().sum() / ((a.T @ a).norm() * (b.T @ b).norm()).clamp(min=1e-30))
+
+
+def mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each number, over the student's layers but 0, which is the front end."""
+    return {key: sum(row[key] for row in rows[1:]) / max(1, len(rows) - 1) for key in rows[0]}

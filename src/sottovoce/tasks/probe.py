@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sottovoce.data import Recording, Recordings, Skipped
+from sottovoce.data.recording import count_reasons
 from sottovoce.probing.bootstrap import interval
 from sottovoce.probing.features import FeatureSet, Kind, Piece
-from sottovoce.probing.probe import Examples, Probe, Training, batches, fit, sweep
+from sottovoce.probing.probe import Examples, Probe, Training, fit, sweep
 from sottovoce.probing.subject import Subject
 from sottovoce.tasks.base import Bench, Measure, Metric, Outcome, Task
 
@@ -80,20 +81,31 @@ class ProbeTask(Task):
         """The metrics' values over the items of `rows` (N, K), in the order of `metrics`."""
         raise TypeError(f"{type(self).__name__} must define scores")
 
+    def arrange(self, recordings: Recordings) -> Recordings:
+        """The recordings, perhaps split in another way or completed, before anything is read from them."""
+        return recordings
+
     def pieces(self, recording: Recording, split: str) -> list[Piece]:
         """The audio of a recording that is used; several pieces are several items."""
         return [Piece(recording, 0.0, getattr(self.config, "max_seconds", None))]
 
     def folds(self, splits: dict[str, list[Item]]) -> Iterator[Fold]:
-        """The divisions to train and test on, one after another; their test items count together."""
-        yield Fold(splits["train"], splits["dev"], splits["test"])
+        """The divisions to train and test on, one after another; their test items count together.
+
+        Here: the data's own splits; without a dev split a tenth of train serves, chosen by a hash.
+        """
+        train, dev = splits["train"], splits["dev"]
+        if not dev:
+            held = {id(item) for item in train if draw(item.piece.recording.group or item.piece.recording.id) < HELD_OUT}
+            train, dev = [item for item in train if id(item) not in held], [item for item in train if id(item) in held]
+        yield Fold(train, dev, splits["test"])
 
     def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
         """More to say of the last fold's test rows, one array for each seed."""
         return {}
 
     def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
-        splits, skipped = self.items(recordings)
+        splits, skipped = self.items(self.arrange(recordings))
         training: Training = self.config.training
         tested: list[list[Rows]] = []
         groups: list[str] = []
@@ -102,6 +114,7 @@ class ProbeTask(Task):
         details: dict[str, Any] = {}
         clock = {"features": 0.0, "training": 0.0, "scoring": 0.0}
         for number, divided in enumerate(self.folds(splits)):
+            self._check(divided, skipped)
             fold = self.prepare(divided)
             sets = [self._examples(subject, part, bench) for part in (fold.train, fold.dev, fold.test)]
             if number == 0:
@@ -141,8 +154,8 @@ class ProbeTask(Task):
         )
 
     def items(self, recordings: Recordings) -> tuple[dict[str, list[Item]], list[Skipped]]:
-        """Items by split, and what the task cannot use. Without a dev split a tenth of train serves, chosen by a hash."""
-        splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
+        """Items by split ("" for those that name none), and what the task cannot use."""
+        splits: dict[str, list[Item]] = {split: [] for split in (*SPLITS, "")}
         skipped = list(recordings.skipped)
         for recording in recordings:
             split = recording.fields.get("split", "")
@@ -155,19 +168,16 @@ class ProbeTask(Task):
                 continue
             group = recording.fields.get("speaker", "")
             splits[split] += [Item(piece, target, group) for piece in self.pieces(recording, split)]
-        if not splits["dev"]:
-            held = {
-                id(item) for item in splits["train"] if _draw(item.piece.recording.group or item.piece.recording.id) < HELD_OUT
-            }
-            splits["dev"] = [item for item in splits["train"] if id(item) in held]
-            splits["train"] = [item for item in splits["train"] if id(item) not in held]
-        for split in SPLITS:
-            if not splits[split]:
-                why = f" ({len(skipped)} skipped, e.g. {skipped[0]['reason']})" if skipped else ""
-                raise ValueError(
-                    f"{self.name} finds no usable {split} recordings{why}; it reads {self.reads}, and a 'split' of train, dev or test"
-                )
         return splits, skipped
+
+    def _check(self, fold: Fold, skipped: Sequence[Skipped]) -> None:
+        for split in SPLITS:
+            if not getattr(fold, split):
+                why = f" ({len(skipped)} skipped: {count_reasons(skipped)})" if skipped else ""
+                raise ValueError(
+                    f"{self.name} finds no usable {split} recordings{why}; it reads {self.reads}, and a column 'split' that says "
+                    "train, dev or test"
+                )
 
     def measures(self, rows: list[Rows], groups: Sequence[str]) -> list[Measure]:
         """Values and intervals from the test rows of every seed; one resampling serves all seeds."""
@@ -187,7 +197,8 @@ class ProbeTask(Task):
     @torch.inference_mode()
     def rows(self, probe: Probe, examples: Examples[Any], device: torch.device) -> Rows:
         """`count` of every item, in order."""
-        features, found = examples.features, {}
+        features = examples.features
+        found: dict[int, Any] = {}
         size = 512 if features.kind == "pooled" else 16
         order = sorted(range(len(examples)), key=lambda i: features.frames[i])
         for begin in range(0, len(order), size):
@@ -210,15 +221,17 @@ def summary(splits: dict[str, list[Item]]) -> dict[str, Any]:
     """Recordings, hours and speakers of every split, as the ledger keeps them."""
     made = {}
     for split, items in splits.items():
+        if not items and split not in SPLITS:
+            continue
         seconds = sum(item.piece.seconds or item.piece.recording.duration or 0.0 for item in items)
         speakers = len({item.group for item in items} - {""})
-        made[split] = {"recordings": len(items), "hours": round(seconds / 3600, 4), "speakers": speakers or None}
+        made[split or "unsplit"] = {"recordings": len(items), "hours": round(seconds / 3600, 4), "speakers": speakers or None}
     return {"splits": made}
 
 
-def _draw(name: str) -> float:
+def draw(name: str) -> float:
     """A number in [0, 1) that depends on nothing but the name."""
     return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=6).digest(), "big") / 2**48
 
 
-__all__ = ["Fold", "Item", "ProbeTask", "Rows", "Unusable", "batches", "summary"]
+__all__ = ["HELD_OUT", "Fold", "Item", "ProbeTask", "Rows", "Unusable", "draw", "summary"]

@@ -1,0 +1,177 @@
+"""`sottovoce evaluate`: tasks on models, one ledger entry for each pair."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sottovoce import ledger
+from sottovoce.config import plain
+from sottovoce.data import Recordings
+from sottovoce.probing.features import FeatureStore
+from sottovoce.probing.subject import Subject, open_subject
+from sottovoce.registry import TASKS
+from sottovoce.suite.config import Entry, Suite, load_suite, single
+from sottovoce.tasks.base import Bench
+
+Say = Callable[[str], None]
+SKIPPED = "skipped.jsonl"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured pair. path: of the ledger entry; record: what it holds; new: measured now, not read from an earlier run."""
+
+    path: Path
+    record: dict[str, Any]
+    new: bool
+
+
+def evaluate(
+    models: Sequence[str],
+    *,
+    data: str | Path,
+    tasks: Sequence[str] = ("all",),
+    vs: Sequence[str] = (),
+    out: str | Path = "results",
+    root: str | Path | None = None,
+    seeds: Sequence[int] | None = None,
+    device: str = "auto",
+    cache: str | Path | None = None,
+    cache_gb: float = 10.0,
+    fresh: bool = False,
+    overrides: Sequence[str] = (),
+    say: Say = lambda text: None,
+) -> list[Result]:
+    """Runs `tasks` on `models` and, beside them, on `vs`, whose first one is the teacher that fidelity compares with.
+
+    models, vs: folders, hub ids, ``demo``, ``log-mel``, ``untrained:MODEL``. data: a task file (``.yaml``), the shipped ``testbed``, or
+    one source of recordings for a single task. Each pair is written to ``out/MODEL/TASK.json`` and not measured again; with `fresh` it
+    is. overrides: ``key=value`` of the task file, or of the single task.
+
+    ValueError for anything that cannot be done, before hours are spent: models and data are opened first.
+    """
+    suite, base = _suite(tasks, data, root, overrides)
+    suite = replace(suite, seeds=tuple(seeds)) if seeds else suite
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+    subjects = [subject.to(where) for subject in named([*models, *vs])]
+    reference = subjects[len(models)] if vs else None
+    opened = {name: entry.open(base) for name, entry in suite.tasks.items()}
+    bench = Bench(FeatureStore(None if cache is None else Path(cache), cache_gb), suite.seeds, where, reference, say)
+    results = []
+    pairs = [(subject, name) for subject in subjects for name in suite.tasks]
+    began, measured = time.monotonic(), 0
+    for number, (subject, name) in enumerate(pairs):
+        if TASKS.get(suite.tasks[name].task.name).compares and subject is reference:
+            continue
+        result = pair(subject, name, suite.tasks[name], opened[name], bench, Path(out), fresh)
+        results.append(result)
+        measured += result.new
+        left = (time.monotonic() - began) / measured * (len(pairs) - number - 1) if measured else 0.0
+        say(line(result, left))
+    return results
+
+
+def pair(subject: Subject, name: str, entry: Entry, recordings: Recordings, bench: Bench, out: Path, fresh: bool) -> Result:
+    """One task on one model, unless its entry is there already."""
+    cls = TASKS.get(entry.task.name)
+    task = cls(entry.task.config)
+    path = out / slug(subject.name) / f"{name}.json"
+    asked = {
+        "model": subject.fingerprint,
+        "config": ledger.portable(plain(entry.task.config)),
+        "data": fingerprint(recordings),
+        "seeds": list(bench.seeds),
+    }
+    if path.exists() and not fresh:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        had = {"model": found["model"]["fingerprint"], "config": found["task"]["config"], "data": found["data"]["fingerprint"]}
+        had["seeds"] = found["seeds"]
+        if had == asked:
+            return Result(path, found, False)
+        changed = ", ".join(key for key, value in asked.items() if had[key] != value)
+        raise ValueError(f"{path} holds a measurement with another {changed}; give another --out, or --fresh to replace it")
+    outcome = task.measure(subject, recordings, bench)
+    made = outcome.record()
+    record = {
+        **ledger.header("evaluation"),
+        "model": subject.record(),
+        "task": {"entry": name, "name": cls.name, "title": cls.title, "config": asked["config"]},
+        **made,
+        "data": {
+            "source": [Path(source.path).parent.name or Path(source.path).name for source in entry.data],
+            "fingerprint": asked["data"],
+            **made["data"],
+        },
+        "seeds": asked["seeds"],
+        "cost": {**made["cost"], "cached": bench.store.limit > 0},
+    }
+    ledger.write(path, record)
+    if outcome.skipped:
+        rows = "".join(json.dumps({"task": name, **row}, ensure_ascii=False) + "\n" for row in outcome.skipped)
+        with open(path.parent / SKIPPED, "a", encoding="utf-8") as file:
+            file.write(rows)
+    return Result(path, record, True)
+
+
+def named(sources: Sequence[str]) -> Iterator[Subject]:
+    """The models, each under a name of its own: as much of its path as tells it from the others."""
+    unique = list(dict.fromkeys(sources))
+    for source in unique:
+        subject = open_subject(source)
+        rivals = [other for other in unique if other != source and Path(other).name == Path(source).name]
+        if rivals:
+            subject = replace(subject, name="-".join(Path(source).parts[-2:]))
+        yield subject
+
+
+def fingerprint(recordings: Recordings) -> str:
+    """Digest of what is heard and what is to be said of it, the same on every machine."""
+    digest = hashlib.sha256()
+    for item in recordings:
+        digest.update(
+            repr((item.id, item.start, item.duration, item.channel, sorted(item.fields.items()))).encode("utf-8", "replace")
+        )
+    digest.update(repr(recordings.trials).encode())
+    return digest.hexdigest()[:16]
+
+
+def slug(name: str) -> str:
+    """A folder's name for a model's."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip("-.") or "model"
+
+
+def line(result: Result, left: float) -> str:
+    """One measured pair in words, with the time left."""
+    record = result.record
+    name, measure = next(iter(record["measures"].items()))
+    unit = "" if not measure["unit"] else f" {measure['unit']}"
+    spread = "" if measure["low"] is None else f" ({measure['low']:.4g} to {measure['high']:.4g})"
+    value = "no value" if measure["value"] is None else f"{measure['value']:.4g}{unit}{spread}"
+    skipped = f", {record['data']['skipped']} skipped" if record["data"]["skipped"] else ""
+    took = f"{record['cost']['seconds']:.0f} s" if result.new else "measured before"
+    ahead = f", about {max(1, round(left / 60))} min left" if left > 30 else ""
+    return f"{record['model']['name']}  {record['task']['entry']}  {name} {value}  [{took}{skipped}{ahead}]"
+
+
+def _suite(tasks: Sequence[str], data: str | Path, root: str | Path | None, overrides: Sequence[str]) -> tuple[Suite, Path]:
+    """The suite and the folder its paths start from."""
+    text = str(data)
+    if text.endswith((".yaml", ".yml")) or (text == "testbed" and not Path(text).exists()):
+        suite = load_suite(data, overrides, root).choose(tasks)
+        base = Path(suite.root).expanduser()
+        if root is None and text == "testbed":
+            raise ValueError("the testbed needs its corpora; say where they are, e.g. --root ../shared/speech")
+        if not base.is_dir():
+            raise ValueError(f"{base}, which the tasks' paths start from, is not a folder; give --root")
+        return suite, base
+    if len(tasks) != 1 or tasks[0] == "all":
+        raise ValueError("say which task the data is for, e.g. --task asr, or give a task file (.yaml) as --data")
+    return single(tasks[0], data, overrides), Path.cwd()

@@ -1,0 +1,39 @@
+"""Intent classification (SUPERB IC): what a spoken command asks for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from sottovoce.data import Recording
+from sottovoce.probing.probe import Training
+from sottovoce.registry import TASKS
+from sottovoce.tasks.classification import Classification, field
+from sottovoce.tasks.probe import Unusable
+
+
+@TASKS.register("ic")
+class IntentClassification(Classification):
+    """Intent classification: action, object, location (or whatever the intent consists of), right when all are; accuracy."""
+
+    title = "Intent classification"
+    reads = "the intent in a column 'intent': a word, or a JSON object of questions and answers"
+
+    @dataclass(frozen=True)
+    class Config:
+        """SUPERB's values (s3prl, fluent_commands). field: the column with the intent."""
+
+        training: Training = Training(lrs=(1e-4,), steps=200_000, batch=32, evaluate_every=5_000)
+        projector: int = 256
+        max_seconds: float | None = None
+        field: str = "intent"
+
+    def answers(self, recording: Recording) -> dict[str, str]:
+        text = field(recording, self.config.field)
+        if not text.startswith("{"):
+            return {"intent": text}
+        try:
+            found = json.loads(text)
+        except ValueError:
+            raise Unusable("the intent is not valid JSON") from None
+        return {str(question): str(answer) for question, answer in found.items()}

@@ -1,0 +1,77 @@
+"""Speech quality: a regression of human ratings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sottovoce.data import Recording
+from sottovoce.probing.features import Kind
+from sottovoce.probing.metrics import pearson, spearman
+from sottovoce.probing.probe import Training
+from sottovoce.registry import TASKS
+from sottovoce.tasks.base import Metric
+from sottovoce.tasks.classification import MeanPool, field
+from sottovoce.tasks.probe import Fold, Item, ProbeTask, Rows, Unusable
+
+
+@TASKS.register("quality")
+class SpeechQuality(ProbeTask):
+    """Speech quality: human ratings of an utterance (as in XLS-R-SQA); correlation with the raters' mean."""
+
+    title = "Speech quality"
+    reads = "the rating, a number, in a column 'score'"
+    kind: Kind = "pooled"  # type: ignore[misc]
+    metrics = (Metric("pearson", ""), Metric("spearman", ""), Metric("rmse", "", "lower"))
+
+    @dataclass(frozen=True)
+    class Config:
+        """No values are published for this head; those of SUPERB's utterance tasks. field: the column with the rating."""
+
+        training: Training = Training(lrs=(1e-4,), steps=200_000, batch=32, evaluate_every=5_000)
+        projector: int = 256
+        max_seconds: float | None = None
+        field: str = "score"
+
+    def target(self, recording: Recording) -> float:
+        try:
+            value = float(field(recording, self.config.field))
+        except ValueError:
+            raise Unusable(f"{self.config.field} is not a number") from None
+        if not np.isfinite(value):
+            raise Unusable(f"{self.config.field} is not a number")
+        return value
+
+    def prepare(self, fold: Fold) -> Fold:
+        """Ratings in standard deviations from the training mean, which is what the head learns."""
+        values = [item.target for item in fold.train]
+        self.mean, self.std = float(np.mean(values)), float(np.std(values))
+        if not self.std:
+            raise ValueError(
+                f"all ratings in column '{self.config.field}' of the train split are equal; there is nothing to learn"
+            )
+
+        def scaled(items: list[Item]) -> list[Item]:
+            return [replace(item, target=(item.target - self.mean) / self.std) for item in items]
+
+        return Fold(scaled(fold.train), scaled(fold.dev), scaled(fold.test))
+
+    def head(self, dim: int) -> nn.Module:
+        return MeanPool(dim, self.config.projector, [1])
+
+    def loss(self, outputs: list[Tensor], lengths: Tensor, targets: list[float]) -> Tensor:
+        return F.mse_loss(outputs[0][:, 0], torch.tensor(targets, device=lengths.device))
+
+    def count(self, outputs: list[Tensor], lengths: Tensor, targets: list[float]) -> Rows:
+        """(B, 2): rating said and rating given, on the raters' scale."""
+        said = outputs[0][:, 0].double().cpu().numpy()
+        found: Rows = np.column_stack([said, np.array(targets, dtype=np.float64)]) * self.std + self.mean
+        return found
+
+    def scores(self, rows: Rows) -> tuple[float, ...]:
+        said, given = rows.T
+        return pearson(said, given), spearman(said, given), float(np.sqrt(np.mean((said - given) ** 2)))

@@ -1,0 +1,65 @@
+"""Speaker identification (SUPERB SID): which of the known speakers is heard."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sottovoce.data import Recording, Recordings
+from sottovoce.probing.probe import Training
+from sottovoce.registry import TASKS
+from sottovoce.tasks.classification import Classification, field
+from sottovoce.tasks.probe import HELD_OUT, draw
+
+
+@TASKS.register("sid")
+class SpeakerIdentification(Classification):
+    """Speaker identification: which of the training speakers is heard; accuracy."""
+
+    title = "Speaker identification"
+    reads = "the speaker in a column 'speaker'"
+
+    @dataclass(frozen=True)
+    class Config:
+        """SUPERB's values (s3prl, voxceleb1).
+
+        session: a pattern that reads the recording session off a file's name. Where it is given, the data's own splits are set aside
+        (speakers of train and test are often disjoint, and then nothing can be identified): of every speaker with two sessions or
+        more, one is for testing and the others are for training, so that the room and the microphone do not give the speaker away.
+        """
+
+        training: Training = Training(lrs=(1e-4,), steps=200_000, batch=32, evaluate_every=5_000)
+        projector: int = 256
+        max_seconds: float | None = None
+        session: str = ""
+
+    def answers(self, recording: Recording) -> dict[str, str]:
+        return {"speaker": field(recording, "speaker", "label")}
+
+    def arrange(self, recordings: Recordings) -> Recordings:
+        return by_session(recordings, self.config.session) if self.config.session else recordings
+
+
+def by_session(recordings: Recordings, pattern: str) -> Recordings:
+    """The recordings of speakers with several sessions, split anew; see `SpeakerIdentification.Config`. ValueError when there are none."""
+    try:
+        session = re.compile(pattern)
+    except re.error as problem:
+        raise ValueError(f"session '{pattern}' is not a regular expression: {problem}") from None
+    heard: dict[str, set[str]] = {}
+    for item in recordings:
+        found = session.search(Path(item.id).stem)
+        if found and item.fields.get("speaker"):
+            heard.setdefault(item.fields["speaker"], set()).add(found.group())
+    tested = {speaker: max(names, key=draw) for speaker, names in heard.items() if len(names) > 1}
+    if len(tested) < 2:
+        raise ValueError(f"session '{pattern}' finds no two speakers with two sessions each; it is matched against file names")
+    made = Recordings(skipped=recordings.skipped)
+    for item in recordings:
+        found = session.search(Path(item.id).stem)
+        speaker = item.fields.get("speaker", "")
+        if found and speaker in tested:
+            split = "test" if found.group() == tested[speaker] else "dev" if draw(item.id) < HELD_OUT else "train"
+            made.append(replace(item, fields={**item.fields, "split": split}))
+    return made
