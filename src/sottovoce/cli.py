@@ -37,6 +37,7 @@ class Kind(enum.StrEnum):
     objectives = "objectives"
     students = "students"
     tasks = "tasks"
+    corpora = "corpora"
 
 
 def _version(asked: bool) -> None:

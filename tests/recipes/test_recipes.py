@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from sottovoce import recipes
 from sottovoce.train import api
-from sottovoce.train.recipe import load_recipe, recipe_names
+from sottovoce.train.recipe import load_recipe
 
 SMALL = ["data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2", "data.workers=0", "precision=fp32"]
 RANDOM = ["student.dim=32", "student.heads=4", "student.depth=2", "student.ffn_dim=48", "student.position_groups=4"]
@@ -18,7 +19,7 @@ OWN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", recipes.recipes())
 def test_trains_three_steps(name: str, teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
     recipe = load_recipe(name)
     stages = [stage for stage, spec in recipe.stages.items() if spec.kind == "train"]

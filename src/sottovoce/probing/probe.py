@@ -27,7 +27,7 @@ class Training:
 
     lrs: learning rates tried (Adam). steps: most updates of a trial. batch: utterances per update. evaluate_every: updates between two
     looks at the dev set. patience: looks without an improvement before a trial ends. clip: largest norm of the gradient.
-    standardize: every feature of every layer to zero mean and unit variance over the training set first, which makes one range of
+    standardize: every feature of every layer to zero mean and about unit variance over the training set first, which makes one range of
     learning rates fit all models (SUPERB does not).
     """
 
@@ -111,7 +111,8 @@ class WeightedSum(nn.Module):
         mean = total / count
         deviation = (square / count - mean.square()).clamp(min=0).sqrt()
         self.mean.copy_(mean)
-        self.std.copy_(deviation.clamp(min=1e-3 * float(deviation.mean()) + 1e-8))
+        # not below half of the layer's mean: what hardly varies (differences averaged over time) would come out as loud noise
+        self.std.copy_(torch.maximum(deviation, deviation.mean(1, keepdim=True) / 2) + 1e-8)
 
     def shares(self) -> list[float]:
         """The weight of every layer; they sum to 1."""

@@ -81,18 +81,22 @@ class LogMelFeatures(nn.Module):
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
         if wave.shape[1] < self.mel.size:
             wave = nn.functional.pad(wave, (0, self.mel.size - wave.shape[1]))
-        found = self.mel(wave)
-        frames = None
+        x = self.mel(wave)
+        frames = at = None
         if lengths is not None:
             frames = ((lengths - self.mel.size) // self.mel.hop + 1).clamp(min=1)
-            last = (frames - 1)[:, None].clamp(max=found.shape[1] - 1)  # differences must not see padding
-            found = found.gather(1, torch.minimum(torch.arange(found.shape[1]), last)[..., None].expand_as(found))
-        parts = [found]
+            at = torch.minimum(torch.arange(x.shape[1], device=x.device), frames[:, None] - 1)  # differences must not see padding
+        parts = [_held(x, at)]
         for _ in range(2):
             padded = nn.functional.pad(parts[-1].transpose(1, 2), (1, 1), mode="replicate").transpose(1, 2)
-            parts.append((padded[:, 2:] - padded[:, :-2]) / 2)
+            parts.append(_held((padded[:, 2:] - padded[:, :-2]) / 2, at))
         x = torch.cat(parts, dim=-1)
         return Features([x, x], frames, x, x)
+
+
+def _held(x: Tensor, at: Tensor | None) -> Tensor:
+    """(B, T, D) with frame ``at[b, t]`` in place t: the last valid one repeated to the end."""
+    return x if at is None else x.gather(1, at[..., None].expand_as(x))
 
 
 def open_subject(source: str, name: str | None = None) -> Subject:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from sottovoce import recipes
 from sottovoce.config import Component, ConfigError, build, component, nested, overlay, override, read_yaml
 from sottovoce.data import Recording, Recordings, open_source
 from sottovoce.data.scan import select
@@ -96,10 +96,11 @@ def load_suite(source: str | Path, overrides: Sequence[str] = (), root: str | Pa
     """A task file, or the name of a shipped one, with ``key=value`` laid over it. ConfigError lists all mistakes."""
     path = Path(source).expanduser()
     if not path.is_file():
-        shipped = Path(str(resources.files("sottovoce.recipes"))) / f"{path.name}.yaml"
-        if not shipped.is_file() or path.suffix or len(path.parts) > 1:
-            raise ConfigError(f"there is no task file '{source}'; give a .yaml file, or 'testbed'")
-        path = shipped
+        if str(source) not in recipes.task_files():
+            raise ConfigError(
+                f"there is no task file '{source}'; give a .yaml file, or one of: {', '.join(recipes.task_files())}"
+            )
+        path = recipes.FOLDER / f"{source}.yaml"
     data = override(read_yaml(path, path.parent), overrides)
     made = build(Suite, _written_out(data))
     return replace(made, root=str(root if root is not None else path.parent / made.root))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sottovoce import ledger
+from sottovoce import ledger, recipes
 from sottovoce.config import plain
 from sottovoce.data import Recordings
 from sottovoce.probing.features import FeatureStore
@@ -123,13 +123,10 @@ def pair(subject: Subject, name: str, entry: Entry, recordings: Recordings, benc
 
 def named(sources: Sequence[str]) -> Iterator[Subject]:
     """The models, each under a name of its own: as much of its path as tells it from the others."""
-    unique = list(dict.fromkeys(sources))
-    for source in unique:
-        subject = open_subject(source)
-        rivals = [other for other in unique if other != source and Path(other).name == Path(source).name]
-        if rivals:
-            subject = replace(subject, name="-".join(Path(source).parts[-2:]))
-        yield subject
+    subjects = {source: open_subject(source) for source in sources}
+    names = [subject.name for subject in subjects.values()]
+    for source, subject in subjects.items():
+        yield replace(subject, name="-".join(Path(source).parts[-2:])) if names.count(subject.name) > 1 else subject
 
 
 def fingerprint(recordings: Recordings) -> str:
@@ -164,11 +161,12 @@ def line(result: Result, left: float) -> str:
 def _suite(tasks: Sequence[str], data: str | Path, root: str | Path | None, overrides: Sequence[str]) -> tuple[Suite, Path]:
     """The suite and the folder its paths start from."""
     text = str(data)
-    if text.endswith((".yaml", ".yml")) or (text == "testbed" and not Path(text).exists()):
+    shipped = text in recipes.task_files() and not Path(text).exists()
+    if text.endswith((".yaml", ".yml")) or shipped:
         suite = load_suite(data, overrides, root).choose(tasks)
         base = Path(suite.root).expanduser()
-        if root is None and text == "testbed":
-            raise ValueError("the testbed needs its corpora; say where they are, e.g. --root ../shared/speech")
+        if root is None and shipped:
+            raise ValueError(f"'{text}' needs its corpora; say where they are with --root FOLDER")
         if not base.is_dir():
             raise ValueError(f"{base}, which the tasks' paths start from, is not a folder; give --root")
         return suite, base

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sottovoce import recipes
 from sottovoce.config import Component, ConfigError, build, component, components, nested, overlay, override, read_yaml
 from sottovoce.data import DataConfig
 from sottovoce.pruning import PruningConfig
 from sottovoce.registry import FAMILIES, OBJECTIVES, STUDENTS, TASKS, suggestion
 
-SHIPPED = Path(__file__).parents[1] / "recipes"
 TRAVEL = 40.0  # in units of log_alpha, ramp-up and decay of the rate included
 
 
@@ -70,6 +70,7 @@ class Recipe:
     """Everything that decides a run's result. Defaults < YAML < key=value; see docs/recipes.md."""
 
     stages: Mapping[str, Stage]
+    name: str = ""  # for results; that of the recipe's file
     student: Component = component(STUDENTS, "copy")
     objectives: Mapping[str, Component] = components(OBJECTIVES)
     objective_weights: Mapping[str, float] = field(default_factory=dict)
@@ -158,11 +159,6 @@ class Recipe:
         return {"stages": stages, "pruning": {"ramp": min([max(1, round(self.pruning.ramp * factor)), *pruned]), **rates}}
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(file.stem for file in SHIPPED.glob("*.yaml"))
-
-
 def load_recipe(
     name: str | Path, overrides: Sequence[str] = (), steps: int | None = None, fixed: Mapping[str, Any] | None = None
 ) -> Recipe:
@@ -172,10 +168,10 @@ def load_recipe(
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
-        if str(name) not in recipe_names():
-            raise ConfigError(f"no recipe named '{name}'{suggestion(str(name), recipe_names())}")
-        path = SHIPPED / f"{name}.yaml"
-    data = read_yaml(path, SHIPPED)
+        if str(name) not in recipes.recipes():
+            raise ConfigError(f"no recipe named '{name}'{suggestion(str(name), recipes.recipes())}")
+        path = recipes.FOLDER / f"{name}.yaml"
+    data = {"name": path.stem, **read_yaml(path, recipes.FOLDER)}
     if steps is not None:  # before the overrides, which are to hold as they are written
         data = overlay(data, build(Recipe, data).in_steps(steps))
     data = override(data, overrides)

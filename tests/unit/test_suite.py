@@ -1,0 +1,157 @@
+"""Task files, and `evaluate`: what is measured, what is not measured again, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import sottovoce
+from sottovoce import recipes
+from sottovoce.config import ConfigError
+from sottovoce.suite.config import load_suite, single
+from sottovoce.suite.run import evaluate
+
+QUICK = "{lrs: [1e-2], steps: 20, batch: 8, evaluate_every: 10, standardize: true}"
+
+
+@pytest.fixture
+def corpus(speech_folder: Path, tmp_path: Path) -> Path:
+    """A manifest with labels beside copies of the recordings."""
+    rows = ["path\tlabel\tspeaker\tlanguage\tsplit"]
+    for i, file in enumerate(sorted(speech_folder.glob("*.wav"))):
+        shutil.copy(file, tmp_path / file.name)
+        split = ("train", "train", "dev", "test")[i // 2 % 4]
+        rows.append(f"{file.name}\tword{i % 2}\ts{i % 3}\ten\t{split}")
+    (tmp_path / "manifest.tsv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+def task_file(corpus: Path) -> Path:
+    (corpus / "tasks.yaml").write_text(f"""
+seeds: [1, 2]
+tasks:
+  words: {{task: {{name: ks, training: {QUICK}}}, data: manifest.tsv}}
+  voices:
+    task: {{name: ks, training: {QUICK}}}
+    data:
+      - path: manifest.tsv
+        fields: {{label: speaker}}
+        limit: {{train: 9}}
+  near: {{task: {{name: fidelity, frames: 500}}, data: manifest.tsv}}
+""")
+    return corpus / "tasks.yaml"
+
+
+class TestTaskFiles:
+    @pytest.mark.parametrize("name", recipes.task_files())
+    def test_shipped_ones_parse(self, name: str) -> None:
+        suite = load_suite(name, root="somewhere")
+        assert suite.tasks
+        assert suite.root == "somewhere"
+
+    def test_entries_are_chosen_by_name_or_task(self, task_file: Path) -> None:
+        suite = load_suite(task_file)
+        assert list(suite.choose(["all"]).tasks) == ["words", "voices", "near"]
+        assert list(suite.choose(["ks"]).tasks) == ["words", "voices"]
+        assert list(suite.choose(["near"]).tasks) == ["near"]
+        with pytest.raises(ValueError, match="no task 'wrods'; did you mean 'words'"):
+            suite.choose(["wrods"])
+
+    def test_sources_rename_filter_and_limit(self, task_file: Path) -> None:
+        found = load_suite(task_file).tasks["voices"].open(task_file.parent)
+        train = [item for item in found if item.fields["split"] == "train"]
+        assert len(train) == 9
+        assert {item.fields["label"] for item in train} <= {"s0", "s1", "s2"}
+        again = load_suite(task_file).tasks["voices"].open(task_file.parent)
+        assert [item.id for item in found] == [item.id for item in again]
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("tasks: {a: {task: kss, data: x}}", "no tasks named 'kss'; did you mean 'ks'"),
+            ("tasks: {a: {task: {name: ks, trainin: 1}, data: x}}", "unknown key 'tasks.a.task.trainin'"),
+            ("tasks: {a: {task: ks}}", "'tasks.a.data' has no value"),
+            ("tasks: {a: {task: ks, data: {pth: x}}}", "unknown key 'tasks.a.data.0..pth'; did you mean 'path'"),
+            ("tasks: {}", "at least one task"),
+            ("seeds: [1]", "'tasks' has no value"),
+            ("tasks: {a: {task: {name: ks, training: {lrs: []}}, data: x}}", "at least one learning rate"),
+        ],
+    )
+    def test_mistakes_are_named(self, text: str, says: str, tmp_path: Path) -> None:
+        (tmp_path / "t.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=says):
+            load_suite(tmp_path / "t.yaml")
+
+    def test_a_single_task_takes_overrides_of_its_own(self) -> None:
+        suite = single("ks", "somewhere.tsv", ["training.steps=7"])
+        assert suite.tasks["ks"].task.config.training.steps == 7
+        with pytest.raises(ConfigError, match="unknown key"):
+            single("ks", "somewhere.tsv", ["training.step=7"])
+
+
+class TestEvaluate:
+    def test_writes_one_entry_for_each_pair_and_does_not_repeat_itself(
+        self, teacher_folder: Path, task_file: Path, tmp_path: Path
+    ) -> None:
+        said: list[str] = []
+        options = {"data": task_file, "vs": [str(teacher_folder)], "out": tmp_path / "out", "cache": tmp_path / "cache"}
+        results = evaluate([f"untrained:{teacher_folder}", "log-mel"], say=said.append, **options)
+        names = {(result.record["model"]["name"], result.record["task"]["entry"]) for result in results}
+        random, teacher = f"untrained:{teacher_folder.name}", teacher_folder.name
+        assert names == {
+            *((model, task) for model in (random, "log-mel") for task in ("words", "voices", "near")),
+            *((teacher, task) for task in ("words", "voices")),  # a teacher is not compared with itself
+        }
+        assert all(result.new and result.path.is_file() for result in results)
+        assert len(said) == len(results)
+        assert not any(result.new for result in evaluate([f"untrained:{teacher_folder}", "log-mel"], **options))
+
+        record = json.loads((tmp_path / "out" / "log-mel" / "words.json").read_text())
+        assert record["kind"] == "evaluation"
+        assert record["seeds"] == [1, 2]
+        assert record["model"]["role"] == "control"
+        assert record["data"]["source"] == ["manifest.tsv"]
+        assert record["data"]["splits"]["train"]["recordings"] == 12
+        assert str(tmp_path) not in json.dumps(record)
+
+        with pytest.raises(ValueError, match="another seeds; give another --out, or --fresh"):
+            evaluate(["log-mel"], tasks=["words"], seeds=[5], **{**options, "vs": []})
+        (again,) = evaluate(["log-mel"], tasks=["words"], seeds=[5], fresh=True, **{**options, "vs": []})
+        assert again.record["seeds"] == [5]
+
+    def test_models_of_one_name_are_told_apart(self, teacher_folder: Path, corpus: Path, tmp_path: Path) -> None:
+        for part in ("one", "two"):
+            shutil.copytree(teacher_folder, tmp_path / part / "student")
+        found = evaluate(
+            [str(tmp_path / part / "student") for part in ("one", "two")],
+            data=corpus / "manifest.tsv",
+            tasks=["ks"],
+            out=tmp_path / "out",
+            cache=tmp_path / "cache",
+            seeds=[1],
+            overrides=["training.steps=4", "training.evaluate_every=2"],
+        )
+        assert sorted(result.path.parent.name for result in found) == ["one-student", "two-student"]
+
+    def test_is_public(self) -> None:
+        assert sottovoce.evaluate is evaluate
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"tasks": ["all"]}, "say which task the data is for"),
+            ({"data": "nowhere.yaml", "tasks": ["all"]}, "there is no task file 'nowhere.yaml'"),
+            ({"data": "testbed", "tasks": ["all"]}, "say where they are with --root"),
+            ({"data": "nowhere"}, "does not exist"),
+            ({"tasks": ["fidelity"]}, "compares with a teacher; name it with --vs"),
+            ({"tasks": ["kss"]}, "no tasks named 'kss'"),
+        ],
+    )
+    def test_says_what_is_wrong(self, change: dict[str, object], says: str, corpus: Path, tmp_path: Path) -> None:
+        options = {"data": corpus / "manifest.tsv", "tasks": ["ks"], "out": tmp_path / "out", "cache": tmp_path / "c", **change}
+        with pytest.raises(ValueError, match=says):
+            evaluate(["log-mel"], **options)  # type: ignore[arg-type]
