@@ -16,6 +16,9 @@ OWN = {
     "pretrain-tiny": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.fit_frames=1000"],
     "pretrain-tiny-second": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.layer=2",
                              "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
+    "pretrain-mini": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.fit_frames=1000"],
+    "pretrain-mini-second": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.layer=2",
+                             "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
 }  # fmt: skip
 
 

@@ -119,8 +119,19 @@ def carry(recipe: Recipe, data: str, out: Path, device: str, fresh: bool) -> Res
             if run.world.main:
                 export(run, work, record)
                 ledger.write(finished, record)
+                run.say(drawn(out))
         report = record.get("budget")
         return Result(out, report is None or bool(report["met"]), "" if report is None else str(report["text"]), record)
+
+
+def drawn(out: Path) -> str:
+    """Draws the run's page; what to say of it. A finished run is not to fail for want of a picture."""
+    from sottovoce.report import page
+
+    try:
+        return f"report in {page.write([out], out / 'report.html')}"
+    except (ValueError, OSError) as problem:
+        return f"no report was drawn: {problem}"
 
 
 def feasible(run: Run) -> None:

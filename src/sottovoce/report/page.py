@@ -1,0 +1,367 @@
+"""`sottovoce report`: one HTML file with everything in it, drawn from run folders and the ledger. See docs/report.md."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sottovoce import ledger
+from sottovoce.report import board as boards
+from sottovoce.report import charts, curves, words
+from sottovoce.report.board import Board, Row, Task
+from sottovoce.report.collect import Found, Run, gather, is_run, question
+from sottovoce.report.figure import Chart, all_of
+from sottovoce.report.kept import picture
+
+NAME = "report.html"
+DEFAULT = Path("results")
+
+
+def write(paths: Sequence[Path], out: Path | None = None) -> Path:
+    """Draws what is in `paths` (``results/`` when there are none) into one file and says where it is.
+
+    paths: folders of runs, folders that hold them, folders or files of the ledger. out: the file; by default ``report.html`` in the
+    run's folder when there is just one, else in the current folder. ValueError for paths without runs and results.
+    """
+    wanted = list(paths) or [DEFAULT]
+    if not paths and not DEFAULT.exists():
+        raise ValueError("there is no results/ here; say what to report on: sottovoce report RUN_OR_RESULTS...")
+    html = render(gather(wanted))
+    if out is None:
+        out = wanted[0] / NAME if len(wanted) == 1 and is_run(wanted[0]) else Path(NAME)
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; give --out a file, e.g. {out / NAME}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        ledger.write_atomically(out, html)
+    except OSError as problem:
+        raise ValueError(f"cannot write {out}: {problem.strerror}; choose another --out") from None
+    return out
+
+
+def render(found: Found) -> str:
+    """The page as text. ValueError when an optional library is missing."""
+    try:
+        template = _template()
+        from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+    except ImportError as missing:
+        name = (missing.name or "").split(".")[0]
+        raise ValueError(f'the report needs {name}; run: pip install "sottovoce[report]"') from None
+    folder = resources.files("sottovoce.report")
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    plotly: str = get_plotlyjs()
+    view = View(found)
+    return template.render(
+        view=view,
+        style=style,
+        plotly=plotly,
+        script=script,
+        figures={chart.id: _figure(chart) for chart in view.every_chart()},
+        # only these two scripts may run: what a file of the ledger holds is shown and can do nothing
+        policy=f"script-src {_digest(plotly)} {_digest(script)}",
+    )
+
+
+@functools.cache
+def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(
+        loader=PackageLoader("sottovoce.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals.update(words=words, arrow=charts.ARROW, interval=charts.interval)
+    return made.get_template("page.html.j2")
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _figure(chart: Chart) -> dict[str, Any]:
+    return (
+        {"figure": chart.figure, "height": chart.height}
+        if not chart.choices
+        else {"choices": chart.choices, "height": chart.height}
+    )
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number at the top of a run."""
+
+    title: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What the page says of one run."""
+
+    run: Run
+    index: int
+    board: Board
+    student: Row | None
+
+    @property
+    def charts(self) -> list[Chart]:
+        return all_of([self.fidelity, *self.curves])
+
+    @property
+    def fidelity(self) -> Chart | None:
+        return curves.fidelity(self.run, self.index)
+
+    @property
+    def curves(self) -> list[Chart]:
+        return curves.curves(self.run, self.index)
+
+    @property
+    def kept(self) -> Any:
+        return picture(self.run)
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.run.record)
+
+    @property
+    def tiles(self) -> list[Tile]:
+        record = self.run.record
+        if not record:
+            return []
+        cost, teacher, budget = record["cost"], record.get("teacher") or {}, record.get("budget")
+        made = []
+        for title, key, unit in (("Parameters", "params", ""), ("Compute", "macs_per_s", "MAC/s")):
+            theirs = teacher.get(key)
+            note = f"{words.percent(cost[key] / theirs)} of the teacher's {words.amount(theirs, unit)}" if theirs else ""
+            made.append(Tile(title, words.amount(cost[key], unit), note))
+        if budget:
+            asked = f"{words.percent(budget['target'], 2)} of {_unit(budget.get('unit'))} asked, {words.percent(budget['after'], 2)} kept"
+            made.append(Tile("Budget", "met" if budget.get("met") else "missed", asked))
+        latency = {name: row.get("latency_10s") for name, row in self.run.models.items()}
+        if isinstance(latency.get("student"), int | float):
+            theirs = latency.get("teacher")
+            note = (
+                f"for 10 s of audio; the teacher {1000 * theirs:.0f}{words.SPACE}ms"
+                if isinstance(theirs, int | float)
+                else "for 10 s"
+            )
+            made.append(Tile("Latency", f"{1000 * latency['student']:.0f}{words.SPACE}ms", note))
+        if record.get("fidelity"):
+            mean = record["fidelity"]["mean"]
+            made.append(Tile("Cosine to the teacher", f"{mean['cosine']:.3f}", f"{mean['mapped']:.3f} after the best linear map"))
+        made.append(
+            Tile("Time", words.duration(record.get("seconds")), f"on {words.hours(record['data'].get('hours'))} of audio")
+        )
+        return made
+
+    @property
+    def recipe(self) -> str:
+        recipe = self.run.record.get("recipe")
+        return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else self.run.recipe
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        record = self.run.record
+        if not record:
+            return []
+        teacher, data = record.get("teacher") or {}, record["data"]
+        machine = record.get("machine") if isinstance(record.get("machine"), dict) else {}
+        where = ", ".join(f"{key}={value}" for key, value in (data.get("where") or {}).items())
+        found = {
+            "Teacher": f"{teacher.get('name')} ({teacher.get('family')})" if teacher else "none",
+            "Data": f"{data.get('source')}{f' ({where})' if where else ''}, {words.hours(data.get('hours'))}",
+            "Skipped recordings": str(data.get("skipped", 0)),
+            "Held-out audio": words.duration(record.get("held_out_seconds")),
+            "Seed": str(record.get("seed")),
+            "Date": record.get("date") or words.NONE,
+            "sottovoce": f"{record.get('sottovoce') or words.NONE}, commit {record.get('commit') or words.NONE}",
+            "Machine": ", ".join(f"{key} {value}" for key, value in (machine or {}).items()),
+        }
+        return list(found.items())
+
+    @property
+    def beside(self) -> list[dict[str, Any]]:
+        """The run's student on every task, beside the teacher and the best control."""
+        if self.student is None:
+            return []
+        made = []
+        for task in self.board.tasks:
+            cell = self.student.cells.get(task.key)
+            if cell is None:
+                continue
+            others = [row for row in self.board.rows if task.key in row.cells]
+            teacher = next((row.cells[task.key] for row in others if row.role == "teacher"), None)
+            controls = sorted(
+                (row for row in others if row.role == "control"), key=lambda row: -task.sign * row.cells[task.key].value
+            )
+            made.append(
+                {
+                    "task": task,
+                    "places": charts.places(self.board, task),
+                    "cell": cell,
+                    "teacher": teacher,
+                    "gap": None if teacher is None else cell.value - teacher.value,
+                    "control": controls[0].cells[task.key] if controls else None,
+                    "control_name": controls[0].name if controls else "",
+                }
+            )
+        return made
+
+
+def _unit(unit: Any) -> str:
+    return {"params": "the parameters", "macs": "the MACs"}.get(str(unit), str(unit))
+
+
+class View:
+    """Everything the template shows, in its order."""
+
+    def __init__(self, found: Found) -> None:
+        self.found = found
+        self.board = boards.build(found.evaluations)
+        self.runs = [RunView(run, i, self.board, self._student(run)) for i, run in enumerate(found.runs)]
+        self.colours = charts.colours(self.board)
+        self.pareto = charts.pareto(self.board)
+        self.bars = [charts.bars(self.board, task) for task in self.board.tasks]
+        self.trials = all_of(charts.trials(self.board, task) for task in self.board.tasks)
+        top = max(
+            (
+                max(each)
+                for row in self.board.rows
+                for task in self.board.tasks
+                if len(each := charts.layer_weights(row, task)) > 1
+            ),
+            default=0.0,
+        )
+        self.heats = all_of(charts.heat(self.board, row, i, top or 1.0) for i, row in enumerate(self.board.rows))
+        self.published = json.loads((resources.files("sottovoce.report") / "published.json").read_text(encoding="utf-8"))
+        self.made = datetime.datetime.now(datetime.UTC).date().isoformat()
+        self.version = ledger.version("sottovoce")
+
+    @property
+    def single(self) -> RunView | None:
+        """The run, when the page is about one."""
+        return self.runs[0] if len(self.runs) == 1 else None
+
+    @property
+    def title(self) -> str:
+        if self.single is not None:
+            return self.single.run.name
+        students = sum(row.role == "student" for row in self.board.rows)
+        if not self.board.rows:
+            return f"{len(self.runs)} runs" if self.runs else "Measurements"
+        return f"{students} student{'' if students == 1 else 's'} compared" if students else "Models compared"
+
+    @property
+    def summary(self) -> str:
+        """One line under the title."""
+        measured = len(self.found.evaluations)
+        parts = [f"{len(self.runs)} runs" if len(self.runs) > 1 else ""]
+        parts.append(
+            f"{len(self.board.rows)} models on {len(self.board.tasks)} tasks, {measured} evaluations" if measured else ""
+        )
+        run = self.single.run.record if self.single is not None else {}
+        if run:
+            teacher = (run.get("teacher") or {}).get("name")
+            parts.insert(0, f"student of {teacher}" if teacher else "trained without a teacher")
+        return "; ".join(part for part in parts if part)
+
+    @property
+    def tabs(self) -> list[tuple[str, str]]:
+        """(id, title) of those that have something to show."""
+        several = len(self.board.rows) > 1
+        one, many = ("run", "Run") if self.single else None, ("runs", "Runs") if len(self.runs) > 1 else None
+        compare = ("compare", "Compare") if several else None
+        made = [one, compare, many, ("tasks", "Tasks") if self.bars else None]
+        made += [("layers", "Layers") if self.heats else None, ("rates", "Learning rates") if self.trials else None]
+        made += [("published", "Published"), ("files", "Files")]
+        return [tab for tab in made if tab is not None]
+
+    def every_chart(self) -> list[Chart]:
+        found = [chart for run in self.runs for chart in run.charts]
+        found += all_of([self.pareto if ("compare", "Compare") in self.tabs else None])
+        return [*found, *self.bars, *self.heats, *self.trials]
+
+    def views(self) -> list[tuple[str, str]]:
+        """What the Pareto plot can show upwards."""
+        means = [("rank", "Mean rank"), ("score", "Mean score")] if self.board.common else []
+        return means + [(task.key, f"{task.label}: {words.measure(task.measure)}") for task in self.board.tasks]
+
+    def costs(self) -> list[tuple[str, str]]:
+        chosen = {key.split()[0] for key in (self.pareto.choices if self.pareto else {})}
+        return [(key, title) for key, (title, _, _) in boards.COSTS.items() if key in chosen]
+
+    def places(self, task: Task) -> int:
+        return charts.places(self.board, task)
+
+    def common(self) -> str:
+        """The tasks that the means are taken over."""
+        return ", ".join(task.label for task in self.board.tasks if task.key in self.board.common)
+
+    def corpora(self) -> list[dict[str, Any]]:
+        """The data of each task, once."""
+        made = []
+        for task in self.board.tasks:
+            record = next(one.record for one in self.found.evaluations if question(one.record) == task.question)
+            data = record["data"]
+            made.append(
+                {
+                    "task": task,
+                    "source": ", ".join(map(str, data.get("source") or ())),
+                    "splits": [(name, _split(split)) for name, split in data["splits"].items()],
+                    "classes": data.get("classes"),
+                    "skipped": data.get("skipped"),
+                    "fingerprint": data["fingerprint"],
+                    "config": json.dumps(record["task"]["config"], ensure_ascii=False),
+                }
+            )
+        return made
+
+    def measurements(self) -> list[dict[str, Any]]:
+        """Every evaluation, one line each."""
+        labels = {task.question: task.label for task in self.board.tasks}
+        made = []
+        for one in self.found.evaluations:
+            record = one.record
+            cost = record["cost"].get("seconds")
+            made.append(
+                {
+                    "task": labels[question(record)],
+                    "model": record["model"]["name"],
+                    "seeds": ", ".join(map(str, record.get("seeds") or ())),
+                    "date": record["date"],
+                    "commit": record.get("commit") or "",
+                    "seconds": cost if isinstance(cost, int | float) else None,
+                    "file": one.file,
+                }
+            )
+        return sorted(made, key=lambda row: (row["task"], row["model"]))
+
+    def _student(self, run: Run) -> Row | None:
+        """The row of the run's student; that of its seed, where there are several."""
+        for row in self.board.rows:
+            for each in row.members or (row,):
+                if each.role == "student" and run.key in each.runs:
+                    return each
+        return None
+
+
+def _split(split: Mapping[str, Any]) -> str:
+    """'2882 recordings, 0.81 h, 18 speakers'."""
+    parts = [f"{split.get('recordings', 0):,} recordings", words.hours(split.get("hours"))]
+    if split.get("speakers"):
+        parts.append(f"{split['speakers']} speakers")
+    return ", ".join(parts)

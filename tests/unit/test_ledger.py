@@ -1,0 +1,115 @@
+"""Everything in results/ is what the schema says, and what the schema says is what the page can read."""
+
+from __future__ import annotations
+
+import copy
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from sottovoce import ledger
+from sottovoce.report.check import problems
+from tests.ledger_records import MODELS, TASKS, evaluation, run_record
+
+ROOT = Path(__file__).parents[2]
+COMMITTED = sorted((ROOT / "results").glob("**/*.json"))
+SCHEMA = json.loads((resources.files("sottovoce.report") / "schema" / "result.schema.json").read_text(encoding="utf-8"))
+VALIDATOR = Draft202012Validator(SCHEMA)
+
+
+def faults(record: Any) -> list[str]:
+    return [error.message for error in VALIDATOR.iter_errors(record)]
+
+
+def test_the_schema_is_one() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+    assert SCHEMA["$defs"]["header"]["properties"]["schema"]["const"] == ledger.SCHEMA
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.relative_to(ROOT / "results").as_posix())
+def test_every_committed_result_is_a_record(path: Path) -> None:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert faults(record) == []
+    assert problems(record) == []
+
+
+@pytest.mark.parametrize("entry", TASKS)
+def test_evaluations_are_records(entry: str) -> None:
+    for model in range(len(MODELS)):
+        record = evaluation(entry, model)
+        assert faults(record) == []
+        assert problems(record) == []
+
+
+def test_a_run_is_a_record() -> None:
+    assert faults(run_record()) == []
+    assert problems(run_record()) == []
+
+
+def test_a_new_header_is_one() -> None:
+    record = ledger.header("anything")
+    assert faults(record) == []
+    assert problems(record) == []
+
+
+def test_older_records_may_lack_the_date_but_new_kinds_may_not() -> None:
+    old = {key: value for key, value in ledger.header("parity").items() if key != "date"}
+    assert faults(old) == problems(old) == []
+    undated = {key: value for key, value in evaluation().items() if key != "date"}
+    assert faults(undated)
+    assert problems(undated)
+
+
+def changed(record: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    made = copy.deepcopy(record)
+    *folders, last = path.split(".")
+    at: Any = made
+    for key in folders:
+        at = at[int(key)] if isinstance(at, list) else at[key]
+    at[last] = value
+    return made
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("schema", 2),
+        ("kind", ""),
+        ("model.role", "pupil"),
+        ("model.params", "many"),
+        ("model.origin", []),
+        ("task.config", None),
+        ("data.fingerprint", 3),
+        ("data.splits", {"train": 3}),
+        ("measures", {}),
+        ("measures.accuracy.value", None),
+        ("measures.accuracy.low", "low"),
+        ("measures.accuracy.better", "bigger"),
+        ("trials.0.lr", 0),
+        ("layer_weights", [["a"]]),
+        ("date", None),
+    ],
+)
+def test_a_broken_evaluation_is_refused_by_both(path: str, value: Any) -> None:
+    record = changed(evaluation(), path, value)
+    assert faults(record)
+    assert problems(record)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [("cost.params", None), ("stages", {}), ("budget.after", "half"), ("fidelity.layers.0.cosine", None)]
+)
+def test_a_broken_run_is_refused_by_both(path: str, value: Any) -> None:
+    record = changed(run_record(), path, value)
+    assert faults(record)
+    assert problems(record)
+
+
+@pytest.mark.parametrize("record", [[], 3, None, "text", {}, {"a": 1}, {"what": 3, "machine": {}}])
+def test_what_is_no_record_is_refused_by_both(record: Any) -> None:
+    assert faults(record)
+    assert problems(record)

@@ -1,0 +1,360 @@
+"""What `sottovoce report` reads, compares and writes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import sys
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+
+from sottovoce.report import board, charts, page, words
+from sottovoce.report.collect import Evaluation, gather
+from sottovoce.report.figure import Chart
+from sottovoce.report.kept import picture
+from tests.ledger_records import MODELS, evaluation, run_record, write_all, write_run
+
+
+@pytest.fixture(scope="module")
+def ledger_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_all(tmp_path_factory.mktemp("report") / "ledger")
+
+
+@pytest.fixture(scope="module")
+def whole(ledger_folder: Path) -> board.Board:
+    return board.build(gather([ledger_folder]).evaluations)
+
+
+def found(*records: dict[str, Any]) -> list[Evaluation]:
+    return [Evaluation(record, f"{i}.json") for i, record in enumerate(records)]
+
+
+# reading ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_record_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    good = evaluation()
+    (tmp_path / "good.json").write_text(json.dumps(good))
+    (tmp_path / "copy.json").write_text(json.dumps(good))
+    (tmp_path / "half.json").write_text(json.dumps(good)[:200])
+    (tmp_path / "other.json").write_text('{"schema": 1, "kind": "parity", "commit": null, "machine": {}}')
+    (tmp_path / "future.json").write_text(json.dumps({**good, "schema": 2}))
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "broken.json").write_text(json.dumps({**good, "measures": {"accuracy": {"value": float("nan")}}}))
+    seen = gather([tmp_path])
+    assert len(seen.evaluations) == 1
+    assert [one.kind for one in seen.others] == ["parity"]
+    reasons = {Path(one.file).name: one.reason for one in seen.left_out}
+    assert set(reasons) == {"half.json", "future.json", "config.json", "binary.json", "broken.json"}
+    assert "not JSON" in reasons["half.json"]
+    assert "schema 2" in reasons["future.json"]
+    assert "'measures.accuracy.value'" in reasons["broken.json"]
+
+
+def test_the_newer_of_two_measurements_counts(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(evaluation()))
+    (tmp_path / "b.json").write_text(json.dumps({**evaluation(), "date": "2027-01-01"}))
+    seen = gather([tmp_path])
+    assert [Path(one.file).name for one in seen.evaluations] == ["b.json"]
+    assert "measured again in" in seen.left_out[0].reason
+
+
+def test_no_private_folder_is_shown(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "home" / "first")
+    text = page.render(gather([run, write_all(tmp_path / "home" / "ledger")]))
+    assert str(tmp_path) not in text
+    assert "first/run/result.json" in text
+
+
+def test_a_folder_of_runs_is_read_whole(tmp_path: Path) -> None:
+    write_run(tmp_path / "students" / "first")
+    write_run(tmp_path / "students" / "more" / "second", evaluations=False)
+    seen = gather([tmp_path / "students"])
+    assert [run.name for run in seen.runs] == ["first", "second"]
+    assert not seen.left_out  # config.json of a student is not taken for a result
+    assert all(one.run.endswith("first") for one in seen.evaluations)
+
+
+def test_a_run_is_read_without_what_a_kill_cut_off(tmp_path: Path) -> None:
+    (run,) = gather([write_run(tmp_path / "first")]).runs
+    assert run.rows[-1] == {"stage": "distill", "step": 25}  # without its NaN; the half line after it is passed over
+    made = picture(run)
+    assert made is not None
+    assert not made.compared  # nothing is left of the stage before the cut
+    assert made.layers[1].attention.gone
+
+
+def test_an_unfinished_run_shows_what_it_has(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "first", evaluations=False)
+    (folder / "run" / "result.json").unlink()
+    assert "is not finished" in page.render(gather([folder]))
+
+
+def test_paths_that_hold_nothing_are_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="there is no"):
+        gather([tmp_path / "nowhere"])
+    with pytest.raises(ValueError, match="neither a run nor a result"):
+        gather([tmp_path])
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"x\.json: is not a JSON object"):
+        gather([tmp_path])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="there is no results/ here"):
+        page.write([])
+
+
+# comparing --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_seeds_become_one_row(whole: board.Board) -> None:
+    row = next(row for row in whole.rows if row.members)
+    assert row.name == "dphubert-macs-25"
+    assert [each.seed for each in row.members] == [1, 2, 3]
+    task = whole.tasks[0]
+    values = [each.cells[task.key].value for each in row.members]
+    assert row.cells[task.key] == board.Cell(pytest.approx(sum(values) / 3), min(values), max(values), 3)
+    assert len(whole.rows) == len(MODELS) - 2
+
+
+def test_the_commit_does_not_part_seeds_but_another_recipe_does() -> None:
+    records = [copy.deepcopy(evaluation(model=1 + i)) for i in range(3)]
+    records[0]["model"]["origin"]["commit"] = "abc1234"
+    assert len(board.build(found(*records)).rows) == 1
+    records[2]["model"]["origin"]["keep"] = 0.5
+    assert [row.n for row in board.build(found(*records)).rows] == [2, 1]
+
+
+def test_a_seed_that_comes_twice_is_no_repetition() -> None:
+    """Two runs with the same origin and the same seed differ in something that the origin does not say."""
+    records = [copy.deepcopy(evaluation(model=1 + i % 2)) for i in range(4)]
+    for i, name in enumerate(("one-s1", "one-s2", "two-s1", "two-s2")):
+        records[i]["model"] |= {"name": name, "fingerprint": f"{i}"}
+    assert sorted((row.name, row.n) for row in board.build(found(*records)).rows) == [("one", 2), ("two", 2)]
+
+
+def test_order_is_teacher_students_controls(whole: board.Board) -> None:
+    roles = [row.role for row in whole.rows]
+    assert roles == sorted(roles, key=["teacher", "student", "control"].index)
+    ranks = [row.rank for row in whole.rows if row.role == "student"]
+    assert ranks == sorted(ranks, key=lambda rank: rank or 0)
+
+
+def test_best_follows_the_direction_and_is_a_student(whole: board.Board) -> None:
+    for task in whole.tasks:
+        students = {row.name: row.cells[task.key].value for row in whole.rows if row.role == "student"}
+        (best,) = whole.best(task)
+        assert students[best] == (max if task.better == "higher" else min)(students.values())
+
+
+def test_nobody_is_best_alone() -> None:
+    made = board.build(found(evaluation(model=0), evaluation(model=1), evaluation(model=8)))
+    assert made.best(made.tasks[0]) == set()
+
+
+def test_means_are_over_common_tasks_only(whole: board.Board) -> None:
+    rows = {row.name: row for row in whole.rows}
+    assert set(whole.common) == {task.key for task in whole.tasks}  # a control that lacks one does not count
+    assert rows["untrained:demo"].rank is None
+    assert rows["demo"].rank == pytest.approx(1.0, abs=0.5)
+    assert rows["log-mel"].score == pytest.approx(0.0)
+
+
+def test_mean_rank_by_hand() -> None:
+    records = []
+    for model, accuracy, wer in ((0, 90.0, 10.0), (4, 80.0, 30.0), (5, 80.0, 20.0)):
+        one, two = copy.deepcopy(evaluation("ks-arabic", model)), copy.deepcopy(evaluation("asr-english", model))
+        one["measures"]["accuracy"]["value"], two["measures"]["wer"]["value"] = accuracy, wer
+        records += [one, two]
+    rows = board.build(found(*records)).rows
+    assert [row.rank for row in rows] == [1.0, (2.5 + 2) / 2, (2.5 + 3) / 2]
+    assert [row.score for row in rows] == [100.0, 25.0, 0.0]
+
+
+def test_other_data_or_settings_are_another_column() -> None:
+    records = [copy.deepcopy(evaluation(model=i)) for i in (0, 1, 4)]
+    records[1]["data"]["fingerprint"] = "ff"
+    records[2]["task"]["config"] = {"max_seconds": 2}
+    made = board.build(found(*records))
+    assert [task.label for task in made.tasks] == ["ks-arabic (1)", "ks-arabic (2)", "ks-arabic (3)"]
+    assert not made.common
+
+
+@pytest.mark.parametrize(
+    ("sign", "line"), [(1, [(1.0, 5.0), (2.0, 7.0), (4.0, 9.0)]), (-1, [(1.0, 5.0), (1.5, 4.0), (3.0, 3.0)])]
+)
+def test_frontier(sign: int, line: list[tuple[float, float]]) -> None:
+    points = [(1.0, 5.0), (1.5, 4.0), (2.0, 7.0), (3.0, 3.0), (4.0, 9.0), (5.0, 8.0), (4.5, 9.0)]
+    assert board.frontier(points, sign) == line
+
+
+def test_costs_of_one_budget_count_as_equal() -> None:
+    assert board.frontier([(100.0, 80.0), (100.5, 85.0)], 1) == [(100.5, 85.0)]
+    assert board.frontier([(100.0, 80.0), (102.0, 85.0)], 1) == [(100.0, 80.0), (102.0, 85.0)]
+
+
+# drawing ----------------------------------------------------------------------------------------------------------------------------
+
+
+def figures(chart: Chart) -> Iterator[Any]:
+    yield from chart.choices.values() if chart.choices else [chart.figure]
+
+
+def test_plotly_takes_every_figure(ledger_folder: Path, tmp_path: Path) -> None:
+    view = page.View(gather([write_run(tmp_path / "first"), ledger_folder]))
+    every = view.every_chart()
+    assert {chart.id.split("-")[0] for chart in every} == {"pareto", "bars", "heat", "trials", "fidelity", "loss", "sparsity"}
+    assert len({chart.id for chart in every}) == len(every)
+    for chart in every:
+        assert chart.table.rows
+        assert all(len(row) == len(chart.table.head) for row in chart.table.rows)
+        for figure in figures(chart):
+            go.Figure(figure)  # ValueError for a property that plotly does not know
+            json.dumps(figure, allow_nan=False)
+
+
+def test_error_rates_of_the_sweep_are_shown_as_they_are_read(whole: board.Board) -> None:
+    task = next(task for task in whole.tasks if task.label == "asr-english")
+    chart = charts.trials(whole, task)
+    assert chart is not None
+    assert all(value > 0 for trace in chart.figure["data"] for value in trace["y"])  # stored with a minus
+    assert sum(row[-1] == "chosen" for row in chart.table.rows) == 3 * (len(MODELS) - 1)
+
+
+def test_a_page_is_one_file_that_asks_for_nothing(ledger_folder: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "first")
+    assert page.write([run]) == run / "report.html"
+    out = page.write([ledger_folder], tmp_path / "new" / "page.html")
+    text = out.read_text(encoding="utf-8")
+    assert text.count("plotly.js v") == 1
+    assert not re.search(r"<(link|img|iframe|script)[^>]+(src|href)=", text)
+    assert "published by others, on the official corpora; not comparable with the testbed's numbers" in text.lower().replace(
+        "&#39;", "'"
+    )
+    with pytest.raises(ValueError, match="is a folder"):
+        page.write([ledger_folder], tmp_path)
+
+
+def test_the_library_that_is_missing_is_named(ledger_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(ValueError, match=r'needs plotly; run: pip install "sottovoce\[report\]"'):
+        page.render(gather([ledger_folder]))
+
+
+EVIL = '</script><script>alert(1)</script><img src=x onerror=alert(2)>"\'{{7*7}}%{x}<a href="javascript:alert(3)">'
+
+
+def test_names_from_files_stay_text(tmp_path: Path) -> None:
+    record = copy.deepcopy(evaluation(name=EVIL))
+    record["task"] |= {"title": EVIL, "entry": EVIL}
+    record["data"]["source"] = [EVIL]
+    record["measures"] = {EVIL: {**record["measures"]["accuracy"], "unit": EVIL}}
+    second = copy.deepcopy(record)
+    second["model"] |= {"name": EVIL + "2", "fingerprint": "ff", "role": "student", "origin": {"recipe": EVIL, "seed": 1}}
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    (tmp_path / "b.json").write_text(json.dumps(second))
+    (tmp_path / "c.json").write_text(json.dumps({"schema": 1, "kind": EVIL, "machine": {}}))
+    run = write_run(tmp_path / "first", evaluations=False)
+    (run / "run" / "result.json").write_text(json.dumps({**run_record(), "teacher": {"name": EVIL, "family": EVIL}}))
+    (run / "run" / "metrics.jsonl").write_text(json.dumps({"stage": EVIL, "step": 1, "loss": 1.0, EVIL: 2.0}))
+    text = page.render(gather([tmp_path]))
+    assert "<script>alert" not in text
+    assert "<img" not in text.split("<script>")[0]
+    assert text.count("</script>") == 3 + plotly_closes()
+    assert "49%{x}" not in text
+
+
+def plotly_closes() -> int:
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs().count("</script>")
+
+
+JUNK: list[Any] = [None, "x", [["x"]], {"a": {"b": 1}}, -1e300]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if path:
+        yield path
+    pairs = value.items() if isinstance(value, dict) else list(enumerate(value))[:1] if isinstance(value, list) else []
+    for key, item in pairs:
+        yield from places(item, (*path, key))
+
+
+@pytest.mark.parametrize("kind", ["evaluation", "run"])
+def test_no_junk_in_a_file_is_a_traceback(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any value of a record in turn is replaced by junk: the page is drawn, with the file or without it."""
+    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "")
+    folder = write_run(tmp_path / "first", evaluations=False)
+    file = folder / "run" / "result.json" if kind == "run" else folder / "evaluation" / "a.json"
+    file.parent.mkdir(exist_ok=True)
+    original = evaluation() if kind == "evaluation" else run_record()
+    original.pop("details", None)
+    for i, path in enumerate(places(original)):
+        record = copy.deepcopy(original)
+        at: Any = record
+        for key in path[:-1]:
+            at = at[key]
+        for junk in (JUNK[i % len(JUNK)], JUNK[(i + 2) % len(JUNK)]):
+            at[path[-1]] = junk
+            file.write_text(json.dumps(record))
+            page.render(gather([folder]))
+
+
+# published --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_published_scores_follow_from_the_published_numbers() -> None:
+    """The leaderboard's formula on a row's own numbers gives its score: a slip in one digit would show."""
+    table = json.loads((resources.files("sottovoce.report") / "published.json").read_text(encoding="utf-8"))
+    measures = table["measures"]
+    scored = [row for row in table["rows"] if row["score"] is not None]
+    assert len(scored) == 28
+    for row in table["rows"]:
+        assert set(row["scores"]) == set(measures)
+        assert set(row["sources"]) <= set(table["sources"])
+    for row in scored:
+        terms = {key: 1000 * (row["scores"][key] - one["base"]) / (one["top"] - one["base"]) for key, one in measures.items()}
+        slots = (terms.pop("sf_f1") + terms.pop("sf_cer")) / 2
+        assert (sum(terms.values()) + slots) / 10 == pytest.approx(row["score"], abs=0.6), row["name"]
+
+
+# words ------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (1_270_000, "", "1.27 M"),
+        (131e6, "MAC/s", "131 MMAC/s"),
+        (999_700, "", "1.00 M"),
+        (94.68e6, "", "94.7 M"),
+        (1.669e12, "", "1.67 T"),
+        (512, "", "512"),
+        (0, "", "0"),
+        (None, "", "–"),
+    ],
+)
+def test_amounts(value: float | None, unit: str, text: str) -> None:
+    assert words.amount(value, unit).replace(words.SPACE, " ") == text
+
+
+def test_numbers_as_people_read_them() -> None:
+    assert words.number(-0.04, 1) == "0.0"
+    assert words.number(-0.06, 1) == "−0.1"
+    assert [words.rate(lr) for lr in (1e-4, 2.5e-5, 0.01, 1.0)] == ["1e-4", "2.5e-5", "0.01", "1"]
+    assert words.duration(3725).replace(words.SPACE, " ") == "1 h 02 min"
+    assert words.measure("per", "%") == "PER, %"
+    assert words.short("a-very-long-name-of-a-model-s1", 12) == "a-very…el-s1"
+
+
+def test_an_empty_ledger_of_other_kinds_is_still_a_page(tmp_path: Path) -> None:
+    (tmp_path / "parity.json").write_text('{"what": "largest difference", "platform": "Linux"}')
+    text = page.render(gather([tmp_path]))
+    assert "Other measurements" in text
