@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from sottovoce.config import plain
+from sottovoce.data import open_source
 from sottovoce.encoder import Encoder
 from sottovoce.families import Pretrained
 from sottovoce.objectives import Objective, Shape
+from sottovoce.probing.features import FeatureStore
+from sottovoce.probing.subject import open_subject
 from sottovoce.registry import FAMILIES, OBJECTIVES, STUDENTS, TASKS, Registry
+from sottovoce.tasks.base import Bench
 from sottovoce.types import Batch, Features
 from tests.conftest import tiny_shape
 
@@ -52,6 +57,8 @@ class TestObjectives:
     def test_sums_add_up_over_rows(self, name: str) -> None:
         """The loss of a batch is the sum of its rows' losses: splitting it over machines or micro-batches changes nothing."""
         objective, student, teacher = made(name).eval(), features(), features()
+        if objective.contrasts_rows:
+            pytest.skip("compares the rows of a batch with each other")
         wave, frames = torch.randn(3, 24 * 320 + 80), torch.ones(3, 24, dtype=torch.bool)
 
         def row(which: Features, i: int) -> Features:
@@ -81,8 +88,22 @@ def test_students_build_an_encoder_and_say_when_they_cannot(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS.names())
-def test_tasks_give_plain_numbers_and_the_same_twice(name: str) -> None:
+class TestTasks:
+    def test_says_what_it_is_and_what_it_reads(self, name: str) -> None:
+        cls = TASKS.get(name)
+        assert cls.title
+        assert cls.reads
+        assert isinstance(cls.compares, bool)
+
+    def test_says_what_is_missing(self, name: str, speech_folder: Path, teacher_folder: Path, tmp_path: Path) -> None:
+        """Audio without labels is refused in one sentence, before anything is trained; fidelity needs a teacher instead."""
+        cls, bench = TASKS.get(name), Bench(FeatureStore(tmp_path))
+        with pytest.raises(ValueError, match=r"(?s).{20}"):
+            cls(cls.Config()).measure(open_subject("log-mel"), open_source(speech_folder), bench)
+
+
+def test_fidelity_gives_plain_numbers_and_the_same_twice() -> None:
     encoder, teacher = Encoder(tiny_shape()).reset_parameters().eval(), Encoder(tiny_shape()).reset_parameters().eval()
-    task, batches = TASKS.get(name), [Batch(torch.randn(2, 8000)), Batch(torch.randn(2, 8000))]
+    task, batches = TASKS.get("fidelity"), [Batch(torch.randn(2, 8000)), Batch(torch.randn(2, 8000))]
     first, second = (json.dumps(task(task.Config()).run(encoder, teacher, batches)) for _ in range(2))
     assert first == second

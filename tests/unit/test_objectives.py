@@ -11,7 +11,8 @@ from sottovoce.objectives import Shape
 from sottovoce.objectives.base import layer_index
 from sottovoce.objectives.layer_to_layer import LayerToLayer
 from sottovoce.objectives.masked_prediction import MaskedPrediction
-from sottovoce.types import Batch, Features
+from sottovoce.registry import OBJECTIVES
+from sottovoce.types import Batch, Features, Loss
 from tests.conftest import tiny_shape
 
 
@@ -81,3 +82,22 @@ def test_too_little_audio_for_the_clusters_is_said() -> None:
     objective = MaskedPrediction(MaskedPrediction.Config(clusters=500), Shape(8, 2), Shape(8, 2))
     with pytest.raises(ValueError, match="too few for 500 clusters"):
         objective.fit([(Batch(torch.randn(1, 16_000)), None)])
+
+
+def test_utterance_contrast_tells_utterances_apart() -> None:
+    """Rows of a colour of their own are told from each other and from the queue; rows of noise are not."""
+    torch.manual_seed(0)
+    cls = OBJECTIVES.get("utterance_contrast")
+    objective = cls(cls.Config(layer="1", queue=16), Shape(32, 2), Shape(32, 2))
+    frames = torch.ones(4, 20, dtype=torch.bool)
+
+    def loss(colour: float) -> Loss:
+        hidden = [torch.randn(4, 20, 32) + colour * torch.randn(4, 1, 32) for _ in range(3)]
+        made = Features(hidden, None, hidden[0], hidden[-1])
+        return objective(made, None, frames, Batch(torch.zeros(4, 6480)))
+
+    for _ in range(3):
+        loss(0.0)
+    assert int(objective.filled) == 16
+    assert float(loss(5.0).logs["contrast_accuracy"]) / 80 > 0.8
+    assert float(loss(0.0).logs["contrast_accuracy"]) / 80 < 0.5

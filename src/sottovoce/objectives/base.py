@@ -31,6 +31,7 @@ class Objective(nn.Module):
     needs_teacher: ClassVar[bool] = True
     masked: ClassVar[bool] = False  # reads a student whose input frames were masked, and counts masked frames only
     taps: ClassVar[bool] = False  # reads feed-forward outputs
+    contrasts_rows: ClassVar[bool] = False  # compares the rows of a batch, so that its loss depends on how batches are split
 
     def __init__(self, config: Any, student: Shape, teacher: Shape) -> None:
         super().__init__()

@@ -1,0 +1,80 @@
+"""Utterance-wise contrast, for speaker-aware pre-training (after UniSpeech-SAT, Chen et al. 2021, arXiv 2110.05752, section 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sottovoce.objectives.base import Objective, Shape, layer_index
+from sottovoce.registry import OBJECTIVES
+from sottovoce.types import Batch, Features, Loss
+
+
+@OBJECTIVES.register("utterance_contrast")
+class UtteranceContrast(Objective):
+    """InfoNCE that tells stretches of one utterance from those of others, at a middle layer (after UniSpeech-SAT).
+
+    The paper contrasts single masked frames with quantised ones of the same and of other utterances in the batch. Here a view is the
+    mean over one half of an utterance's frames, its positive the other half's, its negatives all views in the batch of other
+    utterances and the last `queue` ones: a batch of 16 s holds too few utterances to be contrasted among themselves. No quantiser.
+    """
+
+    needs_teacher = False
+    masked = True
+    contrasts_rows = True
+    past: Tensor
+    filled: Tensor
+
+    @dataclass(frozen=True)
+    class Config:
+        """layer: of the student (UniSpeech-SAT Base: 6 of 12); temperature: 0.1 in the paper; dim and queue are ours."""
+
+        layer: str = "1/2"
+        dim: int = 128
+        temperature: float = 0.1
+        queue: int = 512
+
+    def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
+        super().__init__(config, student, teacher)
+        self.config: UtteranceContrast.Config = config
+        self.layer = layer_index(config.layer, student.depth)
+        self.project = nn.Linear(student.dim, config.dim)
+        self.register_buffer("past", F.normalize(torch.randn(config.queue, config.dim), dim=-1))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+
+    def forward(self, student: Features, teacher: Features | None, frames: Tensor, batch: Batch) -> Loss:
+        """The mean over views, times the number of `frames`, which is what the loop divides by."""
+        views = self.views(student.hidden[self.layer], student.valid())
+        rows = len(views) // 2
+        here = views @ views.T
+        own = torch.arange(2 * rows, device=views.device) % rows
+        same = own[:, None] == own
+        logits = torch.cat([here.masked_fill(same, -torch.inf), views @ self.past[: int(self.filled)].T.clone()], dim=1)
+        positive = (views * views.roll(rows, 0)).sum(-1, keepdim=True)
+        logits = torch.cat([positive, logits], dim=1) / self.config.temperature
+        count = frames.sum()
+        loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device)) * count
+        right = (logits.argmax(-1) == 0).float().mean() * count
+        if self.training:
+            self.remember(views.detach())
+        return Loss(loss, count, {"contrast": loss.detach(), "contrast_accuracy": right})
+
+    def views(self, x: Tensor, valid: Tensor) -> Tensor:
+        """(B, T, D) -> (2 B, dim), unit vectors: first halves, then second halves."""
+        half = torch.div(valid.sum(1, keepdim=True) + 1, 2, rounding_mode="floor")
+        at = torch.arange(x.shape[1], device=x.device)
+        parts = []
+        for inside in (valid & (at < half), valid & (at >= half)):
+            share = inside.to(x.dtype) / inside.sum(1, keepdim=True).clamp(min=1)
+            parts.append((x * share[..., None]).sum(1))
+        return F.normalize(self.project(torch.cat(parts)).float(), dim=-1)
+
+    @torch.no_grad()
+    def remember(self, views: Tensor) -> None:
+        """Puts views into the queue, the oldest out."""
+        views = views[: len(self.past)].to(self.past.dtype)
+        self.past.copy_(torch.cat([views, self.past[: len(self.past) - len(views)]]))
+        self.filled.copy_((self.filled + len(views)).clamp(max=len(self.past)))
