@@ -27,6 +27,8 @@ class Training:
 
     lrs: learning rates tried (Adam). steps: most updates of a trial. batch: utterances per update. evaluate_every: updates between two
     looks at the dev set. patience: looks without an improvement before a trial ends. clip: largest norm of the gradient.
+    layers_lr: learning rate of the layer weights; ``None``: that of the head, as in SUPERB, whose 200,000 updates have the time that a
+    short schedule lacks to find the layers that a task uses.
     standardize: every feature of every layer to zero mean and about unit variance over the training set first, which makes one range of
     learning rates fit all models (SUPERB does not).
     """
@@ -37,6 +39,7 @@ class Training:
     evaluate_every: int = 2_000
     patience: int = 10
     clip: float = 1.0
+    layers_lr: float | None = None
     standardize: bool = False
 
     def __post_init__(self) -> None:
@@ -153,7 +156,11 @@ def fit(
         probe = Probe(features.subject.layers, features.subject.dim, build()).to(device)
         if training.standardize:
             probe.sum.fit(features)
-        optimizer = torch.optim.Adam(probe.parameters(), lr=lr)
+        groups = [
+            {"params": probe.head.parameters()},
+            {"params": probe.sum.parameters(), "lr": lr if training.layers_lr is None else training.layers_lr},
+        ]
+        optimizer = torch.optim.Adam(groups, lr=lr)
         best, best_step, kept, curve, step = -math.inf, 0, copy.deepcopy(probe.state_dict()), [], 0
         order = batches(features.frames, training.batch, seed, pooled=features.kind == "pooled")
         for step in range(1, training.steps + 1):

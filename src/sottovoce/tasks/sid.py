@@ -26,7 +26,8 @@ class SpeakerIdentification(Classification):
 
         session: a pattern that reads the recording session off a file's name. Where it is given, the data's own splits are set aside
         (speakers of train and test are often disjoint, and then nothing can be identified): of every speaker with two sessions or
-        more, one is for testing and the others are for training, so that the room and the microphone do not give the speaker away.
+        more, one is for testing, with three or more another one is the dev set, and the others are for training, so that the room and
+        the microphone do not give the speaker away. Of speakers with two sessions a tenth of the training recordings is dev.
         """
 
         training: Training = Training(lrs=(1e-4,), steps=200_000, batch=32, evaluate_every=5_000)
@@ -52,14 +53,20 @@ def by_session(recordings: Recordings, pattern: str) -> Recordings:
         found = session.search(Path(item.id).stem)
         if found and item.fields.get("speaker"):
             heard.setdefault(item.fields["speaker"], set()).add(found.group())
-    tested = {speaker: max(names, key=draw) for speaker, names in heard.items() if len(names) > 1}
-    if len(tested) < 2:
+    dealt = {
+        speaker: dict(zip(sorted(names, key=draw), ("test", "dev" if len(names) > 2 else "train"), strict=False))
+        for speaker, names in heard.items()
+        if len(names) > 1
+    }
+    if len(dealt) < 2:
         raise ValueError(f"session '{pattern}' finds no two speakers with two sessions each; it is matched against file names")
     made = Recordings(skipped=recordings.skipped)
     for item in recordings:
         found = session.search(Path(item.id).stem)
-        speaker = item.fields.get("speaker", "")
-        if found and speaker in tested:
-            split = "test" if found.group() == tested[speaker] else "dev" if draw(item.id) < HELD_OUT else "train"
+        sessions = dealt.get(item.fields.get("speaker", ""))
+        if found and sessions:
+            split = sessions.get(found.group(), "train")
+            if split == "train" and "dev" not in sessions.values() and draw(item.id) < HELD_OUT:
+                split = "dev"
             made.append(replace(item, fields={**item.fields, "split": split}))
     return made
