@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from sottovoce.data.demo import make_demo
 from sottovoce.data.demo_words import WORDS
 
 needs_espeak = pytest.mark.skipif(
-    demo.importlib.util.find_spec("espeakng_loader") is None, reason="espeak-ng is not installed (pip install 'sottovoce[demo]')"
+    importlib.util.find_spec("espeakng_loader") is None, reason="espeak-ng is not installed (pip install 'sottovoce[demo]')"
 )
 
 
@@ -65,9 +66,9 @@ def test_demo_source_is_made_once_and_trains_on_its_train_split(tmp_path: Path, 
 
 
 def test_without_espeak_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(ValueError, match=r"pip install 'sottovoce\[demo\]'"):
+    with pytest.raises(ValueError, match=r'pip install "sottovoce\[demo\]"'):
         open_source("demo")
     assert not list((tmp_path / "sottovoce").iterdir()), "nothing half made may stay in the cache"
 

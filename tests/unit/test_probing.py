@@ -72,9 +72,9 @@ class TestFeatures:
         for i in (0, 7, 23):
             torch.testing.assert_close(kept.item(i), live.item(i), rtol=2e-3, atol=2e-3)
             torch.testing.assert_close(pooled.item(i)[0], live.item(i).mean(0), rtol=2e-3, atol=2e-3)
-        x, lengths = kept.batch([3, 5])
-        assert x.shape[1] == int(lengths.max())
-        assert not x[int(lengths.argmin()), int(lengths.min()) :].any()
+        rows = kept.batch([3, 5])
+        torch.testing.assert_close(rows.values.float() * rows.unit[:, None], torch.cat([kept.item(3), kept.item(5)]))
+        assert rows.lengths.tolist() == [len(kept.item(3)), len(kept.item(5))]
 
     def test_nothing_is_computed_twice(self, teacher_folder: Path, pieces: list[Piece], tmp_path: Path) -> None:
         subject, store, done = open_subject(str(teacher_folder)), FeatureStore(tmp_path), []
@@ -104,13 +104,13 @@ class TestFeatures:
     def test_survives_a_kill_while_writing(self, teacher_folder: Path, pieces: list[Piece], tmp_path: Path) -> None:
         """Rows without an index are a run that died; an index without rows is a damaged disk. Both end in right features."""
         subject = open_subject(str(teacher_folder))
-        want = FeatureStore(tmp_path).get(subject, pieces, "pooled").batch([0, 1, 2])[0]
+        want = FeatureStore(tmp_path).get(subject, pieces, "pooled").batch([0, 1, 2]).values
         bank = next(path for path in tmp_path.iterdir() if path.is_dir())
         with open(bank / ROWS, "ab") as file:
             file.write(b"half a row")
         for damage in (lambda: None, lambda: (bank / INDEX).unlink(), lambda: (bank / ROWS).write_bytes(b"")):
             damage()
-            torch.testing.assert_close(FeatureStore(tmp_path).get(subject, pieces, "pooled").batch([0, 1, 2])[0], want)
+            torch.testing.assert_close(FeatureStore(tmp_path).get(subject, pieces, "pooled").batch([0, 1, 2]).values, want)
 
     def test_room_is_made_by_the_longest_unused_bank(self, teacher_folder: Path, pieces: list[Piece], tmp_path: Path) -> None:
         size = 0.0
@@ -149,12 +149,20 @@ class TestProbe:
         subject = open_subject(str(teacher_folder))
         features = FeatureStore(tmp_path).get(subject, pieces, "frames")
         module = WeightedSum(subject.layers, subject.dim)
-        x, _ = features.batch([0])
-        torch.testing.assert_close(module(x), x.mean(2))
+        rows, alone = features.batch([0, 1]), features.item(0)
+        torch.testing.assert_close(module(rows)[0, : len(alone)], alone.mean(1))
+        summed = module(rows)
+        assert summed.shape[1] == int(rows.lengths.max())
+        assert not summed[int(rows.lengths.argmin()), int(rows.lengths.min()) :].any()
+        summed.square().sum().backward()
+        weights = torch.zeros(subject.layers, requires_grad=True)
+        plain = torch.cat([features.item(0), features.item(1)])
+        torch.einsum("nld,l->nd", plain, weights.softmax(0)).square().sum().backward()
+        torch.testing.assert_close(module.weights.grad, weights.grad, rtol=1e-3, atol=1e-2)
         module.fit(features)
         with torch.no_grad():
             module.weights.copy_(torch.tensor([50.0, 0, 0, 0]))
-        everything = torch.cat([module(features.batch([i])[0])[0] for i in range(len(features))])
+        everything = torch.cat([module(features.batch([i]))[0] for i in range(len(features))])
         assert float(everything.detach().mean().abs()) < 0.01
         assert 0.9 < float(everything.detach().std()) < 1.1
         assert sum(module.shares()) == pytest.approx(1)
@@ -182,7 +190,7 @@ class TestProbe:
                 return self.line(x).square().mean()
 
         def one(seed: int, lr: float):  # type: ignore[no-untyped-def]
-            judge = lambda probe: -float(probe(*features.batch(range(8))))  # noqa: E731
+            judge = lambda probe: -float(probe(features.batch(list(range(8)))))  # noqa: E731
             return fit(Zero, lambda out, *_: out, judge, train, training, seed, lr, torch.device("cpu"))
 
         probes, trials = sweep(one, training, (1, 2, 3))

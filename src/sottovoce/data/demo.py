@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from sottovoce.data import espeak
 from sottovoce.data.demo_words import WORDS
 from sottovoce.data.recording import Samples
 from sottovoce.types import SAMPLE_RATE
@@ -124,21 +122,10 @@ def _sentence(language: str, random: np.random.Generator) -> str:
 
 def _speak(jobs: list[dict[str, Any]], seconds: float) -> tuple[np.ndarray[Any, np.dtype[np.int16]], list[int], int]:
     """All samples, the number of samples of every job spoken, and the sample rate."""
-    if importlib.util.find_spec("espeakng_loader") is None:
-        raise ValueError("the demo speech needs espeak-ng; install it with: pip install 'sottovoce[demo]'")
     with tempfile.TemporaryDirectory() as place:
         listed, speech = Path(place, "jobs.json"), Path(place, "speech.npy")
         listed.write_text(json.dumps(jobs), encoding="utf-8")
-        script = Path(__file__).with_name("espeak.py")
-        # -P: its folder holds modules of ours whose names others may use
-        command = [sys.executable, "-P", str(script), str(listed), str(speech), str(seconds)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120 + seconds, check=False)
-        except subprocess.TimeoutExpired:
-            raise ValueError("espeak-ng does not answer; the demo speech cannot be made on this machine") from None
-        if done.returncode or not speech.exists():
-            why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-            raise ValueError(f"espeak-ng failed ({why}); reinstall it with: pip install --force-reinstall espeakng-loader")
+        espeak.run("the demo speech", ["speak", str(listed), str(speech), str(seconds)], timeout=120 + seconds)
         told = json.loads(speech.with_suffix(".json").read_text())
         return np.load(speech), told["counts"], told["rate"]
 

@@ -1,38 +1,76 @@
-"""A script that speaks: run by `demo` in a process of its own, because espeak-ng keeps global state and may crash.
+"""espeak-ng, run as a script in a process of its own, because it keeps global state and may crash.
 
-    python espeak.py JOBS.json SPEECH.npy SECONDS
+    python espeak.py speak JOBS.json SPEECH.npy SECONDS
 
 JOBS.json is a list of ``{"voice", "rate", "pitch", "range", "text"}``; SPEECH.npy gets all samples (int16) one after another, and
 SPEECH.json the sample rate and the number of samples of every job. Stops after the job that reaches SECONDS.
+
+    python espeak.py phones TEXTS.json PHONES.json VOICE
+
+TEXTS.json is a list of texts; PHONES.json gets as many texts of IPA symbols with `BETWEEN` between two phones.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import espeakng_loader  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 
 SYNCHRONOUS = 2  # the retrieval mode that has spoken when espeak_Synth returns; mode 1 answers from a thread and may hang
 DONT_EXIT = 0x8000
 UTF8 = 1
 RATE, PITCH, RANGE = 1, 3, 4
+IPA = 2
+BETWEEN = "_"
+NO_VOICE = "espeak-ng has no voice"
 
 
-def main(jobs_file: str, speech_file: str, seconds: str) -> None:
-    jobs: list[dict[str, Any]] = json.loads(Path(jobs_file).read_text(encoding="utf-8"))
-    speech_path = Path(speech_file).absolute()
+def run(purpose: str, arguments: list[str], timeout: float) -> None:
+    """Runs this script. ValueError, which says what to do, when espeak-ng is not installed, fails, or takes `timeout` seconds."""
+    if importlib.util.find_spec("espeakng_loader") is None:
+        raise ValueError(f'{purpose} needs espeak-ng, which is not installed: pip install "sottovoce[demo]"')
+    # -P: its folder holds modules of ours whose names others may use
+    command = [sys.executable, "-P", __file__, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"espeak-ng does not answer, so {purpose} is not possible on this machine") from None
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        if why.startswith(NO_VOICE):
+            raise ValueError(f"{why}; `espeak-ng --voices` lists them")
+        raise ValueError(f"espeak-ng failed ({why}); reinstall it with: pip install --force-reinstall espeakng-loader")
+
+
+def start() -> tuple[Any, int]:
+    """The library, and its sample rate in Hz."""
+    import espeakng_loader  # type: ignore[import-untyped, unused-ignore]
+
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     data = Path(espeakng_loader.get_data_path())
     os.chdir(data.parent)  # a relative name, because espeak-ng holds paths in 160 bytes
     rate = library.espeak_Initialize(SYNCHRONOUS, 0, data.name.encode(), DONT_EXIT)
     if rate <= 0:
         raise SystemExit("espeak-ng did not start")
+    return library, rate
+
+
+def choose(library: Any, voice: str) -> None:
+    if library.espeak_SetVoiceByName(voice.encode()):
+        raise SystemExit(f"{NO_VOICE} '{voice}'")
+
+
+def speak(jobs_file: str, speech_file: str, seconds: str) -> None:
+    jobs: list[dict[str, Any]] = json.loads(Path(jobs_file).read_text(encoding="utf-8"))
+    speech_path = Path(speech_file).absolute()
+    library, rate = start()
     heard: list[bytes] = []
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
@@ -48,8 +86,7 @@ def main(jobs_file: str, speech_file: str, seconds: str) -> None:
     spoken, total = [], 0
     for job in jobs:
         heard.clear()
-        if library.espeak_SetVoiceByName(job["voice"].encode()):
-            raise SystemExit(f"espeak-ng has no voice {job['voice']}")
+        choose(library, job["voice"])
         for parameter, name in ((RATE, "rate"), (PITCH, "pitch"), (RANGE, "range")):
             library.espeak_SetParameter(parameter, int(job[name]), 0)
         text = job["text"].encode()
@@ -62,5 +99,22 @@ def main(jobs_file: str, speech_file: str, seconds: str) -> None:
     speech_path.with_suffix(".json").write_text(json.dumps({"rate": rate, "counts": [len(item) for item in spoken]}))
 
 
+def phones(texts_file: str, phones_file: str, voice: str) -> None:
+    texts: list[str] = json.loads(Path(texts_file).read_text(encoding="utf-8"))
+    made = Path(phones_file).absolute()
+    library, _ = start()
+    choose(library, voice)
+    library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+    library.espeak_TextToPhonemes.argtypes = [ctypes.POINTER(ctypes.c_char_p), ctypes.c_int, ctypes.c_int]
+    mode = IPA | ord(BETWEEN) << 8
+    found = []
+    for text in texts:
+        rest, clauses = ctypes.c_char_p(text.encode()), []
+        while rest.value:  # every call takes one clause and moves on
+            clauses.append((library.espeak_TextToPhonemes(ctypes.byref(rest), UTF8, mode) or b"").decode())
+        found.append(" ".join(clauses))
+    made.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    {"speak": speak, "phones": phones}[sys.argv[1]](*sys.argv[2:])

@@ -69,6 +69,18 @@ class Piece:
         return torch.nn.functional.pad(wave, (0, max(0, int(SHORTEST * SAMPLE_RATE) - len(wave))))
 
 
+class Rows(NamedTuple):
+    """Features of B items, one after another. values: (N, L, D), half precision or float32, to be multiplied by `unit`, (L,); lengths:
+    (B,), rows of each item, N in all."""
+
+    values: Tensor
+    lengths: Tensor
+    unit: Tensor
+
+    def to(self, device: torch.device) -> Rows:
+        return Rows(*(part.to(device) for part in self))
+
+
 @dataclass(frozen=True)
 class FeatureSet:
     """Features of those pieces that could be read. `usable[i]`: the position of item i in what was asked for; `skipped`: the rest.
@@ -100,19 +112,22 @@ class FeatureSet:
         assert isinstance(found, Encoded), f"{piece.recording.path} could be read a moment ago: {found.reason}"
         return found.states.float()
 
-    def batch(self, items: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """(B, T, L, D) float32, zero after the end of an item, and (B,) how many of the T are its own."""
+    def batch(self, items: Sequence[int]) -> Rows:
+        """Features of some items, as they are kept."""
+        chosen = [self.entries[i] for i in items]
         if self._table is not None:
-            return self._table[items], torch.ones(len(items), dtype=torch.long)
-        rows = [self.item(i) for i in items]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+            return Rows(self._table[items], torch.ones(len(items), dtype=torch.long), torch.ones(self.subject.layers))
+        if self.bank is not None and all(entry.begin >= 0 for entry in chosen):
+            return self.bank.batch(chosen)
+        found = [self.item(i) for i in items]
+        return Rows(torch.cat(found), torch.tensor([len(rows) for rows in found]), torch.ones(self.subject.layers))
 
     @cached_property
     def _table(self) -> Tensor | None:
-        """(N, 1, L, D): all of a pooled set, which is small enough to stay in memory."""
+        """(N, L, D): all of a pooled set, which is small enough to stay in memory."""
         if self.kind != "pooled" or self.bank is None or not len(self):
             return None
-        return torch.stack([self.item(i) for i in range(len(self))])
+        return torch.cat([self.item(i) for i in range(len(self))])
 
 
 class FeatureStore:
@@ -135,16 +150,22 @@ class FeatureStore:
             lengths = {key: _measure(subject, piece) for key, piece in zip(keys, pieces, strict=True)}
             return _select(subject, pieces, keys, kind, lengths, None)
         bank = Bank(self.folder / f"{subject.fingerprint}-{kind}-{FORMAT}", kind, subject)
+        bank.read()
+        if any(key not in bank.index for key in keys):  # else nobody needs to be waited for
+            self._fill(bank, subject, dict(zip(keys, pieces, strict=True)), progress)
+        made = _select(subject, pieces, keys, kind, bank.index, bank)
+        return replace(made, seconds=time.monotonic() - began)
+
+    def _fill(self, bank: Bank, subject: Subject, wanted: Mapping[str, Piece], progress: Progress | None) -> None:
+        """Computes what the bank has not."""
         with bank.writing():
-            missing = [piece for key, piece in dict(zip(keys, pieces, strict=True)).items() if key not in bank.index]
-            for done, (piece, found) in enumerate(encode(subject, missing, kind, self.seconds_per_batch), 1):
+            missing = [piece for key, piece in wanted.items() if key not in bank.index]
+            for done, (piece, found) in enumerate(encode(subject, missing, bank.kind, self.seconds_per_batch), 1):
                 if isinstance(found, Encoded) and not self._room(bank, found.states.numel() * 2):
                     found = Entry(-1, found.frames, found.seconds)  # computed anew whenever it is asked for
                 bank.add(piece, found)
                 if progress is not None:
                     progress(done, len(missing))
-        made = _select(subject, pieces, keys, kind, bank.index, bank)
-        return replace(made, seconds=time.monotonic() - began)
 
     def _room(self, bank: Bank, wanted: int) -> bool:
         """Whether `wanted` more bytes fit, after deleting as many other banks as must be, the longest unused first."""
@@ -203,7 +224,7 @@ class Bank:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self.folder}.lock"):
             self.folder.mkdir(exist_ok=True)
-            self._read()
+            self.read()
             with open(self.folder / ROWS, "ab") as file:
                 file.truncate(self.size)  # rows that no index knows: a process died here
                 self._file = file
@@ -216,7 +237,8 @@ class Bank:
                     write_atomically(self.folder / INDEX, json.dumps({"scale": self._scale.tolist(), "entries": entries}))
         self._map = None
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Takes the index from the disk."""
         try:
             found = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -243,11 +265,16 @@ class Bank:
         self._end += len(rows)
 
     def rows(self, entry: Entry) -> Tensor:
-        """(T, L, D) of a piece whose rows are kept."""
+        """(T, L, D) float32 of a piece whose rows are kept."""
+        found = self.batch([entry])
+        return found.values.float() * found.unit[:, None]
+
+    def batch(self, entries: Sequence[Entry]) -> Rows:
+        """The rows of several pieces, all of them kept."""
         if self._map is None:
             self._map = np.memmap(self.folder / ROWS, np.float16, "r", shape=(self._end, self.layers, self.dim))
-        part = np.array(self._map[entry.begin : entry.begin + self._length(entry)])
-        return torch.from_numpy(part).float() * self._scale[:, None]
+        parts = [self._map[entry.begin : entry.begin + self._length(entry)] for entry in entries]
+        return Rows(torch.from_numpy(np.concatenate(parts)), torch.tensor([len(part) for part in parts]), self._scale)
 
     def _length(self, entry: Entry) -> int:
         return 1 if self.kind == "pooled" else entry.frames

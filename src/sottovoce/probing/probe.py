@@ -16,9 +16,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sottovoce.probing.features import FeatureSet
+from sottovoce.probing.features import FeatureSet, Rows
 
 T = TypeVar("T")
+PIECE = 128  # rows
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,34 @@ class Examples(Generic[T]):
         return len(self.targets)
 
 
+class Mix(torch.autograd.Function):
+    """(N, L, D) rows and (L, D) factors -> (N, D): the sum over layers.
+
+    In pieces that stay in the processor's cache, read as they are kept: the rows are most of what a probe's step moves.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, factors: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, factors)
+        out = factors.new_empty((len(rows), rows.shape[2]))
+        size = PIECE if rows.device.type == "cpu" else max(1, len(rows))
+        for part, piece in zip(out.split(size), rows.split(size), strict=True):
+            torch.sum(piece.to(factors.dtype, copy=True).mul_(factors), 1, out=part)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        (gradient,) = gradients
+        rows, factors = ctx.saved_tensors
+        out = torch.zeros_like(factors)
+        size = PIECE if rows.device.type == "cpu" else max(1, len(rows))
+        for part, piece in zip(gradient.split(size), rows.split(size), strict=True):
+            out += piece.to(factors.dtype, copy=True).mul_(part[:, None]).sum(0)
+        return None, out
+
+
 class WeightedSum(nn.Module):
-    """(B, T, L, D) -> (B, T, D): a learned softmax-weighted sum over the layers (SUPERB; Peters et al. 2018).
+    """Rows of B items -> (B, T, D): a learned softmax-weighted sum over the layers (SUPERB; Peters et al. 2018), zero beyond an item's end.
 
     `mean`, `std`: (L, D) of the features, where they are standardised first; both steps are one linear map.
     """
@@ -97,9 +124,10 @@ class WeightedSum(nn.Module):
         self.register_buffer("mean", torch.zeros(layers, dim))
         self.register_buffer("std", torch.ones(layers, dim))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, rows: Rows) -> Tensor:
         scale = self.weights.softmax(0)[:, None] / self.std
-        return torch.einsum("btld,ld->btd", x, scale) - (scale * self.mean).sum(0)
+        mixed: Tensor = Mix.apply(rows.values, scale * rows.unit[:, None]) - (scale * self.mean).sum(0)
+        return nn.utils.rnn.pad_sequence(mixed.split(rows.lengths.tolist()), batch_first=True)
 
     def fit(self, features: FeatureSet, items: int = 1000) -> None:
         """Takes mean and standard deviation from up to `items` items spread over `features`."""
@@ -131,8 +159,8 @@ class Probe(nn.Module):
         self.sum = WeightedSum(layers, dim)
         self.head = head
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Any:
-        return self.head(self.sum(x), lengths)
+    def forward(self, rows: Rows) -> Any:
+        return self.head(self.sum(rows), rows.lengths)
 
 
 def fit(
@@ -156,7 +184,7 @@ def fit(
         probe = Probe(features.subject.layers, features.subject.dim, build()).to(device)
         if training.standardize:
             probe.sum.fit(features)
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": probe.head.parameters()},
             {"params": probe.sum.parameters(), "lr": lr if training.layers_lr is None else training.layers_lr},
         ]
@@ -165,9 +193,9 @@ def fit(
         order = batches(features.frames, training.batch, seed, pooled=features.kind == "pooled")
         for step in range(1, training.steps + 1):
             items = next(order)
-            x, lengths = features.batch(items)
+            rows = features.batch(items).to(device)
             probe.train()
-            value = loss(probe(x.to(device), lengths.to(device)), lengths.to(device), [train.targets[i] for i in items])
+            value = loss(probe(rows), rows.lengths, [train.targets[i] for i in items])
             if not torch.isfinite(value):
                 break
             optimizer.zero_grad(set_to_none=True)

@@ -56,7 +56,7 @@ class ProbeTask(Task):
     """
 
     kind: ClassVar[Kind] = "frames"
-    metrics: ClassVar[tuple[Metric, ...]]
+    metrics: tuple[Metric, ...]
 
     def target(self, recording: Recording) -> Any:
         """What is to be said of a recording. Raises Unusable."""
@@ -203,9 +203,8 @@ class ProbeTask(Task):
         order = sorted(range(len(examples)), key=lambda i: features.frames[i])
         for begin in range(0, len(order), size):
             items = order[begin : begin + size]
-            x, lengths = features.batch(items)
-            x, lengths = x.to(device), lengths.to(device)
-            found.update(zip(items, self.count(probe(x, lengths), lengths, [examples.targets[i] for i in items]), strict=True))
+            batch = features.batch(items).to(device)
+            found.update(zip(items, self.count(probe(batch), batch.lengths, [examples.targets[i] for i in items]), strict=True))
         return np.stack([found[i] for i in range(len(examples))])
 
     def _examples(self, subject: Subject, items: list[Item], bench: Bench) -> Examples[Any]:

@@ -1,0 +1,127 @@
+"""Phone recognition (SUPERB PR): the sequence of phones."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from sottovoce.data import Recording, Recordings
+from sottovoce.data.manifests import read_lines
+from sottovoce.data.phones import phones
+from sottovoce.probing.bootstrap import ratio
+from sottovoce.probing.metrics import token_errors
+from sottovoce.probing.probe import Training
+from sottovoce.registry import TASKS
+from sottovoce.tasks.base import Metric
+from sottovoce.tasks.classification import field
+from sottovoce.tasks.ctc import CTC, Linear, normalized
+from sottovoce.tasks.probe import Fold, Rows, Unusable
+
+Source = Literal["auto", "phones", "lexicon", "espeak"]
+
+
+@TASKS.register("pr")
+class PhoneRecognition(CTC):
+    """Phone recognition: a linear head with CTC; phone error rate.
+
+    All phones of a run come from one source, since two of them disagree on what the phones are: the field ``phones`` (with spaces between
+    them), a lexicon, or espeak-ng for the field ``text`` in the field ``language`` (English where there is none).
+    """
+
+    title = "Phone recognition"
+    reads = "phones in a column 'phones', or what is said in a column 'text'"
+    metrics = (Metric("per", better="lower"),)
+
+    @dataclass(frozen=True)
+    class Config:
+        """SUPERB's values (s3prl, ctc/libriphone), with its 16 x 2 accumulated utterances in one batch of 32.
+
+        g2p: where phones come from; "auto" takes the field ``phones`` when any recording has it, else the lexicon when there is one, else
+        espeak-ng. lexicon: files of lines ``WORD  P1 P2 ...``; a word's first line counts, and an utterance with a word that is in none
+        of them is skipped. SUPERB reads librispeech-lexicon-200k-g2p.txt and librispeech-lexicon-allothers-g2p.txt. stress: keep the
+        digits that mark stress in such a lexicon (AH0, AH1), as SUPERB does.
+        """
+
+        training: Training = Training(lrs=(1e-2,), steps=100_000, batch=32, evaluate_every=1_000)
+        projector: int = 256
+        g2p: Source = "auto"
+        lexicon: tuple[str, ...] = ()
+        stress: bool = True
+        max_seconds: float | None = None
+
+        def __post_init__(self) -> None:
+            if self.g2p == "lexicon" and not self.lexicon:
+                raise ValueError("g2p is 'lexicon' and there is none: name a file in 'lexicon'")
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.source: Source = config.g2p
+        self.lexicon: dict[str, list[str]] = {}
+
+    def arrange(self, recordings: Recordings) -> Recordings:
+        if self.config.g2p == "auto":
+            given = any(recording.fields.get("phones") for recording in recordings)
+            self.source = "phones" if given else "lexicon" if self.config.lexicon else "espeak"
+        if self.source == "lexicon":
+            self.lexicon = read_lexicon(self.config.lexicon, self.config.stress)
+        if self.source != "espeak":
+            return recordings
+        texts: dict[str, list[str]] = {}  # by language
+        for recording in recordings:
+            if recording.fields.get("text", "").strip():
+                texts.setdefault(_language(recording), []).append(recording.fields["text"])
+        found = {language: iter(phones(each, language)) for language, each in texts.items()}
+        return Recordings(
+            (
+                replace(item, fields={**item.fields, "phones": " ".join(next(found[_language(item)]))})
+                if item.fields.get("text", "").strip()
+                else item
+                for item in recordings
+            ),
+            recordings.skipped,
+            recordings.trials,
+        )
+
+    def target(self, recording: Recording) -> list[str]:
+        if self.source != "lexicon":
+            return field(recording, "phones").split()
+        words = normalized(field(recording, "text")).split()
+        for word in words:
+            if word not in self.lexicon:
+                raise Unusable(f"{word} is not in the lexicon")
+        return [phone for word in words for phone in self.lexicon[word]]
+
+    def tokens(self, answer: list[str]) -> list[str]:
+        return answer
+
+    def head(self, dim: int) -> nn.Module:
+        return Linear(dim, len(self.alphabet) + 1, self.config.projector)
+
+    def errors(self, answer: list[str], said: list[str]) -> tuple[float, ...]:
+        return token_errors(answer, said)
+
+    def scores(self, rows: Rows) -> tuple[float, ...]:
+        return (ratio(rows),)
+
+    def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
+        return {**super().details(fold, rows), "phones_from": self.source}
+
+
+def _language(recording: Recording) -> str:
+    return recording.fields.get("language", "").strip() or "en"
+
+
+def read_lexicon(files: tuple[str, ...], stress: bool = True) -> dict[str, list[str]]:
+    """Word in capitals -> phones, the first pronunciation of each. ValueError for a file that is none."""
+    made: dict[str, list[str]] = {}
+    for name in files:
+        entries = [entry for entry in map(str.split, read_lines(Path(name))) if len(entry) > 1]
+        if not entries:
+            raise ValueError(f"{name} is no lexicon; its lines must read: WORD  P1 P2 ...")
+        for word, *spoken in entries:
+            made.setdefault(word.upper(), spoken if stress else [re.sub(r"\d$", "", phone) for phone in spoken])
+    return made

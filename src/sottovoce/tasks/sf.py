@@ -1,0 +1,216 @@
+"""Slot filling (SUPERB SF): the parts of a spoken request that matter, each with its name."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sottovoce.data import Recording
+from sottovoce.probing.bootstrap import ratio
+from sottovoce.probing.metrics import slot_f1, slot_value_cer
+from sottovoce.probing.probe import Training
+from sottovoce.registry import TASKS
+from sottovoce.tasks.base import Metric
+from sottovoce.tasks.classification import field
+from sottovoce.tasks.ctc import BLSTM, CTC, SPACE, Label, Masks, Outputs, ctc_loss, normalized, spelled
+from sottovoce.tasks.probe import Fold, Rows, Unusable
+
+BEGIN, END = "B-", "E-"
+Slots = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """slots: (name, value) in order. text: all that is said, "" where unknown. Values and text are normalised."""
+
+    slots: Slots
+    text: str = ""
+
+
+@dataclass
+class Sought(Label):
+    """A label whose order is found in training. parts: the tokens of every slot. seen: how often it came up."""
+
+    parts: list[list[int]]
+    seen: int = 0
+
+
+@TASKS.register("sf")
+class SlotFilling(CTC):
+    """Slot filling: characters and slot tags with CTC; F1 of the slot types and character error rate of the slot values.
+
+    With a transcript, in the field ``text``, tags stand around the words of every slot, as in SUPERB (and Lai et al. 2021). Without
+    one, which is ours and not SUPERB's, the model says the slots and nothing else.
+    """
+
+    title = "Slot filling"
+    reads = "slots in a column 'slots' (JSON: a list of [slot, value] or an object), with what is said in a column 'text' if it is known"
+    metrics = (Metric("slot_f1"), Metric("slot_value_cer", better="lower"))
+
+    @dataclass(frozen=True)
+    class Config:
+        """SUPERB's values (s3prl, ctc/snips); its masks grow with the recording there. Heads: see `tasks.ctc.BLSTM`.
+
+        field: the column with the slots. order: "given", or "free" where nobody knows the order in which slots without a transcript
+        are spoken. Then an utterance is trained with that order of its slots which the model finds likeliest, among at most `max_orders`
+        (the one it had, and others drawn anew), chosen again at every `revisit`-th time that it comes up. The first `warm_up` times its
+        order is drawn, since a model that chose at once would take to any order, e.g. the same for all. Scores ignore the order.
+        """
+
+        training: Training = Training(lrs=(1e-4,), steps=200_000, batch=32, evaluate_every=2_000)
+        projector: int = 1024
+        layers: int = 2
+        units: int = 1024
+        dropout: float = 0.2
+        subsample: int = 1
+        masks: Masks = Masks()
+        field: str = "slots"
+        order: Literal["given", "free"] = "given"
+        max_orders: int = 24
+        revisit: int = 2
+        warm_up: int = 6
+        max_seconds: float | None = None
+
+        def __post_init__(self) -> None:
+            if min(self.max_orders, self.revisit) < 1:
+                raise ValueError("max_orders and revisit must be at least 1")
+
+    def target(self, recording: Recording) -> Request:
+        slots = read_slots(field(recording, self.config.field))
+        request = Request(slots, normalized(recording.fields.get("text", "").replace("&", " and ")))
+        if request.text:
+            tagged(request)  # may be unusable
+        return request
+
+    def tokens(self, answer: Request) -> list[str]:
+        if answer.text:
+            return tagged(answer)
+        return [token for slot in answer.slots for token in _around(*slot)]
+
+    def prepare(self, fold: Fold) -> Fold:
+        made = super().prepare(fold)
+        self.sought: list[Sought] = []
+        if self.config.order == "given":
+            return made
+        number = {token: i for i, token in enumerate(self.alphabet, 1)}
+        train = []
+        for item in made.train:
+            request: Request = item.target.answer
+            if not request.text and len(request.slots) > 1:
+                parts = [[number[token] for token in _around(*slot)] for slot in request.slots]
+                self.sought.append(Sought(item.target.ids, request, parts))
+                item = replace(item, target=self.sought[-1])
+            train.append(item)
+        return replace(made, train=train)
+
+    def head(self, dim: int) -> nn.Module:
+        for label in self.sought:  # a new head knows nothing of the orders that another one found
+            label.ids, label.seen = _joined(label.parts, range(len(label.parts))), 0
+        c = self.config
+        return BLSTM(dim, len(self.alphabet) + 1, c.projector, c.layers, c.units, c.dropout, c.subsample, c.masks)
+
+    def loss(self, outputs: Outputs, lengths: Tensor, targets: list[Label]) -> Tensor:
+        due = []
+        for row, label in enumerate(targets):
+            if isinstance(label, Sought):
+                if label.seen < self.config.warm_up:
+                    label.ids = _joined(label.parts, torch.randperm(len(label.parts)).tolist())
+                elif (label.seen - self.config.warm_up) % self.config.revisit == 0:
+                    due.append((row, label))
+                label.seen += 1
+        if due:
+            likeliest_order(outputs, due, self.config.max_orders)
+        return super().loss(outputs, lengths, targets)
+
+    def errors(self, answer: Request, said: list[str]) -> tuple[float, ...]:
+        found = slots_in(said)
+        return (*slot_f1(answer.slots, found), *slot_value_cer(answer.slots, found))
+
+    def scores(self, rows: Rows) -> tuple[float, ...]:
+        return ratio(rows[:, :2]), ratio(rows[:, 2:])
+
+
+@torch.no_grad()
+def likeliest_order(outputs: Outputs, due: Sequence[tuple[int, Sought]], most: int) -> None:
+    """Gives every label that order of its parts which has the least CTC loss. due: (row of the outputs, label)."""
+    log_probs, frames = outputs
+    candidates = [[label.ids, *_orders(label.parts, most)] for _, label in due]
+    rows = torch.tensor([row for (row, _), ids in zip(due, candidates, strict=True) for _ in ids], device=frames.device)
+    losses = ctc_loss(log_probs.detach()[rows], frames[rows], [each for ids in candidates for each in ids], "none").tolist()
+    for (_, label), ids in zip(due, candidates, strict=True):
+        own, losses = losses[: len(ids)], losses[len(ids) :]
+        label.ids = ids[own.index(min(own))]
+
+
+def _orders(parts: list[list[int]], most: int) -> list[list[int]]:
+    """All orders, or `most` - 1 drawn at random where there are more than `most`."""
+    count = len(parts)
+    if math.factorial(count) <= most:
+        orders = list(itertools.permutations(range(count)))
+    else:
+        orders = [tuple(torch.randperm(count).tolist()) for _ in range(most - 1)]
+    return [_joined(parts, order) for order in orders]
+
+
+def _joined(parts: list[list[int]], order: Sequence[int]) -> list[int]:
+    return [i for part in order for i in parts[part]]
+
+
+def read_slots(text: str) -> Slots:
+    """(slot, normalised value) of a JSON object or of a list of pairs. Raises Unusable."""
+    try:
+        found = json.loads(text)
+        pairs = found.items() if isinstance(found, dict) else found
+        slots = [(str(slot), normalized(str(value).replace("&", " and "))) for slot, value in pairs]
+    except (TypeError, ValueError):
+        raise Unusable("slots that are no JSON object or list of [slot, value]") from None
+    if not all(value for _, value in slots):
+        raise Unusable("a slot without a value")
+    return slots
+
+
+def tagged(request: Request) -> list[str]:
+    """The tokens of the text with tags around the words of every slot. Raises Unusable when they are not in the text."""
+    words = request.text.split()
+    tokens, at = [], 0
+    for slot, value in request.slots:
+        sought = value.split()
+        places = range(at, len(words) - len(sought) + 1)
+        begin = next((i for i in places if words[i : i + len(sought)] == sought), None)
+        if begin is None:
+            raise Unusable("a slot that the text does not have, or not in this order")
+        tokens += [*(_spaced(words[at:begin])), *_around(slot, value), SPACE]
+        at = begin + len(sought)
+    return (tokens + _spaced(words[at:]))[:-1]
+
+
+def slots_in(tokens: Sequence[str]) -> Slots:
+    """What stands between a tag and the next end of the same slot, other tags within it left out (s3prl's rule)."""
+    slots: Slots = []
+    at = 0
+    while at < len(tokens):
+        name, begin = tokens[at].removeprefix(BEGIN), at + 1
+        at = begin
+        if name != tokens[begin - 1] and END + name in tokens[begin:]:
+            end = begin + list(tokens[begin:]).index(END + name)
+            value = "".join(token for token in tokens[begin:end] if len(token) == 1).replace(SPACE, " ").strip()
+            if value:
+                slots.append((name, value))
+                at = end + 1
+    return slots
+
+
+def _around(slot: str, value: str) -> list[str]:
+    return [BEGIN + slot, *spelled(value), END + slot]
+
+
+def _spaced(words: list[str]) -> list[str]:
+    """The words' characters, a space after each word."""
+    return [token for word in words for token in (*word, SPACE)]

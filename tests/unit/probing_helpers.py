@@ -1,0 +1,38 @@
+"""A subject whose features say exactly what is in the audio, for tests of heads, losses and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from torch import Tensor, nn
+
+from sottovoce.data import Recording
+from sottovoce.probing.subject import Subject
+from sottovoce.types import SAMPLE_RATE, Features
+
+HOP = 320  # samples in a frame
+SYMBOLS = 40  # more would need finer levels
+
+
+class Levels(nn.Module):
+    """The level of every frame, 0 to `SYMBOLS` - 1, as a one-hot vector; the same in both of its layers."""
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
+        frames = wave[:, : wave.shape[1] // HOP * HOP].unflatten(1, (-1, HOP)).mean(-1)
+        x = nn.functional.one_hot((frames * SYMBOLS).round().long().clamp(0, SYMBOLS - 1), SYMBOLS).float()
+        return Features([x, x], None if lengths is None else lengths // HOP, x, x)
+
+
+def levels_subject() -> Subject:
+    return Subject("levels", "control", Levels(), False, 2, SYMBOLS, SAMPLE_RATE / HOP, "levels", "fake", 0.0, 0.0)
+
+
+def recording(folder: Path, name: str, symbols: Sequence[int], fields: Mapping[str, str], frames: int = 3) -> Recording:
+    """A file in which every symbol, 1 to `SYMBOLS` - 1, lasts `frames` frames, with a frame of silence after it."""
+    levels = np.array([level for symbol in symbols for level in (*[symbol] * frames, 0)]) / SYMBOLS
+    path = folder / f"{name}.flac"
+    soundfile.write(path, np.repeat(levels, HOP), SAMPLE_RATE, subtype="PCM_16")
+    return Recording(name, str(path), duration=len(levels) * HOP / SAMPLE_RATE, fields=dict(fields))
