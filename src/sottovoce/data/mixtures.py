@@ -1,0 +1,253 @@
+"""Simulated conversations, made of recordings of one person each: what diarization can be trained and tested on with any corpus.
+
+People take turns, with a pause or an overlap of random length at every change, in the spirit of Landini et al. 2022 ("From simulated
+mixtures to simulated conversations as training data for end-to-end neural diarization"); the lengths here are plain exponential
+distributions, not taken from a corpus. SUPERB's own data (Libri2Mix) is harder in one way: there both utterances begin together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from sottovoce.data.decode import BadAudio, header_seconds, read_audio
+from sottovoce.data.labels import turns_text
+from sottovoce.data.recording import Recording, Recordings, Samples
+from sottovoce.types import SAMPLE_RATE
+
+SPLITS = ("train", "dev", "test")
+MADE_AS = 1  # counts up when the same plan begins to sound different, so that kept features are not mistaken for the new ones
+LEVEL = 0.05  # root mean square of speech before the random gain, full scale being 1
+FADE = 0.01  # seconds, at both ends of a turn: a click must not give a change of speakers away
+HOP, QUIET_DB, GAP, SHORTEST = 0.01, 30.0, 0.3, 0.1  # see `speech`
+TRIES = 20  # unreadable or silent stretches in a row that end a conversation
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """train, dev, test: conversations of every split. seconds: length of each. speakers: people in each.
+
+    turn: shortest and longest turn, seconds. pause: mean pause between turns, seconds. overlap: share of the changes at which the next
+    person begins early, by `overlap_seconds` on average. gain_db: every turn is up to so much louder or quieter than the level that all
+    are brought to. noise_db: white noise so far below that level; ``None``: none. seed: another one makes other conversations.
+    """
+
+    train: int = 200
+    dev: int = 40
+    test: int = 40
+    seconds: float = 20.0
+    speakers: int = 2
+    turn: tuple[float, ...] = (1.5, 6.0)
+    pause: float = 0.5
+    overlap: float = 0.3
+    overlap_seconds: float = 1.0
+    gain_db: float = 5.0
+    noise_db: float | None = None
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.train, self.dev, self.test) < 0:
+            raise ValueError("train, dev and test count conversations and cannot be negative")
+        if len(self.turn) != 2 or not 0.5 <= self.turn[0] <= self.turn[1]:
+            raise ValueError("turn must be the shortest and the longest turn in seconds, from 0.5 on, e.g. [1.5, 6]")
+        if self.speakers < 2 or self.seconds < self.speakers * self.turn[0]:
+            raise ValueError("speakers must be at least 2, and seconds enough for the shortest turn of each")
+        if not 0 <= self.overlap <= 1 or self.pause < 0 or self.overlap_seconds < 0:
+            raise ValueError("overlap must be a share from 0 to 1, pause and overlap_seconds must not be negative")
+
+
+@dataclass(frozen=True)
+class Part:
+    """`seconds` of `recording` from `start` on, heard `at` seconds into the conversation, times `gain`."""
+
+    recording: Recording
+    start: float
+    seconds: float
+    at: float
+    gain: float
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Loader of a conversation (see `Recording.loader`). noise: standard deviation of the white noise."""
+
+    parts: tuple[Part, ...]
+    seconds: float
+    noise: float = 0.0
+    seed: int = 0
+
+    def __call__(self, start: float, seconds: float) -> tuple[Samples, int]:
+        made = np.zeros(round(self.seconds * SAMPLE_RATE), np.float32)
+        for part in self.parts:
+            wave = read_audio(part.recording, part.start, part.seconds)
+            begin = round(part.at * SAMPLE_RATE)
+            wave = wave[: max(len(made) - begin, 0)]
+            made[begin : begin + len(wave)] += part.gain * _faded(wave)
+        if self.noise:
+            made += self.noise * np.random.default_rng(self.seed).standard_normal(len(made), np.float32)
+        first = round(start * SAMPLE_RATE)
+        last = None if seconds == float("inf") else first + round(seconds * SAMPLE_RATE)
+        return made[first:last, None], SAMPLE_RATE
+
+
+def mixtures(recordings: Recordings, config: MixtureConfig) -> Recordings:
+    """Conversations with the fields ``split``, ``speaker`` (all of them) and ``turns`` (see `turns_of`), the same on every call.
+
+    recordings: of one person each, with the fields ``speaker`` and ``split``; others are left aside. Every conversation stays within
+    one split. Their audio is mixed when it is read; a turn's audio is read here as well, to know where in it there is speech. ValueError
+    when a split has too few speakers, or when two splits share one.
+    """
+    voices = _by_split(recordings)
+    for split, count in ((split, getattr(config, split)) for split in SPLITS):
+        if count and len(voices[split]) < config.speakers:
+            raise ValueError(
+                f"conversations of {config.speakers} need as many speakers, and the {split} split has {len(voices[split])}: give more "
+                "recordings with a column 'speaker'"
+            )
+    for a, b in (("train", "dev"), ("train", "test"), ("dev", "test")):
+        shared = sorted(voices[a].keys() & voices[b].keys())
+        if shared and getattr(config, a) and getattr(config, b):
+            raise ValueError(f"speaker {shared[0]} is in {a} and in {b}: split the recordings so that no speaker is in both")
+    made = Recordings(skipped=recordings.skipped)
+    for number, split in enumerate(SPLITS):
+        for i in range(getattr(config, split)):
+            random = np.random.default_rng([config.seed, number, i])  # a conversation does not depend on how many there are
+            made.append(_conversation(voices[split], split, i, config, random))
+    return made
+
+
+def _by_split(recordings: Recordings) -> dict[str, dict[str, list[Recording]]]:
+    """Split -> speaker -> recordings, all in order of name."""
+    made: dict[str, dict[str, list[Recording]]] = {split: {} for split in SPLITS}
+    for item in sorted(recordings, key=lambda item: (item.fields.get("speaker", ""), item.id)):
+        speaker, split = item.fields.get("speaker", "").strip(), item.fields.get("split", "")
+        if speaker and split in made:
+            made[split].setdefault(speaker, []).append(item)
+    return made
+
+
+def _conversation(
+    voices: Mapping[str, list[Recording]], split: str, number: int, config: MixtureConfig, random: Generator
+) -> Recording:
+    names = [str(name) for name in random.choice(sorted(voices), config.speakers, replace=False)]
+    parts: list[Part] = []
+    turns: list[tuple[float, float, str]] = []
+    free = dict.fromkeys(names, 0.0)  # when each may speak again
+    speaker, at = names[0], float(random.exponential(config.pause))
+    stretches = _stretches(voices, config, random)
+    while config.seconds - at >= config.turn[0]:
+        found = stretches(speaker, config.seconds - at)
+        if found is None:
+            break
+        part, spoken = found
+        part = Part(part.recording, part.start, part.seconds, at, part.gain)
+        parts.append(part)
+        turns += [(at + a, at + b, speaker) for a, b in spoken]
+        free[speaker] = end = at + part.seconds
+        speaker = str(random.choice([name for name in names if name != speaker]))
+        if random.random() < config.overlap:
+            end -= min(float(random.exponential(config.overlap_seconds)), 0.9 * part.seconds)
+        else:
+            end += float(random.exponential(config.pause))
+        at = max(end, free[speaker])
+    if not parts:
+        raise ValueError(f"no audio of {', '.join(names)} in the {split} split can be read")
+    noise = 0.0 if config.noise_db is None else LEVEL * 10 ** (-config.noise_db / 20)
+    plan = [
+        (p.recording.id, *(round(value, 6) for value in (p.recording.start, p.start, p.seconds, p.at, p.gain))) for p in parts
+    ]
+    described = repr((MADE_AS, plan, config.seconds, noise, config.seed))
+    name = (
+        f"mixture-{split}-{number:04d}-{hashlib.blake2b(described.encode('utf-8', 'surrogateescape'), digest_size=8).hexdigest()}"
+    )
+    return Recording(
+        id=name,
+        path=parts[0].recording.path,
+        duration=config.seconds,
+        fields={"split": split, "speaker": " ".join(sorted(names)), "turns": turns_text(turns)},
+        loader=Mixture(tuple(parts), config.seconds, noise, number),
+    )
+
+
+Found = tuple[Part, tuple[tuple[float, float], ...]]
+
+
+def _stretches(
+    voices: Mapping[str, list[Recording]], config: MixtureConfig, random: Generator
+) -> Callable[[str, float], Found | None]:
+    """stretch(speaker, room): something that the speaker says, at most `room` seconds, and when in it there is speech."""
+    orders: dict[str, Iterator[Recording]] = {}
+
+    def endless(speaker: str) -> Iterator[Recording]:
+        while True:
+            for i in random.permutation(len(voices[speaker])):
+                yield voices[speaker][int(i)]
+
+    def stretch(speaker: str, room: float) -> Found | None:
+        order = orders.setdefault(speaker, endless(speaker))
+        for _ in range(TRIES):
+            recording = next(order)
+            wanted, place = random.uniform(config.turn[0], config.turn[1]), random.random()
+            gain_db = random.uniform(-config.gain_db, config.gain_db)
+            try:
+                whole = recording.duration or header_seconds(recording.path)
+                seconds = round(min(wanted, room, whole), 3)
+                start = round(place * (whole - seconds), 3)
+                wave = read_audio(recording, start, seconds)
+            except BadAudio:
+                continue
+            spoken = speech(wave)
+            if spoken:
+                inside = np.concatenate([wave[round(a * SAMPLE_RATE) : round(b * SAMPLE_RATE)] for a, b in spoken])
+                gain = LEVEL / float(np.sqrt(np.mean(np.square(inside)))) * 10 ** (gain_db / 20)
+                return Part(recording, start, seconds, 0.0, gain), spoken
+        return None
+
+    return stretch
+
+
+def speech(wave: Samples) -> tuple[tuple[float, float], ...]:
+    """(start, end) in seconds of the stretches with speech in a clean recording of one person, by energy alone.
+
+    Speech is what is at most 30 dB below the loud frames (their 95th percentile, 10 ms each), pauses up to 0.3 s within it included;
+    what lasts less than 0.1 s is a noise.
+    """
+    size = round(HOP * SAMPLE_RATE)
+    frames = np.square(wave[: len(wave) // size * size].astype(np.float64)).reshape(-1, size).mean(axis=1)
+    if not len(frames) or not frames.any():
+        return ()
+    level = 10 * np.log10(frames + 1e-12)
+    edges = _edges(level > np.percentile(level, 95) - QUIET_DB)
+    made: list[list[float]] = []
+    for start, end in edges * HOP:
+        if made and start - made[-1][1] <= GAP:
+            made[-1][1] = end
+        else:
+            made.append([start, end])
+    return tuple((float(a), float(b)) for a, b in made if b - a >= SHORTEST)
+
+
+def _edges(active: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(N, 2): where every run of true begins, and where it ends."""
+    change = np.flatnonzero(np.diff(np.pad(active.astype(np.int8), 1)))
+    return change.reshape(-1, 2)
+
+
+@lru_cache(maxsize=8)
+def _ramp(size: int) -> NDArray[np.float32]:
+    return np.linspace(0, 1, size, endpoint=False, dtype=np.float32)
+
+
+def _faded(wave: Samples) -> Samples:
+    size = min(round(FADE * SAMPLE_RATE), len(wave) // 2)
+    made = wave.copy()
+    if size:
+        made[:size] *= _ramp(size)
+        made[-size:] *= _ramp(size)[::-1]
+    return made

@@ -1,0 +1,290 @@
+"""Query-by-example spoken term detection (SUPERB QbE): which recordings contain a word that is given as audio."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sottovoce.data import Recording, Recordings
+from sottovoce.probing.bootstrap import interval
+from sottovoce.probing.features import FeatureSet, Piece
+from sottovoce.probing.metrics import library, mtwv
+from sottovoce.probing.subject import Subject
+from sottovoce.registry import TASKS
+from sottovoce.tasks.base import Bench, Measure, Metric, Outcome, Task
+from sottovoce.tasks.probe import Item, Rows, draw, summary
+
+Distance = Literal["cosine_exp", "cosine", "cosine_log"]
+SHORTEST = 5  # frames of a query; s3prl does not search for shorter ones
+STATISTICS = 2000  # recordings that mean and deviation are taken from at most, spread over all
+BLOCK, CHUNK = 8, 16  # queries and documents compared at once: few enough for the processor's cache
+CELLS = 2e7  # trials times bootstrap samples at most, so that the interval does not take longer than the search
+
+
+@TASKS.register("qbe")
+class QueryByExample(Task):
+    """Query by example: which recordings contain a word that is given as audio, without any training; MTWV.
+
+    SUPERB (Yang et al. 2021) after s3prl's quesst14_dtw: subsequence dynamic time warping between the frames of query and document, with
+    features of one layer standardised over all frames, distance exp(1 - cosine) - 1 scaled to 0..1 over the document's frames for every
+    query frame, and scores standardised for every query. The layer (and the distance, where several are given) is the best on dev.
+    Silence is not cut away, there as here. Where every dev MTWV is 0 the mean average precision decides.
+
+    Recordings with a ``role`` are taken as they are (``doc``: ``matches`` lists the ids of the queries that it contains). Of others, the
+    ``label`` makes queries and documents: a document is relevant when its label is the query's. Queries then come from a third of a
+    split's speakers and documents from the others, when most of the labels are heard from both.
+
+    The interval draws queries again; the documents stay.
+    """
+
+    title = "Query by example"
+    reads = "queries and documents from 'role' (query or doc) and 'matches', or words from a column 'label'"
+    metrics = (Metric("mtwv", unit=""), Metric("map"))
+
+    @dataclass(frozen=True)
+    class Config:
+        """SUPERB's values (s3prl, quesst14_dtw).
+
+        distances: tried on dev; ``cosine_log`` is -log((1 + cosine) / 2). standardize: features first. max_seconds: heard of a recording.
+        queries_per_label, documents: the most of them that a split gives, where labels make them; chosen by a hash.
+        """
+
+        distances: tuple[Distance, ...] = ("cosine_exp",)
+        standardize: bool = True
+        max_seconds: float | None = None
+        queries_per_label: int = 5
+        documents: int | None = None
+
+        def __post_init__(self) -> None:
+            if not self.distances:
+                raise ValueError("distances must name at least one of cosine_exp, cosine and cosine_log")
+            if self.queries_per_label < 1 or (self.documents is not None and self.documents < 1):
+                raise ValueError("queries_per_label and documents must be at least 1")
+
+    def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
+        skipped, clock = list(recordings.skipped), {"features": 0.0, "search": 0.0, "scoring": 0.0}
+        items: dict[str, list[Item]] = {"train": []}
+        found: dict[str, tuple[FeatureSet, FeatureSet, NDArray[np.bool_]]] = {}
+        for split in ("dev", "test"):
+            trials = self.trials(recordings, split)
+            sets: list[FeatureSet] = []
+            for part in (trials.queries, trials.documents):
+                pieces = [Piece(item, 0.0, self.config.max_seconds) for item in part]
+                sets.append(bench.store.get(subject, pieces, "frames"))
+                clock["features"] += sets[-1].seconds
+                skipped += [row for row in sets[-1].skipped if row not in skipped]
+                items.setdefault(split, []).extend(Item(p, None, p.recording.fields.get("speaker", "")) for p in sets[-1].pieces)
+            relevant = trials.relevant[sets[0].usable][:, sets[1].usable]
+            if not relevant.any():
+                raise ValueError(f"no {split} document is an answer to any query; {self.name} reads {self.reads}")
+            found[split] = (sets[0], sets[1], relevant)
+
+        began = time.monotonic()
+        queries, documents, relevant = found["dev"]
+        layers = list(range(subject.layers))
+        table = [  # (distances, layers) of (MTWV, mean average precision)
+            [score(part, relevant) for part in each]
+            for each in self.search(queries, documents, layers, self.config.distances, bench)
+        ]
+        number, layer = max(((d, n) for d in range(len(table)) for n in layers), key=lambda place: table[place[0]][place[1]])
+        queries, documents, relevant = found["test"]
+        scores = self.search(queries, documents, [layer], self.config.distances[number : number + 1], bench)[0, 0]
+        clock["search"] = time.monotonic() - began
+        began = time.monotonic()
+        measures = self.measures(scores, relevant)
+        clock["scoring"] = time.monotonic() - began
+        shown = {split: {"queries": each.shape[0], "documents": each.shape[1]} for split, (_, _, each) in found.items()}
+        return Outcome(
+            measures=measures,
+            data=summary(items),
+            seconds=clock,
+            details={
+                **shown,
+                "layer": layer,
+                "distance": self.config.distances[number],
+                "dev_by_layer": [round(value, 4) for value, _ in table[number]],
+                "random_map": round(100 * float(np.mean(relevant.mean(axis=1))), 2),
+            },
+            skipped=skipped,
+        )
+
+    def trials(self, recordings: Recordings, split: str) -> Trials:
+        """The queries and documents of a split. ValueError when there are none."""
+        if any(item.fields.get("role") for item in recordings):
+            queries = [item for item in recordings if item.fields.get("role") == "query" and item.fields.get("split") == split]
+            documents = [
+                item for item in recordings if item.fields.get("role") == "doc" and item.fields.get("split", "") in ("", split)
+            ]
+            answers = [set(_matches(item)) for item in documents]
+            made = Trials(queries, documents, np.array([[item.id in each for each in answers] for item in queries]))
+        else:
+            made = self._from_labels([item for item in recordings if item.fields.get("split") == split])
+        if not made.queries or not made.documents:
+            raise ValueError(
+                f"{self.name} finds {len(made.queries)} queries and {len(made.documents)} documents in the {split} split; "
+                f"it reads {self.reads}"
+            )
+        asked = np.flatnonzero(made.relevant.any(axis=1))  # MTWV leaves the others out
+        return Trials([made.queries[i] for i in asked], made.documents, made.relevant[asked])
+
+    def _from_labels(self, recordings: Sequence[Recording]) -> Trials:
+        items = sorted(
+            (item for item in recordings if item.fields.get("label", "").strip()), key=lambda item: (draw(item.id), item.id)
+        )
+        speakers = sorted({item.fields.get("speaker", "") for item in items}, key=draw)
+        asking = set(speakers[: max(1, len(speakers) // 3)])
+        first = [item for item in items if item.fields.get("speaker", "") in asking]
+        rest = [item for item in items if item.fields.get("speaker", "") not in asking]
+        both = {item.fields["label"] for item in first} & {item.fields["label"] for item in rest}
+        apart = 2 * len(both) > len({item.fields["label"] for item in items})
+        taken: dict[str, int] = {}
+        queries = []
+        for item in first if apart else items:
+            label = item.fields["label"]
+            taken[label] = taken.get(label, 0) + 1
+            if taken[label] <= self.config.queries_per_label:
+                queries.append(item)
+        chosen = {item.id for item in queries}
+        documents = rest if apart else [item for item in items if item.id not in chosen]
+        documents = documents[: self.config.documents]
+        relevant = np.array([[a.fields["label"] == b.fields["label"] for b in documents] for a in queries])
+        return Trials(queries, documents, relevant)
+
+    def search(
+        self, queries: FeatureSet, documents: FeatureSet, layers: Sequence[int], distances: Sequence[Distance], bench: Bench
+    ) -> NDArray[np.float64]:
+        """(distances, layers, queries, documents) scores, standardised for every query; 0 where a query is too short."""
+        which = torch.tensor(layers)
+        mean, std = (statistics([queries, documents], which)) if self.config.standardize else (torch.zeros(()), torch.ones(()))
+
+        def states(features: FeatureSet, i: int) -> Tensor:
+            return F.normalize((features.item(i)[:, which] - mean) / std, dim=-1).to(bench.device)
+
+        asked = [states(queries, i) for i in range(len(queries))]
+        costs = np.empty((len(distances), len(layers), len(queries), len(documents)))
+        order = sorted(range(len(documents)), key=lambda i: documents.frames[i])  # so that little is padding
+        for begin in range(0, len(order), CHUNK):
+            part = order[begin : begin + CHUNK]
+            costs[..., part] = warp(asked, [states(documents, i) for i in part], distances).cpu().numpy()
+        scores = -costs
+        scores = (scores - scores.mean(axis=-1, keepdims=True)) / np.maximum(scores.std(axis=-1, keepdims=True), 1e-9)
+        scores[:, :, [len(each) < SHORTEST for each in asked]] = 0
+        return scores
+
+    def measures(self, scores: NDArray[np.float64], relevant: NDArray[np.bool_]) -> list[Measure]:
+        """Values on test, and intervals over queries."""
+        rows = np.concatenate([scores, relevant], axis=1)
+        precision = np.array([average_precision(a, b) for a, b in zip(scores, relevant, strict=True)])[:, None]
+
+        def detection(sample: Rows) -> float:
+            found, right = np.split(sample, 2, axis=1)
+            return mtwv(found, right)[0]
+
+        samples = int(min(1000, max(100, CELLS // scores.size)))
+        made = []
+        for metric, each, statistic in zip(self.metrics, (rows, precision), (detection, _mean), strict=True):
+            value = statistic(each)
+            low, high = interval(each, statistic, samples=samples)
+            made.append(Measure(metric, value, low, high, (value,), len(rows)))
+        return made
+
+
+@dataclass(frozen=True)
+class Trials:
+    """relevant: (queries, documents), whether the document is an answer."""
+
+    queries: list[Recording]
+    documents: list[Recording]
+    relevant: NDArray[np.bool_]
+
+
+def warp(queries: Sequence[Tensor], documents: Sequence[Tensor], distances: Sequence[Distance]) -> Tensor:
+    """(distances, L, queries, documents): the cost per query frame of the best way to find a query somewhere in a document.
+
+    queries, documents: (T, L, D) with vectors of length 1. Every query frame is matched to a frame of the document; from one to the next
+    the document goes on by 0, 1 or 2 frames, and begin and end anywhere (the asymmetric step pattern of dtw-python).
+    """
+    device, count = queries[0].device, len(documents)
+    longest = max(len(each) for each in documents)
+    # Documents end in copies of their last frame: no distance range changes, and a path may stay on the last frame anyway.
+    padded = torch.stack([torch.cat([each, each[-1:].expand(longest - len(each), -1, -1)]) for each in documents])
+    padded = padded.permute(2, 3, 0, 1).flatten(2).contiguous()  # (L, D, count x longest)
+    made = torch.empty(len(distances), len(padded), len(queries), count, device=device)
+    order = sorted(range(len(queries)), key=lambda i: -len(queries[i]))
+    for begin in range(0, len(order), BLOCK):
+        block = order[begin : begin + BLOCK]
+        asked = torch.nn.utils.rnn.pad_sequence([queries[i] for i in block], batch_first=True)  # (B, T, L, D), long ones first
+        sizes = [len(queries[i]) for i in block]
+        active = [sum(size > t for size in sizes) for t in range(asked.shape[1])]
+        lengths = torch.tensor(sizes, device=device)
+        for layer in range(len(padded)):
+            cosine = (asked[:, :, layer].flatten(0, 1) @ padded[layer]).view(len(block), -1, count, longest)
+            for number, distance in enumerate(distances):
+                local = _local(cosine if number == len(distances) - 1 else cosine.clone(), distance)
+                cost = local[:, 0].clone()  # (B, count, longest): of paths that end at a frame; a query's last row is its result
+                for t in range(1, len(active)):
+                    before = cost[: active[t]]
+                    step = local[: active[t], t]  # its memory is not needed again
+                    best = before.clone()
+                    torch.minimum(before[..., 1:], before[..., :-1], out=best[..., 1:])
+                    torch.minimum(best[..., 2:], before[..., :-2], out=best[..., 2:])
+                    torch.add(best, step, out=before)
+                made[number, layer, block] = cost.amin(-1) / lengths[:, None]
+    return made
+
+
+def _local(cosine: Tensor, distance: Distance) -> Tensor:
+    """Distances in the place of cosines (..., frames of a document), scaled to 0..1 over the frames."""
+    if distance == "cosine_exp":
+        cosine.neg_().exp_()  # exp(1 - cosine) - 1 but for a factor and a shift, which the scaling takes away
+    elif distance == "cosine_log":
+        cosine.add_(1).clamp_(min=1e-6).log_().neg_()
+    else:
+        cosine.neg_()
+    low, high = cosine.aminmax(dim=-1, keepdim=True)
+    return cosine.sub_(low).div_((high - low).clamp(min=1e-9))
+
+
+def statistics(sets: Sequence[FeatureSet], layers: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (L, D) over the frames of the sets."""
+    count, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double()
+    step = max(1, sum(len(each) for each in sets) // STATISTICS)
+    for features in sets:
+        for i in range(0, len(features), step):
+            rows = features.item(i)[:, layers].double()
+            count, total, square = count + len(rows), total + rows.sum(0), square + rows.square().sum(0)
+    mean = total / count
+    return mean.float(), (square / count - mean.square()).clamp(min=0).sqrt().clamp(min=1e-9).float()
+
+
+def average_precision(scores: NDArray[np.float64], relevant: NDArray[np.bool_]) -> float:
+    """Percent, of one query."""
+    return float(100 * library("sklearn.metrics").average_precision_score(relevant, scores))
+
+
+def score(scores: NDArray[np.float64], relevant: NDArray[np.bool_]) -> tuple[float, float]:
+    """(MTWV, mean average precision in percent) of (queries, documents)."""
+    precision = [average_precision(a, b) for a, b in zip(scores, relevant, strict=True)]
+    return mtwv(scores, relevant)[0], float(np.mean(precision))
+
+
+def _mean(rows: Rows) -> float:
+    return float(rows.mean())
+
+
+def _matches(document: Recording) -> list[str]:
+    try:
+        found = json.loads(document.fields.get("matches") or "[]")
+        assert isinstance(found, list)
+        return [str(name) for name in found]
+    except (ValueError, AssertionError):
+        raise ValueError(f"'matches' of {document.id} must be a JSON list of the ids of its queries") from None

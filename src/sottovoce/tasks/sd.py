@@ -1,0 +1,225 @@
+"""Speaker diarization (SUPERB SD): who speaks when."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sottovoce.data import Recording, Recordings, turns_of
+from sottovoce.data.labels import Turn
+from sottovoce.data.mixtures import MixtureConfig, mixtures
+from sottovoce.probing.bootstrap import ratio
+from sottovoce.probing.features import Piece
+from sottovoce.probing.metrics import diarization_errors
+from sottovoce.probing.probe import Examples, Probe, Training
+from sottovoce.probing.subject import Subject
+from sottovoce.registry import TASKS
+from sottovoce.tasks.base import Bench, Metric, Outcome
+from sottovoce.tasks.probe import Fold, Item, ProbeTask, Rows, Unusable
+
+Labels = NDArray[np.float32]
+
+
+@TASKS.register("sd")
+class SpeakerDiarization(ProbeTask):
+    """Speaker diarization: who speaks when, overlaps included; DER.
+
+    SUPERB (Yang et al. 2021): one LSTM layer says for every frame which of two speakers are heard, trained with the permutation-invariant
+    loss of Fujita et al. 2019 (EEND); decisions by a threshold, then a median filter. DER counts frames of the model's rate, without a
+    collar. Two departures: SUPERB reports the best of its thresholds and filters on the test set, here dev chooses; and dev is judged by
+    DER, not by frame accuracy. A recording that is cut into pieces (`max_seconds`) is scored with the best permutation of every piece.
+    """
+
+    title = "Speaker diarization"
+    reads = "who speaks when from a column 'turns' or 'rttm', or makes conversations of recordings with a 'speaker' (setting 'mixtures')"
+    metrics = (Metric("der", better="lower"),)
+
+    @dataclass(frozen=True)
+    class Config:
+        """SUPERB's values (s3prl, diarization): batches of 8 with 4 accumulated, chunks of 2000 frames of 10 ms.
+
+        hidden: units of the LSTM. speakers: the most in one recording; recordings with more are left out. chunk_seconds: length of the
+        pieces that train and dev recordings are cut into; max_seconds: the same of test recordings (``None``: whole). medians (frames) and
+        thresholds: tried on dev. mixtures: conversations made of the recordings that say only who their one speaker is.
+        """
+
+        training: Training = Training(lrs=(1e-4,), steps=30_000, batch=32, evaluate_every=500)
+        hidden: int = 512
+        speakers: int = 2
+        chunk_seconds: float = 20.0
+        max_seconds: float | None = None
+        medians: tuple[int, ...] = (1, 11)
+        thresholds: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7)
+        mixtures: MixtureConfig | None = None
+
+        def __post_init__(self) -> None:
+            if not 1 <= self.speakers <= 5:
+                raise ValueError("speakers must be 1 to 5: every order of them is tried")
+            if not self.medians or any(size < 1 or size % 2 == 0 for size in self.medians):
+                raise ValueError("medians must be odd numbers of frames, 1 for no filter")
+            if not self.thresholds or any(not 0 < value < 1 for value in self.thresholds):
+                raise ValueError("thresholds must be between 0 and 1")
+
+    def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
+        self.rate = subject.frame_rate
+        return super().measure(subject, recordings, bench)
+
+    def arrange(self, recordings: Recordings) -> Recordings:
+        plan: MixtureConfig | None = self.config.mixtures
+        if plan is None:
+            return recordings
+        known = [item for item in recordings if item.fields.get("turns") or item.fields.get("rttm")]
+        mixed = mixtures(
+            Recordings(item for item in recordings if not (item.fields.get("turns") or item.fields.get("rttm"))), plan
+        )
+        return Recordings([*known, *mixed], recordings.skipped)
+
+    def target(self, recording: Recording) -> list[Turn]:
+        if not (recording.fields.get("turns") or recording.fields.get("rttm")):
+            raise Unusable("no turns")
+        turns = turns_of(recording)
+        speakers = len({who for _, _, who in turns})
+        if not speakers:
+            raise Unusable("nobody speaks")
+        if speakers > self.config.speakers:
+            raise Unusable(f"{speakers} speakers")
+        return turns
+
+    def pieces(self, recording: Recording, split: str) -> list[Piece]:
+        size = self.config.max_seconds if split == "test" else self.config.chunk_seconds
+        if size is None or recording.duration is None or recording.duration <= size:
+            return [Piece(recording, 0.0, size)]
+        # A rest of less than half a piece has too little in it to tell people apart.
+        count = max(1, round(recording.duration / size))
+        return [Piece(recording, i * size, size) for i in range(count)]
+
+    def prepare(self, fold: Fold) -> Fold:
+        def labelled(items: list[Item], choose: bool) -> list[Item]:
+            return [
+                replace(item, target=(frame_labels(_within(item), self.rate, self.config.speakers), choose)) for item in items
+            ]
+
+        # Whether an item is of the set that the threshold is chosen on goes with it.
+        return Fold(labelled(fold.train, False), labelled(fold.dev, True), labelled(fold.test, False))
+
+    def head(self, dim: int) -> nn.Module:
+        return Diarizer(dim, self.config.hidden, self.config.speakers)
+
+    def loss(self, outputs: Tensor, lengths: Tensor, targets: list[Any]) -> Tensor:
+        wanted = torch.stack([torch.from_numpy(fitted(labels, outputs.shape[1])) for labels, _ in targets])
+        return permutation_free_loss(outputs, wanted.to(outputs.device), lengths)
+
+    def count(self, outputs: Tensor, lengths: Tensor, targets: list[Any]) -> Rows:
+        """(B, 1 + choices): frames spoken, and the errors with every median and threshold."""
+        heard = outputs.sigmoid().cpu().numpy()
+        made = []
+        for i, (labels, _) in enumerate(targets):
+            frames = int(lengths[i])
+            wanted = fitted(labels, frames)
+            found = [diarization_errors(wanted, decide(heard[i, :frames], *choice)) for choice in self.choices]
+            made.append([found[0][1], *(errors for errors, _ in found)])
+        return np.array(made, dtype=np.float64)
+
+    @property
+    def choices(self) -> list[tuple[float, int]]:
+        """(threshold, median) of every way to decide."""
+        return list(itertools.product(self.config.thresholds, self.config.medians))
+
+    def rows(self, probe: Probe, examples: Examples[Any], device: torch.device) -> Rows:
+        """(N, 2): errors and frames spoken. On dev the probe settles on its best way to decide, and keeps to it."""
+        found = super().rows(probe, examples, device)
+        assert isinstance(probe.head, Diarizer)
+        if any(choose for _, choose in examples.targets):
+            probe.head.choice.fill_(int(found[:, 1:].sum(0).argmin()))
+        return found[:, [1 + int(probe.head.choice), 0]]
+
+    def scores(self, rows: Rows) -> tuple[float, ...]:
+        return (ratio(rows),)
+
+    def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
+        labels = np.concatenate([item.target[0] for item in fold.test])
+        active = labels.sum(1)
+        return {"test_overlap": round(100 * float((active > 1).sum() / max(1, (active > 0).sum())), 2)}
+
+
+class Diarizer(nn.Module):
+    """(B, T, dim) -> (B, T, speakers) logits by one LSTM layer (s3prl's diarization model).
+
+    choice: how its outputs become decisions, a place in `SpeakerDiarization.choices`; a buffer, so that it stays with the weights that it
+    was chosen for.
+    """
+
+    choice: Tensor
+
+    def __init__(self, dim: int, hidden: int, speakers: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(dim, hidden, batch_first=True)
+        self.output = nn.Linear(hidden, speakers)
+        self.register_buffer("choice", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        found: Tensor = self.output(self.lstm(x)[0])
+        return found
+
+
+def permutation_free_loss(logits: Tensor, wanted: Tensor, lengths: Tensor) -> Tensor:
+    """Binary cross-entropy per frame and speaker, for every item with the order of speakers that fits best (Fujita et al. 2019, eq. 2).
+
+    logits, wanted: (B, T, speakers). lengths: (B,) frames that count. The mean over items.
+    """
+    speakers = logits.shape[2]
+    inside = (torch.arange(logits.shape[1], device=logits.device) < lengths[:, None])[..., None].to(logits.dtype)
+    pairs = torch.stack(  # (B, speakers, speakers): of every output as every speaker
+        [
+            (F.binary_cross_entropy_with_logits(logits, wanted[..., j : j + 1].expand_as(logits), reduction="none") * inside).sum(
+                1
+            )
+            for j in range(speakers)
+        ],
+        dim=2,
+    )
+    orders = list(itertools.permutations(range(speakers)))
+    total = torch.stack([sum((pairs[:, i, j] for i, j in enumerate(order)), pairs.new_zeros(())) for order in orders], dim=1)
+    return (total.amin(1) / (lengths.to(logits.dtype) * speakers)).mean()
+
+
+def frame_labels(turns: Sequence[Turn], rate: float, speakers: int) -> Labels:
+    """(T, speakers) of 0 and 1 at `rate` frames a second, until the last turn ends; speakers in order of their names.
+
+    A turn covers the frames from its rounded start to its rounded end, as in EEND. Columns that no one needs stay 0.
+    """
+    names = sorted({who for _, _, who in turns})
+    made = np.zeros((max((round(end * rate) for _, end, _ in turns), default=0), speakers), np.float32)
+    for start, end, who in turns:
+        made[round(start * rate) : round(end * rate), names.index(who)] = 1
+    return made
+
+
+def fitted(labels: Labels, frames: int) -> Labels:
+    """The first `frames` of `labels` (T, speakers), with silence behind them where they are fewer."""
+    return np.pad(labels[:frames], ((0, max(0, frames - len(labels))), (0, 0)))
+
+
+def decide(probabilities: NDArray[np.float32], threshold: float, median: int) -> NDArray[np.bool_]:
+    """(T, speakers) of what is above the threshold after a median filter over `median` frames; outside there is silence."""
+    active = probabilities > threshold
+    if median == 1:
+        return active
+    half = median // 2
+    counts = np.cumsum(np.pad(active, ((half + 1, half), (0, 0))), axis=0)
+    return np.asarray(counts[median:] - counts[:-median] > half)
+
+
+def _within(item: Item) -> list[Turn]:
+    """The turns of an item's piece, in seconds from its start."""
+    begin = item.piece.start
+    end = float("inf") if item.piece.seconds is None else begin + item.piece.seconds
+    return [(max(a, begin) - begin, min(b, end) - begin, who) for a, b, who in item.target if a < end and b > begin]

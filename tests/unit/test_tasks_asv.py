@@ -1,0 +1,188 @@
+"""Speaker verification: which trials there are, the network and its loss, and the whole of it on voices made of tones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sottovoce.data import Recording, Recordings
+from sottovoce.probing.features import FeatureStore
+from sottovoce.probing.probe import Training
+from sottovoce.probing.subject import open_subject
+from sottovoce.tasks.asv import CONTEXT, SpeakerVerification, XVector, additive_margin_loss, make_trials
+from sottovoce.tasks.base import Bench, Outcome
+
+RATE = 16_000
+LIBRISPEECH = "^[^-]*-[^-]*"
+
+
+def rows(*names: str, **fields: str) -> list[Recording]:
+    """Recordings called speaker-session-number."""
+    return [Recording(f"x/{name}.wav", name, fields={"speaker": name.split("-")[0], **fields}) for name in names]
+
+
+class TestTrials:
+    def test_targets_are_of_two_sessions(self) -> None:
+        items = rows("a-1-0", "a-1-1", "a-2-0", "b-1-0", "b-1-1")
+        found = make_trials(items, LIBRISPEECH, 100)
+        pairs = {frozenset(items[i].path for i in pair) for pair in found.pairs[found.same]}
+        assert pairs == {frozenset(("a-1-0", "a-2-0")), frozenset(("a-1-1", "a-2-0"))}
+        assert (~found.same).sum() == 6
+        assert make_trials(items, "", 100).same.sum() == 4
+
+    def test_strangers_are_of_one_sex_where_both_are_known(self) -> None:
+        items = [*rows("a-1-0", "b-1-0", sex="M"), *rows("c-1-0", gender="female"), *rows("d-1-0")]
+        found = make_trials(items, "", 100)
+        pairs = {"".join(sorted(items[i].path[0] for i in pair)) for pair in found.pairs}
+        assert pairs == {"ab", "ad", "bd", "cd"}
+
+    def test_a_limit_takes_equally_many_of_everyone(self) -> None:
+        items = rows(*(f"{who}-1-{i}" for who, count in (("a", 20), ("b", 5), ("c", 5)) for i in range(count)))
+        found = make_trials(items, "", 12)
+        assert found.same.sum() == (~found.same).sum() == 12
+        who = [items[i].path[0] for i in found.pairs[found.same][:, 0]]
+        assert sorted(who.count(name) for name in "abc") == [4, 4, 4]
+
+    def test_the_order_of_the_recordings_changes_nothing(self) -> None:
+        items = rows(*(f"{who}-{i % 3}-{i}" for who in "abcd" for i in range(9)))
+
+        def named(items: list[Recording]) -> set[tuple[frozenset[str], bool]]:
+            found = make_trials(items, LIBRISPEECH, 30)
+            return {
+                (frozenset(items[i].id for i in pair), bool(same)) for pair, same in zip(found.pairs, found.same, strict=True)
+            }
+
+        assert named(items) == named(items[::-1])
+        assert len(named(items)) == 60
+
+
+class TestNetwork:
+    def test_padding_changes_nothing(self) -> None:
+        network = XVector(6, 8, 12, 5).eval()
+        x = torch.randn(2, 40, 6)
+        alone = network(x[:1, :25], torch.tensor([25]))
+        beside = network(x, torch.tensor([25, 40]))
+        for a, b in zip(alone, beside, strict=True):
+            torch.testing.assert_close(a, b[:1])
+        assert alone[0].shape == (1, 8)
+        assert alone[1].abs().max() <= 1 + 1e-6
+        assert CONTEXT == 14  # as s3prl's layers shorten their input
+
+    def test_short_recordings_have_an_embedding_and_a_gradient(self) -> None:
+        embedding, cosines = XVector(6, 8, 12, 5)(torch.randn(2, 3, 6), torch.tensor([3, 1]))
+        assert torch.isfinite(embedding).all()
+        cosines.sum().backward()
+
+    def test_the_loss_is_that_of_the_paper(self) -> None:
+        cosines, wanted = torch.tensor([[0.9, 0.2, -0.1], [0.1, 0.3, 0.2]]), torch.tensor([0, 2])
+        by_hand = 0.0
+        for row, right in zip(cosines, wanted, strict=True):
+            top = torch.exp(30 * (row[right] - 0.4))
+            rest = sum(torch.exp(30 * value) for i, value in enumerate(row) if i != right)
+            by_hand -= float(torch.log(top / (top + rest))) / 2
+        assert float(additive_margin_loss(cosines, wanted, 30.0, 0.4)) == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def voices(tmp_path_factory: pytest.TempPathFactory) -> Recordings:
+    """Voices of two tones in noise: eight for training, six for dev, six for the test; six recordings each, of two sessions."""
+    folder, random, made = tmp_path_factory.mktemp("voices"), np.random.default_rng(5), Recordings()
+    for speaker in range(20):
+        tones = 200 * 1.1 ** (speaker * 7 % 20), 2000 * 1.06 ** (speaker * 3 % 20)
+        for take in range(6):
+            t = np.arange(RATE) / RATE
+            wave = 0.1 * sum(np.sin(2 * np.pi * tone * t + random.uniform(0, 6)) for tone in tones)
+            path = folder / f"{speaker}-{take % 2}-{take}.wav"
+            soundfile.write(path, wave + 0.002 * random.standard_normal(len(t)), RATE)
+            split = "train" if speaker < 8 else "dev" if speaker < 14 else "test"
+            made.append(Recording(path.name, str(path), duration=1.0, fields={"speaker": f"s{speaker}", "split": split}))
+    return made
+
+
+FAST = Training(lrs=(3e-3,), steps=80, batch=16, evaluate_every=20, patience=9, standardize=True)
+
+
+def run(recordings: Recordings, folder: Path, **settings: Any) -> Outcome:
+    given = {"training": FAST, "width": 24, "pooled": 32, "min_seconds": 0.5, "session": LIBRISPEECH, **settings}
+    task = SpeakerVerification(SpeakerVerification.Config(**given))
+    return task.measure(open_subject("log-mel"), recordings, Bench(FeatureStore(folder), seeds=(1,)))
+
+
+def test_tells_new_voices_apart(voices: Recordings, tmp_path: Path) -> None:
+    outcome = run(voices, tmp_path)
+    eer, cost = outcome.measures
+    assert (eer.metric.name, cost.metric.name) == ("eer", "min_dcf")
+    assert eer.value < 25  # eight voices teach little, and chance is 50
+    assert eer.low is not None
+    assert eer.high is not None
+    assert eer.low <= eer.value <= eer.high
+    assert outcome.details["trials"] == {"target": 6 * 9, "non_target": 15 * 36, "from": "made"}
+    assert outcome.details["train_speakers"] == 8
+    json.dumps(outcome.record())
+    assert run(voices, tmp_path).measures == outcome.measures
+
+
+def test_wrong_names_are_chance(voices: Recordings, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    names: dict[str, list[str]] = {}
+    for item in voices:
+        names.setdefault(item.fields["split"], []).append(item.fields["speaker"])
+    for each in names.values():
+        random.shuffle(each)
+    shuffled = Recordings(replace(item, fields={**item.fields, "speaker": names[item.fields["split"]].pop()}) for item in voices)
+    assert 40 < run(shuffled, tmp_path, session="").measures[0].value < 60
+
+
+def test_a_list_of_trials_is_followed(voices: Recordings, tmp_path: Path) -> None:
+    test = [item for item in voices if item.fields["split"] == "test"]
+    trials = [
+        (test[0].id, test[1].id, True),
+        (test[0].id, test[8].id, False),
+        (test[2].id, test[30].id, False),
+        ("no", "no", True),
+    ]
+    outcome = run(Recordings(voices, trials=trials), tmp_path)
+    assert outcome.details["trials"] == {"target": 1, "non_target": 2, "from": "the data"}
+    assert outcome.measures[0].items == 3
+    with pytest.raises(ValueError, match="none between two of its test recordings"):
+        run(Recordings(voices, trials=[("no", "none", True)]), tmp_path)
+
+
+def test_without_a_dev_split_other_speakers_are_held_out(voices: Recordings, tmp_path: Path) -> None:
+    kept = Recordings(
+        replace(item, fields={**item.fields, "split": item.fields["split"].replace("dev", "train")}) for item in voices
+    )
+    task = SpeakerVerification(SpeakerVerification.Config(min_seconds=0.5, max_seconds=0.5))
+    splits, _ = task.items(task.arrange(kept))
+    (fold,) = task.folds(splits)
+    assert not {item.target for item in fold.train} & {item.target for item in fold.dev}
+    made = task.prepare(fold)
+    assert len({item.piece.recording.id for item in made.dev}) == len(made.dev)  # one crop of each
+    assert made.test[0].target >= task.first_test
+
+
+def test_crops_are_stretches_of_an_utterance() -> None:
+    task = SpeakerVerification(SpeakerVerification.Config(max_seconds=8.0, min_seconds=2.0))
+    item = Recording("x", "x", duration=19.0, fields={"speaker": "a", "split": "train"})
+    assert [piece.start for piece in task.pieces(item, "train")] == [0.0, 8.0, 16.0]
+    assert [piece.start for piece in task.pieces(replace(item, duration=17.0), "train")] == [0.0, 8.0]
+    assert [piece.seconds for piece in task.pieces(item, "test")] == [None]
+    _, skipped = task.items(Recordings([replace(item, duration=1.0)]))
+    assert skipped[0]["reason"] == "shorter than 2 s"
+
+
+def test_mistakes_are_said(voices: Recordings, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no target trials in the dev split.*'session'"):
+        run(voices, tmp_path, session="^[0-9]*")
+    with pytest.raises(ValueError, match="'speaker'"):
+        run(Recordings(replace(item, fields={"split": item.fields["split"]}) for item in voices), tmp_path)
+    for wrong in ({"session": "("}, {"min_seconds": 9.0}, {"crops": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            SpeakerVerification.Config(**wrong)  # type: ignore[arg-type]
