@@ -248,7 +248,11 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
         old = made.get(key)
         if isinstance(old, str) and isinstance(value, Mapping):
             old = {"name": old}
-        if isinstance(old, Mapping) and isinstance(value, Mapping) and _name_of(value) in (None, _name_of(old) or _name_of(value)):
+        if (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and _name_of(value) in (None, _name_of(old) or _name_of(value))
+        ):
             made[key] = overlay(old, value)
         else:
             made[key] = value

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sottovoce.data.corrupt import add_noise, impulse_responses, reverberate
 from sottovoce.encoder import Encoder
-from sottovoce.probing.corrupt import add_noise, impulse_responses, reverberate
 from sottovoce.tasks.fidelity import Fidelity, linear_cka
 from sottovoce.types import Batch, Features
 from tests.conftest import tiny_shape

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sottovoce.data import Recordings, Skipped
-from sottovoce.probing.corrupt import NOISES, add_noise, reverberate, voices
+from sottovoce.data.corrupt import NOISES, add_noise, reverberate, voices
 from sottovoce.probing.features import Piece, decoded
 from sottovoce.probing.metrics import library, unit_agreement
 from sottovoce.probing.subject import Subject

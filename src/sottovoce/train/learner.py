@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sottovoce.config import Component
+from sottovoce.data.augment import Augment
 from sottovoce.encoder import Encoder
 from sottovoce.objectives import Objective, Shape
 from sottovoce.pruning import GatedEncoder
@@ -19,9 +20,14 @@ from sottovoce.types import Batch, Features, Loss
 
 @dataclass(frozen=True)
 class Drawn:
-    """A batch with what is drawn for it before the forward pass. valid, mask: (B, T) bool; mask is ``None`` when no objective masks."""
+    """A batch with what is drawn for it before the forward pass.
+
+    heard: (B, S), what the student hears; the batch itself unless it is augmented. valid, mask: (B, T) bool; mask is ``None`` when no
+    objective masks.
+    """
 
     batch: Batch
+    heard: Tensor
     valid: Tensor
     mask: Tensor | None
 
@@ -29,14 +35,21 @@ class Drawn:
 class Learner(nn.Module):
     """``learner(drawn, teacher)`` -> a `Loss` per objective. `student` is an `Encoder`, or a `GatedEncoder` while pruning."""
 
-    def __init__(self, encoder: Encoder, objectives: Mapping[str, Component], teacher: Shape | None, masking: Masking) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        objectives: Mapping[str, Component],
+        teacher: Shape | None,
+        masking: Masking,
+        augment: Augment | None = None,
+    ) -> None:
         super().__init__()
         shape = Shape(encoder.config.dim, len(encoder.config.layers))
         self.student: Encoder | GatedEncoder = encoder
         self.objectives = nn.ModuleDict(
             {name: OBJECTIVES.get(part.name)(part.config, shape, teacher or shape) for name, part in objectives.items()}
         )
-        self.masking = masking
+        self.masking, self.augment = masking, augment or Augment()
         self.mask_vector = nn.Parameter(torch.empty(shape.dim).uniform_()) if any(self._each("masked")) else None
 
     def _each(self, attribute: str) -> list[bool]:
@@ -52,17 +65,18 @@ class Learner(nn.Module):
         return self.student.encoder if isinstance(self.student, GatedEncoder) else self.student
 
     def draw(self, batch: Batch) -> Drawn:
-        """Valid frames and, where an objective wants it, a fresh span mask."""
+        """Valid frames, what the student hears and, where an objective wants it, a fresh span mask."""
         frontend = self.encoder.config.frontend
         frames, device = int(frontend.frames(batch.wave.shape[1])), batch.wave.device
         valid = torch.ones(len(batch.wave), frames, dtype=torch.bool, device=device)
         if batch.lengths is not None:
             valid = torch.arange(frames, device=device) < frontend.frames(batch.lengths)[:, None]
+        heard = self.augment(batch.wave, batch.lengths) if self.training else batch.wave
         if self.mask_vector is None:
-            return Drawn(batch, valid, None)
+            return Drawn(batch, heard, valid, None)
         starts = torch.rand(valid.shape, device=device) < self.masking.share / self.masking.span
         ends = nn.functional.pad(starts.cumsum(1), (self.masking.span, 0))[:, :frames]
-        return Drawn(batch, valid, (starts.cumsum(1) > ends) & valid)
+        return Drawn(batch, heard, valid, (starts.cumsum(1) > ends) & valid)
 
     def recall(self, trained: Mapping[str, Tensor]) -> None:
         """Takes over what earlier stages trained, as far as this learner has it."""
@@ -96,7 +110,7 @@ class Learner(nn.Module):
             if objective.masked not in seen:  # one student pass for all clean objectives, one for all masked ones
                 mask = drawn.mask if objective.masked else None
                 seen[objective.masked] = self.student(
-                    drawn.batch.wave,
+                    drawn.heard,
                     drawn.batch.lengths,
                     mask=mask,
                     mask_vector=self.mask_vector if objective.masked else None,

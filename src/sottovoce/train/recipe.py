@@ -11,6 +11,7 @@ from typing import Any, Literal
 from sottovoce import recipes
 from sottovoce.config import Component, ConfigError, build, component, components, nested, overlay, override, read_yaml
 from sottovoce.data import DataConfig
+from sottovoce.data.augment import Augment
 from sottovoce.pruning import PruningConfig
 from sottovoce.registry import FAMILIES, OBJECTIVES, STUDENTS, TASKS, suggestion
 
@@ -76,6 +77,7 @@ class Recipe:
     objective_weights: Mapping[str, float] = field(default_factory=dict)
     pruning: PruningConfig = PruningConfig()
     masking: Masking = Masking()
+    augment: Augment = Augment()
     data: DataConfig = DataConfig()
     teacher: str = ""
     seed: int = 2022

@@ -73,7 +73,7 @@ def shape_of(teacher: Pretrained | None) -> Shape | None:
 
 def train(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str, Any]]:
     wanted = {part: spec for part, spec in run.recipe.objectives.items() if not stage.objectives or part in stage.objectives}
-    learner = Learner(work.encoder, wanted, shape_of(run.teacher), run.recipe.masking)
+    learner = Learner(work.encoder, wanted, shape_of(run.teacher), run.recipe.masking, run.recipe.augment)
     budget = None
     if stage.prune:
         learner.student, budget = gate(run.recipe.pruning, work.encoder, None if run.teacher is None else run.teacher.config)

@@ -46,9 +46,9 @@ def add_noise(
             spectrum *= torch.where(pitch < LOWEST, 0, pitch.clamp(min=LOWEST).rsqrt())
             noise = torch.fft.irfft(spectrum, n=samples)
         noise = noise.to(wave.device)
-    valid = _valid(wave, lengths)
+    valid = valid_samples(wave, lengths)
     gain = (_energy(wave, valid) / _energy(noise, valid).clamp(min=1e-20) / 10 ** (snr_db / 10)).sqrt()
-    return _as_loud(wave + gain * noise, wave, valid)
+    return as_loud(wave + gain * noise, wave, valid)
 
 
 def reverberate(wave: Tensor, lengths: Tensor | None, rt60: float, seed: int = 0, drr_db: float = 0.0) -> Tensor:
@@ -61,10 +61,10 @@ def reverberate(wave: Tensor, lengths: Tensor | None, rt60: float, seed: int = 0
         raise ValueError(f"rt60 must be a positive number of seconds, not {rt60}")
     rows, samples = wave.shape
     response = impulse_responses(rows, rt60, seed, drr_db).to(wave.device)
-    valid = _valid(wave, lengths)
+    valid = valid_samples(wave, lengths)
     size = samples + response.shape[1]  # a circle so long that nothing comes round
     wet = torch.fft.irfft(torch.fft.rfft(wave * valid, size) * torch.fft.rfft(response, size), size)[:, :samples]
-    return _as_loud(wet, wave, valid)
+    return as_loud(wet, wave, valid)
 
 
 def impulse_responses(rows: int, rt60: float, seed: int = 0, drr_db: float = 0.0) -> Tensor:
@@ -87,8 +87,8 @@ def _babble(talkers: list[Tensor], samples: int) -> Tensor:
     return torch.stack([voice.repeat(-(-samples // len(voice)))[:samples] for voice in loud]).sum(0)
 
 
-def _valid(wave: Tensor, lengths: Tensor | None) -> Tensor:
-    """(B, S) of 0 and 1."""
+def valid_samples(wave: Tensor, lengths: Tensor | None) -> Tensor:
+    """(B, S) of 0 and 1: where a row is real audio."""
     if lengths is None:
         return torch.ones_like(wave)
     return (torch.arange(wave.shape[1], device=wave.device) < lengths.to(wave.device)[:, None]).to(wave.dtype)
@@ -99,5 +99,6 @@ def _energy(wave: Tensor, valid: Tensor) -> Tensor:
     return (wave.square() * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1)
 
 
-def _as_loud(wave: Tensor, before: Tensor, valid: Tensor) -> Tensor:
+def as_loud(wave: Tensor, before: Tensor, valid: Tensor) -> Tensor:
+    """`wave` with the energy of `before` in every row, both over valid samples, and zero elsewhere."""
     return wave * valid * (_energy(before, valid) / _energy(wave, valid).clamp(min=1e-20)).sqrt()

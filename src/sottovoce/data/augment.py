@@ -1,0 +1,68 @@
+"""What a student hears while it learns: the clean batch made worse, so that it cannot rely on rooms and microphones.
+
+The teacher, and whatever targets are computed from the batch, stay with the clean audio, as in WavLM's denoising (Chen et al. 2022) and
+RobustDistiller (Guimaraes et al. 2023).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sottovoce.data.corrupt import add_noise, as_loud, valid_samples, voices
+from sottovoce.types import SAMPLE_RATE
+
+BANDS = 10  # control points of a random equaliser, equally spaced in log frequency from 60 Hz up
+FADE = 0.02  # seconds, between two colours
+
+
+@dataclass(frozen=True)
+class Augment:
+    """share: of batches that are changed (0: none). equalizer_db: standard deviation of a random equaliser's bands; each half of a
+    recording has an equaliser of its own. snr_db: least and most of the noise, drawn for each batch; voices: share of the changed
+    batches whose noise is other recordings of the batch (the others' is pink)."""
+
+    share: float = 0.0
+    equalizer_db: float = 6.0
+    snr_db: tuple[float, ...] = (5.0, 30.0)
+    voices: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1 or not 0 <= self.voices <= 1:
+            raise ValueError("share and voices lie between 0 and 1")
+        if len(self.snr_db) != 2 or self.snr_db[0] > self.snr_db[1]:
+            raise ValueError("snr_db must be two numbers, least and most, e.g. [5, 30]")
+
+    def __call__(self, wave: Tensor, lengths: Tensor | None) -> Tensor:
+        """(B, S) -> (B, S), each row as loud as before, padding zero. Draws from torch's random generator."""
+        if not self.share:
+            return wave  # and draw nothing
+        chance = torch.rand(3)
+        if float(chance[0]) >= self.share:
+            return wave
+        valid = valid_samples(wave, lengths)
+        made = wave * valid
+        if self.equalizer_db:
+            made = recolour(made, self.equalizer_db)
+        others = float(chance[1]) < self.voices and sum(bool(row.any()) for row in voices(wave, lengths)) > 1
+        snr = self.snr_db[0] + float(chance[2]) * (self.snr_db[1] - self.snr_db[0])
+        made = add_noise(made, lengths, "babble" if others else "pink", snr, int(torch.randint(2**31, ())))
+        return as_loud(made, wave, valid)
+
+
+def recolour(wave: Tensor, deviation_db: float) -> Tensor:
+    """(B, S) through two random equalisers a row, one for each half, with a short fade between them."""
+    rows, samples = wave.shape
+    spectrum = torch.fft.rfft(wave)
+    pitch = torch.fft.rfftfreq(samples, 1 / SAMPLE_RATE)
+    place = (torch.log2(pitch.clamp(min=60) / 60) / torch.log2(torch.tensor(SAMPLE_RATE / 120)) * (BANDS - 1)).clamp(0, BANDS - 1)
+    low = place.floor().long().clamp(max=BANDS - 2)
+    part = place - low
+    curve = torch.randn(2, rows, BANDS) * deviation_db
+    gain = 10 ** ((curve[..., low] * (1 - part) + curve[..., low + 1] * part) / 20)
+    first, second = (torch.fft.irfft(spectrum * each.to(wave.device), n=samples) for each in gain)
+    at = (torch.arange(samples, device=wave.device) - samples / 2) / (FADE * SAMPLE_RATE)
+    share = at.clamp(-0.5, 0.5) + 0.5
+    return first * (1 - share) + second * share

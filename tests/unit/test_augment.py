@@ -1,0 +1,57 @@
+"""What a student hears is made worse; what teacher and targets hear is not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sottovoce.data.augment import Augment, recolour
+from sottovoce.encoder import Encoder
+from sottovoce.objectives import Shape
+from sottovoce.train.learner import Learner
+from sottovoce.train.recipe import Masking, load_recipe
+from sottovoce.types import Batch
+from tests.conftest import tiny_shape
+
+
+def test_keeps_energy_and_padding_and_changes_the_rest() -> None:
+    wave, lengths = torch.randn(3, 8000), torch.tensor([8000, 6000, 3000])
+    wave *= torch.arange(8000) < lengths[:, None]
+    torch.manual_seed(1)
+    made = Augment(share=1.0)(wave, lengths)
+    assert not torch.allclose(made, wave, atol=0.1)
+    torch.testing.assert_close(made.square().sum(1), wave.square().sum(1))
+    assert not made[1, 6000:].any()
+    assert not made[2, 3000:].any()
+    torch.manual_seed(1)
+    torch.testing.assert_close(Augment(share=1.0)(wave, lengths), made)
+
+
+def test_the_halves_are_coloured_each_in_its_own_way() -> None:
+    torch.manual_seed(0)
+    tone = torch.sin(torch.arange(16_000) / 16_000 * 2 * torch.pi * 500)[None]
+    made = recolour(tone, 10.0)[0]
+    first, second = made[2000:6000].square().mean(), made[10_000:14_000].square().mean()
+    assert abs(float(10 * torch.log10(first / second))) > 1
+
+
+def test_by_default_nothing_is_changed_and_nothing_drawn() -> None:
+    wave = torch.randn(2, 4000)
+    state = torch.get_rng_state()
+    assert Augment()(wave, None) is wave
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_only_the_student_in_training_hears_it() -> None:
+    recipe, batch = load_recipe("layer-to-layer-random"), Batch(torch.randn(2, 8000))
+    learner = Learner(Encoder(tiny_shape()), recipe.objectives, Shape(32, 3), Masking(), Augment(share=1.0))
+    drawn = learner.draw(batch)
+    assert drawn.batch.wave is batch.wave
+    assert not torch.equal(drawn.heard, batch.wave)
+    assert learner.eval().draw(batch).heard is batch.wave
+
+
+@pytest.mark.parametrize("bad", [{"share": 2.0}, {"snr_db": (5.0,)}, {"snr_db": (9.0, 3.0)}, {"voices": -1.0}])
+def test_what_cannot_work_is_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"between 0 and 1|two numbers"):
+        Augment(**bad)  # type: ignore[arg-type]
