@@ -100,6 +100,15 @@ def test_crops_come_from_everywhere() -> None:
     assert begins.max() <= 1_600
 
 
+def test_crops_may_go_on_to_a_step(corpus: Path) -> None:
+    data = open_data(corpus, settings(crop_step=0.5))
+    lengths = {batch.wave.shape[1] for batch in take(data, 30)}
+    assert all(length % 8000 == 0 for length in lengths)
+    assert len(lengths) > 1
+    with pytest.raises(ValueError, match="crop_step must be 0 or more"):
+        settings(crop_step=-1.0)
+
+
 @pytest.mark.parametrize("crop", ["shortest", "none"])
 def test_resume_at_any_position_is_the_undisturbed_run(corpus: Path, crop: str) -> None:
     config = settings(crop=crop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,13 @@ class TestFeatures:
             size = size or sum(path.stat().st_size for path in tmp_path.rglob(ROWS)) / 1e9
         left = {path.parent.name.split("-")[0] for path in tmp_path.rglob(ROWS)}
         assert left == {open_subject(f"untrained:{teacher_folder}#{seed}").fingerprint for seed in (2, 3)}
+
+    def test_a_bank_that_is_deleted_meanwhile_can_still_be_read(
+        self, teacher_folder: Path, pieces: list[Piece], tmp_path: Path
+    ) -> None:
+        found = FeatureStore(tmp_path).get(open_subject(str(teacher_folder)), pieces, "frames")
+        shutil.rmtree(tmp_path)
+        assert found.item(3).abs().sum() > 0
 
     def test_what_does_not_fit_is_computed_when_asked_for(
         self, teacher_folder: Path, pieces: list[Piece], tmp_path: Path

@@ -129,6 +129,17 @@ def test_quality_predicts_ratings(tones: list[Recording], bench: Bench) -> None:
         run("quality", changed(tones, score="3"), bench)
 
 
+def test_intents_count_whole_or_by_answer(tones: list[Recording], bench: Bench) -> None:
+    """One of the two questions is asked with answers nobody could know."""
+    random = np.random.default_rng(2)
+    half = changed(tones, intent=lambda i: json.dumps({"pitch": str(i % 4), "coin": str(random.integers(2))}))
+    accuracy, answers = (measure for measure in run("ic", half, bench).measures)
+    assert (accuracy.metric.name, answers.metric.name) == ("accuracy", "answers")
+    assert accuracy.value < answers.value
+    assert 60 < answers.value < 90
+    assert run("ic", half, bench, primary="answers").measures[0].metric.name == "answers"
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "says"),
     [

@@ -83,7 +83,9 @@ def make_job(
     if config.crop == "none":
         begins, samples = [0] * len(own), own
     else:
-        shortest = min(own)
+        shortest, step = min(own), round(config.crop_step * SAMPLE_RATE)
+        if step and shortest >= step:
+            shortest -= shortest % step
         samples = [shortest] * len(own)
         spare = np.array([length - shortest for length in own])
         begins = (spare // 2 if generator is None else generator.integers(0, spare, endpoint=True)).tolist()

@@ -153,6 +153,7 @@ class FeatureStore:
         bank.read()
         if any(key not in bank.index for key in keys):  # else nobody needs to be waited for
             self._fill(bank, subject, dict(zip(keys, pieces, strict=True)), progress)
+        bank.open()
         made = _select(subject, pieces, keys, kind, bank.index, bank)
         return replace(made, seconds=time.monotonic() - began)
 
@@ -264,6 +265,11 @@ class Bank:
         self.index[piece.key] = Entry(self._end, found.frames, found.seconds)
         self._end += len(rows)
 
+    def open(self) -> None:
+        """Opens the rows for reading. From then on another process may delete the bank and this one still reads it."""
+        if self._end:
+            self._map = np.memmap(self.folder / ROWS, np.float16, "r", shape=(self._end, self.layers, self.dim))
+
     def rows(self, entry: Entry) -> Tensor:
         """(T, L, D) float32 of a piece whose rows are kept."""
         found = self.batch([entry])
@@ -271,8 +277,7 @@ class Bank:
 
     def batch(self, entries: Sequence[Entry]) -> Rows:
         """The rows of several pieces, all of them kept."""
-        if self._map is None:
-            self._map = np.memmap(self.folder / ROWS, np.float16, "r", shape=(self._end, self.layers, self.dim))
+        assert self._map is not None
         parts = [self._map[entry.begin : entry.begin + self._length(entry)] for entry in entries]
         return Rows(torch.from_numpy(np.concatenate(parts)), torch.tensor([len(part) for part in parts]), self._scale)
 

@@ -72,16 +72,17 @@ class Classification(ProbeTask):
         return torch.stack([F.cross_entropy(out, wanted[:, i]) for i, out in enumerate(outputs)]).sum()
 
     def count(self, outputs: list[Tensor], lengths: Tensor, targets: list[list[int]]) -> Rows:
-        """(B, 2 + questions): all right, 1, and what was said to every question (an answer never trained on, -1, cannot be right)."""
+        """(B, 4): all right, 1; right answers, answers. An answer never trained on (-1) cannot be right."""
         said = torch.stack([out.argmax(-1) for out in outputs], dim=1).cpu().numpy()
-        right = (said == np.array(targets)).all(1)
-        return np.column_stack([right, np.ones(len(right)), said]).astype(np.float64)
+        right = said == np.array(targets)
+        columns = [right.all(1), np.ones(len(right)), right.sum(1), np.full(len(right), right.shape[1])]
+        return np.column_stack(columns).astype(np.float64)
 
     def scores(self, rows: Rows) -> tuple[float, ...]:
         return (ratio(rows),)
 
     def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
-        """Recall of every class of a single question, over all seeds."""
+        """Number of classes, and what always saying the commonest answer to the first question would score."""
         made: dict[str, Any] = {"classes": {q: len(known) for q, known in self.classes.items()}}
         counts = np.bincount([item.target[0] for item in fold.train])
         made["majority"] = round(100 * float(np.mean([item.target[0] == counts.argmax() for item in fold.test])), 2)

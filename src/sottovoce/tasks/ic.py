@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Literal
 
 from sottovoce.data import Recording
+from sottovoce.probing.bootstrap import ratio
 from sottovoce.probing.probe import Training
 from sottovoce.registry import TASKS
+from sottovoce.tasks.base import Metric
 from sottovoce.tasks.classification import Classification, field
-from sottovoce.tasks.probe import Unusable
+from sottovoce.tasks.probe import Rows, Unusable
+
+METRICS = (Metric("accuracy"), Metric("answers"))
 
 
 @TASKS.register("ic")
@@ -21,12 +26,20 @@ class IntentClassification(Classification):
 
     @dataclass(frozen=True)
     class Config:
-        """SUPERB's values (s3prl, fluent_commands). field: the column with the intent."""
+        """SUPERB's values (s3prl, fluent_commands). field: the column with the intent.
+
+        primary: ``accuracy`` counts utterances with all answers right, ``answers`` single answers; the sweep maximises it.
+        """
 
         training: Training = Training(lrs=(1e-4,), steps=200_000, batch=32, evaluate_every=5_000)
         projector: int = 256
         max_seconds: float | None = None
         field: str = "intent"
+        primary: Literal["accuracy", "answers"] = "accuracy"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.metrics = tuple(sorted(METRICS, key=lambda metric: metric.name != config.primary))
 
     def answers(self, recording: Recording) -> dict[str, str]:
         text = field(recording, self.config.field)
@@ -37,3 +50,7 @@ class IntentClassification(Classification):
         except ValueError:
             raise Unusable("the intent is not valid JSON") from None
         return {str(question): str(answer) for question, answer in found.items()}
+
+    def scores(self, rows: Rows) -> tuple[float, ...]:
+        found = {"accuracy": ratio(rows[:, :2]), "answers": ratio(rows[:, 2:])}
+        return tuple(found[metric.name] for metric in self.metrics)

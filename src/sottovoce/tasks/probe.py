@@ -224,7 +224,8 @@ def summary(splits: dict[str, list[Item]]) -> dict[str, Any]:
             continue
         seconds = sum(item.piece.seconds or item.piece.recording.duration or 0.0 for item in items)
         speakers = len({item.group for item in items} - {""})
-        made[split or "unsplit"] = {"recordings": len(items), "hours": round(seconds / 3600, 4), "speakers": speakers or None}
+        recordings = len({item.piece.recording.id for item in items})
+        made[split or "unsplit"] = {"recordings": recordings, "hours": round(seconds / 3600, 4), "speakers": speakers or None}
     return {"splits": made}
 
 
