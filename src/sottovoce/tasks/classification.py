@@ -42,7 +42,7 @@ class Classification(ProbeTask):
     """
 
     kind: ClassVar[Kind] = "pooled"
-    metrics = (Metric("accuracy"),)
+    metrics: tuple[Metric, ...] = (Metric("accuracy"),)
 
     def answers(self, recording: Recording) -> dict[str, str]:
         """Question -> answer. Raises Unusable."""
