@@ -159,7 +159,7 @@ def pretrain(
 def evaluate(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL... [KEY=VALUE...]", help="Students or teachers, 'log-mel', or 'untrained:MODEL'."),
+        typer.Argument(metavar="MODEL", help="Students or teachers (and KEY=VALUE), 'log-mel', or 'untrained:MODEL'."),
     ],
     data: Annotated[
         str, typer.Option("--data", help="A task file (.yaml), 'testbed', or for one task a corpus folder or a manifest.")
