@@ -26,6 +26,11 @@ class Metric:
         return 1 if self.better == "higher" else -1
 
 
+def leading(metrics: tuple[Metric, ...], name: str) -> tuple[Metric, ...]:
+    """The metrics with the one of this name first, which makes it the primary one."""
+    return tuple(sorted(metrics, key=lambda metric: metric.name != name))
+
+
 @dataclass(frozen=True)
 class Measure:
     """A metric's value: the mean over seeds, its 95 % bootstrap interval (``None`` where there is none), and each seed's own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sottovoce.data import Recording
 from sottovoce.probing.bootstrap import ratio
 from sottovoce.probing.features import Kind
+from sottovoce.probing.probe import Training
 from sottovoce.tasks.base import Metric
 from sottovoce.tasks.probe import Fold, Item, ProbeTask, Rows, Unusable
 
@@ -35,12 +36,25 @@ class MeanPool(nn.Module):
         return [output(pooled) for output in self.outputs]
 
 
+@dataclass(frozen=True)
+class Utterance:
+    """What tasks on whole utterances share; SUPERB's values (s3prl: speech_commands, fluent_commands, voxceleb1).
+
+    projector: width of the projection. max_seconds: how much of a recording is heard, from its start.
+    """
+
+    training: Training = Training(lrs=(1e-4,), steps=200_000, batch=32, evaluate_every=5_000)
+    projector: int = 256
+    max_seconds: float | None = None
+
+
 class Classification(ProbeTask):
     """One or several questions about an utterance, each with its own classes; right is who has all answers right.
 
-    A subclass says in `answers` what the questions are. Its Config has `training`, `projector` (width) and `max_seconds`.
+    A subclass says in `answers` what the questions are. Its Config is an `Utterance`.
     """
 
+    Config: ClassVar[type] = Utterance
     kind: ClassVar[Kind] = "pooled"
     metrics: tuple[Metric, ...] = (Metric("accuracy"),)
 

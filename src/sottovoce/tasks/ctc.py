@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sottovoce.probing.metrics import library
+from sottovoce.probing.probe import Training
 from sottovoce.tasks.probe import Fold, Item, ProbeTask, Rows
 
 BLANK = 0
@@ -126,6 +127,23 @@ def stretches(rows: int, size: int, ends: Tensor, count: int, width: int) -> Ten
     starts = (torch.rand(rows, count, 1, device=ends.device) * (ends[:, None, None] - widths + 1)).long()
     place = torch.arange(size, device=ends.device)
     return ((place >= starts) & (place < starts + widths)).any(1)
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """What tasks with a `BLSTM` head share; SUPERB's values (s3prl: asr, ctc/snips). Up to `masks`: see `BLSTM`."""
+
+    training: Training = Training(lrs=(1e-4,), steps=200_000, batch=32, evaluate_every=2_000)
+    projector: int = 1024
+    layers: int = 2
+    units: int = 1024
+    dropout: float = 0.2
+    subsample: int = 1
+    masks: Masks = Masks()
+    max_seconds: float | None = None
+
+    def head(self, dim: int, classes: int) -> BLSTM:
+        return BLSTM(dim, classes, self.projector, self.layers, self.units, self.dropout, self.subsample, self.masks)
 
 
 class BLSTM(nn.Module):

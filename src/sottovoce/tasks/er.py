@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sottovoce.data import Recording
 from sottovoce.probing.probe import Training
 from sottovoce.registry import TASKS
-from sottovoce.tasks.classification import Classification, field
+from sottovoce.tasks.classification import Classification, Utterance, field
 from sottovoce.tasks.probe import Fold, Item, draw
 
 
@@ -20,15 +20,13 @@ class EmotionRecognition(Classification):
     reads = "the emotion in a column 'label' (and 'fold' or 'speaker', to make folds of)"
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Utterance):
         """SUPERB's values (s3prl, iemocap): five folds, and a fifth of the training folds as dev set.
 
         folds: 0 takes the data's own split; otherwise a column 'fold' is used or, without one, speakers are dealt into so many folds.
         """
 
         training: Training = Training(lrs=(1e-4,), steps=30_000, batch=32, evaluate_every=1_000)
-        projector: int = 256
-        max_seconds: float | None = None
         folds: int = 5
         dev_share: float = 0.2
 

@@ -8,10 +8,9 @@ from typing import Literal
 
 from sottovoce.data import Recording
 from sottovoce.probing.bootstrap import ratio
-from sottovoce.probing.probe import Training
 from sottovoce.registry import TASKS
-from sottovoce.tasks.base import Metric
-from sottovoce.tasks.classification import Classification, field
+from sottovoce.tasks.base import Metric, leading
+from sottovoce.tasks.classification import Classification, Utterance, field
 from sottovoce.tasks.probe import Rows, Unusable
 
 METRICS = (Metric("accuracy"), Metric("answers"))
@@ -25,21 +24,18 @@ class IntentClassification(Classification):
     reads = "the intent in a column 'intent': a word, or a JSON object of questions and answers"
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Utterance):
         """SUPERB's values (s3prl, fluent_commands). field: the column with the intent.
 
         primary: ``accuracy`` counts utterances with all answers right, ``answers`` single answers; the sweep maximises it.
         """
 
-        training: Training = Training(lrs=(1e-4,), steps=200_000, batch=32, evaluate_every=5_000)
-        projector: int = 256
-        max_seconds: float | None = None
         field: str = "intent"
         primary: Literal["accuracy", "answers"] = "accuracy"
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.metrics = tuple(sorted(METRICS, key=lambda metric: metric.name != config.primary))
+        self.metrics = leading(METRICS, config.primary)
 
     def answers(self, recording: Recording) -> dict[str, str]:
         text = field(recording, self.config.field)

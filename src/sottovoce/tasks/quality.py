@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from sottovoce.data import Recording
 from sottovoce.probing.features import Kind
 from sottovoce.probing.metrics import pearson, spearman
-from sottovoce.probing.probe import Training
 from sottovoce.registry import TASKS
 from sottovoce.tasks.base import Metric
-from sottovoce.tasks.classification import MeanPool, field
+from sottovoce.tasks.classification import MeanPool, Utterance, field
 from sottovoce.tasks.probe import Fold, Item, ProbeTask, Rows, Unusable
 
 
@@ -29,12 +28,9 @@ class SpeechQuality(ProbeTask):
     metrics = (Metric("pearson", ""), Metric("spearman", ""), Metric("rmse", "", "lower"))
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Utterance):
         """No values are published for this head; those of SUPERB's utterance tasks. field: the column with the rating."""
 
-        training: Training = Training(lrs=(1e-4,), steps=200_000, batch=32, evaluate_every=5_000)
-        projector: int = 256
-        max_seconds: float | None = None
         field: str = "score"
 
     def target(self, recording: Recording) -> float:

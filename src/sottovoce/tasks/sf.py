@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from sottovoce.data import Recording
 from sottovoce.probing.bootstrap import ratio
 from sottovoce.probing.metrics import slot_f1, slot_value_cer
-from sottovoce.probing.probe import Training
 from sottovoce.registry import TASKS
 from sottovoce.tasks.base import Metric
 from sottovoce.tasks.classification import field
-from sottovoce.tasks.ctc import BLSTM, CTC, SPACE, Label, Masks, Outputs, ctc_loss, normalized, spelled
+from sottovoce.tasks.ctc import CTC, SPACE, Label, Outputs, Recurrent, ctc_loss, normalized, spelled
 from sottovoce.tasks.probe import Fold, Rows, Unusable
 
 BEGIN, END = "B-", "E-"
@@ -55,8 +54,8 @@ class SlotFilling(CTC):
     metrics = (Metric("slot_f1"), Metric("slot_value_cer", better="lower"))
 
     @dataclass(frozen=True)
-    class Config:
-        """SUPERB's values (s3prl, ctc/snips); its masks grow with the recording there. Heads: see `tasks.ctc.BLSTM`.
+    class Config(Recurrent):
+        """SUPERB's values (s3prl, ctc/snips); its masks grow with the recording there.
 
         field: the column with the slots. order: "given", or "free" where nobody knows the order in which slots without a transcript
         are spoken. Then an utterance is trained with that order of its slots which the model finds likeliest, among at most `max_orders`
@@ -64,19 +63,11 @@ class SlotFilling(CTC):
         order is drawn, since a model that chose at once would take to any order, e.g. the same for all. Scores ignore the order.
         """
 
-        training: Training = Training(lrs=(1e-4,), steps=200_000, batch=32, evaluate_every=2_000)
-        projector: int = 1024
-        layers: int = 2
-        units: int = 1024
-        dropout: float = 0.2
-        subsample: int = 1
-        masks: Masks = Masks()
         field: str = "slots"
         order: Literal["given", "free"] = "given"
         max_orders: int = 24
         revisit: int = 2
         warm_up: int = 6
-        max_seconds: float | None = None
 
         def __post_init__(self) -> None:
             if min(self.max_orders, self.revisit) < 1:
@@ -113,8 +104,8 @@ class SlotFilling(CTC):
     def head(self, dim: int) -> nn.Module:
         for label in self.sought:  # a new head knows nothing of the orders that another one found
             label.ids, label.seen = _joined(label.parts, range(len(label.parts))), 0
-        c = self.config
-        return BLSTM(dim, len(self.alphabet) + 1, c.projector, c.layers, c.units, c.dropout, c.subsample, c.masks)
+        head: nn.Module = self.config.head(dim, len(self.alphabet) + 1)
+        return head
 
     def loss(self, outputs: Outputs, lengths: Tensor, targets: list[Label]) -> Tensor:
         due = []

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sottovoce.data import Recording, Recordings
-from sottovoce.probing.probe import Training
 from sottovoce.registry import TASKS
-from sottovoce.tasks.classification import Classification, field
+from sottovoce.tasks.classification import Classification, Utterance, field
 from sottovoce.tasks.probe import HELD_OUT, draw
 
 
@@ -21,7 +20,7 @@ class SpeakerIdentification(Classification):
     reads = "the speaker in a column 'speaker'"
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Utterance):
         """SUPERB's values (s3prl, voxceleb1).
 
         session: a pattern that reads the recording session off a file's name. Where it is given, the data's own splits are set aside
@@ -30,9 +29,6 @@ class SpeakerIdentification(Classification):
         the microphone do not give the speaker away. Of speakers with two sessions a tenth of the training recordings is dev.
         """
 
-        training: Training = Training(lrs=(1e-4,), steps=200_000, batch=32, evaluate_every=5_000)
-        projector: int = 256
-        max_seconds: float | None = None
         session: str = ""
 
     def answers(self, recording: Recording) -> dict[str, str]:
