@@ -180,6 +180,7 @@ def evaluate(
     device: Device = "auto",
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder for features; ~/.cache/sottovoce by default.")] = None,
     cache_gb: Annotated[float, typer.Option("--cache-gb", help="Most that features may take on disk; 0 keeps nothing.")] = 10.0,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="So many tasks at a time, each on one core.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is measured already.")] = False,
 ) -> None:
     """Measure what MODEL still does: SUPERB's tasks with a frozen encoder, and label-free fidelity to a teacher.
@@ -209,6 +210,7 @@ def evaluate(
         device=device,
         cache=cache,
         cache_gb=cache_gb,
+        jobs=jobs,
         fresh=fresh,
         overrides=overrides,
         say=_say,

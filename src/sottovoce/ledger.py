@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import os
 import platform
@@ -87,8 +88,12 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
+@functools.cache
 def commit() -> str | None:
-    """The source checkout's commit, with '+' when it has changes; ``None`` for an installed package."""
+    """The source checkout's commit, with '+' when it has changes; ``None`` for an installed package.
+
+    Found once in a process: long measurements ask when they begin, since by their end the checkout may have moved on.
+    """
     here = Path(__file__).parent
     if not (here.parents[1] / ".git").exists():
         return None

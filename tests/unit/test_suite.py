@@ -137,6 +137,22 @@ class TestEvaluate:
         )
         assert sorted(result.path.parent.name for result in found) == ["one-student", "two-student"]
 
+    def test_several_at_a_time_measure_the_same(self, teacher_folder: Path, task_file: Path, tmp_path: Path) -> None:
+        options = {"data": task_file, "tasks": ["ks"], "cache": tmp_path / "cache"}
+        alone = evaluate(["log-mel", str(teacher_folder)], out=tmp_path / "one", **options)
+        beside = evaluate(["log-mel", str(teacher_folder)], out=tmp_path / "two", jobs=2, **options)
+        scores = [
+            {(r.record["model"]["name"], r.record["task"]["entry"]): r.record["measures"] for r in found}
+            for found in (alone, beside)
+        ]
+        assert scores[0] == scores[1]
+        assert len(scores[0]) == 4
+
+    def test_a_model_may_be_its_own_teacher(self, teacher_folder: Path, task_file: Path, tmp_path: Path) -> None:
+        teacher = str(teacher_folder)
+        found = evaluate([teacher], vs=[teacher], data=task_file, tasks=["words"], out=tmp_path / "out", cache=tmp_path / "c")
+        assert len(found) == 1
+
     def test_is_public(self) -> None:
         assert sottovoce.evaluate is evaluate
 

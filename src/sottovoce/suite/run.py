@@ -6,7 +6,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ def evaluate(
     device: str = "auto",
     cache: str | Path | None = None,
     cache_gb: float = 10.0,
+    jobs: int = 1,
     fresh: bool = False,
     overrides: Sequence[str] = (),
     say: Say = lambda text: None,
@@ -54,29 +57,55 @@ def evaluate(
 
     models, vs: folders, hub ids, ``demo``, ``log-mel``, ``untrained:MODEL``. data: a task file (``.yaml``), the shipped ``testbed``, or
     one source of recordings for a single task. Each pair is written to ``out/MODEL/TASK.json`` and not measured again; with `fresh` it
-    is. overrides: ``key=value`` of the task file, or of the single task.
+    is. jobs: so many tasks at a time, each on one core. overrides: ``key=value`` of the task file, or of the single task.
 
     ValueError for anything that cannot be done, before hours are spent: models and data are opened first.
     """
+    ledger.commit()
     suite, base = _suite(tasks, data, root, overrides)
     suite = replace(suite, seeds=tuple(seeds)) if seeds else suite
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
-    subjects = [subject.to(where) for subject in named([*models, *vs])]
-    reference = subjects[len(models)] if vs else None
+    if jobs > 1 and where.type != "cpu":
+        raise ValueError("--jobs runs tasks side by side on a CPU's cores; leave it out on a GPU")
+    subjects = {source: subject.to(where) for source, subject in named([*models, *vs]).items()}
+    reference = subjects[vs[0]] if vs else None
     opened = {name: entry.open(base) for name, entry in suite.tasks.items()}
-    bench = Bench(FeatureStore(None if cache is None else Path(cache), cache_gb), suite.seeds, where, reference, say)
-    results = []
-    pairs = [(subject, name) for subject in subjects for name in suite.tasks]
+    bench = Bench(FeatureStore(None if cache is None else Path(cache), cache_gb), suite.seeds, where, reference)
+    todo = [
+        (subject, name, entry, opened[name], bench, Path(out), fresh)
+        for subject in subjects.values()
+        for name, entry in suite.tasks.items()
+        if not (TASKS.get(entry.task.name).compares and subject is reference)
+    ]
+    results: list[Result] = []
     began, measured = time.monotonic(), 0
-    for number, (subject, name) in enumerate(pairs):
-        if TASKS.get(suite.tasks[name].task.name).compares and subject is reference:
-            continue
-        result = pair(subject, name, suite.tasks[name], opened[name], bench, Path(out), fresh)
+    for number, result in enumerate(carried_out(todo, jobs), 1):
         results.append(result)
         measured += result.new
-        left = (time.monotonic() - began) / measured * (len(pairs) - number - 1) if measured else 0.0
+        left = (time.monotonic() - began) / measured * (len(todo) - number) if measured else 0.0
         say(line(result, left))
     return results
+
+
+def carried_out(todo: Sequence[Any], jobs: int) -> Iterator[Result]:
+    """`pair` of everything, as it gets done; in so many processes of one thread each when there are to be several."""
+    if jobs <= 1:
+        yield from (pair(*arguments) for arguments in todo)
+        return
+    with ProcessPoolExecutor(
+        min(jobs, len(todo)), get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        futures = [pool.submit(pair, *arguments) for arguments in todo]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error the rest is not begun
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    ledger.commit()
 
 
 def pair(subject: Subject, name: str, entry: Entry, recordings: Recordings, bench: Bench, out: Path, fresh: bool) -> Result:
@@ -121,12 +150,14 @@ def pair(subject: Subject, name: str, entry: Entry, recordings: Recordings, benc
     return Result(path, record, True)
 
 
-def named(sources: Sequence[str]) -> Iterator[Subject]:
-    """The models, each under a name of its own: as much of its path as tells it from the others."""
+def named(sources: Sequence[str]) -> dict[str, Subject]:
+    """The models by source, each under a name of its own: as much of its path as tells it from the others."""
     subjects = {source: open_subject(source) for source in sources}
     names = [subject.name for subject in subjects.values()]
-    for source, subject in subjects.items():
-        yield replace(subject, name="-".join(Path(source).parts[-2:])) if names.count(subject.name) > 1 else subject
+    return {
+        source: replace(subject, name="-".join(Path(source).parts[-2:])) if names.count(subject.name) > 1 else subject
+        for source, subject in subjects.items()
+    }
 
 
 def fingerprint(recordings: Recordings) -> str:

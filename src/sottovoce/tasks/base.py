@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -81,13 +81,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Bench:
-    """What tasks work with. seeds: of heads and batches. reference: the teacher, for tasks that compare. say: a line for people."""
+    """What tasks work with. seeds: of heads and batches. reference: the teacher, for tasks that compare."""
 
     store: FeatureStore
     seeds: tuple[int, ...] = (1, 2, 3)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     reference: Subject | None = None
-    say: Callable[[str], None] = lambda text: None
 
 
 class Task:

@@ -106,6 +106,7 @@ def resolve(
 
 def carry(recipe: Recipe, data: str, out: Path, device: str, fresh: bool) -> Result:
     """Runs the stages, writes the result, and the record of it."""
+    ledger.commit()
     with Run(out, recipe, data, join(device)).open(fresh) as run:
         finished = run.folder / RESULT
         if finished.exists():
