@@ -29,10 +29,13 @@ def main(out: Path, steps: int | None = None, fresh: bool = False) -> None:
     result = api.compress("demo", recipe="dphubert-demo", data="demo", out=out, steps=steps, fresh=fresh)
     rows = compare(out)
     ledger.write(out / "run" / "demo.json", {**ledger.header("demo"), "models": rows})
+    api.drawn(out)  # again, now that there are latencies
     show(rows)
     say(f"{result.why}.")
     result.check()
-    say(f"The student is in {out} ({duration(time.monotonic() - began)} in all). Try:  sottovoce inspect {out}")
+    say(
+        f"The student is in {out} ({duration(time.monotonic() - began)} in all). Look at {out / 'report.html'}, or try:  sottovoce inspect {out}"
+    )
 
 
 def compare(out: Path) -> dict[str, dict[str, Any]]:

@@ -125,7 +125,7 @@ def _pareto(board: Board, cost: str, view: str) -> dict[str, Any]:
                 "y": [cell.value for _, _, cell in members],
                 "error_y": _whiskers([cell for _, _, cell in members]) if task else {"visible": False},
                 "text": [label(words.short(r.name)) if (x, cell.value) in edge else "" for r, x, cell in members],
-                "textposition": [_beside(x, xs, sign) for _, x, _ in members],  # where the line does not pass
+                "textposition": [_beside(x, xs) for _, x, _ in members],  # where the line does not pass
                 "textfont": {"size": 11, "color": "var(--muted)"},
                 "cliponaxis": False,
                 "marker": {
@@ -144,24 +144,22 @@ def _pareto(board: Board, cost: str, view: str) -> dict[str, Any]:
     heading = (
         axis_title(task) if task else f"{MEANS[view]} ({'1 is best' if view == 'rank' else '0 worst, 100 best on this page'})"
     )
-    low, high = _range([cell for _, _, cell in shown])
-    plan = layout(xaxis=axis, yaxis={"title": {"text": label(heading)}, "range": [low, high], "automargin": True})
+    ends = _range([cell for _, _, cell in shown], sign)
+    plan = layout(xaxis=axis, yaxis={"title": {"text": label(heading)}, "range": ends, "automargin": True})
     plan["margin"] |= {"t": 16, "r": 24}
     return {"data": traces, "layout": plan}
 
 
-def _range(cells: Sequence[Cell]) -> tuple[float, float]:
-    """Of the axis, with room for the names above the points."""
-    ends = [end for cell in cells for end in (cell.value, cell.low, cell.high) if end is not None] or [0.0, 1.0]
+def _range(cells: Sequence[Cell], sign: int) -> list[float]:
+    """Of the axis: better is up, with room for the names above the points."""
+    ends = [sign * end for cell in cells for end in (cell.value, cell.low, cell.high) if end is not None] or [0.0, 1.0]
     room = max(ends) - min(ends) or abs(max(ends)) or 1.0
-    return min(ends) - 0.07 * room, max(ends) + 0.12 * room
+    return [sign * (min(ends) - 0.07 * room), sign * (max(ends) + 0.12 * room)]
 
 
-def _beside(x: float, xs: Sequence[float], sign: int) -> str:
-    """Above a line that goes up (sign 1) or down; below it at the end where the name would leave the plot."""
-    if sign > 0:
-        return "bottom right" if x < 0.25 * max(xs) else "top left"
-    return "bottom left" if x > 0.75 * max(xs) else "top right"
+def _beside(x: float, xs: Sequence[float]) -> str:
+    """Above a line that goes up; below it at the end where the name would leave the plot."""
+    return "bottom right" if x < 0.25 * max(xs) else "top left"
 
 
 def _order(row: Row, recipes: Sequence[str]) -> tuple[int, int]:

@@ -271,7 +271,9 @@ class View:
         measured = len(self.found.evaluations)
         parts = [f"{len(self.runs)} runs" if len(self.runs) > 1 else ""]
         parts.append(
-            f"{len(self.board.rows)} models on {len(self.board.tasks)} tasks, {measured} evaluations" if measured else ""
+            f"{_many(len(self.board.rows), 'model')} on {_many(len(self.board.tasks), 'task')}, {_many(measured, 'evaluation')}"
+            if measured
+            else ""
         )
         run = self.single.run.record if self.single is not None else {}
         if run:
@@ -365,3 +367,7 @@ def _split(split: Mapping[str, Any]) -> str:
     if split.get("speakers"):
         parts.append(f"{split['speakers']} speakers")
     return ", ".join(parts)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
