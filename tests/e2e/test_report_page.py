@@ -46,6 +46,7 @@ class Visit:
         self.complaints: list[str] = []
         self.file = file
         self.page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        self.page.set_default_timeout(120_000)  # a busy machine draws slowly
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", self.asked)

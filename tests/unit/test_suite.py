@@ -148,6 +148,16 @@ class TestEvaluate:
         assert scores[0] == scores[1]
         assert len(scores[0]) == 4
 
+    def test_comparisons_need_a_teacher(self, task_file: Path, tmp_path: Path) -> None:
+        """Without one they are left out, in so many words; by name they are refused before anything is measured."""
+        said: list[str] = []
+        options = {"data": task_file, "out": tmp_path / "out", "cache": tmp_path / "cache"}
+        found = evaluate(["log-mel"], say=said.append, **options)
+        assert {result.record["task"]["entry"] for result in found} == {"words", "voices"}
+        assert "near" in said[0]
+        with pytest.raises(ValueError, match="near compares with a teacher"):
+            evaluate(["log-mel"], tasks=["words", "near"], **options)
+
     def test_a_model_may_be_its_own_teacher(self, teacher_folder: Path, task_file: Path, tmp_path: Path) -> None:
         teacher = str(teacher_folder)
         found = evaluate([teacher], vs=[teacher], data=task_file, tasks=["words"], out=tmp_path / "out", cache=tmp_path / "c")

@@ -69,6 +69,8 @@ def evaluate(
         raise ValueError("--jobs runs tasks side by side on a CPU's cores; leave it out on a GPU")
     subjects = {source: subject.to(where) for source, subject in named([*models, *vs]).items()}
     reference = subjects[vs[0]] if vs else None
+    if reference is None:
+        suite = _without_comparisons(suite, tasks, say)
     opened = {name: entry.open(base) for name, entry in suite.tasks.items()}
     bench = Bench(FeatureStore(None if cache is None else Path(cache), cache_gb), suite.seeds, where, reference)
     todo = [
@@ -85,6 +87,16 @@ def evaluate(
         left = (time.monotonic() - began) / measured * (len(todo) - number) if measured else 0.0
         say(line(result, left))
     return results
+
+
+def _without_comparisons(suite: Suite, asked: Sequence[str], say: Say) -> Suite:
+    """What can be measured without a teacher. ValueError when nothing can, or when a comparison was asked for by name."""
+    comparing = [name for name, entry in suite.tasks.items() if TASKS.get(entry.task.name).compares]
+    if comparing and ("all" not in asked or len(comparing) == len(suite.tasks)):
+        raise ValueError(f"{', '.join(comparing)} compares with a teacher; name it with --vs")
+    if comparing:
+        say(f"left out, since no teacher is named with --vs: {', '.join(comparing)}")
+    return replace(suite, tasks={name: entry for name, entry in suite.tasks.items() if name not in comparing})
 
 
 def carried_out(todo: Sequence[Any], jobs: int) -> Iterator[Result]:
