@@ -33,9 +33,8 @@ def main(out: Path, steps: int | None = None, fresh: bool = False) -> None:
     show(rows)
     say(f"{result.why}.")
     result.check()
-    say(
-        f"The student is in {out} ({duration(time.monotonic() - began)} in all). Look at {out / 'report.html'}, or try:  sottovoce inspect {out}"
-    )
+    say(f"The student is in {out} ({duration(time.monotonic() - began)} in all), its page in {out / 'report.html'}.")
+    say(f"Try:  sottovoce inspect {out}")
 
 
 def compare(out: Path) -> dict[str, dict[str, Any]]:
