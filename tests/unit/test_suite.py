@@ -158,6 +158,12 @@ class TestEvaluate:
         with pytest.raises(ValueError, match="near compares with a teacher"):
             evaluate(["log-mel"], tasks=["words", "near"], **options)
 
+    def test_another_teacher_is_another_comparison(self, teacher_folder: Path, task_file: Path, tmp_path: Path) -> None:
+        options = {"data": task_file, "tasks": ["near"], "out": tmp_path / "out", "cache": tmp_path / "cache"}
+        evaluate(["log-mel"], vs=[str(teacher_folder)], **options)
+        with pytest.raises(ValueError, match="another reference"):
+            evaluate(["log-mel"], vs=[f"untrained:{teacher_folder}"], **options)
+
     def test_a_model_may_be_its_own_teacher(self, teacher_folder: Path, task_file: Path, tmp_path: Path) -> None:
         teacher = str(teacher_folder)
         found = evaluate([teacher], vs=[teacher], data=task_file, tasks=["words"], out=tmp_path / "out", cache=tmp_path / "c")

@@ -186,3 +186,20 @@ def test_mistakes_are_said(voices: Recordings, tmp_path: Path) -> None:
     for wrong in ({"session": "("}, {"min_seconds": 9.0}, {"crops": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             SpeakerVerification.Config(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_test_speaker_that_was_trained_on_is_no_stranger(voices: Recordings) -> None:
+    everywhere = Recordings(
+        replace(item, fields={**item.fields, "split": ("train", "dev", "test")[i % 3]}) for i, item in enumerate(voices)
+    )
+    task = SpeakerVerification(SpeakerVerification.Config(min_seconds=0.5, max_seconds=0.5))
+    splits, _ = task.items(task.arrange(everywhere))
+    (fold,) = task.folds(splits)
+    with pytest.raises(ValueError, match="tests on strangers, but .* split the data by speakers"):
+        task.prepare(fold)
+
+
+def test_parts_of_disjoint_speakers_win_over_lists_for_identification() -> None:
+    items = Recordings([*rows("a-1-0", part="dev", split="test"), *rows("b-1-0", part="test", split="train")])
+    made = SpeakerVerification(SpeakerVerification.Config()).arrange(items)
+    assert [item.fields["split"] for item in made] == ["train", "test"]

@@ -24,7 +24,7 @@ from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -110,7 +110,7 @@ class FeatureSet:
         piece = self.pieces[i]
         _, found = next(encode(self.subject, [piece], self.kind))
         assert isinstance(found, Encoded), f"{piece.recording.path} could be read a moment ago: {found.reason}"
-        return found.states.float()
+        return found.states.float().cpu()
 
     def batch(self, items: Sequence[int]) -> Rows:
         """Features of some items, as they are kept."""
@@ -177,10 +177,13 @@ class FeatureStore:
         for path in sorted(sizes, key=lambda path: (path / INDEX).stat().st_mtime if (path / INDEX).exists() else 0.0):
             if bank.size + wanted + sum(sizes.values()) <= self.limit:
                 break
-            with FileLock(f"{path}.lock"):
-                shutil.rmtree(path, ignore_errors=True)
+            try:
+                with FileLock(f"{path}.lock", timeout=0):
+                    shutil.rmtree(path, ignore_errors=True)
+            except Timeout:  # being filled by another process, which may be waiting for ours
+                continue
             del sizes[path]
-        return True
+        return bank.size + wanted + sum(sizes.values()) <= self.limit
 
 
 class Entry(NamedTuple):
@@ -269,6 +272,7 @@ class Bank:
         """Opens the rows for reading. From then on another process may delete the bank and this one still reads it."""
         if self._end:
             self._map = np.memmap(self.folder / ROWS, np.float16, "r", shape=(self._end, self.layers, self.dim))
+            os.utime(self.folder / INDEX)  # used now: the longest unused bank goes first
 
     def rows(self, entry: Entry) -> Tensor:
         """(T, L, D) float32 of a piece whose rows are kept."""

@@ -131,11 +131,7 @@ class WeightedSum(nn.Module):
 
     def fit(self, features: FeatureSet, items: int = 1000) -> None:
         """Takes mean and standard deviation from up to `items` items spread over `features`."""
-        count, total, square = (
-            0,
-            torch.zeros_like(self.mean, dtype=torch.float64),
-            torch.zeros_like(self.std, dtype=torch.float64),
-        )
+        count, total, square = 0, *torch.zeros(2, *self.mean.shape, dtype=torch.float64)  # on the CPU, like the features
         for i in range(0, len(features), max(1, len(features) // items)):
             rows = features.item(i).double()
             count, total, square = count + len(rows), total + rows.sum(0), square + rows.square().sum(0)

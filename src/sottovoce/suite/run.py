@@ -104,9 +104,7 @@ def carried_out(todo: Sequence[Any], jobs: int) -> Iterator[Result]:
     if jobs <= 1:
         yield from (pair(*arguments) for arguments in todo)
         return
-    with ProcessPoolExecutor(
-        min(jobs, len(todo)), get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with ProcessPoolExecutor(min(jobs, len(todo)), get_context("spawn"), initializer=_start_worker) as pool:
         futures = [pool.submit(pair, *arguments) for arguments in todo]
         try:
             for future in as_completed(futures):
@@ -131,10 +129,14 @@ def pair(subject: Subject, name: str, entry: Entry, recordings: Recordings, benc
         "data": fingerprint(recordings),
         "seeds": list(bench.seeds),
     }
+    if cls.compares and bench.reference is not None:
+        asked["reference"] = bench.reference.fingerprint
     if path.exists() and not fresh:
         found = json.loads(path.read_text(encoding="utf-8"))
         had = {"model": found["model"]["fingerprint"], "config": found["task"]["config"], "data": found["data"]["fingerprint"]}
         had["seeds"] = found["seeds"]
+        if "reference" in asked:
+            had["reference"] = found["details"]["reference"]["fingerprint"]
         if had == asked:
             return Result(path, found, False)
         changed = ", ".join(key for key, value in asked.items() if had[key] != value)
@@ -156,7 +158,13 @@ def pair(subject: Subject, name: str, entry: Entry, recordings: Recordings, benc
     }
     ledger.write(path, record)
     if outcome.skipped:
-        rows = "".join(json.dumps({"task": name, **row}, ensure_ascii=False) + "\n" for row in outcome.skipped)
+        rows = "".join(
+            json.dumps(
+                {"task": name, "path": "/".join(Path(row["path"]).parts[-2:]), "reason": row["reason"]}, ensure_ascii=False
+            )
+            + "\n"
+            for row in outcome.skipped  # results are shared, folders are private
+        )
         with open(path.parent / SKIPPED, "a", encoding="utf-8") as file:
             file.write(rows)
     return Result(path, record, True)

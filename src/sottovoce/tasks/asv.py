@@ -27,6 +27,7 @@ from sottovoce.tasks.probe import Fold, Item, ProbeTask, Rows, Unusable, draw
 LAYERS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))  # (kernel, dilation) of the x-vector's time-delay layers
 CONTEXT = sum((kernel - 1) * dilation for kernel, dilation in LAYERS)  # frames that they take away
 PAIRED = 2000  # recordings that trials are made of at most; their pairs are two million
+PARTS = {"dev": "train", "test": "test"}  # of VoxCeleb1
 SAMPLES = 300  # of the bootstrap; two scores of many thousand trials for each take their time
 
 
@@ -81,10 +82,14 @@ class SpeakerVerification(ProbeTask):
                 raise ValueError("trials and crops must be at least 1")
 
     def arrange(self, recordings: Recordings) -> Recordings:
-        """Speakers as groups, so that a dev set taken from train is of other speakers."""
+        """Speakers as groups, so that a dev set taken from train is of other speakers. Where a corpus has parts of disjoint speakers
+        (VoxCeleb1), these are the splits, whatever its lists for identification say."""
         self.listed = recordings.trials
-        found = (replace(item, group=item.fields.get("speaker", "")) for item in recordings)
-        return Recordings(found, recordings.skipped, recordings.trials)
+        made = Recordings(skipped=recordings.skipped, trials=recordings.trials)
+        for item in recordings:
+            split = PARTS.get(item.fields.get("part", ""), item.fields.get("split", ""))
+            made.append(replace(item, group=item.fields.get("speaker", ""), fields={**item.fields, "split": split}))
+        return made
 
     def target(self, recording: Recording) -> str:
         speaker = field(recording, "speaker")
@@ -108,6 +113,12 @@ class SpeakerVerification(ProbeTask):
         A dev or test item's target is its number; those of test follow those of dev.
         """
         speakers = {name: i for i, name in enumerate(sorted({item.target for item in fold.train}))}
+        shared = sorted(speakers.keys() & {item.target for item in (*fold.dev, *fold.test)})
+        if shared:
+            raise ValueError(
+                f"{self.name} tests on strangers, but {len(shared)} speakers are in train and in dev or test, e.g. {shared[0]}; "
+                "split the data by speakers"
+            )
         if len(speakers) < 2:
             raise ValueError(f"{self.name} needs at least two speakers in the train split; it reads {self.reads}")
         self.speakers = len(speakers)

@@ -96,8 +96,12 @@ class ProbeTask(Task):
         """
         train, dev = splits["train"], splits["dev"]
         if not dev:
-            held = {id(item) for item in train if draw(item.piece.recording.group or item.piece.recording.id) < HELD_OUT}
-            train, dev = [item for item in train if id(item) not in held], [item for item in train if id(item) in held]
+            names = sorted({item.piece.recording.group or item.piece.recording.id for item in train}, key=draw)
+            held = set(names[: max(min(2, len(names) - 1), round(HELD_OUT * len(names)))])
+            parts: tuple[list[Item], list[Item]] = ([], [])
+            for item in train:
+                parts[(item.piece.recording.group or item.piece.recording.id) in held].append(item)
+            train, dev = parts
         yield Fold(train, dev, splits["test"])
 
     def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
@@ -222,8 +226,9 @@ def summary(splits: dict[str, list[Item]]) -> dict[str, Any]:
     for split, items in splits.items():
         if not items and split not in SPLITS:
             continue
-        seconds = sum(item.piece.seconds or item.piece.recording.duration or 0.0 for item in items)
-        speakers = len({item.group for item in items} - {""})
+        known = [(item.piece.seconds, item.piece.recording.duration) for item in items]
+        seconds = sum(min(limit or length or 0.0, length or limit or 0.0) for limit, length in known)
+        speakers = len({speaker for item in items for speaker in item.group.split()})
         recordings = len({item.piece.recording.id for item in items})
         made[split or "unsplit"] = {"recordings": recordings, "hours": round(seconds / 3600, 4), "speakers": speakers or None}
     return {"splits": made}
