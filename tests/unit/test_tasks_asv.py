@@ -195,7 +195,7 @@ def test_a_test_speaker_that_was_trained_on_is_no_stranger(voices: Recordings) -
     task = SpeakerVerification(SpeakerVerification.Config(min_seconds=0.5, max_seconds=0.5))
     splits, _ = task.items(task.arrange(everywhere))
     (fold,) = task.folds(splits)
-    with pytest.raises(ValueError, match="tests on strangers, but .* split the data by speakers"):
+    with pytest.raises(ValueError, match=r"tests on strangers, but .* split the data by speakers"):
         task.prepare(fold)
 
 
