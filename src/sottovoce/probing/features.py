@@ -50,9 +50,9 @@ class Piece:
     start: float = 0.0
     seconds: float | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Names the audio by what decides it, the file's size and time of change included."""
+        """Names the audio by what decides it, the file's size and time of change included. Looks at the file once."""
         item = self.recording
         stat: tuple[int, ...] = ()
         with contextlib.suppress(OSError):
@@ -128,6 +128,18 @@ class FeatureSet:
         if self.kind != "pooled" or self.bank is None or not len(self):
             return None
         return torch.cat([self.item(i) for i in range(len(self))])
+
+
+def moments(sets: Sequence[FeatureSet], most: int) -> tuple[Tensor, Tensor]:
+    """(L, D) mean and standard deviation over the rows of the sets, float64 on the CPU, of up to about `most` items spread over them."""
+    count, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double()
+    step = max(1, sum(len(each) for each in sets) // most)
+    for features in sets:
+        for i in range(0, len(features), step):
+            rows = features.item(i).double()
+            count, total, square = count + len(rows), total + rows.sum(0), square + rows.square().sum(0)
+    mean = total / count
+    return mean, (square / count - mean.square()).clamp(min=0).sqrt()
 
 
 class FeatureStore:

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sottovoce.probing.features import FeatureSet, Rows
+from sottovoce.probing.features import FeatureSet, Rows, moments
 
 T = TypeVar("T")
 PIECE = 128  # rows
@@ -83,6 +83,11 @@ class Examples(Generic[T]):
         return len(self.targets)
 
 
+def inside(frames: int, lengths: Tensor) -> Tensor:
+    """(B, frames) bool, true before the end of every row."""
+    return torch.arange(frames, device=lengths.device) < lengths[:, None]
+
+
 class Mix(torch.autograd.Function):
     """(N, L, D) rows and (L, D) factors -> (N, D): the sum over layers.
 
@@ -131,12 +136,7 @@ class WeightedSum(nn.Module):
 
     def fit(self, features: FeatureSet, items: int = 1000) -> None:
         """Takes mean and standard deviation from up to `items` items spread over `features`."""
-        count, total, square = 0, *torch.zeros(2, *self.mean.shape, dtype=torch.float64)  # on the CPU, like the features
-        for i in range(0, len(features), max(1, len(features) // items)):
-            rows = features.item(i).double()
-            count, total, square = count + len(rows), total + rows.sum(0), square + rows.square().sum(0)
-        mean = total / count
-        deviation = (square / count - mean.square()).clamp(min=0).sqrt()
+        mean, deviation = moments([features], items)
         self.mean.copy_(mean)
         # not below half of the layer's mean: what hardly varies (differences averaged over time) would come out as loud noise
         self.std.copy_(torch.maximum(deviation, deviation.mean(1, keepdim=True) / 2) + 1e-8)

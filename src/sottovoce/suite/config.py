@@ -34,8 +34,7 @@ class Source:
 
     def open(self, root: Path) -> Recordings:
         found = open_source(self.path if self.path == "demo" else root / Path(self.path).expanduser())
-        made = Recordings(skipped=found.skipped)
-        made.trials = list(found.trials)
+        made = Recordings(skipped=found.skipped, trials=found.trials)
         chosen: dict[str, list[Recording]] = {}
         for item in select(found, self.where):
             fields = {**item.fields, **{new: item.fields[old] for new, old in self.fields.items() if old in item.fields}}
@@ -60,9 +59,11 @@ class Entry:
     def open(self, root: Path) -> Recordings:
         """The recordings of all sources. ValueError as `open_source` raises it."""
         parts = [source.open(root) for source in self.data]
-        made = Recordings((item for part in parts for item in part), (row for part in parts for row in part.skipped))
-        made.trials = [trial for part in parts for trial in part.trials]
-        return made
+        return Recordings(
+            (item for part in parts for item in part),
+            (row for part in parts for row in part.skipped),
+            (trial for part in parts for trial in part.trials),
+        )
 
 
 @dataclass(frozen=True)

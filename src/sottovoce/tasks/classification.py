@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sottovoce.data import Recording
 from sottovoce.probing.bootstrap import ratio
 from sottovoce.probing.features import Kind
-from sottovoce.probing.probe import Training
+from sottovoce.probing.probe import Training, inside
 from sottovoce.tasks.base import Metric
 from sottovoce.tasks.probe import Fold, Item, ProbeTask, Rows, Unusable
 
@@ -31,8 +31,8 @@ class MeanPool(nn.Module):
         self.outputs = nn.ModuleList(nn.Linear(projector, size) for size in sizes)
 
     def forward(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
-        inside = (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None].to(x.dtype)
-        pooled = self.projector((x * inside).sum(1) / lengths[:, None])
+        valid = inside(x.shape[1], lengths)[..., None].to(x.dtype)
+        pooled = self.projector((x * valid).sum(1) / lengths[:, None])
         return [output(pooled) for output in self.outputs]
 
 

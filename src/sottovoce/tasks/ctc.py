@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sottovoce.probing.metrics import library
-from sottovoce.probing.probe import Training
+from sottovoce.probing.probe import Training, inside
 from sottovoce.tasks.probe import Fold, Item, ProbeTask, Rows
 
 BLANK = 0
@@ -185,11 +185,6 @@ def stack(x: Tensor, lengths: Tensor, size: int) -> Outputs:
     x = x * inside(x.shape[1], lengths)[..., None]
     x = F.pad(x, (0, 0, 0, -x.shape[1] % size))
     return x.reshape(len(x), -1, size * x.shape[2]), (lengths + size - 1) // size
-
-
-def inside(frames: int, lengths: Tensor) -> Tensor:
-    """(B, frames) bool, true before the end of every row."""
-    return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
 def normalized(text: str) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sottovoce.data import Recording, Recordings
 from sottovoce.probing.bootstrap import interval
-from sottovoce.probing.features import FeatureSet, Piece
+from sottovoce.probing.features import FeatureSet, Piece, moments
 from sottovoce.probing.metrics import library, mtwv
 from sottovoce.probing.subject import Subject
 from sottovoce.registry import TASKS
@@ -256,14 +256,8 @@ def _local(cosine: Tensor, distance: Distance) -> Tensor:
 
 def statistics(sets: Sequence[FeatureSet], layers: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (L, D) over the frames of the sets."""
-    count, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double()
-    step = max(1, sum(len(each) for each in sets) // STATISTICS)
-    for features in sets:
-        for i in range(0, len(features), step):
-            rows = features.item(i)[:, layers].double()
-            count, total, square = count + len(rows), total + rows.sum(0), square + rows.square().sum(0)
-    mean = total / count
-    return mean.float(), (square / count - mean.square()).clamp(min=0).sqrt().clamp(min=1e-9).float()
+    mean, deviation = moments(sets, STATISTICS)
+    return mean[layers].float(), deviation[layers].clamp(min=1e-9).float()
 
 
 def average_precision(scores: NDArray[np.float64], relevant: NDArray[np.bool_]) -> float:

@@ -19,7 +19,7 @@ from sottovoce.data.mixtures import MixtureConfig, mixtures
 from sottovoce.probing.bootstrap import ratio
 from sottovoce.probing.features import Piece
 from sottovoce.probing.metrics import diarization_errors
-from sottovoce.probing.probe import Examples, Probe, Training
+from sottovoce.probing.probe import Examples, Probe, Training, inside
 from sottovoce.probing.subject import Subject
 from sottovoce.registry import TASKS
 from sottovoce.tasks.base import Bench, Metric, Outcome
@@ -176,10 +176,10 @@ def permutation_free_loss(logits: Tensor, wanted: Tensor, lengths: Tensor) -> Te
     logits, wanted: (B, T, speakers). lengths: (B,) frames that count. The mean over items.
     """
     speakers = logits.shape[2]
-    inside = (torch.arange(logits.shape[1], device=logits.device) < lengths[:, None])[..., None].to(logits.dtype)
+    valid = inside(logits.shape[1], lengths)[..., None].to(logits.dtype)
     pairs = torch.stack(  # (B, speakers, speakers): of every output as every speaker
         [
-            (F.binary_cross_entropy_with_logits(logits, wanted[..., j : j + 1].expand_as(logits), reduction="none") * inside).sum(
+            (F.binary_cross_entropy_with_logits(logits, wanted[..., j : j + 1].expand_as(logits), reduction="none") * valid).sum(
                 1
             )
             for j in range(speakers)
