@@ -101,3 +101,42 @@ def test_utterance_contrast_tells_utterances_apart() -> None:
     assert int(objective.filled) == 16
     assert float(loss(5.0).logs["contrast_accuracy"]) / 80 > 0.8
     assert float(loss(0.0).logs["contrast_accuracy"]) / 80 < 0.5
+
+
+def test_a_head_for_each_teacher_layer_reads_the_last_student_layer() -> None:
+    """DistilHuBERT: mean over layers of L1 - log sigmoid(cos), whatever the depths and widths."""
+    cls = OBJECTIVES.get("prediction_heads")
+    student, teacher = features(2), features(12, dim=6)
+    objective = cls(cls.Config(), Shape(8, 2), Shape(6, 12))
+    loss = objective(student, teacher, torch.ones(2, 7, dtype=torch.bool), Batch(torch.zeros(2, 1)))
+    each = []
+    for index, head in zip((4, 8, 12), objective.heads, strict=True):
+        ours, target = head(student.last), teacher.hidden[index]
+        each.append((ours - target).abs().mean() - F.logsigmoid(F.cosine_similarity(ours, target, dim=-1)).mean())
+    torch.testing.assert_close(loss.total / loss.count, torch.stack(each).mean())
+    assert set(loss.logs) == {"layer_4", "layer_8", "layer_12"}
+
+
+def test_a_distance_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="l1, cosine and mse"):
+        LayerToLayer.Config(l1=0, cosine=0)
+
+
+def test_masked_reconstruction_wants_the_spectrum_without_its_level() -> None:
+    cls = OBJECTIVES.get("masked_reconstruction")
+    objective = cls(cls.Config(layer="1"), Shape(8, 2), Shape(8, 2))
+    wave = torch.randn(2, 16_000)
+    objective.fit([(Batch(wave), None)])
+    loud, quiet = objective.spectra(Batch(wave))[0], objective.spectra(Batch(0.1 * wave))[0]
+    torch.testing.assert_close(loud, quiet, atol=1e-3, rtol=0)
+    padded = torch.cat([wave, torch.zeros(2, 8000)], 1)
+    torch.testing.assert_close(
+        objective.spectra(Batch(padded, torch.tensor([16_000, 16_000])))[0][:, :49], loud, atol=1e-4, rtol=0
+    )
+    student, frames = features(2, frames=49), torch.zeros(2, 49, dtype=torch.bool)
+    frames[0, :5] = True
+    before = objective(student, None, frames, Batch(wave))
+    wave[1] = 0  # a row of which no frame counts
+    after = objective(student, None, frames, Batch(wave))
+    torch.testing.assert_close(before.total, after.total)
+    assert int(before.count) == 5

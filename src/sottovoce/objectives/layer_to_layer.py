@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sottovoce.objectives.base import Objective, Shape, layer_index
+from sottovoce.objectives.distance import Distance
 from sottovoce.registry import OBJECTIVES
 from sottovoce.types import Batch, Features, Loss
 
@@ -23,14 +21,10 @@ class LayerToLayer(Objective):
     """
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Distance):
         """layers: groups of layers that share a projection; numbers, or shares of the depth (0, 4, 8, 12 of 12 in the paper)."""
 
         layers: tuple[tuple[str, ...], ...] = (("0",), ("1/3", "2/3", "1/1"))
-        l1: float = 1.0
-        cosine: float = 1.0
-        mse: float = 0.0
-        cosine_kind: Literal["raw", "log_sigmoid"] = "raw"
 
     def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
         super().__init__(config, student, teacher)
@@ -54,21 +48,12 @@ class LayerToLayer(Objective):
         assert teacher is not None
         weight = frames.float()  # multiplied, not indexed: on a GPU a boolean index waits for the host
         totals: dict[str, Tensor] = {}
-
-        def add(key: str, each: Tensor) -> None:
-            totals[key] = totals.get(key, 0.0) + (each * weight).sum()
-
         for name, mine, theirs in self.pairs:
             ours, target = self.maps[name](student.hidden[mine]).float(), teacher.hidden[theirs].float()
-            add("l1", (ours - target).abs().mean(-1))
-            similarity = F.cosine_similarity(ours, target, dim=-1)
-            add("cosine", similarity if self.config.cosine_kind == "raw" else F.logsigmoid(similarity))
-            if self.config.mse:
-                add("mse", (ours - target).square().mean(-1))
-        weights = {"l1": self.config.l1, "cosine": -self.config.cosine, "mse": self.config.mse}
+            for key, each in self.config.parts(ours, target).items():
+                totals[key] = totals.get(key, 0.0) + (each * weight).sum()
         parts = {key: value / len(self.pairs) for key, value in totals.items()}
-        total = torch.stack([weights[key] * value for key, value in parts.items()]).sum()
-        return Loss(total, frames.sum(), {key: value.detach() for key, value in parts.items()})
+        return Loss(self.config.total(parts), frames.sum(), {key: value.detach() for key, value in parts.items()})
 
     def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
         layers: dict[str, list[int]] = {}

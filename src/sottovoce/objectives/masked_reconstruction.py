@@ -1,0 +1,92 @@
+"""Masked reconstruction of log-mel frames (Mockingjay, Liu et al. 2020, arXiv 1910.12638; TERA, Liu et al. 2021, arXiv 2007.06028)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sottovoce.encoder.fbank import LogMel
+from sottovoce.objectives.base import Objective, Shape, layer_index
+from sottovoce.registry import OBJECTIVES
+from sottovoce.types import Batch, Features, Loss
+
+
+@OBJECTIVES.register("masked_reconstruction")
+class MaskedReconstruction(Objective):
+    """L1 distance to the log-mel spectrum of masked frames, predicted from one student layer by two linear maps with a GELU between.
+
+    Unlike clusters, a spectrum says who speaks and through which microphone, so the layers up to the chosen one must keep that. Each
+    recording's level (its mean over frames and bands) is taken off first: a front end with group norm cannot know it. Bands are
+    scaled to zero mean and unit variance over the first `fit_frames` frames of the data.
+    """
+
+    needs_teacher = False
+    masked = True
+    mean: Tensor
+    deviation: Tensor
+
+    @dataclass(frozen=True)
+    class Config:
+        """layer: of the student, a number or a share of the depth (the last in the papers, which know no other targets).
+
+        alpha: weight of masked frames; the others get 1 - alpha.
+        """
+
+        layer: str = "1/1"
+        mels: int = 80
+        alpha: float = 1.0
+        fit_frames: int = 50_000
+
+    def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
+        super().__init__(config, student, teacher)
+        self.config: MaskedReconstruction.Config = config
+        self.layer = layer_index(config.layer, student.depth)
+        self.logmel = LogMel(config.mels)
+        self.predict = nn.Sequential(nn.Linear(student.dim, student.dim), nn.GELU(), nn.Linear(student.dim, config.mels))
+        self.register_buffer("mean", torch.zeros(config.mels))
+        self.register_buffer("deviation", torch.ones(config.mels))
+
+    def frames(self, valid: Tensor, mask: Tensor | None) -> Tensor:
+        return super().frames(valid, mask) if self.config.alpha == 1 else valid
+
+    @torch.no_grad()
+    def spectra(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B, T, mels) float32 log-mel frames without the recording's level, and (B, T) bool, which of them are not padding."""
+        with torch.autocast(batch.wave.device.type, enabled=False):
+            x = self.logmel(batch.wave)
+        inside = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        if batch.lengths is not None:
+            ends = torch.div(batch.lengths - self.logmel.size, self.logmel.hop, rounding_mode="floor") + 1
+            inside = torch.arange(x.shape[1], device=x.device) < ends[:, None]
+        share = inside / inside.sum(1, keepdim=True).clamp(min=1)
+        return x - (x.mean(-1) * share).sum(1)[:, None, None], inside
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[tuple[Batch, Features | None]]) -> None:
+        """Mean and deviation of every band."""
+        found: list[Tensor] = []
+        for batch, _ in batches:
+            x, inside = self.spectra(batch)
+            found.append(x[inside])
+            if sum(len(part) for part in found) >= self.config.fit_frames:
+                break
+        x = torch.cat(found)[: self.config.fit_frames]
+        if len(x) < 2:
+            raise ValueError("there is too little audio to scale log-mel frames by")
+        self.mean.copy_(x.mean(0))
+        self.deviation.copy_(x.std(0) + 1e-5)
+
+    def forward(self, student: Features, teacher: Features | None, frames: Tensor, batch: Batch) -> Loss:
+        target = (self.spectra(batch)[0] - self.mean) / self.deviation
+        ours = self.predict(student.hidden[self.layer][:, : target.shape[1]]).float()
+        target, frames = target[:, : ours.shape[1]], frames[:, : ours.shape[1]]
+        each = (ours - target).abs().mean(-1)
+        weight = frames.float()
+        if self.config.alpha != 1 and student.mask is not None:
+            masked = student.mask[:, : ours.shape[1]].float()
+            weight = weight * (self.config.alpha * masked + (1 - self.config.alpha) * (1 - masked))
+        total = (each * weight).sum()
+        return Loss(total, frames.sum(), {"l1": (each * frames).sum().detach()})

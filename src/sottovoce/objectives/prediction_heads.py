@@ -1,0 +1,50 @@
+"""DistilHuBERT's objective (Chang, Yang, Lee, ICASSP 2022, arXiv 2110.01900): several teacher layers from the student's last one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sottovoce.objectives.base import Objective, Shape, layer_index
+from sottovoce.objectives.distance import Distance
+from sottovoce.registry import OBJECTIVES
+from sottovoce.types import Batch, Features, Loss
+
+
+@OBJECTIVES.register("prediction_heads")
+class PredictionHeads(Objective):
+    """L1 plus log-sigmoid cosine between teacher layers and what a head of their own predicts from the student's last layer.
+
+    A head is a linear map to the teacher's width, a GELU, and a second linear map. Heads are thrown away after training; layers count alike.
+    """
+
+    @dataclass(frozen=True)
+    class Config(Distance):
+        """layers: of the teacher, numbers or shares of its depth (4, 8, 12 of 12 in the paper); l1 and cosine weigh 1 there."""
+
+        layers: tuple[str, ...] = ("1/3", "2/3", "1/1")
+        cosine_kind: Literal["raw", "log_sigmoid"] = "log_sigmoid"
+
+    def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
+        super().__init__(config, student, teacher)
+        self.config: PredictionHeads.Config = config
+        self.targets = [layer_index(spec, teacher.depth) for spec in config.layers]
+        if not self.targets:
+            raise ValueError("prediction_heads needs at least one teacher layer to predict")
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(student.dim, teacher.dim), nn.GELU(), nn.Linear(teacher.dim, teacher.dim))
+            for _ in self.targets
+        )
+
+    def forward(self, student: Features, teacher: Features | None, frames: Tensor, batch: Batch) -> Loss:
+        assert teacher is not None
+        weight, logs, totals = frames.float(), {}, []
+        for index, head in zip(self.targets, self.heads, strict=True):
+            parts = self.config.parts(head(student.hidden[-1]).float(), teacher.hidden[index].float())
+            each = (self.config.total(parts) * weight).sum()
+            totals.append(each)
+            logs[f"layer_{index}"] = each.detach()
+        return Loss(torch.stack(totals).mean(), frames.sum(), logs)
