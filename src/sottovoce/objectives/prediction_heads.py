@@ -18,7 +18,7 @@ from sottovoce.types import Batch, Features, Loss
 class PredictionHeads(Objective):
     """L1 plus log-sigmoid cosine between teacher layers and what a head of their own predicts from the student's last layer.
 
-    A head is a linear map to the teacher's width, a GELU, and a second linear map. Heads are thrown away after training; layers count alike.
+    A head is a linear map to the teacher's width, a GELU and a second linear map, and is thrown away after training. Layers count alike.
     """
 
     @dataclass(frozen=True)
