@@ -16,8 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 import sottovoce
+from sottovoce.config import Component
 from sottovoce.encoder import Encoder
 from sottovoce.objectives import Shape
+from sottovoce.objectives.colld import Colld
 from sottovoce.train import api, optim
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Masking, Stage, load_recipe
@@ -214,7 +216,7 @@ def test_accumulation_gives_the_gradient_of_one_large_batch(speech_folder: Path)
         drawn = [learner.draw(Batch(part)) for part in parts]
         counts = torch.stack([learner.counts(each) for each in drawn]).sum(0)
         for each in drawn:
-            loss = learner(each, teacher(each.batch.wave))["layer_to_layer"]
+            loss = learner(each, {False: teacher(each.batch.wave)})["layer_to_layer"]
             (loss.total / counts[0]).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in learner.parameters() if p.grad is not None]))
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
@@ -279,3 +281,24 @@ def test_features_are_put_on_the_students_frames() -> None:
     assert torch.equal(longer[:, 10], longer[:, 9])
     with pytest.raises(ValueError, match="frame rates differ"):
         features.on_frames(20)
+
+
+def test_a_masked_teacher_speaks_at_the_frames_that_the_student_sees() -> None:
+    """ARMHuBERT's rule: masked frames want the clean teacher, the others the teacher on masked audio (arXiv 2305.11685)."""
+    seen: list[torch.Tensor | None] = []
+
+    def teach(batch: Batch, mask: torch.Tensor | None, taps: bool) -> Features:
+        seen.append(mask)
+        x = torch.full((len(batch.wave), 49, 32), 0.0 if mask is None else 1.0)
+        return Features([x] * 4, None, x, x, [x] * 3)
+
+    wanted = Colld.Config(masked_teacher=True, visible="distance")
+    learner = Learner(Encoder(tiny_shape()), {"colld": Component("colld", wanted)}, Shape(32, 3), Masking())
+    drawn = learner.draw(Batch(torch.randn(2, 16_000)))
+    targets = learner.targets(drawn, teach)
+    assert drawn.mask is not None
+    assert seen[0] is None
+    assert seen[1] is drawn.mask
+    for layer in [*targets[True].hidden, *targets[True].ffn]:
+        assert torch.equal(layer[..., 0] == 0.0, drawn.mask)
+    assert set(learner(drawn, targets)) == {"colld"}

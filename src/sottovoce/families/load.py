@@ -21,6 +21,7 @@ from .base import PICKLED, Family
 from .generic import load_generic
 from .sottovoce import Sottovoce
 
+MASK_VECTOR = "masked_spec_embed"
 DEMO = Path(__file__).parents[1] / "assets" / "demo"
 
 # Not *.safetensors and *.bin: MMS repositories hold more than a thousand adapters under such names.
@@ -36,7 +37,8 @@ class Pretrained:
     encoder: in evaluation mode, float32, on the CPU. config: its shape, or ``None`` for a model that runs inside transformers and
     can only teach. family: registered name, or "generic". normalize: whether it wants waveforms of zero mean and unit variance
     (`encoder.normalize`). source: as asked for. preprocessor, hf_config: the folder's JSON files. projections: for students, the
-    saved distillation projections as '<name>.weight' and '<name>.bias'.
+    saved distillation projections as '<name>.weight' and '<name>.bias'. mask_vector: (D,), what it was trained to see on masked
+    frames, where the checkpoint has it.
     """
 
     encoder: nn.Module
@@ -47,6 +49,7 @@ class Pretrained:
     preprocessor: dict[str, Any] = field(default_factory=dict)
     hf_config: dict[str, Any] = field(default_factory=dict)
     projections: dict[str, Tensor] = field(default_factory=dict)
+    mask_vector: Tensor | None = None
 
     @property
     def dim(self) -> int:
@@ -98,7 +101,8 @@ def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretr
     encoder = Encoder(config)
     encoder.load_state_dict(state)
     wants = _normalize(preprocessor, hf, family, folder)
-    return Pretrained(encoder.eval(), config, family.name, wants, str(source), preprocessor, hf, projections)
+    mask_vector = next((x.float() for name, x in tensors.items() if name.split(".")[-1] == MASK_VECTOR), None)
+    return Pretrained(encoder.eval(), config, family.name, wants, str(source), preprocessor, hf, projections, mask_vector)
 
 
 def _family(hf: Mapping[str, Any]) -> Family | None:

@@ -30,7 +30,8 @@ class Objective(nn.Module):
     Config: ClassVar[type]
     needs_teacher: ClassVar[bool] = True
     masked: ClassVar[bool] = False  # reads a student whose input frames were masked, and counts masked frames only
-    taps: ClassVar[bool] = False  # reads feed-forward outputs
+    teacher_taps: ClassVar[bool] = False  # reads the teacher's feed-forward outputs
+    masked_teacher: ClassVar[bool] = False  # at frames the student sees, wants what the teacher says of the masked input
     contrasts_rows: ClassVar[bool] = False  # compares the rows of a batch, so that its loss depends on how batches are split
 
     def __init__(self, config: Any, student: Shape, teacher: Shape) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,10 @@ from sottovoce.pruning import GatedEncoder
 from sottovoce.registry import OBJECTIVES
 from sottovoce.train.recipe import Masking
 from sottovoce.types import Batch, Features, Loss
+
+Teach = Callable[
+    [Batch, Tensor | None, bool], Features
+]  # the teacher on a batch, its frames masked or not, feed-forward outputs or not
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,10 @@ class Drawn:
 
 
 class Learner(nn.Module):
-    """``learner(drawn, teacher)`` -> a `Loss` per objective. `student` is an `Encoder`, or a `GatedEncoder` while pruning."""
+    """``learner(drawn, learner.targets(drawn, teach))`` -> a `Loss` per objective.
+
+    `student` is an `Encoder`, or a `GatedEncoder` while pruning.
+    """
 
     def __init__(
         self,
@@ -103,18 +110,35 @@ class Learner(nn.Module):
     def _objectives(self) -> list[Objective]:
         return [objective for objective in self.objectives.values() if isinstance(objective, Objective)]
 
-    def forward(self, drawn: Drawn, teacher: Features | None) -> dict[str, Loss]:
-        teacher = None if teacher is None else teacher.on_frames(drawn.valid.shape[1])
-        taps, losses, seen = any(self._each("taps")), {}, {}
+    def targets(self, drawn: Drawn, teach: Teach) -> dict[bool, Features]:
+        """What the teacher says of the batch, on the student's frames; empty when no objective wants it.
+
+        Under ``False`` of the clean audio; under ``True``, for objectives with ``masked_teacher``, the same at masked frames, and at
+        the others what it says of the audio with the mask on it.
+        """
+        if not self.needs_teacher:
+            return {}
+        frames, taps = drawn.valid.shape[1], any(self._each("teacher_taps"))
+        clean = teach(drawn.batch, None, taps).on_frames(frames)
+        if not any(self._each("masked_teacher")):
+            return {False: clean}
+        assert drawn.mask is not None
+        hidden, masked = drawn.mask[..., None], teach(drawn.batch, drawn.mask, taps).on_frames(frames)
+
+        def mix(of_clean: list[Tensor], of_masked: list[Tensor]) -> list[Tensor]:
+            return [torch.where(hidden, x, y) for x, y in zip(of_clean, of_masked, strict=True)]
+
+        embedded, last = mix([clean.embedded, clean.last], [masked.embedded, masked.last])
+        mixed = Features(mix(clean.hidden, masked.hidden), clean.lengths, embedded, last, mix(clean.ffn, masked.ffn))
+        return {False: clean, True: mixed}
+
+    def forward(self, drawn: Drawn, targets: Mapping[bool, Features]) -> dict[str, Loss]:
+        losses: dict[str, Loss] = {}
+        seen: dict[bool, Features] = {}
         for name, objective in zip(self.objectives, self._objectives(), strict=True):
             if objective.masked not in seen:  # one student pass for all clean objectives, one for all masked ones
-                mask = drawn.mask if objective.masked else None
-                seen[objective.masked] = self.student(
-                    drawn.heard,
-                    drawn.batch.lengths,
-                    mask=mask,
-                    mask_vector=self.mask_vector if objective.masked else None,
-                    taps=taps,
-                )
+                mask, vector = (drawn.mask, self.mask_vector) if objective.masked else (None, None)
+                seen[objective.masked] = self.student(drawn.heard, drawn.batch.lengths, mask=mask, mask_vector=vector)
+            teacher = targets.get(objective.masked_teacher)
             losses[name] = objective(seen[objective.masked], teacher, objective.frames(drawn.valid, drawn.mask), drawn.batch)
         return losses

@@ -55,7 +55,7 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
             counts = world.sum(torch.stack([learner.counts(each) for each in drawn]).sum(0)).clamp(min=1)
             for each in drawn:
                 with run.autocast():
-                    losses = learner(each, run.teach(each.batch) if learner.needs_teacher else None)
+                    losses = learner(each, learner.targets(each, run.teach))
                 total = torch.stack(
                     [weights[part] * loss.total / counts[i] for i, (part, loss) in enumerate(losses.items())]
                 ).sum()
@@ -132,7 +132,7 @@ def validate(run: Run, learner: Learner, weights: dict[str, float]) -> dict[str,
         drawn = learner.draw(run.prepare(batch))
         counts += learner.counts(drawn)
         with run.autocast():
-            losses = learner(drawn, run.teach(drawn.batch) if learner.needs_teacher else None)
+            losses = learner(drawn, learner.targets(drawn, run.teach))
         for part, loss in losses.items():
             totals[part] = totals.get(part, torch.zeros_like(loss.total)) + loss.total
             for key, value in loss.logs.items():

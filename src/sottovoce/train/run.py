@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import yaml
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from sottovoce.config import plain
 from sottovoce.data import Data, Stream, open_data
@@ -165,11 +166,21 @@ class Run:
         return dataclasses.replace(batch, wave=normalize(batch.wave, batch.lengths)) if self.normalize else batch
 
     @torch.no_grad()
-    def teach(self, batch: Batch) -> Features:
-        """The teacher's features of a prepared batch."""
+    def teach(self, batch: Batch, mask: Tensor | None = None, taps: bool = False) -> Features:
+        """The teacher's features of a prepared batch. mask: (B, T) bool, frames to put its own mask vector on. taps: give `ffn` too."""
         if self.teacher is None:
             raise ValueError("this recipe's objectives need a teacher")
-        features = self.teacher.encoder(batch.wave, batch.lengths)
+        extra: dict[str, Any] = {"taps": True} if taps else {}
+        if mask is not None:
+            if self.teacher.mask_vector is None:
+                raise ValueError(
+                    f"{self.teacher.source} was saved without its mask vector (masked_spec_embed), so it cannot be asked about "
+                    "masked audio; set masked_teacher to false"
+                )
+            frames = int(self.teacher.shape.frontend.frames(batch.wave.shape[1]))  # the student's may differ by one
+            mask = torch.nn.functional.pad(mask, (0, frames - mask.shape[1]))
+            extra |= {"mask": mask, "mask_vector": self.teacher.mask_vector.to(mask.device)}
+        features = self.teacher.encoder(batch.wave, batch.lengths, **extra)
         assert isinstance(features, Features)
         return features
 
