@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from testbed_students import Setting, dphubert, from_random_start
 
 from sottovoce import ledger
 from sottovoce.data import DataConfig, open_data
@@ -21,8 +22,6 @@ from sottovoce.encoder import Encoder, normalize
 from sottovoce.families import Pretrained, load_pretrained
 from sottovoce.pruning import GatedEncoder
 from sottovoce.registry import TASKS
-from sottovoce.train import api
-from sottovoce.train.recipe import load_recipe
 from sottovoce.train.stages import cost_of
 from sottovoce.types import Batch
 
@@ -68,6 +67,7 @@ def main() -> None:
     options = parser.parse_args()
 
     teacher = load_pretrained(options.teacher)
+    setting = Setting(options.teacher, options.train, options.work, options.steps, tuple(options.overrides))
     batches = held_out(options.test, teacher.normalize, options.test_seconds)
     options.out.mkdir(parents=True, exist_ok=True)
     for unit in options.units:
@@ -75,26 +75,12 @@ def main() -> None:
             path = options.out / f"{unit}-{options.keep:g}-seed{seed}.json"
             if path.exists():
                 continue
-            out = options.work / f"{unit}-{seed}"
-            common = {"data": options.train, "seed": seed, "overrides": options.overrides}
-            recipe = load_recipe("dphubert-demo", options.overrides, options.steps)
-            made = api.compress(
-                options.teacher, recipe="dphubert-demo", out=out, budget=unit, keep=options.keep, steps=options.steps, **common
-            )
-            first = recipe.stages["distill"]
-            common["overrides"] = [
-                *options.overrides,
-                f"student.like={out}",
-                f"stages.distill.steps={recipe.steps}",
-                f"stages.distill.lr={first.lr}",
-                f"stages.distill.warmup={round(recipe.steps * 0.1)}",
-                *(f"data.{key}={getattr(recipe.data, key)}" for key in ("seconds_per_batch", "min_seconds", "max_seconds")),
-            ]
-            api.compress(options.teacher, recipe="layer-to-layer-random", out=options.work / f"{unit}-{seed}-random", **common)
+            made = dphubert(setting, unit, options.keep, seed)
+            recipe = setting.recipe
             models = {
-                "dphubert": load_pretrained(out).encoder,
-                "cut without distillation": undistilled(teacher, out, recipe.pruning.units),
-                "same shape from random start": load_pretrained(options.work / f"{unit}-{seed}-random").encoder,
+                "dphubert": load_pretrained(made.out).encoder,
+                "cut without distillation": undistilled(teacher, made.out, recipe.pruning.units),
+                "same shape from random start": load_pretrained(from_random_start(setting, unit, options.keep, seed).out).encoder,
             }
             found = {
                 **ledger.header("controls"),
