@@ -21,8 +21,11 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 import sottovoce
 from sottovoce.encoder import (
     ConvConfig,
+    ConvolutionConfig,
+    DistanceConfig,
     Encoder,
     EncoderConfig,
+    FbankConfig,
     FrontendConfig,
     LayerConfig,
     PositionConfig,
@@ -44,6 +47,23 @@ def layer(heads: tuple[int, ...] = (0, 1, 2, 3), ffn: int = 24, attention: bool 
 HUBERT = EncoderConfig(FrontendConfig(CONVS), 16, PositionConfig(8, 4), (layer(), layer(), layer()))
 LARGE = dataclasses.replace(HUBERT, frontend=FrontendConfig(CONVS, norm="layer", bias=True), norm_first=True)
 WAVLM = dataclasses.replace(HUBERT, relative=RelativeConfig(8, 20, 4))
+CONFORMER_LAYER = LayerConfig(num_heads=4, head_dim=4, ffn_dim=24, kind="conformer", ffn1_dim=20, glu_dim=14)
+W2V_BERT = EncoderConfig(
+    FrontendConfig((), fbank=FbankConfig(20, 2)),
+    16,
+    None,
+    (CONFORMER_LAYER, dataclasses.replace(CONFORMER_LAYER, num_heads=2, glu_dim=0), CONFORMER_LAYER),
+    distance=DistanceConfig("key", 2, 1),
+    convolution=ConvolutionConfig(5, causal=True),
+    norm=False,
+)
+CONFORMER = dataclasses.replace(
+    LARGE,
+    position=None,
+    layers=(CONFORMER_LAYER, dataclasses.replace(CONFORMER_LAYER, ffn1_dim=0, num_heads=3), CONFORMER_LAYER),
+    distance=DistanceConfig("sinusoid"),
+    convolution=ConvolutionConfig(5, norm="batch"),
+)
 SHAPES = {
     "hubert": HUBERT,
     "large": LARGE,
@@ -53,6 +73,9 @@ SHAPES = {
     "no-attention-or-ffn": dataclasses.replace(HUBERT, layers=(layer(attention=False), layer(has_ffn=False), layer())),
     "position-kept": dataclasses.replace(HUBERT, position=PositionConfig(8, 4, kept=(1, 3))),
     "position-none-kept": dataclasses.replace(HUBERT, position=PositionConfig(8, 4, kept=())),
+    "w2v-bert": W2V_BERT,
+    "conformer": CONFORMER,
+    "conformer-rotary": dataclasses.replace(CONFORMER, distance=DistanceConfig("rotary")),
 }
 
 
@@ -63,6 +86,9 @@ def encoder(shape: EncoderConfig = HUBERT) -> Encoder:
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.3)
+        for name, buffer in made.named_buffers():
+            if name.endswith((".norm.mean", ".norm.variance")):
+                buffer.copy_(torch.rand(buffer.shape, generator=random) + 0.5)
     return made.eval()
 
 
@@ -122,7 +148,7 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
         for a, b in zip(states, out.hidden_states, strict=True):
             torch.testing.assert_close(a[valid], b[valid], rtol=0, atol=1e-6)
         assert torch.equal(out.last_hidden_state, want.last)
-    for path, buffer in Encoder(SHAPES[name]).named_buffers():  # those that no checkpoint holds
+    for path, buffer in before.named_buffers():  # those that no checkpoint holds, too
         assert torch.equal(buffer, theirs.encoder.get_buffer(path)), path
 
 
@@ -140,13 +166,14 @@ def test_loading_is_exact_and_says_what_is_missing(tmp_path: Path) -> None:
     assert half(waves().bfloat16()).last_hidden_state.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(("name", "ratio"), [("wavlm-cut-heads", 20), ("w2v-bert", 320), ("conformer", 20)])
 @torch.no_grad()
-def test_a_model_without_weights_starts_finite() -> None:
+def test_a_model_without_weights_starts_finite(name: str, ratio: int) -> None:
     from sottovoce.export.configuration import SottovoceConfig
 
-    model = SottovoceModel(SottovoceConfig(encoder=SHAPES["wavlm-cut-heads"].to_dict())).eval()
+    model = SottovoceModel(SottovoceConfig(encoder=SHAPES[name].to_dict())).eval()
     assert model(waves()).last_hidden_state.isfinite().all()
-    assert model.config.inputs_to_logits_ratio == 20
+    assert model.config.inputs_to_logits_ratio == ratio
     assert (model.config.hidden_size, model.config.num_hidden_layers) == (16, 3)
 
 
@@ -302,8 +329,11 @@ def test_a_failing_registration_only_warns(monkeypatch: pytest.MonkeyPatch) -> N
     assert sum(isinstance(finder, auto._Finder) for finder in sys.meta_path) == 1
 
 
-def test_remote_code_without_sottovoce(tmp_path: Path) -> None:
-    shape = dataclasses.replace(SHAPES["wavlm-cut-heads"], position=PositionConfig(8, 4, kept=(1, 3)))
+@pytest.mark.parametrize("name", ["wavlm-cut-heads", "w2v-bert", "conformer"])
+def test_remote_code_without_sottovoce(name: str, tmp_path: Path) -> None:
+    shape = SHAPES[name]
+    if shape.position is not None:
+        shape = dataclasses.replace(shape, position=PositionConfig(8, 4, kept=(1, 3)))
     before, maps = encoder(shape), projections()
     folder = save(tmp_path / "a student.v2", before, projections=maps, layers=LAYERS)
     torch.save(waves(), tmp_path / "wave.pt")
@@ -323,7 +353,7 @@ def test_remote_code_without_sottovoce(tmp_path: Path) -> None:
         f"torch.save(out, {str(tmp_path / 'out.pt')!r})\n"
         f"model.save_pretrained({str(tmp_path / 'again')!r})\n"
         f"again = AutoModel.from_pretrained({str(tmp_path / 'again')!r}, trust_remote_code=True)\n"
-        "with torch.no_grad(): assert torch.equal(again(wave, mask)[0], out[0][-1])\n"
+        "with torch.no_grad(): assert torch.equal(again(wave, mask)[0], model(wave, mask)[0])\n"
         "assert 'sottovoce' not in sys.modules\n"
     )
     run(code, HF_MODULES_CACHE=str(tmp_path / "modules"), HF_HOME=str(tmp_path / "home"))

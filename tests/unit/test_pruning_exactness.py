@@ -89,13 +89,16 @@ def test_gates_in_evaluation_are_their_cut(style: str) -> None:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize(
     "closed",
-    ["layers.1.head", "layers.1.ffn", "layers.1.attention", "layers.1.feed_forward", "position", "all heads", "everything"],
+    [
+        *("layers.1.head", "layers.1.ffn", "layers.1.attention", "layers.1.feed_forward", "position", "all heads", "everything"),
+        *("layers.1.ffn1", "layers.1.feed_forward1", "layers.1.glu"),  # of Conformer layers
+    ],
 )
 def test_closed_for_good(style: str, closed: str) -> None:
     encoder, units = make(style), all_units(style)
-    if closed == "position" and "position" not in units:
-        pytest.skip("a row of positional convolutions is not pruned")
     plan = make_plan(prepare(encoder, units).config, units)
+    if closed not in ("all heads", "everything", *(group.name for group in plan)):
+        pytest.skip("no such part, or a row of positional convolutions, which is not pruned")
     values = draw(plan)
     for group in plan:
         if group.name == closed or (closed == "all heads" and group.kind == "head"):
@@ -107,11 +110,16 @@ def test_closed_for_good(style: str, closed: str) -> None:
             values[group.name].fill_(0.8)
     student = check(encoder, units, values)
     layer = student.config.layers[1]
+    if layer.kind == "conformer":
+        assert (layer.ffn1_dim == 0) == (closed in ("layers.1.ffn1", "layers.1.feed_forward1", "everything"))
+        assert layer.ffn1 == (closed not in ("layers.1.feed_forward1", "everything"))
+        assert (layer.glu_dim == 0) == (closed in ("layers.1.glu", "everything"))
     assert (layer.num_heads == 0) == (closed in ("layers.1.head", "layers.1.attention", "all heads", "everything"))
     assert layer.attention == (closed not in ("layers.1.attention", "everything"))
     assert (layer.ffn_dim == 0) == (closed in ("layers.1.ffn", "layers.1.feed_forward", "everything"))
     assert layer.ffn == (closed not in ("layers.1.feed_forward", "everything"))
     if closed in ("position", "everything") and "position" in units:
+        assert student.config.position is not None
         assert student.config.position.kept == ()
 
 
@@ -144,8 +152,10 @@ def dense(encoder: Encoder, plan: Plan, values: dict[str, Tensor]) -> dict[str, 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_means_what_a_dense_mask_means(style: str) -> None:
-    # convolutions are left out where a layer norm runs over their channels: there the gated norm sees the kept channels only
-    units = tuple(unit for unit in all_units(style) if unit != "conv" or style == "no-projection-norm")
+    # channels are left out where a layer norm runs over them: there the gated norm sees the kept channels only
+    normed = {"conv"} if style != "no-projection-norm" else set()
+    normed |= {"glu"} if STYLES[style].convolution.norm == "layer" else set()
+    units = tuple(unit for unit in all_units(style) if unit not in normed)
     encoder = prepare(make(style), units)
     plan = make_plan(encoder.config, units)
     values = draw(plan)
@@ -155,13 +165,30 @@ def test_means_what_a_dense_mask_means(style: str) -> None:
         assert distance(cut(encoder, plan, values)(wave, lengths), masked) < 2e-5
 
 
+@pytest.mark.parametrize("style", ["w2v-bert", "w2v-bert-no-distance"])
+def test_glu_means_a_mask_with_a_norm_over_kept_channels(style: str) -> None:
+    """The definition, written out at full width: closed channels are computed, left out of the norm, and multiplied by 0."""
+    encoder = make(style)
+    plan = make_plan(encoder.config, ("glu",))
+    values = draw(plan)
+    part, value = encoder.layers[1].convolution, values["layers.1.glu"]
+    x = torch.randn(2, 9, 48)
+    with torch.no_grad():
+        gated = torch.nn.functional.glu(torch.cat([x @ part.in_proj.weight[0::2].T, x @ part.in_proj.weight[1::2].T], -1), -1)
+        padded = torch.nn.functional.pad(gated.transpose(1, 2), (part.before, part.after))
+        y = torch.nn.functional.conv1d(padded, part.depthwise.weight, groups=30).transpose(1, 2)
+        y = torch.nn.functional.silu(normed(y, part.norm, value != 0)) * value
+        made = cut(encoder, plan, values).layers[1].convolution(x, None)
+        torch.testing.assert_close(made, y @ part.out_proj.weight.T, rtol=0, atol=1e-5)
+
+
 def normed(x: Tensor, norm: LayerNorm, kept: Tensor) -> Tensor:
     """(B, T, C) -> the same, layer norm whose mean and variance are those of the kept channels."""
     mean, variance = x[..., kept].mean(-1, keepdim=True), x[..., kept].var(-1, correction=0, keepdim=True)
     return (x - mean) / torch.sqrt(variance + norm.eps) * norm.weight + norm.bias
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", [style for style, config in STYLES.items() if config.frontend.convs])
 def test_convolutions_mean_a_mask_with_norms_over_kept_channels(style: str) -> None:
     """The definition, written out at full width: closed channels are computed, left out of the norms, and multiplied by 0."""
     encoder = make(style)
@@ -208,15 +235,19 @@ def test_gradients_are_those_of_a_dense_mask(style: str) -> None:
         torch.testing.assert_close(a[mask], b[mask], rtol=1e-4, atol=1e-6)
 
 
-def test_closed_parts_get_zero_gradients_not_none() -> None:
-    gated = GatedEncoder(make("wavlm-base"), all_units("wavlm-base")).train()
+@pytest.mark.parametrize("style", ["wavlm-base", "w2v-bert", "conformer"])
+def test_closed_parts_get_zero_gradients_not_none(style: str) -> None:
+    gated = GatedEncoder(make(style), all_units(style)).train()
     values = {group.name: torch.zeros(group.size) for group in gated.plan}
     for group in gated.plan:
         values[group.name][: max(group.minimum, int(group.name.startswith("layers.0")))] = 1
     gated(*waves(True), values=values).last.sum().backward()
     missing = {name for name, parameter in gated.encoder.named_parameters() if parameter.grad is None}
     # what a layer's heads share is not gathered, so nothing ties it; see GatedEncoder.materialise
-    assert missing <= {f"layers.{i}.attention.gate.{name}" for i in (1, 2) for name in ("weight", "bias")}
+    shared = {f"attention.{name}" for name in ("gate.weight", "gate.bias", "distance.weight")}
+    if style != "wavlm-base":  # nor the norms of branches that are gone, in layers that norm the branch and not the sum
+        shared |= {f"{part}_norm.{name}" for part in ("ffn1", "attention", "convolution", "ffn") for name in ("weight", "bias")}
+    assert missing <= {f"layers.{i}.{name}" for i in (1, 2) for name in shared}
 
 
 def test_gathers_only_what_changes() -> None:

@@ -7,8 +7,19 @@ import dataclasses
 import pytest
 import torch
 
-from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, FrontendConfig, LayerConfig, PositionConfig, RelativeConfig
-from sottovoce.pruning import KINDS
+from sottovoce.encoder import (
+    ConvConfig,
+    ConvolutionConfig,
+    DistanceConfig,
+    Encoder,
+    EncoderConfig,
+    FbankConfig,
+    FrontendConfig,
+    LayerConfig,
+    PositionConfig,
+    RelativeConfig,
+)
+from sottovoce.pruning import KINDS, make_plan, prepare_config
 
 CONVS = (ConvConfig(12, 10, 5), ConvConfig(12, 3, 2), ConvConfig(12, 3, 2), ConvConfig(12, 2, 2))
 LAYER = LayerConfig(num_heads=4, head_dim=12, ffn_dim=40)
@@ -19,6 +30,27 @@ WAVLM = dataclasses.replace(
     layers=(dataclasses.replace(LAYER, heads=(0, 1, 2, 3)),) * 3,
     relative=RelativeConfig(buckets=16, max_distance=40, heads=4),
 )
+HALVES = LayerConfig(num_heads=4, head_dim=12, ffn_dim=40, kind="conformer", ffn1_dim=36, glu_dim=30)
+CONFORMER = EncoderConfig(
+    NORMED, 48, None, (HALVES,) * 3, norm_first=True, activation="swish", distance=DistanceConfig("sinusoid")
+)
+W2V_BERT = dataclasses.replace(
+    CONFORMER,
+    frontend=FrontendConfig((), fbank=FbankConfig(20, 2)),
+    distance=DistanceConfig("key", left=2, right=1),
+    convolution=ConvolutionConfig(5, causal=True),
+    norm=False,
+)
+BATCH_NORMED = ConvolutionConfig(5, norm="batch")
+CONFORMERS = {
+    "w2v-bert": W2V_BERT,
+    "w2v-bert-rotary": dataclasses.replace(W2V_BERT, distance=DistanceConfig("rotary")),
+    "w2v-bert-no-distance": dataclasses.replace(W2V_BERT, distance=None, convolution=ConvolutionConfig(3)),
+    "conformer": dataclasses.replace(CONFORMER, convolution=BATCH_NORMED),
+    "conformer-rotary": dataclasses.replace(
+        CONFORMER, frontend=FrontendConfig(CONVS), convolution=BATCH_NORMED, distance=DistanceConfig("rotary")
+    ),
+}
 STYLES = {
     "hubert-base": BASE,
     "hubert-large": dataclasses.replace(BASE, frontend=NORMED, norm_first=True),
@@ -28,15 +60,19 @@ STYLES = {
         BASE, frontend=dataclasses.replace(NORMED, bias=False), position=PositionConfig(7, 4, depth=5, norm=True)
     ),
     "no-projection-norm": dataclasses.replace(BASE, frontend=dataclasses.replace(BASE.frontend, projection_norm=False)),
+    # one layer in the middle of another kind
+    "mixed": dataclasses.replace(
+        CONFORMER, layers=(HALVES, LAYER, HALVES), convolution=BATCH_NORMED, position=PositionConfig(8, 4)
+    ),
+    **CONFORMERS,
 }
-SINGLE = [
-    (style, (kind,)) for style, config in STYLES.items() for kind in KINDS if kind != "position" or config.position.depth == 1
-]
 
 
 def all_units(style: str) -> tuple[str, ...]:
     """Every kind that the style has: a row of positional convolutions is not pruned."""
-    return KINDS if STYLES[style].position.depth == 1 else tuple(kind for kind in KINDS if kind != "position")
+    config = STYLES[style]
+    kinds = tuple(kind for kind in KINDS if kind != "position" or (config.position is not None and config.position.depth == 1))
+    return tuple(kind for kind in kinds if len(make_plan(prepare_config(config, kinds), (kind,))))
 
 
 CASES = [(style, units) for style in STYLES for units in [*((kind,) for kind in all_units(style)), all_units(style)]]
@@ -49,8 +85,13 @@ def make(style: str, seed: int = 0) -> Encoder:
         for name, parameter in encoder.named_parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-            elif ".attention." in name or ".ffn." in name:
+            elif any(part in name for part in (".attention.", ".ffn", ".convolution.")):
                 parameter.copy_(0.3 * torch.randn_like(parameter))
+        for name, buffer in encoder.named_buffers():
+            if name.endswith(".norm.mean"):
+                buffer.copy_(0.3 * torch.randn_like(buffer))
+            elif name.endswith(".norm.variance"):
+                buffer.copy_(0.5 + torch.rand_like(buffer))
     return encoder.eval()
 
 

@@ -1,14 +1,28 @@
 """THE encoder: one module for every teacher and every student, described by data (`EncoderConfig`)."""
 
-from .config import ConvConfig, DropoutConfig, EncoderConfig, FrontendConfig, LayerConfig, PositionConfig, RelativeConfig
+from .config import (
+    ConvConfig,
+    ConvolutionConfig,
+    DistanceConfig,
+    DropoutConfig,
+    EncoderConfig,
+    FbankConfig,
+    FrontendConfig,
+    LayerConfig,
+    PositionConfig,
+    RelativeConfig,
+)
 from .encoder import Encoder
 from .frontend import normalize
 
 __all__ = [
     "ConvConfig",
+    "ConvolutionConfig",
+    "DistanceConfig",
     "DropoutConfig",
     "Encoder",
     "EncoderConfig",
+    "FbankConfig",
     "FrontendConfig",
     "LayerConfig",
     "PositionConfig",

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import LayerConfig
+from .config import EncoderConfig, LayerConfig
+from .distance import KeyDistance, Rotary, SinusoidDistance
 from .modules import Offset
 
 
@@ -40,29 +41,40 @@ class RelativeGate(nn.Module):
 
 
 class Attention(nn.Module):
-    """(B, T, D) -> (B, T, D). `bias`: boolean (B, 1, 1, T), true on valid keys, or ``None``; `table`: (heads, T, T) or ``None``."""
+    """(B, T, D) -> (B, T, D). `valid`: boolean (B, 1, 1, T), true on valid keys, or ``None``; `table`: what the layers share of the
+    positions, (heads, T, T) of a relative table or `distance.shared_table`, or ``None``."""
 
-    def __init__(self, dim: int, config: LayerConfig, relative: bool, dropout: float) -> None:
+    def __init__(self, config: EncoderConfig, layer: LayerConfig) -> None:
         super().__init__()
-        self.head_dim, self.dropout = config.head_dim, dropout
-        size = config.num_heads * config.head_dim
+        dim, kind = config.dim, "" if config.distance is None else config.distance.kind
+        self.head_dim, self.dropout = layer.head_dim, config.dropout.attention
+        size = layer.num_heads * layer.head_dim
         self.out_proj: nn.Linear | Offset = nn.Linear(size, dim) if size else Offset(dim)
         if size:
             self.q_proj, self.k_proj, self.v_proj = nn.Linear(dim, size), nn.Linear(dim, size), nn.Linear(dim, size)
-            self.gate = RelativeGate(config) if relative else None
+            self.gate = RelativeGate(layer) if config.relative is not None else None
+            self.rotary = Rotary(config.distance, layer.head_dim) if config.distance is not None and kind == "rotary" else None
+            self.distance: KeyDistance | SinusoidDistance | None = None
+            if config.distance is not None and kind == "key":
+                self.distance = KeyDistance(config.distance, layer.head_dim)
+            elif kind == "sinusoid":
+                self.distance = SinusoidDistance(dim, layer.num_heads, layer.head_dim)
 
     def forward(self, x: Tensor, valid: Tensor | None, table: Tensor | None) -> Tensor:
         if isinstance(self.out_proj, Offset) or self.q_proj.weight.shape[0] == 0:
             return self.out_proj.bias.expand_as(x)
         rows, frames = x.shape[:2]
+        turned = x if self.rotary is None else self.rotary(x)
         q, k, v = (
-            proj(x).view(rows, frames, -1, self.head_dim).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
+            proj(y).view(rows, frames, -1, self.head_dim).transpose(1, 2)
+            for proj, y in ((self.q_proj, turned), (self.k_proj, turned), (self.v_proj, x))
         )
-        mask = valid
+        bias, mask = None, valid
         if self.gate is not None and table is not None:
-            mask = self.gate(x, table)
-            if valid is not None:
-                mask = mask.masked_fill(~valid, float("-inf"))
-            mask = mask.to(q.dtype)
+            bias = self.gate(x, table)
+        elif self.distance is not None and table is not None:
+            q, bias = self.distance(q, table)
+        if bias is not None:
+            mask = (bias if valid is None else bias.masked_fill(~valid, float("-inf"))).to(q.dtype)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
         return self.out_proj(y.transpose(1, 2).reshape(rows, frames, -1))

@@ -10,13 +10,13 @@ from .modules import LayerNorm, Offset, activation
 
 
 class FeedForward(nn.Module):
-    """(B, T, D) -> (B, T, D) through `ffn_dim` units."""
+    """(B, T, D) -> (B, T, D) through so many `units`."""
 
-    def __init__(self, dim: int, config: LayerConfig, act: str, inner: float, outer: float) -> None:
+    def __init__(self, dim: int, units: int, act: str, inner: float, outer: float) -> None:
         super().__init__()
-        self.down_proj: nn.Linear | Offset = nn.Linear(config.ffn_dim, dim) if config.ffn_dim else Offset(dim)
-        if config.ffn_dim:
-            self.up_proj = nn.Linear(dim, config.ffn_dim)
+        self.down_proj: nn.Linear | Offset = nn.Linear(units, dim) if units else Offset(dim)
+        if units:
+            self.up_proj = nn.Linear(dim, units)
         self.act, self.inner, self.outer = activation(act), nn.Dropout(inner), nn.Dropout(outer)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,9 +32,9 @@ class TransformerLayer(nn.Module):
         super().__init__()
         rates = config.dropout
         self.norm_first = config.norm_first
-        self.attention = Attention(config.dim, layer, config.relative is not None, rates.attention) if layer.attention else None
+        self.attention = Attention(config, layer) if layer.attention else None
         self.attention_norm = LayerNorm(config.dim, config.norm_eps)
-        self.ffn = FeedForward(config.dim, layer, config.activation, rates.ffn, rates.hidden) if layer.ffn else None
+        self.ffn = FeedForward(config.dim, layer.ffn_dim, config.activation, rates.ffn, rates.hidden) if layer.ffn else None
         self.ffn_norm = LayerNorm(config.dim, config.norm_eps)
         self.dropout = nn.Dropout(rates.hidden)
 

@@ -7,13 +7,46 @@ teacher it came from. A removed part is width 0 (its constant output stays, as a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+LATER = {"later": True}  # marks the fields that came after the first version
 
 
-@dataclass(frozen=True)
-class ConvConfig:
+class Shape:
+    """What all of these have in common: a field that came later is shown and saved only where it is used.
+
+    So an older shape keeps its description (and whatever is digested from it), and an older version reads what it can build.
+    """
+
+    def __repr__(self) -> str:
+        return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.used())})"
+
+    def used(self) -> list[str]:
+        """Names of the fields, without those that came later and have their default."""
+        found = dataclasses.fields(self)  # type: ignore[arg-type]
+        return [item.name for item in found if not (item.metadata.get("later") and getattr(self, item.name) == item.default)]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: _plain(getattr(self, name)) for name in self.used()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Shape):
+        return value.to_dict()
+    return tuple(_plain(item) for item in value) if isinstance(value, tuple) else value
+
+
+def _known(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}; known: {', '.join(known)}")
+
+
+@dataclass(frozen=True, repr=False)
+class ConvConfig(Shape):
     """One convolution of the waveform front end. `dim` output channels; `kernel` and `stride` in steps of its input."""
 
     dim: int
@@ -21,14 +54,31 @@ class ConvConfig:
     stride: int
 
 
-@dataclass(frozen=True)
-class FrontendConfig:
-    """Waveform convolutions, then layer norm and projection to the encoder's width.
+@dataclass(frozen=True, repr=False)
+class FbankConfig(Shape):
+    """Kaldi's log-mel filter bank: 25 ms every 10 ms at 16 kHz. mels: filters; stack: consecutive frames that make one."""
 
+    mels: int = 80
+    stack: int = 2
+
+    size = 400  # samples in a window
+    hop = 160  # samples from one window to the next
+
+    @property
+    def dim(self) -> int:
+        """Width of a stacked frame."""
+        return self.mels * self.stack
+
+
+@dataclass(frozen=True, repr=False)
+class FrontendConfig(Shape):
+    """Waveform convolutions, or a filter bank, then layer norm and projection to the encoder's width.
+
+    fbank: the filter bank, in place of convolutions (`convs` is empty and what is said of them does not matter).
     norm: "group", one norm per channel over time after the first convolution (the Base models), or "layer", over channels after each.
-    norm_over_padding: compute the group norm over padded samples too, and let a row of positional convolutions (data2vec-audio) see
-    padding, as transformers and fairseq do. The default leaves padding out, so that a row's features do not depend on its
-    neighbours in the batch.
+    norm_over_padding: compute the group norm over padded samples too, and let a row of positional convolutions (data2vec-audio) and
+    the convolutions of Conformer layers (wav2vec2-conformer) see padding, as transformers and fairseq do. The default leaves
+    padding out, so that a row's features do not depend on its neighbours in the batch.
     """
 
     convs: tuple[ConvConfig, ...]
@@ -37,32 +87,37 @@ class FrontendConfig:
     projection_norm: bool = True
     activation: str = "gelu"
     norm_over_padding: bool = False
+    fbank: FbankConfig | None = field(default=None, metadata=LATER)
+
+    @property
+    def steps(self) -> tuple[tuple[int, int], ...]:
+        """Kernel and stride of everything that moves along time."""
+        if self.fbank is not None:
+            return ((self.fbank.size, self.fbank.hop), (self.fbank.stack, self.fbank.stack))
+        return tuple((conv.kernel, conv.stride) for conv in self.convs)
 
     @property
     def kernel(self) -> int:
         """Samples that the first frame needs."""
         size = 1
-        for conv in reversed(self.convs):
-            size = (size - 1) * conv.stride + conv.kernel
+        for kernel, stride in reversed(self.steps):
+            size = (size - 1) * stride + kernel
         return size
 
     @property
     def stride(self) -> int:
         """Samples from one frame to the next."""
-        step = 1
-        for conv in self.convs:
-            step *= conv.stride
-        return step
+        return math.prod(stride for _, stride in self.steps)
 
     def frames(self, samples: Any) -> Any:
         """Frames that come out of `samples` (an int or an integer tensor)."""
-        for conv in self.convs:
-            samples = (samples - conv.kernel) // conv.stride + 1
+        for kernel, stride in self.steps:
+            samples = (samples - kernel) // stride + 1
         return samples
 
 
-@dataclass(frozen=True)
-class PositionConfig:
+@dataclass(frozen=True, repr=False)
+class PositionConfig(Shape):
     """Convolutional positions, added to the first layer's input.
 
     depth: how many convolutions in a row; norm: a layer norm without weights after each (data2vec-audio has 5 of them).
@@ -76,8 +131,8 @@ class PositionConfig:
     kept: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True)
-class RelativeConfig:
+@dataclass(frozen=True, repr=False)
+class RelativeConfig(Shape):
     """WavLM's gated relative positions: one table of (buckets, heads), shared by all layers, gated per layer, head and query."""
 
     buckets: int
@@ -85,12 +140,51 @@ class RelativeConfig:
     heads: int
 
 
-@dataclass(frozen=True)
-class LayerConfig:
-    """One Transformer layer: `num_heads` heads of `head_dim`, `ffn_dim` feed-forward units.
+@dataclass(frozen=True, repr=False)
+class DistanceConfig(Shape):
+    """How attention knows the distance between two frames, in the models that learn it in every layer (Conformers).
+
+    kind: "key", a learned vector per distance, multiplied with the query (Shaw et al., arXiv 1803.02155), where distances are
+    clipped to `left` frames back and `right` frames ahead; "sinusoid", projected sinusoids of the distance (Transformer-XL,
+    arXiv 1901.02860); "rotary", rotation by position (RoFormer, arXiv 2104.09864), with frequencies from 1 down to 1 / `base`.
+    """
+
+    kind: str
+    left: int = 0
+    right: int = 0
+    base: int = 10_000
+
+    def __post_init__(self) -> None:
+        _known("distance.kind", self.kind, ("key", "sinusoid", "rotary"))
+
+
+@dataclass(frozen=True, repr=False)
+class ConvolutionConfig(Shape):
+    """The convolution of Conformer layers: over `kernel` frames, the last of which is the current one if `causal`, else the middle one.
+
+    norm: "layer", over channels, or "batch", with the statistics that came with the model (see `modules.FixedNorm`).
+    """
+
+    kernel: int = 31
+    causal: bool = False
+    norm: str = "layer"
+
+    def __post_init__(self) -> None:
+        _known("convolution.norm", self.norm, ("layer", "batch"))
+        if self.kernel % 2 == 0 and not self.causal:
+            raise ValueError(f"convolution.kernel is {self.kernel}; around a middle frame it must be odd")
+
+
+@dataclass(frozen=True, repr=False)
+class LayerConfig(Shape):
+    """One layer: `num_heads` heads of `head_dim`, `ffn_dim` feed-forward units.
 
     attention, ffn: ``False`` when the part is gone with everything it adds. heads: for models with a relative table, the table
     columns that this layer's heads use (empty otherwise).
+
+    kind: "transformer" or "conformer" (arXiv 2005.08100). Only Conformer layers have another feed-forward part, before attention,
+    of `ffn1_dim` units (ffn1: ``False`` when it is gone), and a convolution module of `glu_dim` channels, which adds nothing when
+    it has none.
     """
 
     num_heads: int
@@ -99,46 +193,68 @@ class LayerConfig:
     attention: bool = True
     ffn: bool = True
     heads: tuple[int, ...] = ()
+    kind: str = field(default="transformer", metadata=LATER)
+    ffn1_dim: int = field(default=0, metadata=LATER)
+    ffn1: bool = field(default=True, metadata=LATER)
+    glu_dim: int = field(default=0, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        _known("layer.kind", self.kind, ("transformer", "conformer"))
 
 
-@dataclass(frozen=True)
-class DropoutConfig:
-    """Dropout rates in training: after the front end's projection, on residual branches, on attention weights, inside the feed-forward."""
+@dataclass(frozen=True, repr=False)
+class DropoutConfig(Shape):
+    """Dropout rates in training: after the front end's projection, on residual branches, on attention weights (in Conformer layers on
+    what attention adds, too), inside the feed-forward, and on what a Conformer's convolution adds."""
 
     projection: float = 0.0
     hidden: float = 0.0
     attention: float = 0.0
     ffn: float = 0.0
+    convolution: float = field(default=0.0, metadata=LATER)
 
 
-@dataclass(frozen=True)
-class EncoderConfig:
-    """The whole encoder. `dim`: width of the residual stream. `norm_first`: pre-norm layers and a final norm ("stable layer norm")."""
+@dataclass(frozen=True, repr=False)
+class EncoderConfig(Shape):
+    """The whole encoder. `dim`: width of the residual stream. `norm_first`: pre-norm layers and a final norm ("stable layer norm").
+
+    position: added to the first layer's input, or ``None``. relative, distance: on attention; one of them at most. convolution: of
+    the Conformer layers. norm: ``False`` where nothing is normed before the first layer or after the last. Conformer layers norm
+    their own input and output whatever `norm_first` says.
+    """
 
     frontend: FrontendConfig
     dim: int
-    position: PositionConfig
+    position: PositionConfig | None
     layers: tuple[LayerConfig, ...]
     norm_first: bool = False
     norm_eps: float = 1e-5
     activation: str = "gelu"
     relative: RelativeConfig | None = None
     dropout: DropoutConfig = DropoutConfig()
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+    distance: DistanceConfig | None = field(default=None, metadata=LATER)
+    convolution: ConvolutionConfig = field(default=ConvolutionConfig(), metadata=LATER)
+    norm: bool = field(default=True, metadata=LATER)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EncoderConfig:
-        """The reverse of `to_dict`, also after a round trip through JSON. TypeError on unknown fields."""
+        """The reverse of `to_dict`, also after a round trip through JSON. TypeError on unknown fields, ValueError on unknown kinds."""
         data = dict(data)
         frontend = dict(data["frontend"])
         frontend["convs"] = tuple(ConvConfig(**conv) for conv in frontend["convs"])
+        frontend["fbank"] = _optional(FbankConfig, frontend.get("fbank"))
         data["frontend"] = FrontendConfig(**frontend)
-        position = dict(data["position"])
-        position["kept"] = None if position.get("kept") is None else tuple(position["kept"])
-        data["position"] = PositionConfig(**position)
+        if data["position"] is not None:
+            position = dict(data["position"])
+            position["kept"] = None if position.get("kept") is None else tuple(position["kept"])
+            data["position"] = PositionConfig(**position)
         data["layers"] = tuple(LayerConfig(**{**layer, "heads": tuple(layer.get("heads", ()))}) for layer in data["layers"])
-        data["relative"] = None if data.get("relative") is None else RelativeConfig(**data["relative"])
+        data["relative"] = _optional(RelativeConfig, data.get("relative"))
         data["dropout"] = DropoutConfig(**data.get("dropout", {}))
+        data["distance"] = _optional(DistanceConfig, data.get("distance"))
+        data["convolution"] = ConvolutionConfig(**data.get("convolution", {}))
         return cls(**data)
+
+
+def _optional(cls: Callable[..., T], data: Mapping[str, Any] | None) -> T | None:
+    return None if data is None else cls(**data)

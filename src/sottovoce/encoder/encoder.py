@@ -10,9 +10,13 @@ from torch import Tensor, nn
 from ..types import Features
 from .block import TransformerLayer
 from .config import EncoderConfig
+from .conformer import ConformerLayer
+from .distance import KeyDistance, shared_table
 from .frontend import WaveFrontend
 from .modules import LayerNorm
 from .position import ConvPosition, RelativeTable
+
+LAYERS: dict[str, type[nn.Module]] = {"transformer": TransformerLayer, "conformer": ConformerLayer}
 
 
 class Encoder(nn.Module):
@@ -30,11 +34,13 @@ class Encoder(nn.Module):
         self.config = config
         rates = config.dropout
         self.frontend = WaveFrontend(config.frontend, config.dim, config.norm_eps, rates.projection)
-        self.position = ConvPosition(config.position, config.dim, config.frontend.activation)
-        self.norm = LayerNorm(config.dim, config.norm_eps)
+        self.position = (
+            ConvPosition(config.position, config.dim, config.frontend.activation) if config.position is not None else None
+        )
+        self.norm = LayerNorm(config.dim, config.norm_eps) if config.norm else nn.Identity()
         self.dropout = nn.Dropout(rates.hidden)
         self.relative = RelativeTable(config.relative) if config.relative is not None else None
-        self.layers = nn.ModuleList(TransformerLayer(config, layer) for layer in config.layers)
+        self.layers = nn.ModuleList(LAYERS[layer.kind](config, layer) for layer in config.layers)
 
     def forward(
         self,
@@ -55,10 +61,15 @@ class Encoder(nn.Module):
             inside = torch.arange(x.shape[1], device=x.device) < frames[:, None]
             x = x * inside[..., None].to(x.dtype)  # the positional convolution must not see padding
             valid = inside[:, None, None]
-        x = self.position(x, None if self.config.frontend.norm_over_padding else inside)
+        if self.position is not None:
+            x = self.position(x, None if self.config.frontend.norm_over_padding else inside)
         x = self.dropout(x if self.config.norm_first else self.norm(x))
         embedded = x
-        table = self.relative(x.shape[1]) if self.relative is not None else None
+        table = None
+        if self.relative is not None:
+            table = self.relative(x.shape[1])
+        elif self.config.distance is not None:
+            table = shared_table(self.config.distance, x.shape[1], self.config.dim, x)
         outputs = []
         for layer in self.layers:
             x, tap = layer(x, valid, table)
@@ -73,7 +84,10 @@ class Encoder(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, KeyDistance):
+                nn.init.normal_(module.weight, std=0.02)
             elif isinstance(module, nn.Conv1d):
                 if name.startswith("position"):
                     nn.init.normal_(module.weight, std=2 * math.sqrt(1 / (module.kernel_size[0] * self.config.dim)))

@@ -8,14 +8,11 @@ import torch
 from torch import Tensor, nn
 
 
-def mel_filters(bins: int, mels: int, rate: float, low: float = 20.0) -> Tensor:
+def mel_filters(bins: int, mels: int, rate: float, low: float = 20.0, device: torch.device | None = None) -> Tensor:
     """(bins, mels) triangles, equally spaced on the HTK mel scale between `low` Hz and half the sampling rate."""
-
-    def to_mel(hertz: Tensor) -> Tensor:
-        return 2595.0 * torch.log10(1.0 + hertz / 700.0)
-
-    edges = torch.linspace(float(to_mel(torch.tensor(low))), float(to_mel(torch.tensor(rate / 2))), mels + 2)
-    points = to_mel(torch.linspace(0, rate / 2, bins))[:, None]
+    first, last = (2595.0 * math.log10(1.0 + hertz / 700.0) for hertz in (low, rate / 2))
+    edges = torch.linspace(first, last, mels + 2, device=device)
+    points = 2595.0 * torch.log10(1.0 + torch.linspace(0, rate / 2, bins, device=device) / 700.0)[:, None]
     rising = (points - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - points) / (edges[2:] - edges[1:-1])
     return torch.minimum(rising, falling).clamp(min=0)

@@ -1,4 +1,7 @@
-"""From the waveform to frames: strided convolutions, layer norm, projection. B batch, S samples, C channels, T frames, D width."""
+"""From the waveform to frames: strided convolutions or a filter bank, layer norm, projection.
+
+B batch, S samples, C channels, T frames, D width.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import ConvConfig, FrontendConfig
+from .filterbank import Fbank
 from .modules import ChannelNorm, LayerNorm, activation
 
 
@@ -42,8 +46,10 @@ class WaveFrontend(nn.Module):
         self.convs = nn.ModuleList(
             ConvBlock(dims[i], conv, norms[i], config.bias, config.activation) for i, conv in enumerate(config.convs)
         )
-        self.norm = LayerNorm(dims[-1], eps) if config.projection_norm else nn.Identity()
-        self.projection = nn.Linear(dims[-1], dim)
+        self.fbank = Fbank(config.fbank) if config.fbank is not None else None
+        width = config.fbank.dim if config.fbank is not None else dims[-1]
+        self.norm = LayerNorm(width, eps) if config.projection_norm else nn.Identity()
+        self.projection = nn.Linear(width, dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, wave: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -51,6 +57,15 @@ class WaveFrontend(nn.Module):
             raise ValueError(f"expected a batch of waveforms (batch, samples), got shape {tuple(wave.shape)}")
         if wave.shape[1] < self.config.kernel:
             raise ValueError(f"{wave.shape[1]} samples are too few: one frame needs {self.config.kernel} (16 kHz)")
+        if self.fbank is not None:
+            x = self.fbank(wave, lengths).to(self.projection.weight.dtype)
+        else:
+            x = self.convolved(wave, lengths)
+        x = self.dropout(self.projection(self.norm(x)))
+        return x, None if lengths is None else self.config.frames(lengths).clamp(min=0)
+
+    def convolved(self, wave: Tensor, lengths: Tensor | None) -> Tensor:
+        """(B, S) -> (B, T, C)."""
         valid = None
         if lengths is not None and self.config.norm == "group" and not self.config.norm_over_padding:
             first = self.config.convs[0]
@@ -59,8 +74,7 @@ class WaveFrontend(nn.Module):
         x = wave[:, None]
         for block in self.convs:
             x = block(x, valid)
-        x = self.dropout(self.projection(self.norm(x.transpose(1, 2))))
-        return x, None if lengths is None else self.config.frames(lengths).clamp(min=0)
+        return x.transpose(1, 2)
 
 
 def normalize(wave: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -52,6 +52,28 @@ class ChannelNorm(nn.Module):
         return (x - mean) * (self.weight[:, None] * torch.rsqrt(variance + self.eps)) + self.bias[:, None]
 
 
+class FixedNorm(nn.Module):
+    """Batch norm over the last axis with the statistics that came with the model, in training too: only weight and bias learn.
+
+    Statistics of a batch would let padding and neighbours change a frame, and the units under gates differ from step to step. What
+    distillation and pruning shift, weight and bias can follow. A model that starts from random weights wants a layer norm instead.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("variance", torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) * (self.weight * torch.rsqrt(self.variance + self.eps)) + self.bias
+
+
 class Offset(nn.Module):
     """What is left of a projection that lost all its inputs: its bias."""
 

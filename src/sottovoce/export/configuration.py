@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
+
+from ..encoder.config import EncoderConfig
 
 
 class SottovoceConfig(PreTrainedConfig):
@@ -40,4 +41,4 @@ class SottovoceConfig(PreTrainedConfig):
     @property
     def inputs_to_logits_ratio(self) -> int:
         """Samples from one frame to the next."""
-        return math.prod(conv["stride"] for conv in self.encoder["frontend"]["convs"])
+        return EncoderConfig.from_dict(self.encoder).frontend.stride

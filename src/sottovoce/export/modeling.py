@@ -15,8 +15,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from ..encoder.attention import RelativeGate
 from ..encoder.config import EncoderConfig
+from ..encoder.distance import KeyDistance, SinusoidDistance
 from ..encoder.encoder import Encoder
-from ..encoder.modules import ChannelNorm, Offset
+from ..encoder.modules import ChannelNorm, FixedNorm, Offset
 from ..encoder.position import ConvPosition, RelativeTable
 from .configuration import SottovoceConfig
 from .space import TeacherSpace, check_space, missing
@@ -35,7 +36,7 @@ class SottovoceModel(PreTrainedModel):
     input_modalities = "audio"
     supports_gradient_checkpointing = False
     _supports_sdpa = True
-    _no_split_modules = ["TransformerLayer"]  # noqa: RUF012  # as transformers declares it
+    _no_split_modules = ["TransformerLayer", "ConformerLayer"]  # noqa: RUF012  # as transformers declares it
 
     def __init__(self, config: SottovoceConfig) -> None:
         super().__init__(config)
@@ -95,12 +96,18 @@ class SottovoceModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Values for what a checkpoint lacks; transformers' `init` leaves loaded tensors alone."""
         super()._init_weights(module)
-        if isinstance(module, (ChannelNorm, RelativeGate, Offset)):
+        if isinstance(module, (ChannelNorm, FixedNorm, RelativeGate, Offset)):
             if not isinstance(module, Offset):
-                (init.ones_ if isinstance(module, ChannelNorm) else init.zeros_)(module.weight)
+                (init.zeros_ if isinstance(module, RelativeGate) else init.ones_)(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, RelativeTable):
+        elif isinstance(module, (RelativeTable, KeyDistance)):
             init.normal_(module.weight, std=0.02)
+        elif isinstance(module, SinusoidDistance):
+            init.zeros_(module.u)
+            init.zeros_(module.v)
+        if isinstance(module, FixedNorm):
+            init.zeros_(module.mean)
+            init.ones_(module.variance)
         if isinstance(module, RelativeGate):
             init.ones_(module.const)
         elif isinstance(module, ConvPosition) and module.scale is not None:
@@ -114,7 +121,7 @@ class SottovoceModel(PreTrainedModel):
         """
         fresh: nn.Module | None = None
         with torch.device("cpu"):
-            if isinstance(module, ConvPosition) and module.scale is not None:
+            if isinstance(module, ConvPosition) and module.scale is not None and self.shape.position is not None:
                 fresh = ConvPosition(self.shape.position, self.shape.dim, self.shape.frontend.activation)
             elif isinstance(module, RelativeGate):
                 for layer, shape in zip(self.encoder.layers, self.shape.layers, strict=True):

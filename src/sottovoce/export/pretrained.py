@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..encoder import Encoder
 from ..registry import FAMILIES
-from ..types import SAMPLE_RATE
 from .store import replacing
 
 
@@ -23,19 +22,12 @@ def save_pretrained(
     half: store float16 (loading converts back). mask_vector: (D,), what masked frames were replaced by in pre-training.
     ValueError when no class of the family can hold this shape.
     """
-    config, tensors = FAMILIES.get(family)().to_hf(encoder.config, encoder.state_dict(), mask_vector)
+    found = FAMILIES.get(family)()
+    config, tensors = found.to_hf(encoder.config, encoder.state_dict(), mask_vector)
     if half:
         tensors = {name: tensor.to(torch.float16) for name, tensor in tensors.items()}
         config["dtype"] = "float16"
-    preprocessor = {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "do_normalize": normalize,
-        "feature_size": 1,
-        "padding_side": "right",
-        "padding_value": 0.0,
-        "return_attention_mask": True,
-        "sampling_rate": SAMPLE_RATE,
-    }
+    preprocessor = found.preprocessor(encoder.config, normalize)
     with replacing(Path(folder)) as new:
         save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
         (new / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ..encoder import (
     ConvConfig,
+    ConvolutionConfig,
+    DistanceConfig,
     DropoutConfig,
     Encoder,
     EncoderConfig,
@@ -25,6 +27,7 @@ from ..encoder import (
     RelativeConfig,
 )
 from ..encoder.modules import ACTIVATIONS
+from ..types import SAMPLE_RATE
 
 # Our module (or whole tensor) -> Hugging Face's; '#' is a running number.
 NAMES: dict[str, str] = {
@@ -51,6 +54,7 @@ HEADS = (
     "classifier",
     "ctc_proj",
     "feature_extractor",
+    "intermediate_ffn",
     "label_embeddings_concat",
     "layer_norm_for_extract",
     "layer_weights",
@@ -102,6 +106,8 @@ class Family:
 
     model_types: the ``model_type`` values of config.json that it reads. prefix: what a model with a head puts before the
     encoder's tensor names. architecture: the transformers class without a head. names, defaults: see `NAMES` and `DEFAULTS`.
+    normed: whether the encoder has a norm around its layers. idle: patterns of tensors that the class holds and does not compute
+    with, or can compute itself. certain: `normalize` holds whatever preprocessor_config.json says.
     """
 
     @dataclass(frozen=True)
@@ -114,6 +120,9 @@ class Family:
     architecture: str = ""
     names: ClassVar[Mapping[str, str]] = NAMES
     defaults: ClassVar[Mapping[str, Any]] = DEFAULTS
+    normed: bool = True
+    idle: ClassVar[tuple[str, ...]] = ()
+    certain: bool = False
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or self.Config()
@@ -127,43 +136,25 @@ class Family:
         """
         self.refuse(hf)
         hf = self.filled(hf)
-        sizes = [hf[key] for key in ("conv_dim", "conv_kernel", "conv_stride")]
-        if len({len(size) for size in sizes}) != 1:
-            raise ValueError(f"config.json: conv_dim, conv_kernel and conv_stride differ in length: {sizes}")
-        dim, heads, norm = hf["hidden_size"], hf["num_attention_heads"], hf["feat_extract_norm"]
-        if dim % heads or dim % hf["num_conv_pos_embedding_groups"]:
-            raise ValueError(
-                f"config.json: hidden_size {dim} is not a multiple of num_attention_heads {heads} and of "
-                f"num_conv_pos_embedding_groups {hf['num_conv_pos_embedding_groups']}"
-            )
-        if norm not in ("group", "layer"):
-            raise ValueError(f"config.json: feat_extract_norm is {norm!r}; known: 'group', 'layer'")
+        dim, heads = hf["hidden_size"], hf["num_attention_heads"]
+        if dim % heads:
+            raise ValueError(f"config.json: hidden_size {dim} is not a multiple of num_attention_heads {heads}")
         for key in ("hidden_act", "feat_extract_activation"):
-            if hf[key] not in ACTIVATIONS:
+            if key in self.defaults and hf[key] not in ACTIVATIONS:
                 raise ValueError(f"config.json: {key} is {hf[key]!r}; known: {', '.join(ACTIVATIONS)}")
-        relative = self.relative(hf)
-        layer = LayerConfig(heads, dim // heads, hf["intermediate_size"], heads=tuple(range(heads)) if relative else ())
         return EncoderConfig(
-            frontend=FrontendConfig(
-                convs=tuple(ConvConfig(*size) for size in zip(*sizes, strict=True)),
-                norm=norm,
-                bias=hf["conv_bias"],
-                projection_norm=hf["feat_proj_layer_norm"],
-                activation=hf["feat_extract_activation"],
-            ),
+            frontend=self.frontend(hf),
             dim=dim,
             position=self.position(hf),
-            layers=(layer,) * hf["num_hidden_layers"],
-            norm_first=hf["do_stable_layer_norm"],
+            layers=(self.layer(hf),) * hf["num_hidden_layers"],
+            norm_first=self.norm_first(hf),
             norm_eps=hf["layer_norm_eps"],
             activation=hf["hidden_act"],
-            relative=relative,
-            dropout=DropoutConfig(
-                projection=hf["feat_proj_dropout"],
-                hidden=hf["hidden_dropout"],
-                attention=hf["attention_dropout"],
-                ffn=hf["activation_dropout"],
-            ),
+            relative=self.relative(hf),
+            dropout=self.dropout(hf),
+            distance=self.distance(hf),
+            convolution=self.convolution(hf),
+            norm=self.normed,
         )
 
     def filled(self, hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,15 +171,78 @@ class Family:
         if hf.get("quantization_config"):
             raise ValueError("this checkpoint is quantised (quantization_config in config.json); use the unquantised one")
 
-    def position(self, hf: Mapping[str, Any]) -> PositionConfig:
-        return PositionConfig(kernel=hf["num_conv_pos_embeddings"], groups=hf["num_conv_pos_embedding_groups"])
+    # the parts of the shape; `hf` with the family's defaults filled in
+
+    def frontend(self, hf: Mapping[str, Any]) -> FrontendConfig:
+        sizes = [hf[key] for key in ("conv_dim", "conv_kernel", "conv_stride")]
+        if len({len(size) for size in sizes}) != 1:
+            raise ValueError(f"config.json: conv_dim, conv_kernel and conv_stride differ in length: {sizes}")
+        norm = hf["feat_extract_norm"]
+        if norm not in ("group", "layer"):
+            raise ValueError(f"config.json: feat_extract_norm is {norm!r}; known: 'group', 'layer'")
+        return FrontendConfig(
+            convs=tuple(ConvConfig(*size) for size in zip(*sizes, strict=True)),
+            norm=norm,
+            bias=hf["conv_bias"],
+            projection_norm=hf["feat_proj_layer_norm"],
+            activation=hf["feat_extract_activation"],
+        )
+
+    def position(self, hf: Mapping[str, Any]) -> PositionConfig | None:
+        return PositionConfig(kernel=hf["num_conv_pos_embeddings"], groups=self.groups(hf))
+
+    def groups(self, hf: Mapping[str, Any]) -> int:
+        """Channel groups of the positional convolution."""
+        dim, groups = hf["hidden_size"], hf["num_conv_pos_embedding_groups"]
+        if dim % groups:
+            raise ValueError(f"config.json: hidden_size {dim} is not a multiple of num_conv_pos_embedding_groups {groups}")
+        return int(groups)
+
+    def layer(self, hf: Mapping[str, Any]) -> LayerConfig:
+        heads = hf["num_attention_heads"]
+        columns = tuple(range(heads)) if self.relative(hf) else ()
+        return LayerConfig(heads, hf["hidden_size"] // heads, hf["intermediate_size"], heads=columns)
+
+    def norm_first(self, hf: Mapping[str, Any]) -> bool:
+        return bool(hf["do_stable_layer_norm"])
 
     def relative(self, hf: Mapping[str, Any]) -> RelativeConfig | None:
         return None
 
+    def distance(self, hf: Mapping[str, Any]) -> DistanceConfig | None:
+        return None
+
+    def convolution(self, hf: Mapping[str, Any]) -> ConvolutionConfig:
+        return ConvolutionConfig()
+
+    def dropout(self, hf: Mapping[str, Any]) -> DropoutConfig:
+        return DropoutConfig(
+            projection=hf["feat_proj_dropout"],
+            hidden=hf["hidden_dropout"],
+            attention=hf["attention_dropout"],
+            ffn=hf["activation_dropout"],
+        )
+
+    # the waveform
+
     def normalize(self, hf: Mapping[str, Any]) -> bool:
         """Whether its checkpoints want waveforms of zero mean and unit variance, where no preprocessor_config.json says."""
         return bool(self.filled(hf)["feat_extract_norm"] == "layer")
+
+    def preprocessor(self, config: EncoderConfig, normalize: bool) -> dict[str, Any]:
+        """preprocessor_config.json of an encoder of the family, as transformers reads it."""
+        return {
+            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+            "do_normalize": normalize,
+            "feature_size": 1,
+            "padding_side": "right",
+            "padding_value": 0.0,
+            "return_attention_mask": True,
+            "sampling_rate": SAMPLE_RATE,
+        }
+
+    def check_preprocessor(self, config: EncoderConfig, preprocessor: Mapping[str, Any]) -> None:
+        """ValueError when preprocessor_config.json asks for an input that the encoder does not make."""
 
     # weights
 
@@ -235,7 +289,8 @@ class Family:
             head = name.split(".")[0]
             if head in HEADS and not (head == "feature_extractor" and inside):
                 continue
-            made[name] = tensor
+            if not any(re.fullmatch(pattern, name) for pattern in self.idle):
+                made[name] = tensor
         return made
 
     def hf_name(self, ours: str) -> str:
@@ -279,16 +334,20 @@ class Family:
             tensor = state[ours].detach().float().cpu()
             assert tuple(tensor.shape) == shape, ours
             tensors[self.hf_name(ours)] = self.into_hf(ours, tensor).contiguous()
-        tensors = unfold_weight_norm(tensors)
+        tensors = unfold_weight_norm({**tensors, **self.idle_tensors(config)})
         if mask_vector is None:  # then transformers must not look for one
             hf |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
         else:
             tensors["masked_spec_embed"] = mask_vector.detach().float().cpu().contiguous()
         return hf, tensors
 
+    def idle_tensors(self, config: EncoderConfig) -> dict[str, Tensor]:
+        """Values for the tensors named by `idle`, so that the transformers class misses nothing."""
+        return {}
+
     def hf_config(self, config: EncoderConfig) -> dict[str, Any]:
         """config.json of an encoder whose layers are all like the first; `to_hf` checks that they are."""
-        frontend, rates = config.frontend, config.dropout
+        rates = config.dropout
         layer = config.layers[0] if config.layers else LayerConfig(1, config.dim, config.dim)
         return {
             "architectures": [self.architecture],
@@ -300,6 +359,18 @@ class Family:
             "intermediate_size": layer.ffn_dim,
             "hidden_act": config.activation,
             "layer_norm_eps": config.norm_eps,
+            "feat_proj_dropout": rates.projection,
+            "hidden_dropout": rates.hidden,
+            "attention_dropout": rates.attention,
+            "activation_dropout": rates.ffn,
+            "layerdrop": 0.0,
+            **self.hf_parts(config),
+        }
+
+    def hf_parts(self, config: EncoderConfig) -> dict[str, Any]:
+        """What config.json says of front end, positions and norms: the reverse of `frontend`, `position` and so on."""
+        frontend, position = config.frontend, config.position or PositionConfig(1, 1)
+        return {
             "do_stable_layer_norm": config.norm_first,
             "feat_extract_norm": frontend.norm,
             "feat_extract_activation": frontend.activation,
@@ -309,13 +380,8 @@ class Family:
             "conv_stride": [conv.stride for conv in frontend.convs],
             "conv_bias": frontend.bias,
             "num_feat_extract_layers": len(frontend.convs),
-            "num_conv_pos_embeddings": config.position.kernel,
-            "num_conv_pos_embedding_groups": config.position.groups,
-            "feat_proj_dropout": rates.projection,
-            "hidden_dropout": rates.hidden,
-            "attention_dropout": rates.attention,
-            "activation_dropout": rates.ffn,
-            "layerdrop": 0.0,
+            "num_conv_pos_embeddings": position.kernel,
+            "num_conv_pos_embedding_groups": position.groups,
         }
 
 

@@ -30,9 +30,9 @@ class Data2VecAudio(Wav2Vec2):
         return {**super().filled(hf), **fixed}
 
     def position(self, hf: Mapping[str, Any]) -> PositionConfig:
-        groups = hf["num_conv_pos_embedding_groups"]
-        return PositionConfig(hf["conv_pos_kernel_size"], groups, depth=hf["num_conv_pos_embeddings"], norm=True)
+        return PositionConfig(hf["conv_pos_kernel_size"], self.groups(hf), depth=hf["num_conv_pos_embeddings"], norm=True)
 
-    def hf_config(self, config: EncoderConfig) -> dict[str, Any]:
-        sizes = {"conv_pos_kernel_size": config.position.kernel, "num_conv_pos_embeddings": config.position.depth}
-        return {**super().hf_config(config), **sizes}
+    def hf_parts(self, config: EncoderConfig) -> dict[str, Any]:
+        position = config.position or PositionConfig(1, 1)
+        sizes = {"conv_pos_kernel_size": position.kernel, "num_conv_pos_embeddings": position.depth}
+        return {**super().hf_parts(config), **sizes}

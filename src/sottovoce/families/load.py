@@ -87,6 +87,8 @@ def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretr
             raise ValueError(f"preprocessor_config.json asks for {rate} Hz; only {SAMPLE_RATE} Hz models can be used")
         family = _family(hf)
         config = family.encoder_config(hf) if family else None  # before any download of weights
+        if family is not None and config is not None:
+            family.check_preprocessor(config, preprocessor)
         if remote:
             _fetch_weights(str(source), folder)
         if family is None or config is None:
@@ -119,7 +121,7 @@ def _family(hf: Mapping[str, Any]) -> Family | None:
 
 
 def _normalize(preprocessor: Mapping[str, Any], hf: Mapping[str, Any], family: Family, folder: Path) -> bool:
-    if isinstance(family, Sottovoce):
+    if family.certain:
         return family.normalize(hf)
     if isinstance(preprocessor.get("do_normalize"), bool):
         return bool(preprocessor["do_normalize"])

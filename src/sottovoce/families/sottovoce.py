@@ -20,6 +20,7 @@ class Sottovoce(Family):
 
     model_types = ("sottovoce",)
     prefix = "encoder"
+    certain = True
 
     def encoder_config(self, hf: Mapping[str, Any]) -> EncoderConfig:
         try:

@@ -30,9 +30,9 @@ class WavLM(Family):
     def relative(self, hf: Mapping[str, Any]) -> RelativeConfig:
         return RelativeConfig(hf["num_buckets"], hf["max_bucket_distance"], hf["num_attention_heads"])
 
-    def hf_config(self, config: EncoderConfig) -> dict[str, Any]:
+    def hf_parts(self, config: EncoderConfig) -> dict[str, Any]:
         table = config.relative or RelativeConfig(0, 0, 0)
-        return {**super().hf_config(config), "num_buckets": table.buckets, "max_bucket_distance": table.max_distance}
+        return {**super().hf_parts(config), "num_buckets": table.buckets, "max_bucket_distance": table.max_distance}
 
     def from_hf(self, ours: str, tensor: Tensor) -> Tensor:
         if ours.endswith("gate.const") and tuple(tensor.shape) == (1, tensor.numel(), 1, 1):

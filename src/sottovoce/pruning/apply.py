@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..encoder import Encoder, EncoderConfig
+from ..encoder import Encoder, EncoderConfig, LayerConfig
 from .plan import Plan, rebuild
 
 Values = Mapping[str, Tensor]  # group name -> (size,) gate values in [0, 1]; groups that are not named stay as they are
@@ -76,23 +77,29 @@ def narrow(config: EncoderConfig, plan: Plan, kept: Kept) -> EncoderConfig:
     for group in plan:
         if group.name not in kept:
             continue
-        units, i = kept[group.name], group.index
+        units, i, part = kept[group.name], group.index, group.name.split(".")[-1]
         if group.kind == "conv":
             convs[i] = dataclasses.replace(convs[i], dim=len(units))
         elif group.kind == "position":
+            assert position is not None
             assert position.kept is not None
             position = dataclasses.replace(position, kept=tuple(position.kept[unit] for unit in units))
         elif group.kind == "head":
             heads = tuple(layers[i].heads[unit] for unit in units) if layers[i].heads else ()
             layers[i] = dataclasses.replace(layers[i], num_heads=len(units), heads=heads)
-        elif group.kind == "ffn":
-            layers[i] = dataclasses.replace(layers[i], ffn_dim=len(units))
+        elif group.kind in ("ffn", "glu"):  # the width's field is named after the group
+            layers[i] = _changed(layers[i], {f"{part}_dim": len(units)})
         elif group.kind == "attention" and not units:
             layers[i] = dataclasses.replace(layers[i], attention=False, num_heads=0, heads=())
         elif group.kind == "feed_forward" and not units:
-            layers[i] = dataclasses.replace(layers[i], ffn=False, ffn_dim=0)
+            part = part.replace("feed_forward", "ffn")
+            layers[i] = _changed(layers[i], {part: False, f"{part}_dim": 0})
     frontend = dataclasses.replace(config.frontend, convs=tuple(convs))
     return dataclasses.replace(config, frontend=frontend, position=position, layers=tuple(layers))
+
+
+def _changed(layer: LayerConfig, fields: Mapping[str, Any]) -> LayerConfig:
+    return dataclasses.replace(layer, **fields)
 
 
 @torch.no_grad()

@@ -86,7 +86,7 @@ class Budget:
 def _unscaled(config: EncoderConfig) -> EncoderConfig:
     """Without the scales that `prepare` added to a position that still has all its groups: the teacher has none."""
     position = config.position
-    if position.kept is None or len(position.kept) < position.groups:
+    if position is None or position.kept is None or len(position.kept) < position.groups:
         return config
     return dataclasses.replace(config, position=dataclasses.replace(position, kept=None))
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..encoder import EncoderConfig
+from ..encoder.filterbank import BINS
 from ..types import SAMPLE_RATE, Cost
 
 Width = float | Tensor
@@ -21,20 +22,25 @@ Width = float | Tensor
 def full_widths(config: EncoderConfig) -> dict[str, int]:
     """How many units of each kind an encoder has, under the names that `make_plan` gives to groups; 1 or 0 for whole parts."""
     widths = {f"frontend.convs.{i}": conv.dim for i, conv in enumerate(config.frontend.convs)}
-    widths["position"] = config.position.groups if config.position.kept is None else len(config.position.kept)
+    if config.position is not None:
+        widths["position"] = config.position.groups if config.position.kept is None else len(config.position.kept)
     for i, layer in enumerate(config.layers):
         widths[f"layers.{i}.head"] = layer.num_heads
         widths[f"layers.{i}.attention"] = int(layer.attention)
         widths[f"layers.{i}.ffn"] = layer.ffn_dim
         widths[f"layers.{i}.feed_forward"] = int(layer.ffn)
+        if layer.kind == "conformer":
+            widths |= {f"layers.{i}.ffn1": layer.ffn1_dim, f"layers.{i}.feed_forward1": int(layer.ffn1)}
+            widths[f"layers.{i}.glu"] = layer.glu_dim
     return widths
 
 
 def encoder_cost(config: EncoderConfig, widths: Mapping[str, Width] | None = None, seconds: float = 10.0) -> dict[str, Cost]:
     """Cost of each part, for one clip of `seconds` (attention costs more per second in longer clips).
 
-    widths: group name -> (expected) number of open units, for the groups that differ from `config`. Parts: "frontend.convs.i",
-    "frontend.projection" (with its norm), "position", "relative", "layers.i.attention", "layers.i.ffn", "norms".
+    widths: group name -> (expected) number of open units, for the groups that differ from `config`. Parts: "frontend.convs.i" or
+    "frontend.fbank", "frontend.projection" (with its norm), "position", "relative", "layers.i.attention", "layers.i.ffn",
+    "layers.i.ffn1" and "layers.i.glu" (of Conformer layers), "norms".
     params: the number of elements in the encoder's state dict. macs: what `torch.utils.flop_counter` counts, halved.
     """
     known: dict[str, Width] = dict(full_widths(config))
@@ -52,17 +58,22 @@ def encoder_cost(config: EncoderConfig, widths: Mapping[str, Width] | None = Non
         kernel = last * width * conv.kernel
         costs[f"frontend.convs.{i}"] = Cost(kernel + width * (int(frontend.bias) + 2 * int(normed)), kernel * frames / seconds)
         last = width
+    if frontend.fbank is not None:
+        frames = (frames - frontend.fbank.size) // frontend.fbank.hop + 1  # the spectrum is not counted: it is a fast transform
+        costs["frontend.fbank"] = Cost(0, BINS * frontend.fbank.mels * frames / seconds)
+        last, frames = frontend.fbank.dim, frames // frontend.fbank.stack
     if frames < 1:
         raise ValueError(f"{seconds} s are too short for one frame")
     norm = 2 * last if frontend.projection_norm else 0
     costs["frontend.projection"] = Cost(norm + (last + 1) * dim, last * dim * frames / seconds)
 
     position = config.position
-    groups, width = known["position"], dim // position.groups
-    scale = 0 if position.kept is None else groups
-    padded = frames + 1 - position.kernel % 2  # an even kernel computes one frame too many
-    kernel = groups * (width * width * position.kernel * position.depth)
-    costs["position"] = Cost(kernel + groups * (width * position.depth) + scale, kernel * padded / seconds)
+    if position is not None:
+        groups, width = known["position"], dim // position.groups
+        scale = 0 if position.kept is None else groups
+        padded = frames + 1 - position.kernel % 2  # an even kernel computes one frame too many
+        kernel = groups * (width * width * position.kernel * position.depth)
+        costs["position"] = Cost(kernel + groups * (width * position.depth) + scale, kernel * padded / seconds)
     if config.relative is not None:
         costs["relative"] = Cost(config.relative.buckets * config.relative.heads, 0)
 
@@ -74,11 +85,25 @@ def encoder_cost(config: EncoderConfig, widths: Mapping[str, Width] | None = Non
         if config.relative is not None:  # a gate per head; its projection is shared by the heads that there are
             params = params + heads + _any(heads) * 8 * (layer.head_dim + 1)
             macs = macs + size * frames * 2
+        distance = config.distance
+        if distance is not None and distance.kind == "key":  # one vector per distance, shared by the heads that there are
+            vectors = distance.left + distance.right + 1
+            params = params + _any(heads) * vectors * layer.head_dim
+            macs = macs + size * frames * vectors
+        elif distance is not None and distance.kind == "sinusoid":
+            params = params + size * (dim + 2)
+            macs = macs + size * (2 * frames - 1) * (dim + frames)
         costs[f"layers.{i}.attention"] = Cost(part * params, part * macs / seconds)
-        units, part = known[f"layers.{i}.ffn"], known[f"layers.{i}.feed_forward"]
-        params = (dim + 1) * units + (units + 1) * dim
-        costs[f"layers.{i}.ffn"] = Cost(part * params, part * (2 * frames * dim * units) / seconds)
-    costs["norms"] = Cost(2 * dim * (1 + 2 * len(config.layers)), 0)
+        for number in ("1", "") if layer.kind == "conformer" else ("",):
+            units, part = known[f"layers.{i}.ffn{number}"], known[f"layers.{i}.feed_forward{number}"]
+            params = (dim + 1) * units + (units + 1) * dim
+            costs[f"layers.{i}.ffn{number}"] = Cost(part * params, part * (2 * frames * dim * units) / seconds)
+        if layer.kind == "conformer":
+            width, kernel = known[f"layers.{i}.glu"], config.convolution.kernel
+            vectors = 4 if config.convolution.norm == "batch" else 2
+            costs[f"layers.{i}.glu"] = Cost(width * (3 * dim + kernel + vectors), width * (3 * dim + kernel) * frames / seconds)
+    norms = sum(5 if layer.kind == "conformer" else 2 for layer in config.layers) + int(config.norm)
+    costs["norms"] = Cost(2 * dim * norms, 0)
     return costs
 
 

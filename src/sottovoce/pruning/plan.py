@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..encoder import Encoder, EncoderConfig
+from ..encoder import Encoder, EncoderConfig, PositionConfig
 from ..registry import suggestion
 
-KINDS = ("conv", "head", "ffn", "attention", "feed_forward", "position")
+KINDS = ("conv", "head", "ffn", "glu", "attention", "feed_forward", "position")
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,20 @@ def check_units(units: Sequence[str]) -> None:
 
 
 def make_plan(config: EncoderConfig, units: Sequence[str]) -> Plan:
-    """The groups of the given kinds in an encoder, which may itself be a pruned one; what is already gone gets no group.
+    """The groups of the given kinds in an encoder, which may itself be a pruned one; what it does not have gets no group.
 
-    Kinds: "conv" channels of each front-end convolution, "head", "ffn" units, whole "attention" and "feed_forward" parts, channel
-    groups of the "position" convolution. ValueError for an unknown kind, and for "position" where it cannot be done.
+    Kinds: "conv" channels of each front-end convolution, "head", "ffn" units, "glu" channels of a Conformer's convolution module,
+    whole "attention" and "feed_forward" parts, channel groups of the "position" convolution. The first feed-forward part of a
+    Conformer layer has the groups "layers.i.ffn1" and "layers.i.feed_forward1".
+
+    ValueError for an unknown kind, and for "position" where it cannot be done.
     """
     check_units(units)
     groups: list[Group] = []
     if "conv" in units:
         groups += _convs(config)
-    if "position" in units:
-        groups += _position(config)
+    if "position" in units and config.position is not None:
+        groups += _position(config.position, config.dim)
     for index in range(len(config.layers)):
         groups += [group for group in _layer(config, index) if group.kind in units]
     return Plan(tuple(groups))
@@ -97,6 +100,7 @@ def prepare(encoder: Encoder, units: Sequence[str]) -> Encoder:
     config = prepare_config(encoder.config, units)
     if config == encoder.config:
         return encoder
+    assert config.position is not None
     scale = torch.ones(config.position.groups)
     return rebuild(encoder, config, {**encoder.state_dict(), "position.scale": scale})
 
@@ -104,7 +108,7 @@ def prepare(encoder: Encoder, units: Sequence[str]) -> Encoder:
 def prepare_config(config: EncoderConfig, units: Sequence[str]) -> EncoderConfig:
     """The shape of the encoder that `prepare` returns."""
     position = config.position
-    if "position" not in units or position.kept is not None or position.depth != 1:
+    if "position" not in units or position is None or position.kept is not None or position.depth != 1:
         return config
     return dataclasses.replace(config, position=dataclasses.replace(position, kept=tuple(range(position.groups))))
 
@@ -143,8 +147,7 @@ def _convs(config: EncoderConfig) -> list[Group]:
     return groups
 
 
-def _position(config: EncoderConfig) -> list[Group]:
-    position = config.position
+def _position(position: PositionConfig, dim: int) -> list[Group]:
     if position.depth != 1:
         raise ValueError(
             f"cannot prune 'position': this encoder has {position.depth} convolutions in a row; leave it out of the units"
@@ -155,7 +158,7 @@ def _position(config: EncoderConfig) -> list[Group]:
         )
     if not position.kept:
         return []
-    width = config.dim // position.groups
+    width = dim // position.groups
     slices = (
         Slice("position.convs.0.weight", 0, width),
         Slice("position.convs.0.bias", 0, width),
@@ -170,6 +173,9 @@ def _layer(config: EncoderConfig, index: int) -> list[Group]:
     if layer.attention:
         rows = [f"{at}.attention.{name}_proj.{tensor}" for name in "qkv" for tensor in ("weight", "bias")]
         heads = [f"{at}.attention.gate.const", f"{at}.attention.gate.heads"] if config.relative is not None else []
+        if config.distance is not None and config.distance.kind == "sinusoid":
+            rows.append(f"{at}.attention.distance.proj.weight")
+            heads += [f"{at}.attention.distance.u", f"{at}.attention.distance.v"]
         out = f"{at}.attention.out_proj"
         if layer.num_heads:
             slices = [Slice(name, 0, layer.head_dim) for name in rows] + [Slice(name, 0) for name in heads]
@@ -179,11 +185,28 @@ def _layer(config: EncoderConfig, index: int) -> list[Group]:
         whole = [Slice(name, 0) for name in rows + heads] + [Slice(f"{out}.weight", 1, scale=True)] if layer.num_heads else []
         whole.append(Slice(f"{out}.bias", 0, scale=True, select=False))
         groups.append(Group(f"{at}.attention", "attention", 1, tuple(whole), index=index))
+    if layer.kind == "conformer":
+        if layer.ffn1:
+            groups += _feed_forward(at, "1", layer.ffn1_dim, index)
+        if layer.glu_dim:
+            groups.append(_glu(f"{at}.convolution", f"{at}.glu", layer.glu_dim, index, config.convolution.norm == "batch"))
     if layer.ffn:
-        rows, down = [f"{at}.ffn.up_proj.weight", f"{at}.ffn.up_proj.bias"], f"{at}.ffn.down_proj"
-        units = [Slice(name, 0) for name in rows] + [Slice(f"{down}.weight", 1, scale=True)] if layer.ffn_dim else []
-        if units:
-            groups.append(Group(f"{at}.ffn", "ffn", layer.ffn_dim, tuple(units), index=index))
-        units.append(Slice(f"{down}.bias", 0, scale=True, select=False))
-        groups.append(Group(f"{at}.feed_forward", "feed_forward", 1, tuple(units), index=index))
+        groups += _feed_forward(at, "", layer.ffn_dim, index)
     return groups
+
+
+def _feed_forward(at: str, number: str, width: int, index: int) -> list[Group]:
+    up, down = f"{at}.ffn{number}.up_proj", f"{at}.ffn{number}.down_proj"
+    units = [Slice(f"{up}.weight", 0), Slice(f"{up}.bias", 0), Slice(f"{down}.weight", 1, scale=True)] if width else []
+    groups = [Group(f"{at}.ffn{number}", "ffn", width, tuple(units), index=index)] if units else []
+    units.append(Slice(f"{down}.bias", 0, scale=True, select=False))
+    return [*groups, Group(f"{at}.feed_forward{number}", "feed_forward", 1, tuple(units), index=index)]
+
+
+def _glu(at: str, name: str, width: int, index: int, fixed: bool) -> Group:
+    # The gate stands behind norm and activation, on the last projection's columns: the norm is over the channels that are left.
+    vectors = ["weight", "bias", "mean", "variance"] if fixed else ["weight", "bias"]
+    slices = [Slice(f"{at}.in_proj.weight", 0, 2), Slice(f"{at}.depthwise.weight", 0)]
+    slices += [Slice(f"{at}.norm.{vector}", 0) for vector in vectors]
+    slices.append(Slice(f"{at}.out_proj.weight", 1, scale=True))
+    return Group(name, "glu", width, tuple(slices), index=index)

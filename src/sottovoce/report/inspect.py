@@ -18,15 +18,20 @@ def describe(source: str) -> dict[str, Any]:
     costs = encoder_cost(config)
     layers = []
     for i, layer in enumerate(config.layers):
-        row = {"layer": i + 1, "heads": layer.num_heads, "head_dim": layer.head_dim, "ffn_dim": layer.ffn_dim}
-        layers.append({**row, "attention": layer.attention, "ffn": layer.ffn, "kind": "transformer"})
+        row: dict[str, Any] = {"layer": i + 1, "heads": layer.num_heads, "head_dim": layer.head_dim, "ffn_dim": layer.ffn_dim}
+        row |= {"attention": layer.attention, "ffn": layer.ffn, "kind": layer.kind}
+        if layer.kind == "conformer":
+            row |= {"ffn1": layer.ffn1, "ffn1_dim": layer.ffn1_dim, "glu_dim": layer.glu_dim}
+        layers.append(row)
+    frontend = config.frontend
     everything = total(costs)
     return {
         "source": source,
         "family": loaded.family,
         "dim": config.dim,
-        "frame_rate": 16_000 / config.frontend.stride,
-        "convs": [{"dim": conv.dim, "kernel": conv.kernel, "stride": conv.stride} for conv in config.frontend.convs],
+        "frame_rate": 16_000 / frontend.stride,
+        "convs": [{"dim": conv.dim, "kernel": conv.kernel, "stride": conv.stride} for conv in frontend.convs],
+        "frontend_dim": frontend.convs[-1].dim if frontend.fbank is None else frontend.fbank.dim,
         "layers": layers,
         "parts": {name: {"params": int(cost.params), "macs_per_s": float(cost.macs)} for name, cost in costs.items()},
         "total": {"params": int(everything.params), "macs_per_s": float(everything.macs)},
@@ -45,12 +50,17 @@ def show(found: dict[str, Any]) -> None:
     for column in table.columns[2:]:
         column.justify = "right"
     named = {f"frontend.convs.{i}": (f"conv {i + 1}", f"{conv['dim']} channels") for i, conv in enumerate(found["convs"])}
-    named["frontend.projection"] = ("projection", f"{found['convs'][-1]['dim']} to {found['dim']}")
+    named["frontend.fbank"] = ("filter bank", f"{found['frontend_dim']} per frame")
+    named["frontend.projection"] = ("projection", f"{found['frontend_dim']} to {found['dim']}")
     for i, layer in enumerate(found["layers"]):
         heads = f"{layer['heads']} heads of {layer['head_dim']}" if layer["heads"] else "constant"
         named[f"layers.{i}.attention"] = (f"layer {i + 1} attention", heads if layer["attention"] else "removed")
-        units = f"{layer['ffn_dim']} units" if layer["ffn_dim"] else "constant"
-        named[f"layers.{i}.ffn"] = (f"layer {i + 1} feed-forward", units if layer["ffn"] else "removed")
+        for part in ("ffn", "ffn1"):
+            units = f"{layer[f'{part}_dim']} units" if layer.get(f"{part}_dim") else "constant"
+            title = f"layer {i + 1} feed-forward{part.removeprefix('ffn')}"
+            named[f"layers.{i}.{part}"] = (title, units if layer.get(part) else "removed")
+        channels = layer.get("glu_dim")
+        named[f"layers.{i}.glu"] = (f"layer {i + 1} convolution", f"{channels} channels" if channels else "removed")
     for name, cost in parts.items():
         table.add_row(*named.get(name, (name, "")), *_row(cost, whole))
     table.add_section()

@@ -115,7 +115,7 @@ def cutting(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[s
 def whole(config: EncoderConfig) -> EncoderConfig:
     """The shape without the scales that gates on the positional convolution add: what the budget counts from."""
     position = config.position
-    if position.kept is not None and len(position.kept) == position.groups:
+    if position is not None and position.kept is not None and len(position.kept) == position.groups:
         return replace(config, position=replace(position, kept=None))
     return config
 

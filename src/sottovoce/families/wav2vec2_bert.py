@@ -1,0 +1,90 @@
+"""w2v-BERT 2.0 (Seamless Communication, arXiv 2312.05187)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ..encoder import ConvolutionConfig, EncoderConfig, FbankConfig, FrontendConfig
+from ..registry import FAMILIES
+from ..types import SAMPLE_RATE
+from .conformer import CONFORMER_NAMES, ConformerFamily
+
+MELS = 80  # of SeamlessM4TFeatureExtractor, which every published checkpoint comes with
+
+
+@FAMILIES.register("wav2vec2_bert")
+class Wav2Vec2Bert(ConformerFamily):
+    """w2v-BERT 2.0: Conformer layers on a filter bank, which is computed in the encoder.
+
+    transformers makes ceil(windows / 2) frames and masks the last where it is only half filled; here it does not exist.
+    """
+
+    model_types = ("wav2vec2-bert",)
+    prefix = "wav2vec2_bert"
+    architecture = "Wav2Vec2BertModel"
+    names: ClassVar[Mapping[str, str]] = {
+        **CONFORMER_NAMES,
+        "layers.#.convolution.norm": "encoder.layers.#.conv_module.depthwise_layer_norm",
+    }
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "feature_projection_input_dim": 160,
+        "hidden_act": "swish",
+        "layer_norm_eps": 1e-5,
+        "feat_proj_dropout": 0.0,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "conformer_conv_dropout": 0.1,
+        "conv_depthwise_kernel_size": 31,
+        "position_embeddings_type": "relative_key",
+        "rotary_embedding_base": 10_000,
+        "left_max_position_embeddings": 64,
+        "right_max_position_embeddings": 8,
+    }
+    normed = False
+    certain = True
+
+    def frontend(self, hf: Mapping[str, Any]) -> FrontendConfig:
+        width = hf["feature_projection_input_dim"]
+        if width % MELS or not width:
+            raise ValueError(
+                f"config.json: feature_projection_input_dim is {width}, which is not made of frames of {MELS} mel bins"
+            )
+        return FrontendConfig((), fbank=FbankConfig(MELS, width // MELS))
+
+    def convolution(self, hf: Mapping[str, Any]) -> ConvolutionConfig:
+        return ConvolutionConfig(hf["conv_depthwise_kernel_size"], causal=True)
+
+    def normalize(self, hf: Mapping[str, Any]) -> bool:
+        return False  # the filter bank is normed per utterance, so the scale of the waveform is lost in any case
+
+    def hf_parts(self, config: EncoderConfig) -> dict[str, Any]:
+        fbank = config.frontend.fbank
+        return {**super().hf_parts(config), "feature_projection_input_dim": fbank.dim if fbank is not None else 0}
+
+    def preprocessor(self, config: EncoderConfig, normalize: bool) -> dict[str, Any]:
+        fbank = config.frontend.fbank or FbankConfig()
+        return {
+            "feature_extractor_type": "SeamlessM4TFeatureExtractor",
+            "feature_size": fbank.mels,
+            "num_mel_bins": fbank.mels,
+            "stride": fbank.stack,
+            "padding_side": "right",
+            "padding_value": 0.0,
+            "return_attention_mask": True,
+            "sampling_rate": SAMPLE_RATE,
+        }
+
+    def check_preprocessor(self, config: EncoderConfig, preprocessor: Mapping[str, Any]) -> None:
+        made = self.preprocessor(config, False)
+        for key in ("feature_extractor_type", "num_mel_bins", "stride"):
+            if preprocessor.get(key, made[key]) != made[key]:
+                raise ValueError(
+                    f"preprocessor_config.json says {key} {preprocessor[key]!r}, which does not fit config.json (it would be "
+                    f"{made[key]!r}); put the file of the original model there"
+                )
