@@ -20,12 +20,14 @@ class Batch:
     """Audio of one micro-batch.
 
     wave: (B, S) float32, 16 kHz, as decoded (not normalised). lengths: (B,) int64 valid samples per row, or ``None`` when no
-    row is padded, which lets attention run without a mask. ids: one name per row, for messages.
+    row is padded, which lets attention run without a mask. ids: one name per row, for messages. labels: what the data's label column
+    says of each row, "" where it says nothing; () without such a column.
     """
 
     wave: Tensor
     lengths: Tensor | None = None
     ids: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -35,7 +37,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         lengths = None if self.lengths is None else self.lengths.to(device, non_blocking=True)
-        return Batch(self.wave.to(device, non_blocking=True), lengths, self.ids)
+        return Batch(self.wave.to(device, non_blocking=True), lengths, self.ids, self.labels)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Features:
     lengths: (B,) valid frames per row, or ``None`` when all T frames of every row are valid.
     embedded: (B, T, D), what the first layer reads (after positions; ``transformers`` calls this ``hidden_states[0]``).
     last: (B, T, D), ``hidden[-1]`` after the final layer norm where the model has one (pre-norm models), else ``hidden[-1]``.
-    ffn: outputs of the last feed-forward part of every layer before the residual sum, when asked for.
+    ffn: outputs of the last feed-forward part of every layer before the residual sum, when asked for. Of a Conformer layer, whose
+    sum takes half of it: the whole.
     mask: (B, T) bool, the frames whose input was replaced, or ``None``.
     """
 

@@ -71,7 +71,8 @@ class TestObjectives:
 
     def test_reaches_the_student_and_its_own_parameters(self, name: str) -> None:
         objective, student = made(name), features()
-        loss = objective(student, features(), torch.ones(3, 24, dtype=torch.bool), Batch(torch.randn(3, 24 * 320 + 80)))
+        batch = Batch(torch.randn(3, 24 * 320 + 80), labels=("a", "b", "c"))
+        loss = objective(student, features(), torch.ones(3, 24, dtype=torch.bool), batch)
         loss.total.backward()
         assert any(layer.grad is not None and layer.grad.any() for layer in student.hidden)
         assert all(p.grad is not None for p in objective.parameters())

@@ -12,7 +12,9 @@ from sottovoce.train.recipe import load_recipe
 
 SMALL = ["data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2", "data.workers=0", "precision=fp32"]
 RANDOM = ["student.dim=32", "student.heads=4", "student.depth=2", "student.ffn_dim=48", "student.position_groups=4"]
+NARROW = ["student.dim=16", "student.depth=2", "student.heads=2", "student.ffn_dim=32", "student.glu_dim=0"]
 OWN = {
+    "colld": NARROW, "colld-demo": NARROW, "colld-xlsr": [*NARROW, "student.conv_dims=[8,8,8,8,8,8,8]"],
     "pretrain-tiny": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.fit_frames=1000"],
     "pretrain-tiny-second": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.layer=2",
                              "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
@@ -21,6 +23,8 @@ OWN = {
     "pretrain-mini": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.fit_frames=1000"],
     "pretrain-mini-second": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.layer=2",
                              "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
+    "pretrain-conformer": ["student.dim=32", "student.heads=4", "student.depth=2", "student.ffn_dim=48", "student.kernel=7",
+                           "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
 }  # fmt: skip
 
 

@@ -140,3 +140,27 @@ def test_masked_reconstruction_wants_the_spectrum_without_its_level() -> None:
     after = objective(student, None, frames, Batch(wave))
     torch.testing.assert_close(before.total, after.total)
     assert int(before.count) == 5
+
+
+def test_labels_are_learned_and_rows_without_one_do_not_count() -> None:
+    torch.manual_seed(0)
+    cls = OBJECTIVES.get("label_classification")
+    objective = cls(cls.Config(layer="1", classes=512, margin=0.2), Shape(16, 2), Shape(16, 2))
+    voices = {name: torch.randn(16) for name in ("ann", "bob", "cy")}
+    optimizer, frames = torch.optim.Adam(objective.parameters(), 0.01), torch.ones(4, 20, dtype=torch.bool)
+
+    def loss(names: tuple[str, ...]) -> Loss:
+        x = torch.stack([voices.get(name, torch.zeros(16)) for name in names])[:, None] + torch.randn(4, 20, 16)
+        return objective(Features([x] * 3, None, x, x), None, frames, Batch(torch.zeros(4, 1), labels=names))
+
+    for _ in range(60):
+        optimizer.zero_grad()
+        (loss(("ann", "bob", "cy", "")).total / 80).backward()
+        optimizer.step()
+    assert float(loss(("bob", "cy", "ann", "bob")).logs["accuracy"]) == 80
+    torch.manual_seed(1)
+    known = loss(("ann", "bob", "cy", "ann"))
+    torch.manual_seed(1)
+    unknown = loss(("ann", "", "", "ann"))
+    assert 0 < float(unknown.total.detach()) < float(known.total.detach())
+    assert float(loss(("", "", "", "")).total.detach()) == 0

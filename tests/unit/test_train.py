@@ -257,20 +257,36 @@ def test_masks_cover_about_the_asked_share_in_spans() -> None:
 
 
 def test_any_other_transformers_model_can_teach_a_student_of_another_design(speech_folder: Path, tmp_path: Path) -> None:
-    from transformers import Wav2Vec2ConformerConfig, Wav2Vec2ConformerModel
+    from transformers import SEWConfig, SEWModel
 
-    config = Wav2Vec2ConformerConfig(
+    config = SEWConfig(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=(8,) * 7, num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4, conv_depthwise_kernel_size=3,
+        num_conv_pos_embedding_groups=4, conv_stride=(5, 2, 2, 2, 2, 2, 2), conv_kernel=(10, 3, 3, 3, 3, 2, 2), squeeze_factor=1,
     )  # fmt: skip
-    Wav2Vec2ConformerModel(config).save_pretrained(tmp_path / "teacher")
+    SEWModel(config).save_pretrained(tmp_path / "teacher")
     student = ["student.dim=32", "student.heads=4", "student.depth=4", "student.ffn_dim=48", "student.position_groups=4"]
     options = [*student, "student.conv_dims=[8,8,8,8,8,8,8]", "stages.distill.steps=3", "stages.distill.warmup=1", *FAST]
     api.compress(tmp_path / "teacher", recipe="layer-to-layer-random", data=speech_folder, out=tmp_path / "s", overrides=options)
     mapped = sottovoce.load(tmp_path / "s", space="teacher")(torch.randn(1, 8000))
     assert mapped.hidden[-1].shape[-1] == 24
-    with pytest.raises(ValueError, match="can teach but not be pruned"):
+    with pytest.raises(ValueError, match="weights cannot be taken over"):
         small(tmp_path / "teacher", speech_folder, tmp_path / "p")
+
+
+@pytest.mark.parametrize("family", ["wav2vec2_bert", "wav2vec2_conformer"])
+def test_conformers_are_compressed_like_the_others(family: str, speech_folder: Path, tmp_path: Path) -> None:
+    from sottovoce.export.pretrained import save_pretrained
+    from sottovoce.registry import FAMILIES
+
+    shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "conv_dim": [12] * 7}
+    config = FAMILIES.get(family)().encoder_config({**shape, "conv_depthwise_kernel_size": 5})
+    save_pretrained(tmp_path / "teacher", Encoder(config).reset_parameters(), family, normalize=False)
+    units = ["pruning.units=[conv,head,ffn,glu]", "pruning.gates.drop=0.5"]  # so that all kinds are likely to lose some
+    result = small(tmp_path / "teacher", speech_folder, tmp_path / "s", units, budget="macs")
+    assert result.met
+    student = sottovoce.load(tmp_path / "s")
+    assert sum(layer.glu_dim for layer in student.config.layers) < 48
+    assert sottovoce.load(tmp_path / "s", space="teacher")(torch.randn(1, 8000)).hidden[-1].shape == (1, 24, 24)
 
 
 def test_features_are_put_on_the_students_frames() -> None:

@@ -27,6 +27,7 @@ class Job:
 
     epoch, index: its position in the stream of this rank. begins: first sample of every row within its utterance.
     samples: length of every row. padded: whether the rows keep their own lengths. min_samples: shorter rows are given up.
+    label: the column that gives rows their labels.
     """
 
     epoch: int
@@ -36,6 +37,7 @@ class Job:
     samples: tuple[int, ...]
     padded: bool
     min_samples: int
+    label: str = ""
 
 
 def rng(*seeds: int) -> np.random.Generator:
@@ -89,7 +91,9 @@ def make_job(
         samples = [shortest] * len(own)
         spare = np.array([length - shortest for length in own])
         begins = (spare // 2 if generator is None else generator.integers(0, spare, endpoint=True)).tolist()
-    return Job(epoch, index, tuple(utterances), tuple(begins), tuple(samples), config.crop == "none", config.min_samples)
+    return Job(
+        epoch, index, tuple(utterances), tuple(begins), tuple(samples), config.crop == "none", config.min_samples, config.label
+    )
 
 
 class Plan:

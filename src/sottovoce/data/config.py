@@ -21,6 +21,7 @@ class DataConfig:
         which kernels are made for once and kept: that matters to small models on a CPU.
     workers: decoding processes; 0 decodes in the training process. The audio of a run does not depend on it.
     valid_share, valid_max_seconds: how much is held out, by whole recordings chosen by a hash of their id; 0 holds nothing out.
+    label: the manifest's column that objectives with labels learn from (``speaker``); none of the published methods needs one.
     where: keep the rows of the manifest whose column has this value, for example ``{split: train}``.
     """
 
@@ -32,6 +33,7 @@ class DataConfig:
     workers: int = 2
     valid_share: float = 0.01
     valid_max_seconds: float = 300.0
+    label: str = ""
     where: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -34,22 +34,26 @@ class Decoded:
     lengths: list[int] | None
     ids: tuple[str, ...]
     skipped: list[Skipped] = field(default_factory=list)
+    labels: tuple[str, ...] = ()
 
     def batch(self) -> Batch:
         assert self.wave is not None
         lengths = None if self.lengths is None else torch.tensor(self.lengths, dtype=torch.int64)
-        return Batch(torch.from_numpy(self.wave), lengths, self.ids)
+        return Batch(torch.from_numpy(self.wave), lengths, self.ids, self.labels)
 
 
 def decode(job: Job) -> Decoded:
     """Read every row of a batch; rows that cannot be read are left out and named."""
     rows: list[Samples] = []
     ids: list[str] = []
+    labels: list[str] = []
     skipped: list[Skipped] = []
     for utterance, begin, samples in zip(job.utterances, job.begins, job.samples, strict=True):
         try:
             rows.append(_row(utterance, begin, samples, job.min_samples))
             ids.append(utterance.id)
+            if job.label:
+                labels.append(utterance.recording.fields.get(job.label, ""))
         except BadAudio as problem:
             skipped.append({"path": utterance.recording.path, "reason": problem.reason})
     if not rows:
@@ -60,7 +64,8 @@ def decode(job: Job) -> Decoded:
     wave = np.zeros((len(rows), max(sizes)), np.float32)
     for target, row, size in zip(wave, rows, sizes, strict=True):
         target[:size] = row[:size]
-    return Decoded(job.epoch, job.index, wave, None if len(set(sizes)) == 1 else sizes, tuple(ids), skipped)
+    lengths = None if len(set(sizes)) == 1 else sizes
+    return Decoded(job.epoch, job.index, wave, lengths, tuple(ids), skipped, tuple(labels))
 
 
 def _row(utterance: Utterance, begin: int, samples: int, min_samples: int) -> Samples:

@@ -23,3 +23,15 @@ class Student:
     def build(self, teacher: Pretrained | None) -> Encoder:
         """The student before training. ValueError when this teacher cannot serve."""
         raise TypeError(f"{type(self).__name__} must define build")
+
+
+def own_encoder(teacher: Pretrained | None) -> Encoder:
+    """The teacher's encoder, for students that are made of it. ValueError when there is none, or it runs inside transformers."""
+    if teacher is None:
+        raise ValueError("this student is made of a teacher's weights, and there is no teacher")
+    if not isinstance(teacher.encoder, Encoder):
+        raise ValueError(
+            f"a '{teacher.family}' model can teach, but its weights cannot be taken over; choose another student "
+            "(sottovoce list students)"
+        )
+    return teacher.encoder

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sottovoce.encoder import Encoder
 from sottovoce.families import Pretrained
 from sottovoce.registry import STUDENTS
-from sottovoce.students.base import Student
+from sottovoce.students.base import Student, own_encoder
 
 
 @STUDENTS.register("copy")
@@ -22,10 +22,4 @@ class Copy(Student):
         """Nothing to choose."""
 
     def build(self, teacher: Pretrained | None) -> Encoder:
-        if teacher is None:
-            raise ValueError("a student that starts as a copy needs a teacher")
-        if not isinstance(teacher.encoder, Encoder):
-            raise ValueError(
-                f"a '{teacher.family}' model can teach but not be pruned; choose another student, see 'sottovoce list students'"
-            )
-        return copy.deepcopy(teacher.encoder)
+        return copy.deepcopy(own_encoder(teacher))

@@ -9,7 +9,7 @@ from typing import Literal
 from sottovoce.encoder import Encoder
 from sottovoce.families import Pretrained
 from sottovoce.registry import STUDENTS
-from sottovoce.students.base import Student
+from sottovoce.students.base import Student, own_encoder
 
 
 @STUDENTS.register("layers")
@@ -24,31 +24,23 @@ class Layers(Student):
         which: Literal["first", "spaced"] = "first"
 
     def build(self, teacher: Pretrained | None) -> Encoder:
-        if teacher is None:
-            raise ValueError("a student made of a teacher's layers needs a teacher")
-        if not isinstance(teacher.encoder, Encoder):
-            raise ValueError(
-                f"a '{teacher.family}' model can teach but its layers cannot be taken; see 'sottovoce list students'"
-            )
-        chosen = self.chosen(len(teacher.encoder.layers))
-        config = teacher.encoder.config
-        made = Encoder(dataclasses.replace(config, layers=tuple(config.layers[i] for i in chosen)))
-        numbers = {str(old): str(new) for new, old in enumerate(chosen)}
-        state = {}
-        for name, tensor in teacher.encoder.state_dict().items():
-            head, _, rest = name.partition(".")
-            if head == "layers":
-                number, _, leaf = rest.partition(".")
-                if number not in numbers:
-                    continue
-                name = f"layers.{numbers[number]}.{leaf}"
-            state[name] = tensor
-        made.load_state_dict(state)
-        return made
+        encoder = own_encoder(teacher)
+        want: Layers.Config = self.config
+        return take(encoder, chosen(len(encoder.layers), want.count, want.which))
 
-    def chosen(self, depth: int) -> list[int]:
-        """Numbers of the layers that stay, from 0. ValueError when the teacher has fewer than asked for."""
-        count = self.config.count
-        if not 1 <= count <= depth:
-            raise ValueError(f"student.count={count}: the teacher has {depth} layers, so between 1 and {depth} can be taken")
-        return list(range(count)) if self.config.which == "first" else [(i + 1) * depth // count - 1 for i in range(count)]
+
+def chosen(depth: int, count: int, which: str) -> list[int]:
+    """Numbers, from 0, of `count` of `depth` layers. ValueError when there are fewer than asked for."""
+    if not 1 <= count <= depth:
+        raise ValueError(f"{count} layers cannot be taken: the teacher has {depth}, so between 1 and {depth} can")
+    return list(range(count)) if which == "first" else [(i + 1) * depth // count - 1 for i in range(count)]
+
+
+def take(encoder: Encoder, layers: list[int]) -> Encoder:
+    """A new encoder with the front end and these layers of another, in this order."""
+    made = Encoder(dataclasses.replace(encoder.config, layers=tuple(encoder.config.layers[i] for i in layers)))
+    state = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith("layers.")}
+    for new, old in enumerate(layers):
+        state |= {f"layers.{new}.{name}": tensor for name, tensor in encoder.layers[old].state_dict().items()}
+    made.load_state_dict(state)
+    return made

@@ -1,0 +1,64 @@
+"""Labels of utterances (who speaks) learned at a middle layer: the one objective that is not self-supervised."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sottovoce.objectives.base import Objective, Shape, layer_index
+from sottovoce.registry import OBJECTIVES
+from sottovoce.types import Batch, Features, Loss
+
+
+@OBJECTIVES.register("label_classification")
+class LabelClassification(Objective):
+    """Additive-margin softmax over utterance labels, on mean and deviation of one layer over time (Wang et al. 2018, arXiv 1801.05599).
+
+    ``data.label`` names the column; rows without a label count nothing. Speaker labels on part of the data make up for the thousands of
+    hours in which a self-supervised model learns who speaks. A label's class is a hash of it, so that no list of labels is needed: two
+    of n labels share a class with a chance of about n^2 / (2 classes).
+    """
+
+    needs_teacher = False
+    masked = True  # shares the student's pass with what it goes with
+
+    @dataclass(frozen=True)
+    class Config:
+        """layer: of the student. scale, margin: of the loss, those of x-vectors on VoxCeleb in SUPERB."""
+
+        layer: str = "1/3"
+        classes: int = 16_384
+        dim: int = 128
+        scale: float = 30.0
+        margin: float = 0.4
+
+    def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
+        super().__init__(config, student, teacher)
+        self.config: LabelClassification.Config = config
+        self.layer = layer_index(config.layer, student.depth)
+        self.project = nn.Linear(2 * student.dim, config.dim)
+        self.classes = nn.Embedding(config.classes, config.dim)
+
+    def frames(self, valid: Tensor, mask: Tensor | None) -> Tensor:
+        return valid
+
+    def forward(self, student: Features, teacher: Features | None, frames: Tensor, batch: Batch) -> Loss:
+        """Each row's loss times its number of `frames`, so that rows add up as frames do."""
+        x, weight = student.hidden[self.layer], frames.sum(1)
+        share = frames.to(x.dtype)[..., None] / weight.clamp(min=1)[:, None, None]
+        mean = (x * share).sum(1)
+        deviation = ((x - mean[:, None]).square() * share).sum(1).clamp(min=1e-6).sqrt()
+        ours = F.normalize(self.project(torch.cat([mean, deviation], dim=-1)).float(), dim=-1)
+        cosines = ours @ F.normalize(self.classes.weight.float(), dim=-1).T
+        labels = [zlib.crc32(label.encode()) % self.config.classes for label in batch.labels or ("",) * len(x)]
+        target = torch.tensor(labels, device=x.device)
+        weight = weight * torch.tensor([bool(label) for label in batch.labels] or [False] * len(x), device=x.device)
+        logits = self.config.scale * (cosines - self.config.margin * F.one_hot(target, self.config.classes))
+        each = F.cross_entropy(logits, target, reduction="none")
+        right = (cosines.argmax(-1) == target).float()
+        logs = {"cross_entropy": (each * weight).sum().detach(), "accuracy": (right * weight).sum()}
+        return Loss((each * weight).sum(), frames.sum(), logs)
