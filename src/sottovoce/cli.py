@@ -178,7 +178,7 @@ def evaluate(
         list[int] | None, typer.Option("--seed", help="Seed of heads and batches; repeatable. Default 1 2 3.")
     ] = None,
     device: Device = "auto",
-    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for features; ~/.cache/sottovoce by default.")] = None,
+    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for features; by default in $SOTTOVOCE_CACHE.")] = None,
     cache_gb: Annotated[float, typer.Option("--cache-gb", help="Most that features may take on disk; 0 keeps nothing.")] = 10.0,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="So many tasks at a time, each on one core.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is measured already.")] = False,
@@ -193,8 +193,8 @@ def evaluate(
 
         sottovoce evaluate students/first --vs demo --data testbed --root /data/testbed --out results
 
-    Each pair of model and task becomes one JSON, which `sottovoce report` draws. KEY=VALUE overrides any field of the task file, or of
-    the single task, e.g. training.lrs=[1e-3,3e-3].
+    Each pair of model and task becomes one JSON, which `sottovoce report` draws. A pair that fails does not end the others. KEY=VALUE
+    overrides any field of the task file, or of the single task, e.g. training.lrs=[1e-3,3e-3].
     """
     from sottovoce.suite.run import evaluate as run
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 from torch import Tensor, nn
 
 from sottovoce.data import Recording
@@ -36,3 +37,18 @@ def recording(folder: Path, name: str, symbols: Sequence[int], fields: Mapping[s
     path = folder / f"{name}.flac"
     soundfile.write(path, np.repeat(levels, HOP), SAMPLE_RATE, subtype="PCM_16")
     return Recording(name, str(path), duration=len(levels) * HOP / SAMPLE_RATE, fields=dict(fields))
+
+
+def gpt(folder: Path, texts: Sequence[str]) -> Path:
+    """A random GPT-2 of two layers, without attention to anything but text, and a tokenizer of a few sub-words."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=60, special_tokens=["<e>", "<s>"], show_progress=False))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<e>", bos_token="<s>").save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": tokenizer.get_vocab_size()}
+    GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=1, eos_token_id=0)).save_pretrained(folder)
+    return folder

@@ -42,6 +42,34 @@ def test_groups_are_covered_too_and_single_items_would_not_be() -> None:
     assert alone <= 70
 
 
+def test_items_of_several_groups_are_covered_and_would_not_be_by_their_pairs() -> None:
+    """Conversations of two out of fourteen people: a person who is hard to tell apart is in several."""
+    covered = by_pair = 0
+    for repeat in range(100):
+        random = np.random.default_rng(repeat)
+        hard = random.beta(2, 8, 14)  # 20 % on average
+        who = [tuple(f"speaker {i}" for i in random.choice(14, 2, replace=False)) for _ in range(40)]
+        errors = random.binomial(400, [np.mean([hard[int(name.split()[1])] for name in pair]) for pair in who])
+        items = np.stack([errors, np.full(40, 400)], axis=1)
+        low, high = interval(items, ratio, who, samples=200, seed=repeat)
+        covered += low <= 20 <= high
+        low, high = interval(items, ratio, [" ".join(sorted(pair)) for pair in who], samples=200, seed=repeat)
+        by_pair += low <= 20 <= high
+    assert covered >= 85
+    assert by_pair <= 70
+
+
+def test_several_names_of_which_each_has_one_are_as_one() -> None:
+    items, names = rows(20)
+    single = interval(items, ratio, names)
+    alone = interval(items, ratio, [(name,) for name in names])
+    assert alone == pytest.approx(single, abs=5)
+    nobody: list[tuple[str, ...]] = [()] * len(items)
+    assert interval(items, ratio, nobody) == pytest.approx(interval(items, ratio), abs=2)
+    few = [("a", "b"), ("b", "c")] * (len(items) // 2)
+    assert interval(items, ratio, few) == interval(items, ratio)  # three people say nothing of others
+
+
 def rows(groups: int) -> tuple[np.ndarray, list[str]]:
     """Ten items of each group, all right or all wrong."""
     right = np.repeat(np.arange(groups) % 2, 10)

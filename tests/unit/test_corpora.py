@@ -138,6 +138,29 @@ def quesst2014(root: Path) -> Path:
     return root
 
 
+def fleurs(root: Path) -> Path:
+    said = {"en_us": ("Good day!", "good day"), "cmn_hans_cn": ("你好！", "你 好"), "es_419": ("¡Buenos días!", "buenos días")}
+    for locale, (raw, plain) in said.items():
+        for number, split in enumerate(("train", "dev", "test"), 1):
+            lines = []
+            for take in (1, 2):
+                audio(root / locale / "audio" / split / f"{number}{take}.wav")
+                gender = ("MALE", "FEMALE")[take - 1]
+                lines.append(f"{number}\t{number}{take}.wav\t{raw}\t{plain}\t{' '.join(plain)} |\t1600\t{gender}")
+            text(root / locale / f"{split}.tsv", *lines)
+    return root
+
+
+def covost2(root: Path) -> Path:
+    for number, split in enumerate(("train", "dev", "test")):
+        name = f"common_voice_fr_{number}.wav"  # theirs are MP3, which is the same here
+        audio(root / "clips" / name)
+        row = "\t".join([name, r"Il dit \"oui\".", r"He says \"yes\".", f"speaker{number}"])  # pandas escapes quotes
+        text(root / f"covost_v2.fr_en.{split}.tsv", "path\tsentence\ttranslation\tclient_id", row)
+    text(root / "validated.tsv", "client_id\tpath\tsentence", "speaker0\tcommon_voice_fr_0.wav\tIl dit oui.")
+    return root
+
+
 TREES: dict[str, Callable[[Path], Path]] = {
     "librispeech": librispeech,
     "speech_commands": speech_commands,
@@ -148,6 +171,8 @@ TREES: dict[str, Callable[[Path], Path]] = {
     "librimix": librimix,
     "kaldi_diarization": kaldi,
     "quesst2014": quesst2014,
+    "fleurs": fleurs,
+    "covost2": covost2,
 }
 
 
@@ -437,6 +462,72 @@ def test_quesst2014(tmp_path: Path) -> None:
         lines.write("quesst14Database/dev_queries/quesst14_dev_0009.wav nnenglish\nnonsense\n")
     reasons = [row["reason"] for row in open_source(root).skipped]
     assert reasons == ["malformed manifest row", "malformed manifest row", "names a missing recording", "missing"]
+
+
+def test_fleurs(tmp_path: Path) -> None:
+    root = fleurs(tmp_path / "fleurs")
+    found = by_id(open_source(root))
+    assert len(found) == 18
+    assert found["cmn_hans_cn/audio/dev/22.wav"] == {
+        "split": "dev",
+        "language": "cmn",
+        "locale": "cmn_hans_cn",
+        "sentence": "2",
+        "text": "你 好",
+        "raw_text": "你好！",
+        "gender": "female",
+    }
+    assert {fields["sentence"] for fields in found.values() if fields["split"] == "train"} == {"1"}
+    alone = by_id(open_source(root / "en_us"))
+    assert alone["audio/test/31.wav"] == found["en_us/audio/test/31.wav"]
+    assert len(alone) == 6
+    (tmp_path / "english").symlink_to(root / "en_us", target_is_directory=True)
+    assert by_id(open_source(tmp_path / "english")) == alone
+
+
+def test_fleurs_with_broken_and_missing_rows(tmp_path: Path) -> None:
+    root = fleurs(tmp_path)
+    with (root / "en_us" / "dev.tsv").open("a") as lines:
+        lines.write("9\tgone.wav\tA\ta\ta |\t1\tMALE\n9\tshort.wav\n")
+    (root / "es_419" / "test.tsv").unlink()
+    found = open_source(root)
+    assert [(Path(row["path"]).name, row["reason"]) for row in found.skipped] == [
+        ("dev.tsv:4", "malformed manifest row"),
+        ("dev.tsv:3", "missing"),
+    ]
+    assert by_id(found)["es_419/audio/test/31.wav"] == {}
+
+
+def test_covost2(tmp_path: Path) -> None:
+    root = covost2(tmp_path)
+    audio(root / "clips" / "common_voice_fr_9.wav")
+    found = by_id(open_source(root))
+    assert found["clips/common_voice_fr_1.wav"] == {
+        "split": "dev",
+        "language": "fr",
+        "text": 'Il dit "oui".',
+        "speaker": "speaker1",
+        "translation": 'He says "yes".',
+        "translation_en": 'He says "yes".',
+    }
+    assert found["clips/common_voice_fr_9.wav"] == {}
+
+
+def test_covost2_into_several_languages_and_with_broken_rows(tmp_path: Path) -> None:
+    root = covost2(tmp_path)
+    head = "path\tsentence\ttranslation\tclient_id"
+    text(
+        root / "covost_v2.fr_zh-CN.dev.tsv", head, "common_voice_fr_1.wav\tIl dit oui.\t他说\tspeaker1", "gone.wav\ta\tb\tc", "a"
+    )
+    found = open_source(root)
+    fields = by_id(found)["clips/common_voice_fr_1.wav"]
+    assert fields["translation_zh-CN"] == "他说"
+    assert fields["translation_en"] == 'He says "yes".'
+    assert "translation" not in fields
+    assert [row["reason"] for row in found.skipped] == ["malformed manifest row", "missing"]
+    text(root / "covost_v2.fr_en.test.tsv", "path\ttranslation\tsplit", "a\tb\ttest")
+    with pytest.raises(ValueError, match=r"make it again with get_covost_splits\.py"):
+        open_source(root)
 
 
 @pytest.mark.parametrize(

@@ -204,3 +204,34 @@ def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jiwer", None)
     with pytest.raises(ValueError, match=r"needs jiwer.*sottovoce\[eval\]"):
         metrics.word_errors("a", "b")
+
+
+class TestCorpusScore:
+    def test_bleu_by_hand(self) -> None:
+        bleu = metrics.CorpusScore("BLEU")
+        # 1-grams 5/6, 2-grams 3/5, 3-grams 1/4; no 4-gram of 3, which smoothing counts as half of one
+        parts = bleu.parts("the cat is on the mat", "the cat sat on the mat")
+        assert bleu.score([parts]) == pytest.approx(100 * (5 / 6 * 3 / 5 * 1 / 4 * 1 / 6) ** 0.25)
+        assert bleu.score([bleu.parts("a b c d e", "a b c d e")]) == pytest.approx(100)
+        assert np.isnan(bleu.score(np.zeros((0, bleu.width))))
+
+    def test_chrf_by_hand(self) -> None:
+        chrf = metrics.CorpusScore("CHRF")
+        # precisions 1 and 1, recalls 2/3 and 1/2; longer n-grams are not there; F with beta 2
+        recall = (2 / 3 + 1 / 2) / 2
+        assert chrf.score([chrf.parts("ab", "abc")]) == pytest.approx(100 * 5 * recall / (4 + recall))
+
+    @pytest.mark.parametrize("name", ["BLEU", "CHRF"])
+    def test_sums_of_parts_are_the_corpus_score_of_sacrebleu(self, name: str) -> None:
+        sacrebleu = pytest.importorskip("sacrebleu.metrics")
+        said = ["the cat is on the mat", "", "there is one", "it rains. It pours"]
+        right = ["the cat sat on the mat", "a dog", "there is one dog here", "it rains, it pours."]
+        own, other = metrics.CorpusScore(name), getattr(sacrebleu, name)()  # type: ignore[arg-type]
+        rows = [own.parts(*pair) for pair in zip(said, right, strict=True)]
+        assert own.score(rows) == pytest.approx(other.corpus_score(said, [right]).score)
+        assert own.signature == str(other.get_signature())
+        assert own.signature.startswith("nrefs:1|case:mixed")
+
+    def test_options_that_sacrebleu_does_not_know(self) -> None:
+        with pytest.raises(ValueError, match="does not take"):
+            metrics.CorpusScore("BLEU", tokenize="words")

@@ -86,6 +86,17 @@ def test_a_stretch_of_a_conversation_is_part_of_it_and_survives_pickling(voices:
     np.testing.assert_array_equal(read_audio(copy, 3.0, 2.0), read_audio(item)[3 * RATE : 5 * RATE])
 
 
+def test_how_many_talk_may_be_a_range(voices: Recordings) -> None:
+    plan = replace(SMALL, train=20, speakers=(2, 4), seconds=30.0)
+    counts = [len(item.fields["speaker"].split()) for item in mixtures(voices, plan)]
+    assert set(counts) == {2, 3, 4}
+    assert [item.id for item in mixtures(voices, replace(SMALL, speakers=(2, 2)))] == [
+        item.id for item in mixtures(voices, SMALL)
+    ]
+    with pytest.raises(ValueError, match="conversations of 5 need"):
+        mixtures(voices, replace(plan, speakers=(2, 5)))
+
+
 def test_people_overlap_as_often_as_asked(voices: Recordings) -> None:
     def share(overlap: float) -> float:
         both = total = 0
@@ -113,6 +124,14 @@ def test_mistakes_are_said(voices: Recordings) -> None:
     both = Recordings([*voices, replace(voices[0], fields={"speaker": "s0", "split": "test"})])
     with pytest.raises(ValueError, match="speaker s0 is in train and in test"):
         mixtures(both, SMALL)
-    for wrong in ({"turn": (0.1, 1.0)}, {"speakers": 1}, {"seconds": 2.0}, {"overlap": 2.0}, {"train": -1}):
+    for wrong in (
+        {"turn": (0.1, 1.0)},
+        {"speakers": 1},
+        {"speakers": (4, 2)},
+        {"speakers": (2,)},
+        {"seconds": 2.0},
+        {"overlap": 2.0},
+        {"train": -1},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             MixtureConfig(**wrong)  # type: ignore[arg-type]

@@ -201,10 +201,10 @@ class TestProbe:
             judge = lambda probe: -float(probe(features.batch(list(range(8)))))  # noqa: E731
             return fit(Zero, lambda out, *_: out, judge, train, training, seed, lr, torch.device("cpu"))
 
-        probes, trials = sweep(one, training, (1, 2, 3))
+        probes, trials = sweep(one, training.lrs, (1, 2, 3))
         assert len(probes) == 3
         assert [(trial["seed"], trial["lr"], trial["chosen"]) for trial in trials] == [
             (1, 1e-6, False), (1, 1e-1, True), (2, 1e-1, True), (3, 1e-1, True)
         ]  # fmt: skip
-        again, _ = sweep(one, training, (1, 2, 3))
+        again, _ = sweep(one, training.lrs, (1, 2, 3))
         assert all(torch.equal(a.sum.weights, b.sum.weights) for a, b in zip(probes, again, strict=True))

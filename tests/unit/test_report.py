@@ -14,7 +14,7 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
-from sottovoce.report import board, charts, page, words
+from sottovoce.report import board, page, probes, words
 from sottovoce.report.collect import Evaluation, gather
 from sottovoce.report.figure import Chart
 from sottovoce.report.kept import picture
@@ -221,7 +221,7 @@ def test_plotly_takes_every_figure(ledger_folder: Path, tmp_path: Path) -> None:
 
 def test_error_rates_of_the_sweep_are_shown_as_they_are_read(whole: board.Board) -> None:
     task = next(task for task in whole.tasks if task.label == "asr-english")
-    chart = charts.trials(whole, task)
+    chart = probes.trials(whole, task)
     assert chart is not None
     assert all(value > 0 for trace in chart.figure["data"] for value in trace["y"])  # stored with a minus
     assert sum(row[-1] == "chosen" for row in chart.table.rows) == 3 * (len(MODELS) - 1)

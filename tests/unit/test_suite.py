@@ -6,13 +6,17 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 import sottovoce
 from sottovoce import recipes
 from sottovoce.config import ConfigError
+from sottovoce.data import Recording, Recordings
 from sottovoce.suite.config import load_suite, single
-from sottovoce.suite.run import evaluate
+from sottovoce.suite.pairs import fingerprint
+from sottovoce.suite.run import Unmeasured, evaluate
 
 QUICK = "{lrs: [1e-2], steps: 20, batch: 8, evaluate_every: 10, standardize: true}"
 
@@ -187,3 +191,108 @@ class TestEvaluate:
         options = {"data": corpus / "manifest.tsv", "tasks": ["ks"], "out": tmp_path / "out", "cache": tmp_path / "c", **change}
         with pytest.raises(ValueError, match=says):
             evaluate(["log-mel"], **options)  # type: ignore[arg-type]
+
+
+class TestMistakes:
+    def test_all_of_them_are_said_before_anything_is_run(self, task_file: Path, tmp_path: Path) -> None:
+        task_file.write_text(f"""
+tasks:
+  words: {{task: {{name: ks, training: {QUICK}}}, data: manifest.tsv}}
+  gone: {{task: ks, data: nowhere.tsv}}
+  ratings: {{task: quality, data: manifest.tsv}}
+  people: {{task: sd, data: manifest.tsv}}
+  search: {{task: qbe, data: {{path: manifest.tsv, fields: {{label: text}}, split: {{dev: train}}}}}}
+  one: {{task: ks, data: {{path: manifest.tsv, where: {{label: word0}}}}}}
+""")
+        with pytest.raises(ValueError, match=r"nothing was run, because of 6 mistakes:") as caught:
+            evaluate(["log-mel", "no-such-model"], data=task_file, out=tmp_path / "out", cache=tmp_path / "cache")
+        lines = str(caught.value).splitlines()[1:]
+        for name, says in (
+            ("gone", "does not exist"),
+            ("no-such-model", ""),
+            ("ratings", "'score'"),
+            ("people", "24 no turns"),
+            ("search", "dev split"),
+            ("one", "at least two classes"),
+        ):
+            assert any(line.startswith(f"  {name}: ") and says in line for line in lines), name
+        assert not (tmp_path / "out").exists()
+        assert not (tmp_path / "cache").exists()
+
+    def test_what_is_measured_already_is_not_checked(self, task_file: Path, corpus: Path, tmp_path: Path) -> None:
+        options = {"data": task_file, "tasks": ["words"], "out": tmp_path / "out", "cache": tmp_path / "cache"}
+        evaluate(["log-mel"], **options)
+        for file in corpus.glob("*.wav"):
+            file.unlink()
+        (result,) = evaluate(["log-mel"], **options)
+        assert not result.new
+        with pytest.raises(ValueError, match=r"24 skipped: 24 missing"):
+            evaluate(["log-mel"], fresh=True, **options)
+
+    @pytest.mark.parametrize("jobs", [1, 2])
+    def test_one_that_shows_later_does_not_end_the_others(self, task_file: Path, tmp_path: Path, jobs: int) -> None:
+        """An earlier measurement of something else is in the way of one pair; audio that decodes to nothing in that of another."""
+        said: list[str] = []
+        options = {"data": task_file, "out": tmp_path / "out", "cache": tmp_path / "cache", "jobs": jobs}
+        evaluate(["log-mel"], tasks=["words"], seeds=[7], **options)
+        silent = tmp_path / "silent"
+        silent.mkdir()
+        rows = ["path\tseconds\tlabel\tsplit"]
+        for i in range(8):
+            soundfile.write(silent / f"{i}.wav", np.zeros(16_000), 16_000)
+            rows.append(f"{i}.wav\t1.0\tword{i % 2}\t{('train', 'train', 'dev', 'test')[i // 2]}")
+        (silent / "manifest.tsv").write_text("\n".join(rows) + "\n")
+        task_file.write_text(task_file.read_text() + "  quiet: {task: ks, data: silent/manifest.tsv}\n")
+        with pytest.raises(Unmeasured, match="are measured; the others were left out because of 2 mistakes") as caught:
+            evaluate(["log-mel"], say=said.append, **options)
+        assert {result.record["task"]["entry"] for result in caught.value.results} == {"voices"}
+        assert (tmp_path / "out" / "log-mel" / "voices.json").is_file()
+        last = str(caught.value).splitlines()[1:]
+        assert any("words" in line and "--fresh" in line for line in last)
+        assert any("quiet" in line and "see what was skipped" in line for line in last)
+        assert any("quiet" in line and "not measured" in line for line in said)
+
+
+class TestLengths:
+    def test_are_read_once_and_broken_files_are_counted(
+        self, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A manifest that does not say how long its recordings are, as official corpora do not."""
+        said: list[str] = []
+        (corpus / "03.wav").write_bytes(b"RIFF nothing")
+        short = ["training.steps=4", "training.evaluate_every=2"]
+        options = {"data": corpus / "manifest.tsv", "tasks": ["ks"], "cache": tmp_path / "cache", "seeds": [1]}
+        (result,) = evaluate(["log-mel"], out=tmp_path / "one", say=said.append, overrides=short, **options)
+        assert result.record["data"]["splits"]["train"]["hours"] > 0
+        assert result.record["data"]["skipped"] == 1
+        assert said[0] == "ks: 1 of 24 recordings left out (1 not audio, or broken)"
+        opened: list[str] = []
+        monkeypatch.setattr("sottovoce.data.durations.header_seconds", lambda path: opened.append(path) or 1.0)
+        evaluate(["log-mel"], out=tmp_path / "two", overrides=short, **options)
+        assert opened == [str(corpus / "03.wav")]  # nothing is known of it, so it is looked at again
+
+
+class TestFingerprint:
+    def test_files_of_labels_count_by_content(self, tmp_path: Path) -> None:
+        def of(where: str, text: str) -> str:
+            (tmp_path / where).mkdir(exist_ok=True)
+            path = tmp_path / where / "a.rttm"
+            path.write_text(text)
+            item = Recording("a", "a.wav", fields={"rttm": str(path)})
+            return fingerprint(Recordings([item]), [str(path)])
+
+        assert of("one", "x") == of("two", "x") != of("one", "y")
+        plain = Recordings([Recording("a", "a.wav", fields={"label": "b"})])
+        assert fingerprint(plain) == "af4203abef601343"  # as it was before, or every entry would have to be measured again
+
+    def test_a_lexicon_of_another_content_is_another_measurement(self, corpus: Path, tmp_path: Path) -> None:
+        manifest = corpus / "manifest.tsv"
+        manifest.write_text(manifest.read_text().replace("\tlabel\t", "\ttext\t"))
+        lexicon = tmp_path / "lexicon.txt"
+        options = {"data": manifest, "tasks": ["pr"], "out": tmp_path / "out", "cache": tmp_path / "cache", "seeds": [1]}
+        steps = [f"lexicon=[{lexicon}]", "training.steps=2", "training.evaluate_every=2"]
+        lexicon.write_text("WORD0 A B\nWORD1 A C\n")
+        evaluate(["log-mel"], overrides=steps, **options)
+        lexicon.write_text("WORD0 A B\nWORD1 A D\n")
+        with pytest.raises(ValueError, match="another data"):
+            evaluate(["log-mel"], overrides=steps, **options)

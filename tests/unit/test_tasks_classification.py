@@ -107,6 +107,17 @@ def test_speakers_are_told_apart_across_sessions(tones: list[Recording], bench: 
     spoken = changed(tones, speaker=lambda i: f"s{i % 4}")
     outcome = run("sid", spoken, bench, session="^[0-9]*")
     assert outcome.measures[0].value > 95
+    assert outcome.measures[0].items == len(tones)  # every session is tested once
+    assert {trial["fold"] for trial in outcome.trials} == {0, 1, 2}
+    task = TASKS.get("sid")(TASKS.get("sid").Config(session="^[0-9]*"))
+    splits, _ = task.items(task.arrange(Recordings(spoken)))
+    for fold in task.folds(splits):
+        parts = [
+            {(item.group, item.piece.recording.fields["turn"]) for item in part} for part in (fold.train, fold.dev, fold.test)
+        ]
+        assert parts[0].isdisjoint(parts[1] | parts[2])
+        assert parts[1].isdisjoint(parts[2])
+        assert {speaker for speaker, _ in parts[2]} <= {speaker for speaker, _ in parts[0]}
     with pytest.raises(ValueError, match="no two speakers with two sessions"):
         run("sid", spoken, bench, session="never")
     with pytest.raises(ValueError, match="regular expression"):

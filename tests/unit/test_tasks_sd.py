@@ -141,3 +141,51 @@ def test_too_many_speakers_are_a_reason() -> None:
     for wrong in ({"speakers": 9}, {"medians": (2,)}, {"thresholds": (1.5,)}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             SpeakerDiarization.Config(**wrong)  # type: ignore[arg-type]
+
+
+def test_conversations_of_up_to_three_train_for_recordings_with_turns(people: Recordings, tmp_path: Path) -> None:
+    """The test split is real recordings with an RTTM; no mixtures are made for it."""
+    real = [
+        Recording(
+            f"r{i}", people[i].path, duration=3.0, fields={"split": "test", "speaker": "x y z", "rttm": str(tmp_path / "r.rttm")}
+        )
+        for i in range(2)
+    ]
+    lines = (
+        f"SPEAKER {Path(item.path).stem} 1 {i}.0 1.0 <NA> <NA> {who} <NA> <NA>" for item in real for i, who in enumerate("xyz")
+    )
+    (tmp_path / "r.rttm").write_text("\n".join(lines))
+    plan = replace(MIXED, test=0, speakers=(2, 3), train=8, dev=4)
+    short = replace(FAST, steps=4, evaluate_every=2)
+    outcome = run(Recordings([*people, *real]), tmp_path, mixtures=plan, speakers=3, training=short)
+    assert outcome.measures[0].items == 2
+    assert outcome.record()["data"]["splits"]["test"]["speakers"] == 3
+    with pytest.raises(ValueError, match="raise that to 3"):
+        SpeakerDiarization.Config(mixtures=plan)
+
+
+def test_the_interval_draws_speakers() -> None:
+    task = SpeakerDiarization(SpeakerDiarization.Config())
+    assert task.drawn(["a b", "", "c"]) == [("a", "b"), (), ("c",)]
+    random = np.random.default_rng(0)
+    pairs = [f"s{a} s{b}" for a, b in (random.choice(10, 2, replace=False) for _ in range(40))]
+    hard = random.integers(0, 80, 10)
+    errors = [sum(hard[int(name[1:])] for name in pair.split()) for pair in pairs]
+    rows = np.column_stack([errors, np.full(40, 400)]).astype(float)
+    from sottovoce.probing.bootstrap import interval, ratio
+
+    (found,) = task.measures([rows], pairs)
+    low, high = interval(rows, ratio, pairs)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.high - found.low > 1.3 * (high - low)
+
+
+def test_mistakes_show_without_reading_audio(people: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sottovoce.data.mixtures.read_audio", None)
+    task = SpeakerDiarization(SpeakerDiarization.Config(mixtures=MIXED))
+    task.check(people)
+    with pytest.raises(ValueError, match="the test split has 0"):
+        task.check(Recordings(item for item in people if item.fields["split"] != "test"))
+    with pytest.raises(ValueError, match="no usable test recordings"):
+        SpeakerDiarization(SpeakerDiarization.Config(mixtures=replace(MIXED, test=0))).check(people)

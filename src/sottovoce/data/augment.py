@@ -55,14 +55,23 @@ class Augment:
 def recolour(wave: Tensor, deviation_db: float) -> Tensor:
     """(B, S) through two random equalisers a row, one for each half, with a short fade between them."""
     rows, samples = wave.shape
-    spectrum = torch.fft.rfft(wave)
+    first, second = (equalize(wave, curve) for curve in colours(2 * rows, deviation_db).view(2, rows, BANDS))
+    at = (torch.arange(samples, device=wave.device) - samples / 2) / (FADE * SAMPLE_RATE)
+    share = at.clamp(-0.5, 0.5) + 0.5
+    return first * (1 - share) + second * share
+
+
+def colours(rows: int, deviation_db: float, generator: torch.Generator | None = None) -> Tensor:
+    """(rows, BANDS) gains in dB of random equalisers."""
+    return torch.randn(rows, BANDS, generator=generator) * deviation_db
+
+
+def equalize(wave: Tensor, curve: Tensor) -> Tensor:
+    """(B, S) through equalisers whose bands have the gains (B, BANDS) in dB, linear between them in log frequency."""
+    samples = wave.shape[1]
     pitch = torch.fft.rfftfreq(samples, 1 / SAMPLE_RATE)
     place = (torch.log2(pitch.clamp(min=60) / 60) / torch.log2(torch.tensor(SAMPLE_RATE / 120)) * (BANDS - 1)).clamp(0, BANDS - 1)
     low = place.floor().long().clamp(max=BANDS - 2)
     part = place - low
-    curve = torch.randn(2, rows, BANDS) * deviation_db
     gain = 10 ** ((curve[..., low] * (1 - part) + curve[..., low + 1] * part) / 20)
-    first, second = (torch.fft.irfft(spectrum * each.to(wave.device), n=samples) for each in gain)
-    at = (torch.arange(samples, device=wave.device) - samples / 2) / (FADE * SAMPLE_RATE)
-    share = at.clamp(-0.5, 0.5) + 0.5
-    return first * (1 - share) + second * share
+    return torch.fft.irfft(torch.fft.rfft(wave) * gain.to(wave.device), n=samples)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ import soundfile
 import soxr
 
 from sottovoce.data import espeak
+from sottovoce.data.cache import cache_home
 from sottovoce.data.demo_words import WORDS
 from sottovoce.data.recording import Samples
 from sottovoce.types import SAMPLE_RATE
@@ -59,7 +59,7 @@ def make_demo(folder: str | Path, minutes: float = MINUTES, seed: int = 0) -> Pa
 
 def demo_manifest() -> Path:
     """The manifest of the cached demo, made at the first call. Safe when several processes call at once."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sottovoce"
+    cache = cache_home()
     folder = cache / f"demo-{VERSION}"
     if not (folder / "manifest.tsv").exists():
         try:
@@ -67,7 +67,7 @@ def demo_manifest() -> Path:
             part = Path(tempfile.mkdtemp(prefix="demo-part-", dir=cache))
         except OSError as problem:
             raise ValueError(
-                f"cannot write the demo speech to {cache} ({problem}); set XDG_CACHE_HOME to another folder"
+                f"cannot write the demo speech to {cache} ({problem}); set SOTTOVOCE_CACHE to another folder"
             ) from None
         try:
             make_demo(part)

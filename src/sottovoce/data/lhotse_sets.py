@@ -8,6 +8,7 @@ command or in memory) are given to lhotse.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from sottovoce.data.decode import BadAudio, read_frames
-from sottovoce.data.recording import Recording, Recordings, Samples
+from sottovoce.data.recording import Recording, Recordings, Samples, file_state
 
 TYPES = {"MonoCut", "MultiCut", "MixedCut", "PaddingCut", "Cut"}
 
@@ -120,6 +121,24 @@ class CutLoader:
         last = None if seconds == float("inf") else first + int(np.ceil(seconds * rate)) + 1
         return audio[first:last].astype(np.float32, copy=False), rate
 
+    def identity(self) -> str:
+        """What the cut says, and the state of the files that it names."""
+        said = json.dumps(self.cut.to_dict(), sort_keys=True, default=str)
+        states = [file_state(path) for path in _files(self.cut.to_dict())]
+        return hashlib.blake2b(repr((said, states)).encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
+def _files(data: Any) -> Iterator[str]:
+    """Every audio file in a cut as plain data."""
+    if isinstance(data, dict):
+        if data.get("type") == "file" and "source" in data:
+            yield str(data["source"])
+        for value in data.values():
+            yield from _files(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from _files(value)
+
 
 def read_shar(folder: Path) -> Recordings:
     """Items of Lhotse Shar shards on disk: ``cuts.NNN.jsonl.gz`` beside ``recording.NNN.tar``. Audio is read from the tar by position."""
@@ -182,3 +201,7 @@ class TarLoader:
         except OSError:
             raise BadAudio("missing") from None
         return read_frames(io.BytesIO(data), self.start + start, seconds)
+
+    def identity(self) -> str:
+        """Where in which state of the tar."""
+        return repr((os.path.abspath(self.path), self.offset, self.size, self.start, file_state(self.path)))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sottovoce.data.decode import BadAudio, header_seconds, read_audio
 from sottovoce.data.labels import turns_text
-from sottovoce.data.recording import Recording, Recordings, Samples
+from sottovoce.data.recording import Recording, Recordings, Samples, file_state
 from sottovoce.types import SAMPLE_RATE
 
 SPLITS = ("train", "dev", "test")
@@ -31,7 +31,7 @@ TRIES = 20  # unreadable or silent stretches in a row that end a conversation
 
 @dataclass(frozen=True)
 class MixtureConfig:
-    """train, dev, test: conversations of every split. seconds: length of each. speakers: people in each.
+    """train, dev, test: conversations of every split. seconds: length of each. speakers: people in each, or the fewest and the most.
 
     turn: shortest and longest turn, seconds. pause: mean pause between turns, seconds. overlap: share of the changes at which the next
     person begins early, by `overlap_seconds` on average. gain_db: every turn is up to so much louder or quieter than the level that all
@@ -42,7 +42,7 @@ class MixtureConfig:
     dev: int = 40
     test: int = 40
     seconds: float = 20.0
-    speakers: int = 2
+    speakers: int | tuple[int, ...] = 2
     turn: tuple[float, ...] = (1.5, 6.0)
     pause: float = 0.5
     overlap: float = 0.3
@@ -56,10 +56,20 @@ class MixtureConfig:
             raise ValueError("train, dev and test count conversations and cannot be negative")
         if len(self.turn) != 2 or not 0.5 <= self.turn[0] <= self.turn[1]:
             raise ValueError("turn must be the shortest and the longest turn in seconds, from 0.5 on, e.g. [1.5, 6]")
-        if self.speakers < 2 or self.seconds < self.speakers * self.turn[0]:
+        if not isinstance(self.speakers, int) and (len(self.speakers) != 2 or self.speakers[0] > self.speakers[1]):
+            raise ValueError("speakers must be a number, or the fewest and the most, e.g. [2, 4]")
+        if self.fewest < 2 or self.seconds < self.most * self.turn[0]:
             raise ValueError("speakers must be at least 2, and seconds enough for the shortest turn of each")
         if not 0 <= self.overlap <= 1 or self.pause < 0 or self.overlap_seconds < 0:
             raise ValueError("overlap must be a share from 0 to 1, pause and overlap_seconds must not be negative")
+
+    @property
+    def fewest(self) -> int:
+        return self.speakers if isinstance(self.speakers, int) else self.speakers[0]
+
+    @property
+    def most(self) -> int:
+        return self.speakers if isinstance(self.speakers, int) else self.speakers[1]
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,10 @@ class Mixture:
         last = None if seconds == float("inf") else first + round(seconds * SAMPLE_RATE)
         return made[first:last, None], SAMPLE_RATE
 
+    def identity(self) -> str:
+        """The state of the files that it is mixed from; how, says the conversation's id."""
+        return repr([file_state(path) for path in dict.fromkeys(part.recording.path for part in self.parts)])
+
 
 def mixtures(recordings: Recordings, config: MixtureConfig) -> Recordings:
     """Conversations with the fields ``split``, ``speaker`` (all of them) and ``turns`` (see `turns_of`), the same on every call.
@@ -103,23 +117,29 @@ def mixtures(recordings: Recordings, config: MixtureConfig) -> Recordings:
     one split. Their audio is mixed when it is read; a turn's audio is read here as well, to know where in it there is speech. ValueError
     when a split has too few speakers, or when two splits share one.
     """
-    voices = _by_split(recordings)
-    for split, count in ((split, getattr(config, split)) for split in SPLITS):
-        if count and len(voices[split]) < config.speakers:
-            raise ValueError(
-                f"conversations of {config.speakers} need as many speakers, and the {split} split has {len(voices[split])}: give more "
-                "recordings with a column 'speaker'"
-            )
-    for a, b in (("train", "dev"), ("train", "test"), ("dev", "test")):
-        shared = sorted(voices[a].keys() & voices[b].keys())
-        if shared and getattr(config, a) and getattr(config, b):
-            raise ValueError(f"speaker {shared[0]} is in {a} and in {b}: split the recordings so that no speaker is in both")
+    voices = check_voices(recordings, config)
     made = Recordings(skipped=recordings.skipped)
     for number, split in enumerate(SPLITS):
         for i in range(getattr(config, split)):
             random = np.random.default_rng([config.seed, number, i])  # a conversation does not depend on how many there are
             made.append(_conversation(voices[split], split, i, config, random))
     return made
+
+
+def check_voices(recordings: Recordings, config: MixtureConfig) -> dict[str, dict[str, list[Recording]]]:
+    """Split -> speaker -> recordings. ValueError as `mixtures` raises it; reads no audio."""
+    voices = _by_split(recordings)
+    for split, count in ((split, getattr(config, split)) for split in SPLITS):
+        if count and len(voices[split]) < config.most:
+            raise ValueError(
+                f"conversations of {config.most} need as many speakers, and the {split} split has {len(voices[split])}: give more "
+                "recordings with a column 'speaker'"
+            )
+    for a, b in (("train", "dev"), ("train", "test"), ("dev", "test")):
+        shared = sorted(voices[a].keys() & voices[b].keys())
+        if shared and getattr(config, a) and getattr(config, b):
+            raise ValueError(f"speaker {shared[0]} is in {a} and in {b}: split the recordings so that no speaker is in both")
+    return voices
 
 
 def _by_split(recordings: Recordings) -> dict[str, dict[str, list[Recording]]]:
@@ -135,7 +155,8 @@ def _by_split(recordings: Recordings) -> dict[str, dict[str, list[Recording]]]:
 def _conversation(
     voices: Mapping[str, list[Recording]], split: str, number: int, config: MixtureConfig, random: Generator
 ) -> Recording:
-    names = [str(name) for name in random.choice(sorted(voices), config.speakers, replace=False)]
+    people = config.most if config.fewest == config.most else int(random.integers(config.fewest, config.most, endpoint=True))
+    names = [str(name) for name in random.choice(sorted(voices), people, replace=False)]
     parts: list[Part] = []
     turns: list[tuple[float, float, str]] = []
     free = dict.fromkeys(names, 0.0)  # when each may speak again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict
@@ -28,7 +29,8 @@ class Recording:
     begins in the file, seconds. duration: seconds, ``None`` when only the file's header knows. channel: which channel to take;
     ``None`` averages them. fields: the other columns of the manifest (text, speaker, language, split, ...), as text.
     group: recordings of one group (pieces of one file) are held out together; defaults to the id.
-    loader: for audio that is not a plain file: ``loader(start, seconds) -> ((frames, channels) float32, sample rate)``, picklable.
+    loader: for audio that is not a plain file: ``loader(start, seconds) -> ((frames, channels) float32, sample rate)``, picklable. Its
+    method ``identity() -> str``, where it has one, says what decides the audio, so that nothing kept of it outlives a change.
     """
 
     id: str
@@ -42,6 +44,15 @@ class Recording:
 
 
 Trial = tuple[str, str, bool]
+
+
+def file_state(path: str) -> tuple[int, ...]:
+    """(size in bytes, time of change in ns) of a file, () where there is none: what is kept of a file is of this state of it."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return ()
+    return found.st_size, found.st_mtime_ns
 
 
 class Recordings(list[Recording]):

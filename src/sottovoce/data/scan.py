@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 
 from sottovoce.data.config import DataConfig
 from sottovoce.data.decode import BadAudio, header_seconds
+from sottovoce.data.draw import digest
 from sottovoce.data.recording import Recording, Skipped, count_reasons
 from sottovoce.registry import suggestion
 from sottovoce.types import SAMPLE_RATE
@@ -128,7 +128,7 @@ def hold_out(utterances: Sequence[Utterance], config: DataConfig) -> tuple[list[
     if len(seconds) < 2 or not config.valid_share or not config.valid_max_seconds:
         return list(utterances), []
     allowed = min(config.valid_share * sum(seconds.values()), config.valid_max_seconds)
-    order = sorted(seconds, key=_hash)
+    order = sorted(seconds, key=lambda name: (digest(name, 8), name))
     held, total = set(), 0.0
     for name in order:
         if total + seconds[name] <= allowed:
@@ -148,7 +148,3 @@ def hold_out(utterances: Sequence[Utterance], config: DataConfig) -> tuple[list[
 
 def _group(utterance: Utterance) -> str:
     return utterance.recording.group or utterance.recording.id
-
-
-def _hash(name: str) -> tuple[bytes, str]:
-    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), name

@@ -1,10 +1,12 @@
-"""How far a score depends on which items it was measured on (Efron 1979; for groups Field and Welsh 2007)."""
+"""How far a score depends on which items it was measured on (Efron 1979; for groups Field and Welsh 2007; for items of several groups
+Davezies, D'Haultfœuille and Guyonvarch 2021)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 MIN_GROUPS = 8  # fewer, drawn with replacement, say too little about how groups differ
@@ -19,7 +21,7 @@ def ratio(rows: NDArray[np.float64]) -> float:
 def interval(
     rows: NDArray[np.float64],
     statistic: Callable[[NDArray[np.float64]], float] = ratio,
-    groups: Sequence[str] | None = None,
+    groups: Sequence[str] | Sequence[tuple[str, ...]] | None = None,
     samples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -31,7 +33,8 @@ def interval(
 
     groups: one name per row, the speaker for instance; a row without a name is a group of its own. With at least `MIN_GROUPS` of them
     whole groups are drawn, since items of one speaker are not independent; with fewer, or without, single items are drawn, and the
-    interval says nothing about other speakers. ValueError when groups and rows do not match.
+    interval says nothing about other speakers. Where rows have tuples of names, as conversations have, names are drawn, and a row counts
+    as often as the product of how often each of its names was. ValueError when groups and rows do not match.
     """
     items = np.asarray(rows, dtype=float)
     if items.ndim != 2:
@@ -40,21 +43,34 @@ def interval(
         raise ValueError(f"{len(groups)} groups for {len(items)} rows: give one name for each row")
     if not len(items):
         return float("nan"), float("nan")
-    names = [(name, 0 if name else i) for i, name in enumerate(groups if groups is not None else [""] * len(items))]
-    place = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    member = np.array([place[name] for name in names])
-    counts = np.bincount(member)
     random = np.random.default_rng(seed)
-    values = np.empty(samples)
-    if len(counts) < MIN_GROUPS or len(counts) == len(items):
-        for i in range(samples):
-            values[i] = statistic(items[random.integers(len(items), size=len(items))])
-    else:
-        parts = np.split(items[np.argsort(member, kind="stable")], np.cumsum(counts)[:-1])
-        for i in range(samples):
-            values[i] = statistic(np.concatenate([parts[j] for j in random.integers(len(parts), size=len(parts))]))
+    values = np.array([statistic(items[chosen]) for chosen in _samples(groups or [""] * len(items), samples, random)])
     known = values[~np.isnan(values)]
     if not len(known):
         return float("nan"), float("nan")
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _samples(groups: Sequence[str] | Sequence[tuple[str, ...]], samples: int, random: Generator) -> Iterator[NDArray[np.int64]]:
+    """Rows of every sample, a row as often as it was drawn."""
+    several = any(isinstance(group, tuple) for group in groups)
+    rows = [group if isinstance(group, tuple) else (group,) for group in groups]
+    names = [[(name, 0 if name else i) for name in row or ("",)] for i, row in enumerate(rows)]
+    place = {name: i for i, name in enumerate(dict.fromkeys(name for row in names for name in row))}
+    member = [[place[name] for name in row] for row in names]
+    count, size = len(place), len(groups)
+    if count < MIN_GROUPS or (count == size and not several):
+        for _ in range(samples):
+            yield random.integers(size, size=size)
+    elif not several:
+        first = np.array([row[0] for row in member])
+        parts = np.split(np.argsort(first, kind="stable"), np.cumsum(np.bincount(first))[:-1])
+        for _ in range(samples):
+            yield np.concatenate([parts[j] for j in random.integers(count, size=count)])
+    else:
+        wide = max(map(len, member))
+        table = np.array([row + [count] * (wide - len(row)) for row in member])  # the last place counts once, always
+        for _ in range(samples):
+            drawn = np.append(np.bincount(random.integers(count, size=count), minlength=count), 1)
+            yield np.repeat(np.arange(size), drawn[table].prod(axis=1))

@@ -7,78 +7,31 @@ not fit even then is computed anew whenever it is asked for.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import itertools
-import json
-import os
+import math
 import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 from torch import Tensor
 
-from sottovoce.data import BadAudio, Recording, Skipped, read_audio
-from sottovoce.ledger import write_atomically
+from sottovoce.data import Skipped
+from sottovoce.data.cache import cache_home
+from sottovoce.probing.bank import INDEX, ROWS, Bank, Rows
+from sottovoce.probing.pieces import BATCH_SECONDS, Encoded, Entry, Kind, Piece, decoded, encode, looked_at, readable
 from sottovoce.probing.subject import Subject
-from sottovoce.types import SAMPLE_RATE, Batch
 
-Kind = Literal["frames", "pooled"]
 Progress = Callable[[int, int], None]
 
-LARGEST = 60_000.0  # of a half-precision number, nearly
-SHORTEST = 0.1  # seconds; less is padded with silence, so that every encoder gives at least one frame
 FORMAT = 1
-ROWS, INDEX = "rows.f16", "index.json"
+ON_CPU, ON_GPU = 8.0, 240.0  # seconds of audio encoded at once in training: what fits a processor's cache, what keeps a GPU busy
+AT_ONCE = 8  # items of which features are in memory when a set is gone through
 
-
-@dataclass(frozen=True)
-class Piece:
-    """Audio that features are wanted of: the first `seconds` of a recording (``None``: all), or its `start`..`start + seconds`."""
-
-    recording: Recording
-    start: float = 0.0
-    seconds: float | None = None
-
-    @cached_property
-    def key(self) -> str:
-        """Names the audio by what decides it, the file's size and time of change included. Looks at the file once."""
-        item = self.recording
-        stat: tuple[int, ...] = ()
-        with contextlib.suppress(OSError):
-            found = os.stat(item.path)
-            stat = (found.st_size, found.st_mtime_ns)
-        parts = (item.id, os.path.abspath(item.path), item.start, item.duration, item.channel, self.start, self.seconds, stat)
-        return hashlib.blake2b(repr(parts).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
-
-    def read(self) -> Tensor:
-        """(S,) samples. Raises BadAudio."""
-        wave = torch.from_numpy(read_audio(self.recording, self.start, self.seconds))
-        if not len(wave):
-            raise BadAudio("no samples")
-        return torch.nn.functional.pad(wave, (0, max(0, int(SHORTEST * SAMPLE_RATE) - len(wave))))
-
-
-class Rows(NamedTuple):
-    """Features of B items, one after another. values: (N, L, D), half precision or float32, to be multiplied by `unit`, (L,); lengths:
-    (B,), rows of each item, N in all."""
-
-    values: Tensor
-    lengths: Tensor
-    unit: Tensor
-
-    def to(self, device: torch.device) -> Rows:
-        return Rows(*(part.to(device) for part in self))
+_said: dict[Path, float] = {}  # bytes of a bank that this process has said to be too many
 
 
 @dataclass(frozen=True)
@@ -105,29 +58,40 @@ class FeatureSet:
 
     def item(self, i: int) -> Tensor:
         """(T, L, D) float32."""
-        if self.bank is not None and self.entries[i].begin >= 0:
-            return self.bank.rows(self.entries[i])
-        piece = self.pieces[i]
-        _, found = next(encode(self.subject, [piece], self.kind))
-        assert isinstance(found, Encoded), f"{piece.recording.path} could be read a moment ago: {found.reason}"
-        return found.states.float().cpu()
+        return self.states([i])[0]
+
+    def states(self, items: Sequence[int]) -> list[Tensor]:
+        """(T, L, D) float32 of each of some items. What is not kept is computed together, similar lengths after one another."""
+        rest = [self.pieces[i] for i in items if not self._kept(i)]
+        computed: dict[str, Tensor] = {}
+        seconds = ON_CPU if self.subject.device.type == "cpu" else ON_GPU
+        for piece, found in encode(self.subject, rest, self.kind, seconds) if rest else ():
+            assert isinstance(found, Encoded), f"{piece.recording.path} could be read a moment ago: {found.reason}"
+            computed[piece.key] = found.states.float().cpu()
+        return [self._rows(i) if self._kept(i) else computed[self.pieces[i].key] for i in items]
 
     def batch(self, items: Sequence[int]) -> Rows:
         """Features of some items, as they are kept."""
-        chosen = [self.entries[i] for i in items]
         if self._table is not None:
             return Rows(self._table[items], torch.ones(len(items), dtype=torch.long), torch.ones(self.subject.layers))
-        if self.bank is not None and all(entry.begin >= 0 for entry in chosen):
-            return self.bank.batch(chosen)
-        found = [self.item(i) for i in items]
+        if self.bank is not None and all(map(self._kept, items)):
+            return self.bank.batch([self.entries[i] for i in items])
+        found = self.states(items)
         return Rows(torch.cat(found), torch.tensor([len(rows) for rows in found]), torch.ones(self.subject.layers))
+
+    def _kept(self, i: int) -> bool:
+        return self.bank is not None and self.entries[i].begin >= 0
+
+    def _rows(self, i: int) -> Tensor:
+        assert self.bank is not None
+        return self.bank.rows(self.entries[i])
 
     @cached_property
     def _table(self) -> Tensor | None:
         """(N, L, D): all of a pooled set, which is small enough to stay in memory."""
-        if self.kind != "pooled" or self.bank is None or not len(self):
+        if self.kind != "pooled" or not len(self) or not all(map(self._kept, range(len(self)))):
             return None
-        return torch.cat([self.item(i) for i in range(len(self))])
+        return torch.cat(self.states(range(len(self))))
 
 
 def moments(sets: Sequence[FeatureSet], most: int) -> tuple[Tensor, Tensor]:
@@ -135,9 +99,11 @@ def moments(sets: Sequence[FeatureSet], most: int) -> tuple[Tensor, Tensor]:
     count, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double()
     step = max(1, sum(len(each) for each in sets) // most)
     for features in sets:
-        for i in range(0, len(features), step):
-            rows = features.item(i).double()
-            count, total, square = count + len(rows), total + rows.sum(0), square + rows.square().sum(0)
+        chosen = range(0, len(features), step)
+        for begin in range(0, len(chosen), AT_ONCE):
+            for states in features.states(chosen[begin : begin + AT_ONCE]):
+                rows = states.double()
+                count, total, square = count + len(rows), total + rows.sum(0), square + rows.square().sum(0)
     mean = total / count
     return mean, (square / count - mean.square()).clamp(min=0).sqrt()
 
@@ -145,40 +111,92 @@ def moments(sets: Sequence[FeatureSet], most: int) -> tuple[Tensor, Tensor]:
 class FeatureStore:
     """Banks of features in a folder, `limit_gb` in all (0: nothing is kept, every request encodes).
 
-    folder: by default ``$SOTTOVOCE_CACHE/features`` or ``~/.cache/sottovoce/features``.
+    folder: by default ``features`` in `cache_home`.
     """
 
-    def __init__(self, folder: Path | None = None, limit_gb: float = 10.0, seconds_per_batch: float = 30.0) -> None:
-        home = Path(os.environ.get("SOTTOVOCE_CACHE") or Path.home() / ".cache" / "sottovoce")
-        self.folder = (folder or home / "features").expanduser()
+    def __init__(self, folder: Path | None = None, limit_gb: float = 10.0, seconds_per_batch: float = BATCH_SECONDS) -> None:
+        self.folder = (folder or cache_home() / "features").expanduser()
         self.limit = limit_gb * 1e9
         self.seconds_per_batch = seconds_per_batch
+
+    def foresee(self, subject: Subject, pieces: Sequence[Piece], kind: Kind, say: Callable[[str], None]) -> float:
+        """Bytes that the bank will have with all these pieces, as far as their lengths are known; says so when they are too many.
+
+        Nothing is said again in a process unless it is a fifth more than before, and nothing when nothing is to be kept.
+        """
+        if self.limit <= 0:
+            return 0.0
+        bank = self._bank(subject, kind)
+        bank.read()
+        wanted = {piece.key: piece for piece in pieces}
+        lengths = [piece.length for key, piece in wanted.items() if not bank.kept(key)]
+        known = [length for length in lengths if length is not None]
+        usual = sum(known) / len(known) if known else 0.0
+        frames = [1.0 if kind == "pooled" else (usual if length is None else length) * subject.frame_rate for length in lengths]
+        total = bank.size + sum(frames) * subject.layers * subject.dim * 2
+        if total > self.limit and total > 1.2 * _said.get(bank.folder, 0.0):
+            _said[bank.folder] = total
+            say(
+                f"the features of {subject.name} take about {total / 1e9:.3g} GB and --cache-gb is {self.limit / 1e9:.3g}: what does "
+                f"not fit is computed again in every step, which is slow; --cache-gb {_rounded_up(1.05 * total / 1e9)} holds all of them"
+            )
+        return total
+
+    def _bank(self, subject: Subject, kind: Kind) -> Bank:
+        return Bank(self.folder / f"{subject.fingerprint}-{kind}-{FORMAT}", kind, subject)
 
     def get(self, subject: Subject, pieces: Sequence[Piece], kind: Kind, progress: Progress | None = None) -> FeatureSet:
         """Features of `pieces`; what no bank has is computed and kept. `progress` is called with (done, to do)."""
         began = time.monotonic()
         keys = [piece.key for piece in pieces]
+        wanted = dict(zip(keys, pieces, strict=True))
         if self.limit <= 0:
-            lengths = {key: _measure(subject, piece) for key, piece in zip(keys, pieces, strict=True)}
-            return _select(subject, pieces, keys, kind, lengths, None)
-        bank = Bank(self.folder / f"{subject.fingerprint}-{kind}-{FORMAT}", kind, subject)
+            index = {piece.key: entry for piece, entry in looked_at(subject, list(wanted.values()))}
+            return _select(subject, pieces, keys, kind, index, None)
+        bank = self._bank(subject, kind)
         bank.read()
-        if any(key not in bank.index for key in keys):  # else nobody needs to be waited for
-            self._fill(bank, subject, dict(zip(keys, pieces, strict=True)), progress)
+        doubtful = {key for key in wanted if key in bank.index and bank.index[key].reason}
+        mended = {key for key in doubtful if readable(wanted[key])}  # a disk that was away, a right that has been given since
+        if self._lacks(bank, subject, wanted, mended):  # else nobody needs to be waited for
+            self._fill(bank, subject, wanted, mended, progress)
         bank.open()
         made = _select(subject, pieces, keys, kind, bank.index, bank)
         return replace(made, seconds=time.monotonic() - began)
 
-    def _fill(self, bank: Bank, subject: Subject, wanted: Mapping[str, Piece], progress: Progress | None) -> None:
-        """Computes what the bank has not."""
+    def _lacks(self, bank: Bank, subject: Subject, wanted: Mapping[str, Piece], mended: set[str]) -> bool:
+        """Whether there is something to compute, or room by now for something that did not fit."""
+        if mended or any(key not in bank.index for key in wanted):
+            return True
+        frames = [bank.rows_of(bank.index[key]) for key in wanted if not bank.kept(key) and not bank.index[key].reason]
+        return bool(frames) and self._room(bank, min(frames) * subject.layers * subject.dim * 2)
+
+    def _fill(
+        self, bank: Bank, subject: Subject, wanted: Mapping[str, Piece], mended: set[str], progress: Progress | None
+    ) -> None:
+        """Computes what the bank has not, until it is full; the rest is only looked at, and computed whenever it is asked for."""
         with bank.writing():
-            missing = [piece for key, piece in wanted.items() if key not in bank.index]
-            for done, (piece, found) in enumerate(encode(subject, missing, bank.kind, self.seconds_per_batch), 1):
-                if isinstance(found, Encoded) and not self._room(bank, found.states.numel() * 2):
-                    found = Entry(-1, found.frames, found.seconds)  # computed anew whenever it is asked for
+            for key in mended:
+                if not bank.kept(key):
+                    bank.index.pop(key, None)
+            todo = {
+                key: piece
+                for key, piece in wanted.items()
+                if key not in bank.index or not (bank.kept(key) or bank.index[key].reason)
+            }
+            count = len(todo)
+
+            def add(piece: Piece, found: Encoded | Entry) -> None:
                 bank.add(piece, found)
+                del todo[piece.key]
                 if progress is not None:
-                    progress(done, len(missing))
+                    progress(count - len(todo), count)
+
+            for piece, found in encode(subject, list(todo.values()), bank.kind, self.seconds_per_batch):
+                if isinstance(found, Encoded) and not self._room(bank, found.states.numel() * 2):
+                    break
+                add(piece, found)
+            for piece, entry in looked_at(subject, [piece for key, piece in todo.items() if key not in bank.index]):
+                add(piece, entry)
 
     def _room(self, bank: Bank, wanted: int) -> bool:
         """Whether `wanted` more bytes fit, after deleting as many other banks as must be, the longest unused first."""
@@ -196,169 +214,6 @@ class FeatureStore:
                 continue
             del sizes[path]
         return bank.size + wanted + sum(sizes.values()) <= self.limit
-
-
-class Entry(NamedTuple):
-    """Where a piece's rows begin in the bank (-1: not kept), its frames and length in seconds; or why it cannot be read."""
-
-    begin: int
-    frames: int
-    seconds: float
-    reason: str = ""
-
-
-class Encoded(NamedTuple):
-    """What an encoder made of a piece: (T, L, D) or, pooled, (1, L, D) states, of how many frames and seconds."""
-
-    states: Tensor
-    frames: int
-    seconds: float
-
-
-class Bank:
-    """One file of half-precision rows (L, D) and its index. Written by one process at a time; rows once written never change.
-
-    Every layer has one scale, a power of two chosen at its first rows, that keeps large activations within half precision.
-    """
-
-    def __init__(self, folder: Path, kind: Kind, subject: Subject) -> None:
-        self.folder, self.kind, self.layers, self.dim = folder, kind, subject.layers, subject.dim
-        self.index: dict[str, Entry] = {}
-        self._scale = torch.ones(0)
-        self._end = 0
-        self._file: BinaryIO | None = None
-        self._map: NDArray[np.float16] | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes of rows."""
-        return self._end * self.layers * self.dim * 2
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Opens the bank for `add`, alone among all processes; what was added is kept when the block is left, by an error as well."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.folder}.lock"):
-            self.folder.mkdir(exist_ok=True)
-            self.read()
-            with open(self.folder / ROWS, "ab") as file:
-                file.truncate(self.size)  # rows that no index knows: a process died here
-                self._file = file
-                try:
-                    yield
-                finally:
-                    file.flush()
-                    self._file = None
-                    entries = {key: list(entry) for key, entry in self.index.items()}
-                    write_atomically(self.folder / INDEX, json.dumps({"scale": self._scale.tolist(), "entries": entries}))
-        self._map = None
-
-    def read(self) -> None:
-        """Takes the index from the disk."""
-        try:
-            found = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            found = {"scale": [], "entries": {}}
-        self._scale = torch.tensor(found["scale"])
-        entries = {key: Entry(*entry) for key, entry in found["entries"].items()}
-        self.index = {key: entry for key, entry in entries.items() if entry.begin >= 0 or entry.reason}
-        self._end = max((e.begin + self._length(e) for e in self.index.values() if e.begin >= 0), default=0)
-        rows = self.folder / ROWS
-        if not rows.exists() or rows.stat().st_size < self.size:  # damaged: begin again
-            self.index, self._end, self._scale = {}, 0, torch.ones(0)
-
-    def add(self, piece: Piece, found: Encoded | Entry) -> None:
-        if isinstance(found, Entry):
-            self.index[piece.key] = found
-            return
-        assert self._file is not None, "a bank takes rows only within writing()"
-        if not len(self._scale):
-            largest = found.states.abs().amax((0, 2)).clamp(min=1e-6)
-            self._scale = torch.exp2(torch.ceil(torch.log2(largest / 256)).clamp(min=0)).cpu()
-        rows = (found.states.cpu().float() / self._scale[:, None]).clamp(-LARGEST, LARGEST).half()
-        self._file.write(rows.numpy().tobytes())
-        self.index[piece.key] = Entry(self._end, found.frames, found.seconds)
-        self._end += len(rows)
-
-    def open(self) -> None:
-        """Opens the rows for reading. From then on another process may delete the bank and this one still reads it."""
-        if self._end:
-            self._map = np.memmap(self.folder / ROWS, np.float16, "r", shape=(self._end, self.layers, self.dim))
-            os.utime(self.folder / INDEX)  # used now: the longest unused bank goes first
-
-    def rows(self, entry: Entry) -> Tensor:
-        """(T, L, D) float32 of a piece whose rows are kept."""
-        found = self.batch([entry])
-        return found.values.float() * found.unit[:, None]
-
-    def batch(self, entries: Sequence[Entry]) -> Rows:
-        """The rows of several pieces, all of them kept."""
-        assert self._map is not None
-        parts = [self._map[entry.begin : entry.begin + self._length(entry)] for entry in entries]
-        return Rows(torch.from_numpy(np.concatenate(parts)), torch.tensor([len(part) for part in parts]), self._scale)
-
-    def _length(self, entry: Entry) -> int:
-        return 1 if self.kind == "pooled" else entry.frames
-
-
-def encode(
-    subject: Subject, pieces: Sequence[Piece], kind: Kind, seconds_per_batch: float = 30.0
-) -> Iterator[tuple[Piece, Encoded | Entry]]:
-    """Every piece with what the model makes of it, or with the reason why it cannot be read; similar lengths after one another."""
-    order = sorted(pieces, key=lambda piece: piece.seconds or piece.recording.duration or 0.0)
-    batch: list[tuple[Piece, Tensor]] = []
-    for piece, wave in decoded(order):
-        if isinstance(wave, str):
-            yield piece, Entry(-1, 0, 0.0, wave)
-            continue
-        longest = max(len(wave), max((len(w) for _, w in batch), default=0))
-        if batch and longest * (len(batch) + 1) > seconds_per_batch * SAMPLE_RATE:
-            yield from _states(subject, batch, kind)
-            batch = []
-        batch.append((piece, wave))
-    if batch:
-        yield from _states(subject, batch, kind)
-
-
-def _states(subject: Subject, batch: list[tuple[Piece, Tensor]], kind: Kind) -> Iterator[tuple[Piece, Encoded]]:
-    waves = [wave for _, wave in batch]
-    lengths = torch.tensor([len(wave) for wave in waves])
-    padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
-    same = len(set(lengths.tolist())) == 1
-    states, frames = subject.states(Batch(padded, None if same else lengths))
-    for (piece, wave), rows, count in zip(batch, states, frames.tolist(), strict=True):
-        own = rows[: max(1, count)].float()
-        yield piece, Encoded(own.mean(0, keepdim=True) if kind == "pooled" else own, len(own), len(wave) / SAMPLE_RATE)
-
-
-def decoded(pieces: Sequence[Piece], ahead: int = 64) -> Iterator[tuple[Piece, Tensor | str]]:
-    """Audio in the order of `pieces`, decoded by threads a little ahead."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        waiting: deque[tuple[Piece, Future[Tensor | str]]] = deque()
-        todo = iter(pieces)
-        while True:
-            for piece in itertools.islice(todo, ahead - len(waiting)):
-                waiting.append((piece, pool.submit(_wave, piece)))
-            if not waiting:
-                return
-            piece, future = waiting.popleft()
-            yield piece, future.result()
-
-
-def _wave(piece: Piece) -> Tensor | str:
-    try:
-        return piece.read()
-    except BadAudio as problem:
-        return problem.reason
-
-
-def _measure(subject: Subject, piece: Piece) -> Entry:
-    """An entry of nothing kept; the audio is read once, to know that it can be."""
-    wave = _wave(piece)
-    if isinstance(wave, str):
-        return Entry(-1, 0, 0.0, wave)
-    seconds = len(wave) / SAMPLE_RATE
-    return Entry(-1, max(1, int(seconds * subject.frame_rate)), seconds)
 
 
 def _select(
@@ -381,3 +236,12 @@ def _select(
         entries=[entries[i] for i in usable],
         bank=bank,
     )
+
+
+def _rounded_up(gigabytes: float) -> str:
+    """To two digits."""
+    step = 10.0 ** (math.floor(math.log10(gigabytes)) - 1)
+    return f"{math.ceil(gigabytes / step) * step:.10g}"
+
+
+__all__ = ["INDEX", "ROWS", "FeatureSet", "FeatureStore", "Kind", "Piece", "Rows", "decoded", "encode", "moments"]

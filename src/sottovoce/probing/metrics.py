@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,6 +41,38 @@ def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
 def character_errors(reference: str, hypothesis: str) -> tuple[int, int]:
     """(errors, reference characters); one space between words counts as a character, as it does in jiwer and s3prl."""
     return token_errors(" ".join(reference.split()), " ".join(hypothesis.split()))
+
+
+class CorpusScore:
+    """BLEU or chrF as sacrebleu computes them (Post 2018), from parts that sum up over sentences: samples of them can be scored too.
+
+    options: sacrebleu's own, e.g. ``tokenize="zh"`` for ``BLEU``. signature: what to publish beside the number. ValueError for options
+    that sacrebleu does not take, or not without further packages.
+    """
+
+    def __init__(self, name: Literal["BLEU", "CHRF"], **options: Any) -> None:
+        metric = getattr(library("sacrebleu.metrics"), name)
+        try:
+            self._metric = metric(**options)
+        except Exception as problem:  # other people's code: assertions, missing keys, missing packages
+            raise ValueError(f"sacrebleu does not take {options}: {problem!r}") from problem
+        self.width = len(self.parts("a", "a"))
+
+    def parts(self, hypothesis: str, reference: str) -> list[float]:
+        """(width,) counts of one sentence."""
+        (found,) = self._metric._extract_corpus_statistics([hypothesis], [[reference]])  # what its own bootstrap sums up
+        return [float(count) for count in found]
+
+    def score(self, parts: ArrayLike) -> float:
+        """The score, 0 to 100, of the sentences whose parts are the rows of (N, width); NaN of none."""
+        rows = np.asarray(parts)
+        if not len(rows):
+            return float("nan")
+        return float(self._metric._compute_score_from_stats([int(count) for count in rows.sum(axis=0)]).score)
+
+    @property
+    def signature(self) -> str:
+        return str(self._metric.get_signature())
 
 
 def _trade_off(scores: ArrayLike, targets: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

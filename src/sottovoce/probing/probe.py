@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from sottovoce.probing.features import FeatureSet, Rows, moments
 
 T = TypeVar("T")
+M = TypeVar("M")
+N = TypeVar("N", bound=nn.Module)
 PIECE = 128  # rows
 
 
@@ -69,6 +71,25 @@ class Trial:
         made = asdict(self)
         finite = {"dev": self.dev if math.isfinite(self.dev) else None, "seconds": round(self.seconds, 2)}
         return {**made, **finite, "curve": [list(point) for point in self.curve]}
+
+
+class Best(Generic[N]):
+    """The state of `model` at the look with the highest score, which came after `step` updates; curve: (updates, score) of every look."""
+
+    def __init__(self, model: N) -> None:
+        self.model, self.score, self.step = model, -math.inf, 0
+        self.curve: list[tuple[int, float]] = []
+        self._state = copy.deepcopy(model.state_dict())
+
+    def look(self, step: int, score: float) -> None:
+        self.curve.append((step, round(score, 4)))
+        if score > self.score:
+            self.score, self.step, self._state = score, step, copy.deepcopy(self.model.state_dict())
+
+    def restore(self) -> N:
+        """The model in that state, for use."""
+        self.model.load_state_dict(self._state)
+        return self.model.eval()
 
 
 @dataclass(frozen=True)
@@ -185,7 +206,7 @@ def fit(
             {"params": probe.sum.parameters(), "lr": lr if training.layers_lr is None else training.layers_lr},
         ]
         optimizer = torch.optim.Adam(groups, lr=lr)
-        best, best_step, kept, curve, step = -math.inf, 0, copy.deepcopy(probe.state_dict()), [], 0
+        found, step = Best(probe), 0
         order = batches(features.frames, training.batch, seed, pooled=features.kind == "pooled")
         for step in range(1, training.steps + 1):
             items = next(order)
@@ -202,13 +223,10 @@ def fit(
                 probe.eval()
                 with torch.inference_mode():
                     score = judge(probe)
-                curve.append((step, round(score, 4)))
-                if score > best:
-                    best, best_step, kept = score, step, copy.deepcopy(probe.state_dict())
-                if (step - best_step) // training.evaluate_every >= training.patience:
+                found.look(step, score)
+                if (step - found.step) // training.evaluate_every >= training.patience:
                     break
-    probe.load_state_dict(kept)
-    return probe.eval(), Trial(seed, lr, best, best_step, step, time.monotonic() - began, curve)
+    return found.restore(), Trial(seed, lr, found.score, found.step, step, time.monotonic() - began, found.curve)
 
 
 def batches(frames: Sequence[int], size: int, seed: int, pooled: bool) -> Iterator[list[int]]:
@@ -225,15 +243,15 @@ def batches(frames: Sequence[int], size: int, seed: int, pooled: bool) -> Iterat
 
 
 def sweep(
-    train_one: Callable[[int, float], tuple[Probe, Trial]], training: Training, seeds: Sequence[int]
-) -> tuple[list[Probe], list[dict[str, Any]]]:
+    train_one: Callable[[int, float], tuple[M, Trial]], lrs: Sequence[float], seeds: Sequence[int]
+) -> tuple[list[M], list[dict[str, Any]]]:
     """Every learning rate with the first seed, then the other seeds with the one that did best on the dev set.
 
-    One probe for each seed, and a record of every trial; ``chosen`` marks those whose probe is used.
+    One model for each seed, and a record of every trial; ``chosen`` marks those whose model is used.
     """
-    tried = [train_one(seeds[0], lr) for lr in training.lrs]
-    probe, best = max(tried, key=lambda found: found[1].dev)
+    tried = [train_one(seeds[0], lr) for lr in lrs]
+    model, best = max(tried, key=lambda found: found[1].dev)
     others = [train_one(seed, best.lr) for seed in seeds[1:]]
     used = {id(best), *(id(trial) for _, trial in others)}
     trials = [trial for _, trial in (*tried, *others)]
-    return [probe, *(made for made, _ in others)], [{**trial.record(), "chosen": id(trial) in used} for trial in trials]
+    return [model, *(made for made, _ in others)], [{**trial.record(), "chosen": id(trial) in used} for trial in trials]

@@ -28,6 +28,7 @@ class Subject:
 
     name: as results show it. role: who it is in a comparison. fingerprint: hex digest of everything that decides its output; equal
     models have equal ones. params, macs_per_s: ``None`` where the shape is not known. origin: of our own students, the run behind it.
+    pads: whether it gives as many frames for any audio (Whisper: 30 s), of which only those on real audio count.
     """
 
     name: str
@@ -42,25 +43,30 @@ class Subject:
     params: float | None = None
     macs_per_s: float | None = None
     origin: dict[str, Any] | None = None
+    pads: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def features(self, batch: Batch) -> Features:
         """The encoder's own output on waves as decoded."""
         batch = batch.to(self.device)
         wave = normalize(batch.wave, batch.lengths) if self.normalize else batch.wave
-        found: Features = self.encoder(wave, batch.lengths)
-        return found
+        lengths = batch.lengths
+        if self.pads and lengths is None:
+            lengths = torch.full((len(wave),), wave.shape[1], device=wave.device)
+        found: Features = self.encoder(wave, lengths)
+        return trimmed(found) if self.pads else found
 
     @torch.inference_mode()
     def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(B, T, L, D) hidden states as transformers lists them (what the first layer reads, then every layer's output, the last one
-        normed where the model does so), and (B,) valid frames."""
+        """(B, T, L, D) `stacked` hidden states, and (B,) valid frames."""
         found = self.features(batch)
-        frames = found.lengths
-        if frames is None:
-            frames = torch.full((len(found.last),), found.last.shape[1], device=found.last.device)
+        return self.stacked(found), frames_of(found)
+
+    def stacked(self, found: Features) -> Tensor:
+        """(B, T, L, D) hidden states as transformers lists them (what the first layer reads, then every layer's output, the last one
+        normed where the model does so)."""
         layers = [found.last] if self.layers == 1 else [found.embedded, *found.hidden[1:-1], found.last]
-        return torch.stack(layers, dim=2), frames
+        return torch.stack(layers, dim=2)
 
     def to(self, device: torch.device) -> Subject:
         return replace(self, encoder=self.encoder.to(device), device=device)
@@ -69,6 +75,22 @@ class Subject:
         """What the ledger keeps of it."""
         keys = ("name", "role", "fingerprint", "params", "macs_per_s", "layers", "dim", "frame_rate", "family", "origin")
         return {key: getattr(self, key) for key in keys}
+
+
+def frames_of(found: Features) -> Tensor:
+    """(B,) valid frames, counted out where no row is padded."""
+    if found.lengths is not None:
+        return found.lengths
+    return torch.full((len(found.last),), found.last.shape[1], device=found.last.device)
+
+
+def trimmed(found: Features) -> Features:
+    """Without the frames that stand on real audio in no row."""
+    assert found.lengths is not None
+    frames = max(1, int(found.lengths.max()))
+    hidden = [state[:, :frames] for state in found.hidden]
+    embedded, last, ffn = found.embedded[:, :frames], found.last[:, :frames], [state[:, :frames] for state in found.ffn]
+    return replace(found, hidden=hidden, embedded=embedded, last=last, ffn=ffn)
 
 
 class LogMelFeatures(nn.Module):
@@ -127,8 +149,7 @@ def open_subject(source: str, name: str | None = None) -> Subject:
 def _of(loaded: Pretrained, name: str, role: Role) -> Subject:
     encoder = loaded.encoder
     cost = None if loaded.config is None else total(encoder_cost(loaded.config))
-    with torch.inference_mode():
-        second, two = (encoder(torch.zeros(1, count * SAMPLE_RATE)).last.shape[1] for count in (1, 2))
+    rate, pads = _frame_rate(encoder)
     return Subject(
         name=name,
         role=role,
@@ -136,7 +157,8 @@ def _of(loaded: Pretrained, name: str, role: Role) -> Subject:
         normalize=loaded.normalize,
         layers=loaded.depth + 1,
         dim=loaded.dim,
-        frame_rate=float(two - second),
+        frame_rate=rate,
+        pads=pads,
         fingerprint=fingerprint(encoder, loaded.normalize),
         family=loaded.family,
         params=float(sum(p.numel() for p in encoder.parameters())) if cost is None else float(cost.params),
@@ -144,13 +166,35 @@ def _of(loaded: Pretrained, name: str, role: Role) -> Subject:
     )
 
 
+@torch.inference_mode()
+def _frame_rate(encoder: nn.Module) -> tuple[float, bool]:
+    """Frames a second, and whether there are as many for any audio. ValueError when such a model does not say which are real."""
+    second, two = (encoder(torch.zeros(1, count * SAMPLE_RATE)).last.shape[1] for count in (1, 2))
+    if two != second:
+        return float(two - second), False
+    lengths = encoder(torch.zeros(2, 2 * SAMPLE_RATE), torch.tensor([1, 2]) * SAMPLE_RATE).lengths
+    if lengths is None or lengths[0] == lengths[1]:
+        raise ValueError(
+            f"the model gives {second} frames for audio of any length and does not say which of them are of the audio"
+        )
+    return float(lengths[1] - lengths[0]), True
+
+
 def fingerprint(encoder: nn.Module, normalized: bool) -> str:
     """Digest of the weights, the shape and the treatment of the input."""
     digest = hashlib.sha256(f"{type(encoder).__name__} {getattr(encoder, 'config', '')} {normalized}".encode())
+    extractor = getattr(encoder, "extractor", None)  # of a model that runs inside transformers
+    if extractor is not None and hasattr(extractor, "to_dict"):
+        digest.update(json.dumps(extractor.to_dict(), sort_keys=True, default=_of_numbers).encode())
     for key, value in sorted(encoder.state_dict().items()):
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def _of_numbers(value: Any) -> Any:
+    """Arrays (mel filters, windows) as lists."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _short(source: str) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from sottovoce import ledger
+from sottovoce.report import bars, curves, looks, pareto, probes, words
 from sottovoce.report import board as boards
-from sottovoce.report import charts, curves, words
 from sottovoce.report.board import Board, Row, Task
 from sottovoce.report.collect import Found, Run, gather, is_run, question
 from sottovoce.report.figure import Chart, all_of
@@ -83,7 +83,7 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(words=words, arrow=charts.ARROW, interval=charts.interval)
+    made.globals.update(words=words, arrow=looks.ARROW, interval=looks.interval)
     return made.get_template("page.html.j2")
 
 
@@ -211,7 +211,7 @@ class RunView:
             made.append(
                 {
                     "task": task,
-                    "places": charts.places(self.board, task),
+                    "places": looks.places(self.board, task),
                     "cell": cell,
                     "teacher": teacher,
                     "gap": None if teacher is None else cell.value - teacher.value,
@@ -233,20 +233,20 @@ class View:
         self.found = found
         self.board = boards.build(found.evaluations)
         self.runs = [RunView(run, i, self.board, self._student(run)) for i, run in enumerate(found.runs)]
-        self.colours = charts.colours(self.board)
-        self.pareto = charts.pareto(self.board)
-        self.bars = [charts.bars(self.board, task) for task in self.board.tasks]
-        self.trials = all_of(charts.trials(self.board, task) for task in self.board.tasks)
+        self.colours = looks.colours(self.board)
+        self.pareto = pareto.pareto(self.board)
+        self.bars = [bars.bars(self.board, task) for task in self.board.tasks]
+        self.trials = all_of(probes.trials(self.board, task) for task in self.board.tasks)
         top = max(
             (
                 max(each)
                 for row in self.board.rows
                 for task in self.board.tasks
-                if len(each := charts.layer_weights(row, task)) > 1
+                if len(each := probes.layer_weights(row, task)) > 1
             ),
             default=0.0,
         )
-        self.heats = all_of(charts.heat(self.board, row, i, top or 1.0) for i, row in enumerate(self.board.rows))
+        self.heats = all_of(probes.heat(self.board, row, i, top or 1.0) for i, row in enumerate(self.board.rows))
         self.published = json.loads((resources.files("sottovoce.report") / "published.json").read_text(encoding="utf-8"))
         self.made = datetime.datetime.now(datetime.UTC).date().isoformat()
         self.version = ledger.version("sottovoce")
@@ -307,7 +307,7 @@ class View:
         return [(key, title) for key, (title, _, _) in boards.COSTS.items() if key in chosen]
 
     def places(self, task: Task) -> int:
-        return charts.places(self.board, task)
+        return looks.places(self.board, task)
 
     def common(self) -> str:
         """The tasks that the means are taken over."""

@@ -10,9 +10,10 @@ from typing import Any
 from sottovoce import recipes
 from sottovoce.config import Component, ConfigError, build, component, nested, overlay, override, read_yaml
 from sottovoce.data import Recording, Recordings, open_source
+from sottovoce.data.degrade import Degrade, degrade
+from sottovoce.data.draw import draw
 from sottovoce.data.scan import select
 from sottovoce.registry import TASKS, suggestion
-from sottovoce.tasks.probe import draw
 
 SINGLE = "fidelity"
 
@@ -23,7 +24,8 @@ class Source:
 
     path: whatever `open_source` takes; relative to the suite's root. where: only rows with these values. fields: new column: old
     column, e.g. {label: language}. split: old name of a split: new name, for data that calls its splits otherwise. limit: at most so
-    many recordings of a split, chosen by a hash of their ids, the same everywhere.
+    many recordings of a split, chosen by a hash of their ids, the same everywhere. degrade: hear every recording in a room, through a
+    microphone and in noise of its own (see `data/degrade.py`).
     """
 
     path: str
@@ -31,6 +33,7 @@ class Source:
     fields: Mapping[str, str] = field(default_factory=dict)
     split: Mapping[str, str] = field(default_factory=dict)
     limit: Mapping[str, int] = field(default_factory=dict)
+    degrade: Degrade | None = None
 
     def open(self, root: Path) -> Recordings:
         found = open_source(self.path if self.path == "demo" else root / Path(self.path).expanduser())
@@ -46,7 +49,7 @@ class Source:
             if name in self.limit:
                 kept = sorted(items, key=lambda item: draw(item.id))[: self.limit[name]]
             made += kept
-        return made
+        return made if self.degrade is None else degrade(made, self.degrade)
 
 
 @dataclass(frozen=True)

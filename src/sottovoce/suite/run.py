@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from sottovoce import ledger, recipes
-from sottovoce.config import plain
 from sottovoce.data import Recordings
+from sottovoce.data.durations import FILE as DURATIONS
+from sottovoce.data.durations import present, timed
+from sottovoce.data.recording import count_reasons
 from sottovoce.probing.features import FeatureStore
 from sottovoce.probing.subject import Subject, open_subject
 from sottovoce.registry import TASKS
 from sottovoce.suite.config import Entry, Suite, load_suite, single
+from sottovoce.suite.mistakes import Mistakes, block
+from sottovoce.suite.pairs import Failure, Pair, Result, earlier, fingerprint, measure, pair_of, task_of
 from sottovoce.tasks.base import Bench
 
 Say = Callable[[str], None]
-SKIPPED = "skipped.jsonl"
 
 
-@dataclass(frozen=True)
-class Result:
-    """One measured pair. path: of the ledger entry; record: what it holds; new: measured now, not read from an earlier run."""
+class Unmeasured(ValueError):
+    """Some pairs could not be measured. results: of the others, which are written."""
 
-    path: Path
-    record: dict[str, Any]
-    new: bool
+    def __init__(self, failures: Sequence[Failure], results: list[Result]) -> None:
+        kept = f"{len(results)} of {len(results) + len(failures)} pairs are measured; the others were left out because of"
+        super().__init__(block(kept, [failure.line() for failure in failures]))
+        self.results = results
 
 
 def evaluate(
@@ -59,7 +60,8 @@ def evaluate(
     one source of recordings for a single task. Each pair is written to ``out/MODEL/TASK.json`` and not measured again; with `fresh` it
     is. jobs: so many tasks at a time, each on one core. overrides: ``key=value`` of the task file, or of the single task.
 
-    ValueError for anything that cannot be done, before hours are spent: models and data are opened first.
+    ValueError for anything that cannot be done, before hours are spent: models and data are opened and looked at first, and all that is
+    wrong with them is said together. `Unmeasured`, which is a ValueError too, at the end, when a pair failed all the same.
     """
     ledger.commit()
     suite, base = _suite(tasks, data, root, overrides)
@@ -67,26 +69,70 @@ def evaluate(
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     if jobs > 1 and where.type != "cpu":
         raise ValueError("--jobs runs tasks side by side on a CPU's cores; leave it out on a GPU")
-    subjects = {source: subject.to(where) for source, subject in named([*models, *vs]).items()}
-    reference = subjects[vs[0]] if vs else None
-    if reference is None:
+    if not vs:
         suite = _without_comparisons(suite, tasks, say)
-    opened = {name: entry.open(base) for name, entry in suite.tasks.items()}
-    bench = Bench(FeatureStore(None if cache is None else Path(cache), cache_gb), suite.seeds, where, reference)
-    todo = [
-        (subject, name, entry, opened[name], bench, Path(out), fresh)
+
+    mistakes = Mistakes()
+    opened: dict[str, Recordings] = {}
+    digests: dict[str, str] = {}
+    for name, entry in suite.tasks.items():
+        with mistakes.of(name):
+            opened[name] = entry.open(base)
+            digests[name] = fingerprint(opened[name], task_of(entry).files())
+    subjects = {source: subject.to(where) for source, subject in named([*models, *vs], mistakes).items()}
+    reference = subjects.get(vs[0]) if vs else None
+    store = FeatureStore(None if cache is None else Path(cache), cache_gb)
+    bench = Bench(store, suite.seeds, where, reference, say if jobs <= 1 else to_stderr)  # `say` may not go to another process
+    pairs = [
+        pair_of(subject, name, suite.tasks[name], digest, bench, Path(out))
         for subject in subjects.values()
-        for name, entry in suite.tasks.items()
-        if not (TASKS.get(entry.task.name).compares and subject is reference)
+        for name, digest in digests.items()
+        if not (TASKS.get(suite.tasks[name].task.name).compares and subject is reference)
     ]
-    results: list[Result] = []
-    began, measured = time.monotonic(), 0
-    for number, result in enumerate(carried_out(todo, jobs), 1):
-        results.append(result)
-        measured += result.new
-        left = (time.monotonic() - began) / measured * (len(todo) - number) if measured else 0.0
-        say(line(result, left))
+    results, todo, failures = _sorted(pairs, fresh)
+    asked_for = {pair.name: pair.entry for pair in todo}
+    for name, entry in asked_for.items():
+        opened[name] = present(opened[name])
+        with mistakes.of(name):
+            task_of(entry).check(opened[name])
+    mistakes.stop()
+
+    for result in results:
+        say(line(result, 0.0))
+    for failure in failures:
+        say(failure.line())
+    for name, entry in asked_for.items():
+        opened[name] = _timed(name, entry, opened[name], store, say)
+    began, before = time.monotonic(), len(results)
+    for number, outcome in enumerate(carried_out([(pair, opened[pair.name], bench) for pair in todo], jobs), 1):
+        if isinstance(outcome, Failure):
+            failures.append(outcome)
+            say(outcome.line())
+        else:
+            results.append(outcome)
+            measured = len(results) - before
+            say(line(outcome, (time.monotonic() - began) / measured * (len(todo) - number)))
+    if failures:
+        raise Unmeasured(failures, results)
     return results
+
+
+def _sorted(pairs: Sequence[Pair], fresh: bool) -> tuple[list[Result], list[Pair], list[Failure]]:
+    """What is measured already, what is to be measured, and what stands in the way of an earlier measurement."""
+    results: list[Result] = []
+    todo: list[Pair] = []
+    failures: list[Failure] = []
+    for pair in pairs:
+        try:
+            found = None if fresh else earlier(pair)
+        except ValueError as problem:
+            failures.append(Failure(pair, str(problem)))
+            continue
+        if found is None:
+            todo.append(pair)
+        else:
+            results.append(found)
+    return results, todo, failures
 
 
 def _without_comparisons(suite: Suite, asked: Sequence[str], say: Say) -> Suite:
@@ -99,18 +145,22 @@ def _without_comparisons(suite: Suite, asked: Sequence[str], say: Say) -> Suite:
     return replace(suite, tasks={name: entry for name, entry in suite.tasks.items() if name not in comparing})
 
 
-def carried_out(todo: Sequence[Any], jobs: int) -> Iterator[Result]:
-    """`pair` of everything, as it gets done; in so many processes of one thread each when there are to be several."""
-    if jobs <= 1:
-        yield from (pair(*arguments) for arguments in todo)
+def carried_out(todo: Sequence[tuple[Pair, Recordings, Bench]], jobs: int) -> Iterator[Result | Failure]:
+    """`measure` of everything, as it gets done; in so many processes of one thread each when there are to be several."""
+    if jobs <= 1 or not todo:
+        yield from (measure(*arguments) for arguments in todo)
         return
     with ProcessPoolExecutor(min(jobs, len(todo)), get_context("spawn"), initializer=_start_worker) as pool:
-        futures = [pool.submit(pair, *arguments) for arguments in todo]
+        futures = [pool.submit(measure, *arguments) for arguments in todo]
         try:
             for future in as_completed(futures):
                 yield future.result()
         finally:
-            pool.shutdown(cancel_futures=True)  # after an error the rest is not begun
+            pool.shutdown(cancel_futures=True)  # after an error that is no user's the rest is not begun
+
+
+def to_stderr(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _start_worker() -> None:
@@ -118,82 +168,43 @@ def _start_worker() -> None:
     ledger.commit()
 
 
-def pair(subject: Subject, name: str, entry: Entry, recordings: Recordings, bench: Bench, out: Path, fresh: bool) -> Result:
-    """One task on one model, unless its entry is there already."""
-    cls = TASKS.get(entry.task.name)
-    task = cls(entry.task.config)
-    path = out / slug(subject.name) / f"{name}.json"
-    asked = {
-        "model": subject.fingerprint,
-        "config": ledger.portable(plain(entry.task.config)),
-        "data": fingerprint(recordings),
-        "seeds": list(bench.seeds),
-    }
-    if cls.compares and bench.reference is not None:
-        asked["reference"] = bench.reference.fingerprint
-    if path.exists() and not fresh:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        had = {"model": found["model"]["fingerprint"], "config": found["task"]["config"], "data": found["data"]["fingerprint"]}
-        had["seeds"] = found["seeds"]
-        if "reference" in asked:
-            had["reference"] = found["details"]["reference"]["fingerprint"]
-        if had == asked:
-            return Result(path, found, False)
-        changed = ", ".join(key for key, value in asked.items() if had[key] != value)
-        raise ValueError(f"{path} holds a measurement with another {changed}; give another --out, or --fresh to replace it")
-    outcome = task.measure(subject, recordings, bench)
-    made = outcome.record()
-    record = {
-        **ledger.header("evaluation"),
-        "model": subject.record(),
-        "task": {"entry": name, "name": cls.name, "title": cls.title, "config": asked["config"]},
-        **made,
-        "data": {
-            "source": [Path(source.path).parent.name or Path(source.path).name for source in entry.data],
-            "fingerprint": asked["data"],
-            **made["data"],
-        },
-        "seeds": asked["seeds"],
-        "cost": {**made["cost"], "cached": bench.store.limit > 0},
-    }
-    ledger.write(path, record)
-    if outcome.skipped:
-        rows = "".join(
-            json.dumps(
-                {"task": name, "path": "/".join(Path(row["path"]).parts[-2:]), "reason": row["reason"]}, ensure_ascii=False
-            )
-            + "\n"
-            for row in outcome.skipped  # results are shared, folders are private
-        )
-        with open(path.parent / SKIPPED, "a", encoding="utf-8") as file:
-            file.write(rows)
-    return Result(path, record, True)
+def _timed(name: str, entry: Entry, recordings: Recordings, store: FeatureStore, say: Say) -> Recordings:
+    """The recordings with their durations, where the task wants to know them; what is missing or broken is counted aloud."""
+    made = recordings
+    if TASKS.get(entry.task.name).timed:
+        kept = store.folder / DURATIONS if store.limit > 0 else None
+        made = timed(recordings, kept, _now_and_then(say, f"{name}: reading how long the recordings are"))
+    if made.skipped:
+        total = len(made) + len(made.skipped)
+        say(f"{name}: {len(made.skipped)} of {total} recordings left out ({count_reasons(made.skipped)})")
+    return made
 
 
-def named(sources: Sequence[str]) -> dict[str, Subject]:
-    """The models by source, each under a name of its own: as much of its path as tells it from the others."""
-    subjects = {source: open_subject(source) for source in sources}
+def _now_and_then(say: Say, text: str, seconds: float = 10.0) -> Callable[[int, int], None]:
+    """Progress in words, every so many seconds."""
+    last = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            say(f"{text}: {done:,} of {total:,}")
+
+    return progress
+
+
+def named(sources: Sequence[str], mistakes: Mistakes) -> dict[str, Subject]:
+    """The models by source, each under a name of its own: as much of its path as tells it from the others. Those that cannot be opened
+    are mistakes."""
+    subjects: dict[str, Subject] = {}
+    for source in dict.fromkeys(sources):
+        with mistakes.of(source):
+            subjects[source] = open_subject(source)
     names = [subject.name for subject in subjects.values()]
     return {
         source: replace(subject, name="-".join(Path(source).parts[-2:])) if names.count(subject.name) > 1 else subject
         for source, subject in subjects.items()
     }
-
-
-def fingerprint(recordings: Recordings) -> str:
-    """Digest of what is heard and what is to be said of it, the same on every machine."""
-    digest = hashlib.sha256()
-    for item in recordings:
-        digest.update(
-            repr((item.id, item.start, item.duration, item.channel, sorted(item.fields.items()))).encode("utf-8", "replace")
-        )
-    digest.update(repr(recordings.trials).encode())
-    return digest.hexdigest()[:16]
-
-
-def slug(name: str) -> str:
-    """A folder's name for a model's."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip("-.") or "model"
 
 
 def line(result: Result, left: float) -> str:

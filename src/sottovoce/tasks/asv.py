@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sottovoce.data import Recording, Recordings
+from sottovoce.data.draw import draw
 from sottovoce.probing.bootstrap import interval
 from sottovoce.probing.features import Piece
 from sottovoce.probing.metrics import equal_error_rate, min_dcf
@@ -22,7 +23,7 @@ from sottovoce.probing.probe import Training
 from sottovoce.registry import TASKS
 from sottovoce.tasks.base import Measure, Metric
 from sottovoce.tasks.classification import field
-from sottovoce.tasks.probe import Fold, Item, ProbeTask, Rows, Unusable, draw
+from sottovoce.tasks.probe import Fold, Item, ProbeTask, Rows, Unusable
 
 LAYERS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))  # (kernel, dilation) of the x-vector's time-delay layers
 CONTEXT = sum((kernel - 1) * dilation for kernel, dilation in LAYERS)  # frames that they take away

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -79,14 +79,22 @@ class Outcome:
         }
 
 
+def quiet(text: str) -> None:
+    """Says nothing."""
+
+
 @dataclass(frozen=True)
 class Bench:
-    """What tasks work with. seeds: of heads and batches. reference: the teacher, for tasks that compare."""
+    """What tasks work with.
+
+    seeds: of heads and batches. reference: the teacher, for tasks that compare. say: told how far a long task is; it must be picklable.
+    """
 
     store: FeatureStore
     seeds: tuple[int, ...] = (1, 2, 3)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     reference: Subject | None = None
+    say: Callable[[str], None] = quiet
 
 
 class Task:
@@ -94,16 +102,25 @@ class Task:
 
     The Config's defaults are the benchmark's values. reads: the fields of the recordings that it needs, in words, for messages.
     compares: whether it measures against `Bench.reference`, so that measuring the reference itself says nothing.
+    timed: whether it wants to know how long every recording is; files whose header knows it are then looked at before it begins.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     reads: ClassVar[str] = ""
     compares: ClassVar[bool] = False
+    timed: ClassVar[bool] = True
     Config: ClassVar[type]
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    def check(self, recordings: Recordings) -> None:
+        """ValueError as `measure` raises it, as far as it can be known without a model and without reading audio. By default nothing."""
+
+    def files(self) -> Sequence[str]:
+        """Files besides the recordings that decide what is measured."""
+        return ()
 
     def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
         """Scores `subject` on `recordings`. ValueError, with the way out, when they lack what the task reads."""

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sottovoce.data import Recording
+from sottovoce.data.draw import draw
 from sottovoce.probing.probe import Training
 from sottovoce.registry import TASKS
 from sottovoce.tasks.classification import Classification, Utterance, field
-from sottovoce.tasks.probe import Fold, Item, draw
+from sottovoce.tasks.probe import Fold, Item
 
 
 @TASKS.register("er")

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from sottovoce.data import Recordings, Skipped
 from sottovoce.data.corrupt import NOISES, add_noise, reverberate, voices
+from sottovoce.data.draw import draw
 from sottovoce.probing.features import Piece, decoded
 from sottovoce.probing.metrics import library, unit_agreement
 from sottovoce.probing.subject import Subject
 from sottovoce.registry import TASKS
 from sottovoce.tasks.base import Bench, Measure, Metric, Outcome, Task
-from sottovoce.tasks.probe import draw
 from sottovoce.types import SAMPLE_RATE, Batch, Features
 
 Frames = list[Tensor]  # of one layer: for each batch its valid frames, (n, D) float32
@@ -57,6 +57,7 @@ class Fidelity(Task):
     title = "Fidelity to the teacher"
     reads = "audio only"
     compares = True
+    timed = False  # it stops when it has heard enough
 
     def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
         """On recordings of the split "test" where there is one, in the order of a hash, until there are enough frames. Intervals and

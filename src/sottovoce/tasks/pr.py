@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +62,9 @@ class PhoneRecognition(CTC):
         super().__init__(config)
         self.source: Source = config.g2p
         self.lexicon: dict[str, list[str]] = {}
+
+    def files(self) -> Sequence[str]:
+        return tuple(self.config.lexicon)
 
     def arrange(self, recordings: Recordings) -> Recordings:
         if self.config.g2p == "auto":

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sottovoce.data import Recording, Recordings
+from sottovoce.data.draw import draw
 from sottovoce.probing.bootstrap import interval
 from sottovoce.probing.features import FeatureSet, Piece, moments
 from sottovoce.probing.metrics import library, mtwv
 from sottovoce.probing.subject import Subject
 from sottovoce.registry import TASKS
 from sottovoce.tasks.base import Bench, Measure, Metric, Outcome, Task
-from sottovoce.tasks.probe import Item, Rows, draw, summary
+from sottovoce.tasks.probe import Item, Rows, summary
 
 Distance = Literal["cosine_exp", "cosine", "cosine_log"]
 SHORTEST = 5  # frames of a query; s3prl does not search for shorter ones
@@ -70,22 +71,30 @@ class QueryByExample(Task):
             if self.queries_per_label < 1 or (self.documents is not None and self.documents < 1):
                 raise ValueError("queries_per_label and documents must be at least 1")
 
+    def check(self, recordings: Recordings) -> None:
+        for split in ("dev", "test"):
+            self._answered(self.trials(recordings, split).relevant, split)
+
     def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
         skipped, clock = list(recordings.skipped), {"features": 0.0, "search": 0.0, "scoring": 0.0}
         items: dict[str, list[Item]] = {"train": []}
         found: dict[str, tuple[FeatureSet, FeatureSet, NDArray[np.bool_]]] = {}
+        asked: dict[str, list[list[Piece]]] = {}
+        known: dict[str, Trials] = {}
         for split in ("dev", "test"):
-            trials = self.trials(recordings, split)
+            known[split] = trials = self.trials(recordings, split)
+            parts = (trials.queries, trials.documents)
+            asked[split] = [[Piece(item, 0.0, self.config.max_seconds) for item in part] for part in parts]
+        bench.store.foresee(subject, [piece for each in asked.values() for part in each for piece in part], "frames", bench.say)
+        for split, trials in known.items():
             sets: list[FeatureSet] = []
-            for part in (trials.queries, trials.documents):
-                pieces = [Piece(item, 0.0, self.config.max_seconds) for item in part]
+            for pieces in asked[split]:
                 sets.append(bench.store.get(subject, pieces, "frames"))
                 clock["features"] += sets[-1].seconds
                 skipped += [row for row in sets[-1].skipped if row not in skipped]
                 items.setdefault(split, []).extend(Item(p, None, p.recording.fields.get("speaker", "")) for p in sets[-1].pieces)
             relevant = trials.relevant[sets[0].usable][:, sets[1].usable]
-            if not relevant.any():
-                raise ValueError(f"no {split} document is an answer to any query; {self.name} reads {self.reads}")
+            self._answered(relevant, split)
             found[split] = (sets[0], sets[1], relevant)
 
         began = time.monotonic()
@@ -116,6 +125,10 @@ class QueryByExample(Task):
             },
             skipped=skipped,
         )
+
+    def _answered(self, relevant: NDArray[np.bool_], split: str) -> None:
+        if not relevant.any():
+            raise ValueError(f"no {split} document is an answer to any query; {self.name} reads {self.reads}")
 
     def trials(self, recordings: Recordings, split: str) -> Trials:
         """The queries and documents of a split. ValueError when there are none."""
@@ -166,15 +179,15 @@ class QueryByExample(Task):
         which = torch.tensor(layers)
         mean, std = (statistics([queries, documents], which)) if self.config.standardize else (torch.zeros(()), torch.ones(()))
 
-        def states(features: FeatureSet, i: int) -> Tensor:
-            return F.normalize((features.item(i)[:, which] - mean) / std, dim=-1).to(bench.device)
+        def states(features: FeatureSet, items: Sequence[int]) -> list[Tensor]:
+            return [F.normalize((each[:, which] - mean) / std, dim=-1).to(bench.device) for each in features.states(items)]
 
-        asked = [states(queries, i) for i in range(len(queries))]
+        asked = [each for i in range(0, len(queries), CHUNK) for each in states(queries, range(len(queries))[i : i + CHUNK])]
         costs = np.empty((len(distances), len(layers), len(queries), len(documents)))
         order = sorted(range(len(documents)), key=lambda i: documents.frames[i])  # so that little is padding
         for begin in range(0, len(order), CHUNK):
             part = order[begin : begin + CHUNK]
-            costs[..., part] = warp(asked, [states(documents, i) for i in part], distances).cpu().numpy()
+            costs[..., part] = warp(asked, states(documents, part), distances).cpu().numpy()
         scores = -costs
         scores = (scores - scores.mean(axis=-1, keepdims=True)) / np.maximum(scores.std(axis=-1, keepdims=True), 1e-9)
         scores[:, :, [len(each) < SHORTEST for each in asked]] = 0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sottovoce.data import Recording, Recordings, turns_of
 from sottovoce.data.labels import Turn
-from sottovoce.data.mixtures import MixtureConfig, mixtures
+from sottovoce.data.mixtures import MixtureConfig, check_voices, mixtures
 from sottovoce.probing.bootstrap import ratio
 from sottovoce.probing.features import Piece
 from sottovoce.probing.metrics import diarization_errors
@@ -26,6 +26,7 @@ from sottovoce.tasks.base import Bench, Metric, Outcome
 from sottovoce.tasks.probe import Fold, Item, ProbeTask, Rows, Unusable
 
 Labels = NDArray[np.float32]
+TURN = '[[0, 1, "a"]]'
 
 
 @TASKS.register("sd")
@@ -36,6 +37,8 @@ class SpeakerDiarization(ProbeTask):
     loss of Fujita et al. 2019 (EEND); decisions by a threshold, then a median filter. DER counts frames of the model's rate, without a
     collar. Two departures: SUPERB reports the best of its thresholds and filters on the test set, here dev chooses; and dev is judged by
     DER, not by frame accuracy. A recording that is cut into pieces (`max_seconds`) is scored with the best permutation of every piece.
+
+    The interval draws speakers: a conversation counts as often as the product of how often its speakers were drawn.
     """
 
     title = "Speaker diarization"
@@ -46,7 +49,8 @@ class SpeakerDiarization(ProbeTask):
     class Config:
         """SUPERB's values (s3prl, diarization): batches of 8 with 4 accumulated, chunks of 2000 frames of 10 ms.
 
-        hidden: units of the LSTM. speakers: the most in one recording; recordings with more are left out. chunk_seconds: length of the
+        hidden: units of the LSTM. speakers: the most in one recording, and outputs of the head; recordings with more are left out, and so
+        are mixtures of more (`mixtures.speakers` may be a range, e.g. [2, 4]). chunk_seconds: length of the
         pieces that train and dev recordings are cut into; max_seconds: the same of test recordings (``None``: whole). medians (frames) and
         thresholds: tried on dev. mixtures: conversations made of the recordings that say only who their one speaker is.
         """
@@ -67,23 +71,38 @@ class SpeakerDiarization(ProbeTask):
                 raise ValueError("medians must be odd numbers of frames, 1 for no filter")
             if not self.thresholds or any(not 0 < value < 1 for value in self.thresholds):
                 raise ValueError("thresholds must be between 0 and 1")
+            if self.mixtures is not None and self.mixtures.most > self.speakers:
+                raise ValueError(
+                    f"mixtures.speakers is above speakers, which is {self.speakers}: raise that to {self.mixtures.most}"
+                )
 
     def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
         self.rate = subject.frame_rate
         return super().measure(subject, recordings, bench)
 
+    def check(self, recordings: Recordings) -> None:
+        """Without making the conversations, which reads audio; and at the frame rate of most encoders."""
+        self.rate = 50.0
+        plan: MixtureConfig | None = self.config.mixtures
+        if plan is None:
+            return super().check(recordings)
+        known, voices = _apart(recordings)
+        check_voices(voices, plan)
+        counts = {"train": plan.train, "dev": plan.dev, "test": plan.test}
+        stands_in = [
+            Recording(split, "", duration=1.0, fields={"split": split, "turns": TURN}) for split in counts if counts[split]
+        ]
+        SpeakerDiarization(replace(self.config, mixtures=None)).check(Recordings([*known, *stands_in], recordings.skipped))
+
     def arrange(self, recordings: Recordings) -> Recordings:
         plan: MixtureConfig | None = self.config.mixtures
         if plan is None:
             return recordings
-        known = [item for item in recordings if item.fields.get("turns") or item.fields.get("rttm")]
-        mixed = mixtures(
-            Recordings(item for item in recordings if not (item.fields.get("turns") or item.fields.get("rttm"))), plan
-        )
-        return Recordings([*known, *mixed], recordings.skipped)
+        known, voices = _apart(recordings)
+        return Recordings([*known, *mixtures(voices, plan)], recordings.skipped)
 
     def target(self, recording: Recording) -> list[Turn]:
-        if not (recording.fields.get("turns") or recording.fields.get("rttm")):
+        if not _has_turns(recording):
             raise Unusable("no turns")
         turns = turns_of(recording)
         speakers = len({who for _, _, who in turns})
@@ -143,6 +162,9 @@ class SpeakerDiarization(ProbeTask):
 
     def scores(self, rows: Rows) -> tuple[float, ...]:
         return (ratio(rows),)
+
+    def drawn(self, groups: Sequence[str]) -> list[tuple[str, ...]]:
+        return [tuple(group.split()) for group in groups]
 
     def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
         labels = np.concatenate([item.target[0] for item in fold.test])
@@ -216,6 +238,15 @@ def decide(probabilities: NDArray[np.float32], threshold: float, median: int) ->
     half = median // 2
     counts = np.cumsum(np.pad(active, ((half + 1, half), (0, 0))), axis=0)
     return np.asarray(counts[median:] - counts[:-median] > half)
+
+
+def _has_turns(recording: Recording) -> bool:
+    return bool(recording.fields.get("turns") or recording.fields.get("rttm"))
+
+
+def _apart(recordings: Recordings) -> tuple[list[Recording], Recordings]:
+    """Those of which it is known who speaks when, and those that conversations are made of."""
+    return [item for item in recordings if _has_turns(item)], Recordings(item for item in recordings if not _has_turns(item))
 
 
 def _within(item: Item) -> list[Turn]:

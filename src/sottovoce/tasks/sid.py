@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sottovoce.data import Recording, Recordings
+from sottovoce.data.draw import draw
 from sottovoce.registry import TASKS
 from sottovoce.tasks.classification import Classification, Utterance, field
-from sottovoce.tasks.probe import HELD_OUT, draw
+from sottovoce.tasks.learned import Fold, Item, held_out
 
 
 @TASKS.register("sid")
@@ -24,45 +26,66 @@ class SpeakerIdentification(Classification):
         """SUPERB's values (s3prl, voxceleb1).
 
         session: a pattern that reads the recording session off a file's name. Where it is given, the data's own splits are set aside
-        (speakers of train and test are often disjoint, and then nothing can be identified): of every speaker with two sessions or
-        more, one is for testing, with three or more another one is the dev set, and the others are for training, so that the room and
-        the microphone do not give the speaker away. Of speakers with two sessions a tenth of the training recordings is dev.
+        (speakers of train and test are often disjoint, and then nothing can be identified), and every session is tested once, by a
+        classifier that heard only the speakers' other sessions, so that the room and the microphone do not give the speaker away:
+        in each of `folds` folds one session of every speaker with two or more is for testing and, of every third speaker that has
+        another two, one is the dev set (where there are none, a tenth of the training recordings). All folds count together.
         """
 
         session: str = ""
+        folds: int = 3
+
+        def __post_init__(self) -> None:
+            try:
+                re.compile(self.session)
+            except re.error as problem:
+                raise ValueError(f"session '{self.session}' is not a regular expression: {problem}") from None
+            if self.folds < 2:
+                raise ValueError("folds must be at least 2")
 
     def answers(self, recording: Recording) -> dict[str, str]:
         return {"speaker": field(recording, "speaker", "label")}
 
     def arrange(self, recordings: Recordings) -> Recordings:
-        return by_session(recordings, self.config.session) if self.config.session else recordings
+        return with_sessions(recordings, self.config.session) if self.config.session else recordings
+
+    def folds(self, splits: dict[str, list[Item]]) -> Iterator[Fold]:
+        if not self.config.session:
+            yield from super().folds(splits)
+            return
+        items = [item for part in splits.values() for item in part]
+        turns = {id(item): int(item.piece.recording.fields["turn"]) for item in items}
+        several = {item.group for item in items if turns[id(item)] >= 2}  # two sessions besides the one that is tested
+        looked_at = set(sorted(several, key=draw)[::3])
+        for fold in range(self.config.folds):
+            parts: dict[str, list[Item]] = {"train": [], "dev": [], "test": []}
+            for item in items:
+                turn = turns[id(item)] % self.config.folds
+                dev = turn == (fold + 1) % self.config.folds and item.group in looked_at
+                parts["test" if turn == fold else "dev" if dev else "train"].append(item)
+            if not parts["dev"]:
+                held = held_out({item.piece.recording.id for item in parts["train"]})
+                parts["dev"] = [item for item in parts["train"] if item.piece.recording.id in held]
+                parts["train"] = [item for item in parts["train"] if item.piece.recording.id not in held]
+            yield Fold(**parts)
 
 
-def by_session(recordings: Recordings, pattern: str) -> Recordings:
-    """The recordings of speakers with several sessions, split anew; see `SpeakerIdentification.Config`. ValueError when there are none."""
-    try:
-        session = re.compile(pattern)
-    except re.error as problem:
-        raise ValueError(f"session '{pattern}' is not a regular expression: {problem}") from None
+def with_sessions(recordings: Recordings, pattern: str) -> Recordings:
+    """The recordings of speakers with several sessions; a field ``turn`` counts each speaker's sessions from 0. ValueError without any."""
     heard: dict[str, set[str]] = {}
     for item in recordings:
-        found = session.search(Path(item.id).stem)
+        found = re.search(pattern, Path(item.id).stem)
         if found and item.fields.get("speaker"):
             heard.setdefault(item.fields["speaker"], set()).add(found.group())
-    dealt = {
-        speaker: dict(zip(sorted(names, key=draw), ("test", "dev" if len(names) > 2 else "train"), strict=False))
-        for speaker, names in heard.items()
-        if len(names) > 1
+    turns = {
+        speaker: {name: i for i, name in enumerate(sorted(names, key=draw))} for speaker, names in heard.items() if len(names) > 1
     }
-    if len(dealt) < 2:
+    if len(turns) < 2:
         raise ValueError(f"session '{pattern}' finds no two speakers with two sessions each; it is matched against file names")
     made = Recordings(skipped=recordings.skipped)
     for item in recordings:
-        found = session.search(Path(item.id).stem)
-        sessions = dealt.get(item.fields.get("speaker", ""))
-        if found and sessions:
-            split = sessions.get(found.group(), "train")
-            if split == "train" and "dev" not in sessions.values() and draw(item.id) < HELD_OUT:
-                split = "dev"
-            made.append(replace(item, fields={**item.fields, "split": split}))
+        found = re.search(pattern, Path(item.id).stem)
+        if found and item.fields.get("speaker", "") in turns:
+            turn = turns[item.fields["speaker"]][found.group()]
+            made.append(replace(item, fields={**item.fields, "split": "", "turn": str(turn)}))
     return made

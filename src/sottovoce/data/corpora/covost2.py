@@ -1,0 +1,69 @@
+"""CoVoST 2, https://arxiv.org/abs/2007.10310."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from sottovoce.data.corpora.base import Corpus, labelled, missing, peek, required_lines, row
+from sottovoce.data.manifests import MALFORMED
+from sottovoce.data.recording import Recordings, Skipped
+from sottovoce.data.sources import read_folder
+from sottovoce.registry import CORPORA
+
+LIST = r"covost_v2\.([A-Za-z-]+)_([A-Za-z-]+)\.(train|dev|test)\.tsv"
+CLIPS = "clips"
+COLUMNS = ("path", "sentence", "translation", "client_id")
+
+
+@CORPORA.register("covost2")
+class Covost2(Corpus):
+    """CoVoST 2: recordings of Common Voice and their translations.
+
+    The folder of one language of Common Voice 4 with ``clips`` and, beside it, ``covost_v2.fr_en.train.tsv`` and so on, which
+    ``get_covost_splits.py`` of the corpus makes from its translations and Common Voice's ``validated.tsv``. ``text`` is the sentence,
+    ``translation_en`` its translation into English; ``translation`` as well where the folder has translations into one language only.
+    A clip that no list names has no fields.
+    """
+
+    def matches(self, folder: Path) -> bool:
+        return (folder / CLIPS).is_dir() and peek(folder, LIST) is not None
+
+    def read(self, folder: Path) -> Recordings:
+        lists = sorted((path, re.fullmatch(LIST, path.name)) for path in folder.glob("covost_v2.*.tsv"))
+        named = [(path, parts) for path, parts in lists if parts is not None]
+        alone = len({parts[2] for _, parts in named}) == 1
+        labels: dict[str, dict[str, str]] = {}
+        listed: dict[str, str] = {}
+        skipped: list[Skipped] = []
+        for path, parts in named:
+            source, target, split = parts.groups()
+            for where, values in _rows(path, skipped):
+                name = f"{CLIPS}/{values['path']}"
+                listed.setdefault(name, where)
+                said = {"split": split, "language": source, "text": values["sentence"], "speaker": values["client_id"]}
+                told = {
+                    f"translation_{target}": values["translation"],
+                    **({"translation": values["translation"]} if alone else {}),
+                }
+                own = labels.setdefault(name, {key: value for key, value in said.items() if value})
+                own.update({key: value for key, value in told.items() if value})
+        made = labelled(read_folder(folder), lambda name: labels.get(name, {}))
+        made.skipped += skipped + missing(listed, (item.id for item in made))
+        return made
+
+
+def _rows(path: Path, skipped: list[Skipped]) -> Iterator[tuple[str, dict[str, str]]]:
+    """(``path:number``, cells by column); a tsv without quotes, with a backslash before what would end a cell."""
+    advice = f"it must have the columns {', '.join(COLUMNS)}; make it again with get_covost_splits.py"
+    (_, head), *lines = required_lines(path, advice) or [("", "")]
+    columns = head.split("\t")
+    if not set(COLUMNS) <= set(columns):
+        raise ValueError(f"{path} has other columns than CoVoST's: {advice}")
+    for where, line in lines:
+        cells = line.split("\t")
+        if len(cells) != len(columns):
+            skipped.append(row(where, MALFORMED))
+            continue
+        yield where, {key: re.sub(r"\\(.)", r"\1", cell).strip() for key, cell in zip(columns, cells, strict=True)}

@@ -1,0 +1,81 @@
+"""Every recording in a place of its own: a room, a microphone's colour, some noise.
+
+Corpora that are read aloud into one microphone tell speakers apart by their microphones. Heard like this, they do not: two recordings of
+a session have nothing in common but the voice. What VoxCeleb has by nature, made from any corpus.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sottovoce.data.augment import colours, equalize
+from sottovoce.data.corrupt import add_noise, as_loud, reverberate
+from sottovoce.data.decode import read_audio
+from sottovoce.data.draw import draw
+from sottovoce.data.recording import Recording, Recordings, Samples, file_state
+from sottovoce.types import SAMPLE_RATE
+
+MADE_AS = 1  # counts up when the same settings begin to sound different
+
+
+@dataclass(frozen=True)
+class Degrade:
+    """Drawn for each recording from a hash of its id. rt60: shortest and longest reverberation, seconds; drr_db: direct sound over it.
+    equalizer_db: standard deviation of a random equaliser's bands. snr_db: least and most of pink noise. seed: other places."""
+
+    rt60: tuple[float, ...] = (0.15, 0.6)
+    drr_db: float = 6.0
+    equalizer_db: float = 5.0
+    snr_db: tuple[float, ...] = (8.0, 23.0)
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("rt60", "snr_db"):
+            pair = getattr(self, name)
+            if len(pair) != 2 or pair[0] > pair[1]:
+                raise ValueError(f"{name} must be two numbers, least and most")
+        if self.rt60[0] <= 0 or self.equalizer_db < 0:
+            raise ValueError("rt60 must be above 0, equalizer_db must not be negative")
+
+    def __call__(self, wave: Tensor, name: str) -> Tensor:
+        """(S,) samples at 16 kHz of the recording `name` -> (S,), as loud as before."""
+        numbers = torch.Generator().manual_seed(int(draw(f"{self.seed}/{name}") * 2**48))
+        share = torch.rand(2, generator=numbers).tolist()
+        seed = int(torch.randint(2**31, (), generator=numbers))
+        rt60, snr = (low + part * (high - low) for part, (low, high) in zip(share, (self.rt60, self.snr_db), strict=True))
+        row = wave[None]
+        made = reverberate(row, None, rt60, seed, self.drr_db)
+        made = equalize(made, colours(1, self.equalizer_db, numbers))
+        made = add_noise(made, None, "pink", snr, seed)
+        return as_loud(made, row, torch.ones_like(row))[0]
+
+
+@dataclass(frozen=True)
+class Degraded:
+    """Loader of a degraded recording (see `Recording.loader`): all of it is heard in its place, then the asked stretch is cut out."""
+
+    recording: Recording
+    how: Degrade
+
+    def __call__(self, start: float, seconds: float) -> tuple[Samples, int]:
+        wave = self.how(torch.from_numpy(read_audio(self.recording)), self.recording.id).numpy()
+        first = round(start * SAMPLE_RATE)
+        last = None if seconds == float("inf") else first + round(seconds * SAMPLE_RATE)
+        return wave[first:last, None], SAMPLE_RATE
+
+    def identity(self) -> str:
+        identity = getattr(self.recording.loader, "identity", None)
+        known = file_state(self.recording.path) if identity is None else identity()
+        return repr((MADE_AS, self.how, known))
+
+
+def degrade(recordings: Recordings, how: Degrade) -> Recordings:
+    """The same recordings, each heard in its place when its audio is read; a field ``heard`` says so."""
+    made = Recordings(skipped=recordings.skipped, trials=recordings.trials)
+    for item in recordings:
+        fields = {**item.fields, "heard": f"{how}, {MADE_AS}"}
+        made.append(replace(item, start=0.0, channel=None, fields=fields, loader=Degraded(item, how)))
+    return made

@@ -1,0 +1,111 @@
+"""All models on one task: bars with intervals, and every measure in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sottovoce.report import words
+from sottovoce.report.board import Board, Cell, Row, Task
+from sottovoce.report.figure import Chart, Table, label, layout
+from sottovoce.report.looks import axis_title, colours, hover, interval, places, whiskers
+
+
+def bars(board: Board, task: Task) -> Chart:
+    """All models on one task."""
+    rows = [row for row in board.rows if task.key in row.cells]
+    cells, digits = [row.cells[task.key] for row in rows], places(board, task)
+    colour = colours(board)
+    heights = list(range(len(rows)))
+    trace = {
+        "type": "bar",
+        "orientation": "h",
+        "x": [cell.value for cell in cells],
+        "y": heights,
+        "width": 0.62,
+        "marker": {"color": [colour[row.name] for row in rows]},
+        "error_x": whiskers(cells),
+        "hovertext": [hover(row, cell, task, "", digits) for row, cell in zip(rows, cells, strict=True)],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+        "showlegend": False,
+    }
+    ends = [end for cell in cells for end in (cell.value, cell.low, cell.high) if end is not None]
+    plan = layout(
+        xaxis={
+            "range": [1.06 * min(0.0, *ends), 1.02 * max(0.0, *ends) or 1.0],
+            "nticks": 5,
+            "zeroline": True,
+            "zerolinecolor": "var(--line)",
+        },
+        yaxis={
+            "tickvals": heights,
+            "ticktext": [label(words.short(row.name)) for row in rows],
+            "range": [len(rows) - 0.45, -0.55],
+            "showgrid": False,
+            "automargin": True,
+            "ticks": "",
+        },
+    )
+    plan["margin"] = {"l": 8, "r": 52, "t": 6, "b": 28}
+    plan["annotations"] = [
+        {
+            "x": 1,
+            "xref": "paper",
+            "xanchor": "right",
+            "xshift": 46,
+            "y": y,
+            "text": words.number(cell.value, digits),
+            "showarrow": False,
+            "font": {"size": 12, "color": "var(--ink)"},
+        }
+        for y, cell in zip(heights, cells, strict=True)
+    ]
+    teacher = next((cell.value for row, cell in zip(rows, cells, strict=True) if row.role == "teacher"), None)
+    if teacher is not None:
+        plan["shapes"] = [
+            {
+                "type": "line",
+                "x0": teacher,
+                "x1": teacher,
+                "y0": 0,
+                "y1": 1,
+                "yref": "paper",
+                "layer": "below",
+                "line": {"color": "var(--teacher)", "width": 1, "dash": "dot"},
+            }
+        ]
+    return Chart(
+        f"bars-{task.key}",
+        f"{task.title}: {task.label}" if task.title != task.label else task.title,
+        {"data": [trace], "layout": plan},
+        _measures(rows, task),
+        note=axis_title(task),
+        height=46 + 30 * len(rows),
+        says=f"Bar chart of {task.measure} on {task.label} for {len(rows)} models; the numbers are in the table below it.",
+    )
+
+
+def _measures(rows: Sequence[Row], task: Task) -> Table:
+    """Every measure of the task, with intervals; of several seeds the mean and the range."""
+    names = list(dict.fromkeys(name for row in rows for one in row.evaluations[task.key] for name in one.record["measures"]))
+    head, table = ["Model", "n"], []
+    for name in names:
+        head += [words.measure(name), "interval or range"]
+    spread: dict[str, list[Cell | None]] = {name: [] for name in names}
+    units: dict[str, str] = {}
+    for name in names:
+        for row in rows:
+            found = [one.record["measures"][name] for one in row.evaluations[task.key] if name in one.record["measures"]]
+            units[name] = found[0]["unit"] if found else units.get(name, "")
+            values = [measure["value"] for measure in found]
+            if len(found) == 1:
+                spread[name].append(Cell(values[0], found[0].get("low"), found[0].get("high")))
+            else:
+                spread[name].append(Cell(sum(values) / len(values), min(values), max(values), len(values)) if found else None)
+    for i, row in enumerate(rows):
+        cells = [row.name, str(row.cells[task.key].n)]
+        for name in names:
+            cell = spread[name][i]
+            digits = words.decimals((each.value for each in spread[name] if each is not None), units[name])
+            cells += [words.NONE, ""] if cell is None else [words.number(cell.value, digits), interval(cell, digits)]
+        table.append(cells)
+    return Table(head, table)

@@ -1,0 +1,153 @@
+"""One task entry on one model: what was asked, whether it is measured already, and its entry in the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sottovoce import ledger
+from sottovoce.config import plain
+from sottovoce.data import Recordings
+from sottovoce.data.manifests import RTTM
+from sottovoce.probing.subject import Subject
+from sottovoce.registry import TASKS
+from sottovoce.suite.config import Entry
+from sottovoce.tasks.base import Bench, Task
+
+SKIPPED = "skipped.jsonl"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured pair. path: of the ledger entry; record: what it holds; new: measured now, not read from an earlier run."""
+
+    path: Path
+    record: dict[str, Any]
+    new: bool
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A task entry on a model. asked: what a ledger entry must say to be of this pair."""
+
+    subject: Subject
+    name: str
+    entry: Entry
+    asked: dict[str, Any]
+    path: Path
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A pair that could not be measured, and why."""
+
+    pair: Pair
+    reason: str
+
+    def line(self) -> str:
+        """In words."""
+        return f"{self.pair.subject.name}  {self.pair.name}  not measured: {self.reason}"
+
+
+def pair_of(subject: Subject, name: str, entry: Entry, data: str, bench: Bench, out: Path) -> Pair:
+    """data: the `fingerprint` of what the entry reads."""
+    asked = {
+        "model": subject.fingerprint,
+        "config": ledger.portable(plain(entry.task.config)),
+        "data": data,
+        "seeds": list(bench.seeds),
+    }
+    if TASKS.get(entry.task.name).compares and bench.reference is not None:
+        asked["reference"] = bench.reference.fingerprint
+    return Pair(subject, name, entry, asked, out / slug(subject.name) / f"{name}.json")
+
+
+def earlier(pair: Pair) -> Result | None:
+    """The pair's ledger entry, if it is there. ValueError when there is one that says something else."""
+    if not pair.path.exists():
+        return None
+    found = json.loads(pair.path.read_text(encoding="utf-8"))
+    had = {"model": found["model"]["fingerprint"], "config": found["task"]["config"], "data": found["data"]["fingerprint"]}
+    had["seeds"] = found["seeds"]
+    if "reference" in pair.asked:
+        had["reference"] = found["details"]["reference"]["fingerprint"]
+    if had == pair.asked:
+        return Result(pair.path, found, False)
+    changed = ", ".join(key for key, value in pair.asked.items() if had[key] != value)
+    raise ValueError(f"{pair.path} holds a measurement with another {changed}; give another --out, or --fresh to replace it")
+
+
+def measure(pair: Pair, recordings: Recordings, bench: Bench) -> Result | Failure:
+    """The pair's task on its model, written to the ledger. What is wrong with the data, and shows only now, is a Failure."""
+    task = task_of(pair.entry)
+    try:
+        outcome = task.measure(pair.subject, recordings, bench)
+    except ValueError as problem:
+        return Failure(pair, str(problem))
+    made = outcome.record()
+    record = {
+        **ledger.header("evaluation"),
+        "model": pair.subject.record(),
+        "task": {"entry": pair.name, "name": task.name, "title": task.title, "config": pair.asked["config"]},
+        **made,
+        "data": {
+            "source": [Path(source.path).parent.name or Path(source.path).name for source in pair.entry.data],
+            "fingerprint": pair.asked["data"],
+            **made["data"],
+        },
+        "seeds": pair.asked["seeds"],
+        "cost": {**made["cost"], "cached": bench.store.limit > 0},
+    }
+    ledger.write(pair.path, record)
+    if outcome.skipped:
+        rows = "".join(
+            json.dumps(
+                {"task": pair.name, "path": "/".join(Path(row["path"]).parts[-2:]), "reason": row["reason"]}, ensure_ascii=False
+            )
+            + "\n"
+            for row in outcome.skipped  # results are shared, folders are private
+        )
+        with open(pair.path.parent / SKIPPED, "a", encoding="utf-8") as file:
+            file.write(rows)
+    return Result(pair.path, record, True)
+
+
+def task_of(entry: Entry) -> Task:
+    made: Task = TASKS.get(entry.task.name)(entry.task.config)
+    return made
+
+
+def fingerprint(recordings: Recordings, files: Sequence[str] = ()) -> str:
+    """Digest of what is heard and what is to be said of it, the same on every machine. files: others that decide it, by their content."""
+    digest = hashlib.sha256()
+    contents: dict[str, str] = {}
+
+    def content(path: str) -> str:
+        if path not in contents:
+            contents[path] = _content(path)
+        return contents[path]
+
+    for item in recordings:
+        fields = {**item.fields, RTTM: content(item.fields[RTTM])} if item.fields.get(RTTM) else item.fields
+        digest.update(repr((item.id, item.start, item.duration, item.channel, sorted(fields.items()))).encode("utf-8", "replace"))
+    digest.update(repr(recordings.trials).encode())
+    for path in files:
+        digest.update(content(path).encode())
+    return digest.hexdigest()[:16]
+
+
+def _content(path: str) -> str:
+    """Digest of a file; its name where it cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return Path(path).name
+
+
+def slug(name: str) -> str:
+    """A folder's name for a model's."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip("-.") or "model"
