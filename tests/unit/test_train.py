@@ -318,3 +318,8 @@ def test_a_masked_teacher_speaks_at_the_frames_that_the_student_sees() -> None:
     for layer in [*targets[True].hidden, *targets[True].ffn]:
         assert torch.equal(layer[..., 0] == 0.0, drawn.mask)
     assert set(learner(drawn, targets)) == {"colld"}
+
+
+def test_a_teacher_in_half_precision_teaches(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    result = small(teacher_folder, speech_folder, tmp_path / "s", ["teacher_precision=bf16"])
+    assert result.met

@@ -71,7 +71,7 @@ class WaveFrontend(nn.Module):
             first = self.config.convs[0]
             steps = torch.arange((wave.shape[1] - first.kernel) // first.stride + 1, device=wave.device)
             valid = (steps < ((lengths - first.kernel) // first.stride + 1)[:, None])[:, None].float()
-        x = wave[:, None]
+        x = wave[:, None].to(self.projection.weight.dtype)  # a model in half precision takes waves as they come
         for block in self.convs:
             x = block(x, valid)
         return x.transpose(1, 2)

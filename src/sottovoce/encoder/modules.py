@@ -46,10 +46,10 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         if valid is None:
             return F.group_norm(x, self.weight.shape[0], self.weight, self.bias, self.eps)
-        x, share = x.float(), valid / valid.sum(-1, keepdim=True).clamp(min=1)
+        kind, x, share = x.dtype, x.float(), valid / valid.sum(-1, keepdim=True).clamp(min=1)
         mean = (x * share).sum(-1, keepdim=True)
         variance = ((x - mean).square() * share).sum(-1, keepdim=True)
-        return (x - mean) * (self.weight[:, None] * torch.rsqrt(variance + self.eps)) + self.bias[:, None]
+        return ((x - mean) * (self.weight[:, None] * torch.rsqrt(variance + self.eps)) + self.bias[:, None]).to(kind)
 
 
 class FixedNorm(nn.Module):

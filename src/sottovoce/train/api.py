@@ -15,6 +15,7 @@ from sottovoce.export.hf import save_student
 from sottovoce.export.pretrained import save_pretrained
 from sottovoce.families import load_pretrained
 from sottovoce.registry import STUDENTS
+from sottovoce.train import needs
 from sottovoce.train.dist import join
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Recipe, load_recipe
@@ -176,6 +177,8 @@ def describe(recipe: Recipe) -> dict[str, Any]:
         return found
     teacher = load_pretrained(recipe.teacher)
     found["teacher"] = {"family": teacher.family}
+    student = STUDENTS.get(recipe.student.name)(recipe.student.config).build(teacher)
+    found["memory"] = needs.estimate(recipe, student, teacher.config).text(recipe.data.seconds_per_batch)
     if isinstance(teacher.encoder, Encoder):
         found["teacher"] |= cost_of(teacher.encoder)
         found["training_macs_at_most"] = 4 * seconds * found["teacher"]["macs_per_s"]

@@ -14,6 +14,7 @@ from sottovoce.families import Pretrained
 from sottovoce.objectives import Shape
 from sottovoce.pruning import Budget, GatedEncoder, PruningConfig, encoder_cost, hit, open_units, total
 from sottovoce.registry import STUDENTS, TASKS
+from sottovoce.train import needs
 from sottovoce.train.learner import Learner
 from sottovoce.train.loop import fit
 from sottovoce.train.recipe import Stage
@@ -77,6 +78,10 @@ def train(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str
     budget = None
     if stage.prune:
         learner.student, budget = gate(run.recipe.pruning, work.encoder, None if run.teacher is None else run.teacher.config)
+    wanted_memory = needs.estimate(run.recipe, work.encoder, None if run.teacher is None else run.teacher.config)
+    run.say(wanted_memory.text(run.recipe.data.seconds_per_batch))
+    if warning := wanted_memory.warning(needs.free_memory(run.world.device)):
+        run.say(warning)
     learner.to(run.world.device)
     saved = run.saved(name)
     learner.recall(work.objectives)

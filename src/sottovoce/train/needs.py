@@ -1,0 +1,91 @@
+"""What a run will need, said before it begins: memory on each device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from sottovoce.encoder import Encoder, EncoderConfig
+from sottovoce.pruning import encoder_cost, total
+from sottovoce.train.recipe import Recipe
+from sottovoce.types import SAMPLE_RATE
+
+GIB = 2**30
+ADAM = 16  # bytes per trained number: weight, gradient, two moments
+HALF = 0.6  # of the activations are left under autocast, which keeps norms in full precision
+SLACK = 1.25  # objectives, temporary buffers, the allocator
+BASE = 0.6 * GIB  # torch and libraries
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes. teacher: its weights, and its hidden states of one batch. student: weights, gradients, Adam's moments. activations: what one
+    batch leaves for the backward pass."""
+
+    teacher: float
+    student: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        return BASE + SLACK * (self.teacher + self.student + self.activations)
+
+    def text(self, seconds: float) -> str:
+        """One line for people."""
+        parts = {"teacher": self.teacher, "student and optimiser": self.student, f"a batch of {seconds:g} s": self.activations}
+        named = ", ".join(f"{name} {value / GIB:.1f}" for name, value in parts.items())
+        return f"memory: about {self.total / GIB:.1f} GiB ({named})"
+
+    def warning(self, free: float | None) -> str:
+        """What to do when it will not fit; nothing when it will."""
+        if free is None or self.total <= free:
+            return ""
+        return (
+            f"only {free / GIB:.1f} GiB are free; if it does not fit, take a smaller data.seconds_per_batch (with stages.*.accumulate "
+            "for the same updates), precision=bf16 or teacher_precision=bf16"
+        )
+
+
+def estimate(recipe: Recipe, student: Encoder, teacher: EncoderConfig | None) -> Needs:
+    """What training `student` by `recipe` takes. Activations are counted, not guessed: a forward pass of shapes without numbers."""
+    data = recipe.data
+    rows = max(1, int(data.seconds_per_batch // data.max_seconds))
+    samples = round(min(data.max_seconds, data.seconds_per_batch) * SAMPLE_RATE)
+    gated = any(stage.prune for stage in recipe.stages.values())
+    weights = sum(weight.numel() for weight in student.parameters())
+    theirs = 0.0
+    if teacher is not None:
+        states = rows * int(teacher.frontend.frames(samples)) * teacher.dim * (len(teacher.layers) + 1)
+        theirs = (float(total(encoder_cost(teacher)).params) + states) * (2 if recipe.teacher_precision == "bf16" else 4)
+    activations = saved_bytes(student.config, rows, samples) * (HALF if recipe.precision == "bf16" else 1.0)
+    return Needs(theirs, weights * (ADAM + 4 * gated), activations)
+
+
+def saved_bytes(config: EncoderConfig, rows: int, samples: int) -> float:
+    """Bytes of the tensors that a forward pass of (rows, samples) keeps for the backward pass, each storage counted once."""
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage()._cdata] = x.untyped_storage()
+        return x
+
+    with FakeTensorMode():  # shapes and devices of tensors, without their numbers
+        encoder = Encoder(config).train()
+        weights = {weight.untyped_storage()._cdata for weight in encoder.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            encoder(torch.empty(rows, samples))
+    return float(sum(storage.nbytes() for key, storage in kept.items() if key not in weights))
+
+
+def free_memory(device: torch.device) -> float | None:
+    """Free bytes on the device, where that can be known."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return float(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
