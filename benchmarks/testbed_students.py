@@ -84,8 +84,11 @@ def equal_macs(setting: Setting, seed: int) -> api.Result:
     return dphubert(setting, "macs", round(float(ours) / float(theirs), 4), seed)
 
 
-def table(setting: Setting, seeds: list[int]) -> Iterator[tuple[str, int, Callable[[], api.Result]]]:
-    """(name, seed, how to get the student) of every row; a seed's rows together, so that an early end leaves whole comparisons."""
+Row = tuple[str, int, Callable[[], api.Result]]  # name, seed, how to get the student
+
+
+def table(setting: Setting, seeds: list[int]) -> Iterator[Row]:
+    """Every row; a seed's rows together, so that an early end leaves whole comparisons."""
     for seed in seeds:
         for unit in ("macs", "params"):
             for keep in KEEPS:
@@ -96,13 +99,14 @@ def table(setting: Setting, seeds: list[int]) -> Iterator[tuple[str, int, Callab
         yield "equal-macs", seed, partial(equal_macs, setting, seed)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(about: str | None) -> argparse.ArgumentParser:
+    """What every script that trains and measures students wants to be told."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="demo")
     parser.add_argument("--train", required=True, help="manifest of what students are trained on")
-    parser.add_argument("--speech", required=True, help="folder of the testbed's corpora")
+    parser.add_argument("--speech", default="", help="folder of the testbed's corpora; without it students are only trained")
     parser.add_argument("--work", type=Path, required=True, help="folder for the students")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--out", type=Path, help="folder of the results")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--only", default="", help="start of the names to do")
@@ -110,14 +114,19 @@ def main() -> None:
     parser.add_argument("--cache", default=None)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("overrides", nargs="*")
-    options = parser.parse_args()
-    setting = Setting(options.teacher, options.train, options.work, options.steps, tuple(options.overrides))
-    for name, seed, get in table(setting, options.seeds):
+    return parser
+
+
+def carry_out(options: argparse.Namespace, rows: Iterator[Row]) -> None:
+    """Trains and measures every row, one after another."""
+    for name, seed, get in rows:
         if not name.startswith(options.only):
             continue
         began = time.monotonic()
         student = get().out
         print(f"{student.name}: trained in {time.monotonic() - began:.0f} s", flush=True)
+        if not options.speech:
+            continue
         measure = partial(
             sottovoce.evaluate,
             [str(student)],
@@ -131,6 +140,15 @@ def main() -> None:
         )
         measure(tasks=options.tasks)
         measure(tasks=["fidelity"], vs=[options.teacher])
+
+
+def setting_of(options: argparse.Namespace) -> Setting:
+    return Setting(options.teacher, options.train, options.work, options.steps, tuple(options.overrides))
+
+
+def main() -> None:
+    options = arguments(__doc__).parse_args()
+    carry_out(options, table(setting_of(options), options.seeds))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ SMALL = ["data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2
 RANDOM = ["student.dim=32", "student.heads=4", "student.depth=2", "student.ffn_dim=48", "student.position_groups=4"]
 NARROW = ["student.dim=16", "student.depth=2", "student.heads=2", "student.ffn_dim=32", "student.glu_dim=0"]
 OWN = {
+    "sotto": ["objectives.colld.layers=2"], "sotto-demo": ["objectives.colld.layers=2"],
     "colld": NARROW, "colld-demo": NARROW, "colld-xlsr": [*NARROW, "student.conv_dims=[8,8,8,8,8,8,8]"],
     "pretrain-tiny": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.fit_frames=1000"],
     "pretrain-tiny-second": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.layer=2",
