@@ -101,7 +101,7 @@ def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretr
     except ValueError as problem:
         raise ValueError(f"{source}: {problem}") from problem.__cause__
     encoder = Encoder(config)
-    encoder.load_state_dict(state)
+    encoder.load_state_dict(state, assign=True)  # and not a copy into weights that were made only to be overwritten
     wants = _normalize(preprocessor, hf, family, folder)
     mask_vector = next((x.float() for name, x in tensors.items() if name.split(".")[-1] == MASK_VECTOR), None)
     return Pretrained(encoder.eval(), config, family.name, wants, str(source), preprocessor, hf, projections, mask_vector)

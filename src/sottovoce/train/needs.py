@@ -15,6 +15,7 @@ from sottovoce.types import SAMPLE_RATE
 GIB = 2**30
 ADAM = 16  # bytes per trained number: weight, gradient, two moments
 HALF = 0.6  # of the activations are left under autocast, which keeps norms in full precision
+LOADING = 10  # bytes per number of a teacher: the file in half precision, twice in full, on their way into the encoder
 SLACK = 1.25  # objectives, temporary buffers, the allocator
 BASE = 0.6 * GIB  # torch and libraries
 
@@ -22,15 +23,16 @@ BASE = 0.6 * GIB  # torch and libraries
 @dataclass(frozen=True)
 class Needs:
     """Bytes. teacher: its weights, and its hidden states of one batch. student: weights, gradients, Adam's moments. activations: what one
-    batch leaves for the backward pass."""
+    batch leaves for the backward pass. loading: the most that it takes to read the teacher in, before any of that."""
 
     teacher: float
     student: float
     activations: float
+    loading: float = 0.0
 
     @property
     def total(self) -> float:
-        return BASE + SLACK * (self.teacher + self.student + self.activations)
+        return BASE + max(SLACK * (self.teacher + self.student + self.activations), self.loading)
 
     def text(self, seconds: float) -> str:
         """One line for people."""
@@ -55,12 +57,14 @@ def estimate(recipe: Recipe, student: Encoder, teacher: EncoderConfig | None) ->
     samples = round(min(data.max_seconds, data.seconds_per_batch) * SAMPLE_RATE)
     gated = any(stage.prune for stage in recipe.stages.values())
     weights = sum(weight.numel() for weight in student.parameters())
-    theirs = 0.0
+    theirs = loading = 0.0
     if teacher is not None:
+        numbers = float(total(encoder_cost(teacher)).params)
+        loading = numbers * LOADING
         states = rows * int(teacher.frontend.frames(samples)) * teacher.dim * (len(teacher.layers) + 1)
-        theirs = (float(total(encoder_cost(teacher)).params) + states) * (2 if recipe.teacher_precision == "bf16" else 4)
+        theirs = (numbers + states) * (2 if recipe.teacher_precision == "bf16" else 4)
     activations = saved_bytes(student.config, rows, samples) * (HALF if recipe.precision == "bf16" else 1.0)
-    return Needs(theirs, weights * (ADAM + 4 * gated), activations)
+    return Needs(theirs, weights * (ADAM + 4 * gated), activations, loading)
 
 
 def saved_bytes(config: EncoderConfig, rows: int, samples: int) -> float:

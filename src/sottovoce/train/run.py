@@ -170,7 +170,9 @@ class Run:
         """The teacher's features of a prepared batch. mask: (B, T) bool, frames to put its own mask vector on. taps: give `ffn` too."""
         if self.teacher is None:
             raise ValueError("this recipe's objectives need a teacher")
-        if self.recipe.teacher_precision == "bf16":  # not before: a student that starts as the teacher starts from all of its digits
+        if (
+            self.recipe.teacher_precision == "bf16"
+        ):  # not before: a student that starts as the teacher starts from all of its digits
             self.teacher.encoder.to(torch.bfloat16)
         extra: dict[str, Any] = {"taps": True} if taps else {}
         if mask is not None:
