@@ -19,8 +19,6 @@ OWN = {
     "pretrain-tiny": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.fit_frames=1000"],
     "pretrain-tiny-second": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.layer=2",
                              "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
-    "pretrain-tiny-third": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.layer=2",
-                            "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
     "pretrain-mini": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.fit_frames=1000"],
     "pretrain-mini-second": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.layer=2",
                              "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
@@ -37,7 +35,7 @@ def test_trains_three_steps(name: str, teacher_folder: Path, speech_folder: Path
     options["overrides"] = [*SMALL, *OWN.get(name, []), "pruning.ramp=2"]
     options["overrides"] += [f"stages.{stage}.{key}" for stage in stages for key in ("steps=3", "warmup=1")]
     if name.startswith("pretrain"):
-        result = api.pretrain(teacher=teacher_folder if name.endswith(("second", "third")) else "", **options)
+        result = api.pretrain(teacher=teacher_folder if name.endswith("second") else "", **options)
     else:
         keep = 0.6 if "cut" in recipe.stages else None
         result = api.compress(teacher_folder, keep=keep, **options)
