@@ -17,6 +17,8 @@ from .budget import Budget, BudgetConfig, Lagrangian, Report, hit, target_at
 from .cost import encoder_cost, full_widths, total
 from .gated import GatedEncoder
 from .gates import GateConfig, Gates, hard_concrete, open_probability
+from .latency import LatencyModel, encoder_parts, load_latency
+from .live import composed, lasting, moments, shrink
 from .plan import KINDS, Group, Plan, Slice, check_units, make_plan, prepare, prepare_config
 
 
@@ -26,6 +28,8 @@ class PruningConfig:
 
     units: kinds of units with gates (see `make_plan`). ramp: updates in which the target sparsity grows from 0 to its goal.
     gate_lr, multiplier_lr: peak learning rates of log_alpha and of the Lagrange multipliers (which ascend).
+    live: after the ramp, every so many updates, units whose chance of being open has fallen below `live_below` are cut for good, with
+    their optimiser state, so that later updates cost what is left; 0, as in the paper: never before the end.
     """
 
     units: tuple[str, ...] = ("conv", "head", "ffn")
@@ -34,8 +38,12 @@ class PruningConfig:
     gate_lr: float = 0.02
     multiplier_lr: float = 0.02
     gates: GateConfig = field(default_factory=GateConfig)
+    live: int = 0
+    live_below: float = 1e-3
 
     def __post_init__(self) -> None:
+        if self.live < 0 or not 0 < self.live_below < 0.5:
+            raise ValueError("live counts updates, and live_below is a chance between 0 and 0.5")
         if not self.units:
             raise ValueError("units is empty: nothing to prune")
         check_units(self.units)
@@ -50,25 +58,32 @@ __all__ = [
     "Gates",
     "Group",
     "Lagrangian",
+    "LatencyModel",
     "Plan",
     "PruningConfig",
     "Report",
     "Slice",
     "check_units",
+    "composed",
     "cut",
     "cut_like",
     "encoder_cost",
+    "encoder_parts",
     "full_widths",
     "gather",
     "hard_concrete",
     "hit",
+    "lasting",
+    "load_latency",
     "make_plan",
+    "moments",
     "named_tensors",
     "narrow",
     "open_probability",
     "open_units",
     "prepare",
     "prepare_config",
+    "shrink",
     "target_at",
     "total",
 ]

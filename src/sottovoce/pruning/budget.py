@@ -1,7 +1,8 @@
-"""How small: a share of the teacher's parameters or MACs, the pressure towards it in training, and hitting it at the end."""
+"""How small: a share of the teacher's parameters, MACs or latency, the pressure towards it in training, and hitting it at the end."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,28 +12,40 @@ import torch
 from torch import Tensor, nn
 
 from ..encoder import EncoderConfig
-from ..types import Cost
 from .cost import Width, encoder_cost, full_widths, total
 from .gates import Gates
-from .plan import Plan
+from .latency import load_latency
+from .plan import Group, Plan
 
 TOLERANCE = 0.01  # a budget is met when the cut student's cost is within this share of it
+UNITS = {"params": "parameters", "macs": "MACs", "latency": "latency"}
+ROUNDED = ("conv", "ffn", "glu")  # kinds whose units are single rows and columns; a head, say, is as wide as it is
 EXTREME = 40.0  # a log_alpha so far from 0 leaves no doubt whether a gate is open
 
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """unit: what is limited, parameters or multiply-accumulates. keep: share of the teacher's that is left; 0.25 is the main
-    setting of DPHuBERT (arXiv 2305.17651). seconds: length of the clip for which MACs are counted.
+    """unit: what is limited, parameters, multiply-accumulates, or predicted milliseconds. keep: share of the teacher's that is left;
+    0.25 is the main setting of DPHuBERT (arXiv 2305.17651). seconds: length of the clip for which MACs are counted. machine: for
+    latency, the file of `sottovoce bench --fit-cost`, which says its clip, too; without it one that ships, of a server's CPU.
+    round_to: channels and feed-forward units are kept in multiples of this (or all of them), as fast kernels like it.
     """
 
-    unit: Literal["params", "macs"] = "params"
+    unit: Literal["params", "macs", "latency"] = "params"
     keep: float = 0.25
     seconds: float = 10.0
+    machine: str = ""
+    round_to: int = 1
 
     def __post_init__(self) -> None:
-        if self.unit not in ("params", "macs"):
-            raise ValueError(f"no budget in '{self.unit}'; known: params, macs")
+        if self.unit not in UNITS:
+            raise ValueError(f"no budget in '{self.unit}'; known: {', '.join(UNITS)}")
+        if self.machine and self.unit != "latency":
+            raise ValueError(
+                f"machine is for budgets in latency, and this one is in {self.unit}; add unit=latency or take it out"
+            )
+        if self.round_to < 1:
+            raise ValueError(f"round_to is at least 1 (which rounds nothing); got {self.round_to}")
         if not 0 < self.keep <= 1:
             raise ValueError(f"keep is a share of the teacher, above 0 and at most 1; got {self.keep}")
 
@@ -41,12 +54,13 @@ class Budget:
     """A budget for an encoder of the given shape, pruned by `plan`.
 
     teacher: the shape whose cost is 1, by default the encoder's own with all its units. ValueError, before anything is trained,
-    when `plan` cannot take away enough.
+    when `plan` cannot take away enough, or when there is no file of latencies.
     """
 
     def __init__(self, config: BudgetConfig, encoder: EncoderConfig, plan: Plan, teacher: EncoderConfig | None = None) -> None:
         self.config, self.encoder, self.plan = config, encoder, plan
-        self.reference = self._of(encoder_cost(teacher or _unscaled(encoder), seconds=config.seconds))
+        self.latency = load_latency(config.machine) if config.unit == "latency" else None
+        self.reference = self._cost(teacher or _unscaled(encoder))
         lowest = self.lowest()
         if config.keep < lowest:
             kinds = ", ".join(dict.fromkeys(group.kind for group in plan))
@@ -60,13 +74,27 @@ class Budget:
         """The sparsity to reach."""
         return 1 - self.config.keep
 
-    def _of(self, costs: Mapping[str, Cost]) -> Width:
-        cost = total(costs)
+    @property
+    def unit(self) -> str:
+        """What is counted, in words."""
+        where = "" if self.latency is None else f" (predicted for {self.latency.where})"
+        return UNITS[self.config.unit] + where
+
+    def of(self, encoder: EncoderConfig, plan: Plan) -> Budget:
+        """The same budget, counted from the same teacher, for what is left of the encoder in the middle of training."""
+        made = copy.copy(self)
+        made.encoder, made.plan = encoder, plan
+        return made
+
+    def _cost(self, encoder: EncoderConfig, widths: Mapping[str, Width] | None = None) -> Width:
+        if self.latency is not None:
+            return self.latency.total(encoder, widths)
+        cost = total(encoder_cost(encoder, widths, self.config.seconds))
         return cost.params if self.config.unit == "params" else cost.macs
 
     def share(self, widths: Mapping[str, Width]) -> Width:
         """Cost of an encoder with so many (expected) open units in each group, as a share of the teacher's."""
-        return self._of(encoder_cost(self.encoder, widths, self.config.seconds)) / self.reference
+        return self._cost(self.encoder, widths) / self.reference
 
     def sparsity(self, gates: Gates) -> Tensor:
         """1 - E[cost] / cost of the teacher: a differentiable scalar."""
@@ -80,7 +108,23 @@ class Budget:
 
     def lowest(self) -> float:
         """The smallest share that can be reached."""
-        return self.measure({group.name: group.minimum for group in self.plan})
+        return self.measure({group.name: self.rounded(group, 0) for group in self.plan})
+
+    def rounded(self, group: Group, count: int) -> int:
+        """The nearest number of units that may be kept: a multiple of `round_to`, or all; the group's minimum at least."""
+        step = self._step(group)
+        nearest = min(
+            (abs(option - count), option) for option in (count // step * step, min(group.size, (count // step + 1) * step))
+        )
+        return max(nearest[1], self.wider(group, group.minimum - 1) if group.minimum else 0)
+
+    def wider(self, group: Group, count: int) -> int:
+        """The next number of units above `count` that may be kept; the size where there is none."""
+        step = self._step(group)
+        return min(group.size, (count // step + 1) * step)
+
+    def _step(self, group: Group) -> int:
+        return self.config.round_to if group.kind in ROUNDED else 1
 
 
 def _unscaled(config: EncoderConfig) -> EncoderConfig:
@@ -116,8 +160,8 @@ def target_at(step: int, ramp: int, goal: float) -> float:
 class Report:
     """What `hit` did. target, before, after: shares of the teacher's `unit`, asked for, cut as trained, cut as calibrated.
 
-    shift: what was added to every log_alpha. filled: single units opened after that. reason: why the target was missed, or "".
-    counts: open units of each group. met: within 1 %.
+    shift: what was added to every log_alpha. filled: units opened after that. reason: why the target was missed, or "".
+    counts: open units of each group. met: within 1 %. counted: the unit in words.
     """
 
     unit: str
@@ -129,6 +173,7 @@ class Report:
     met: bool
     reason: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+    counted: str = ""
 
     @property
     def error(self) -> float:
@@ -138,19 +183,18 @@ class Report:
     @property
     def text(self) -> str:
         """One sentence."""
-        name = "parameters" if self.unit == "params" else "MACs"
         verdict = "met" if self.met else f"NOT met: {self.reason}"
-        moved = f"as trained {self.before:.2%}; log_alpha moved by {self.shift:+.3f}, then {self.filled} single units opened"
-        return f"keeps {self.after:.2%} of the teacher's {name}, budget {self.target:.2%} {verdict} ({moved})"
+        moved = f"as trained {self.before:.2%}; log_alpha moved by {self.shift:+.3f}, then {self.filled} units opened"
+        return f"keeps {self.after:.2%} of the teacher's {self.counted or UNITS[self.unit]}, budget {self.target:.2%} {verdict} ({moved})"
 
 
 @torch.no_grad()
 def hit(gates: Gates, budget: Budget) -> Report:
-    """Makes the cut of `gates` cost what the budget says, measured and not expected.
+    """Makes the cut of `gates` cost what the budget says, counted on the cut and not expected.
 
-    One shift of every log_alpha, found by bisection, is the largest whose cut stays within the budget; then single units are
-    opened in order of log_alpha while they fit. The shift is written into the gates, and the sets of open units with
-    `Gates.choose`, so that `Gates.evaluate` gives exactly the cut that was measured, with the soft values of the shifted
+    One shift of every log_alpha, found by bisection, is the largest whose cut stays within the budget; then units are opened in
+    order of log_alpha while they fit. Both in steps of `round_to`. The shift is written into the gates, and the sets of open units
+    with `Gates.choose`, so that `Gates.evaluate` gives exactly the cut that was counted, with the soft values of the shifted
     log_alpha.
     """
     keep, flat = budget.config.keep, gates.flat().detach().cpu().double()  # on the host: many small steps
@@ -158,8 +202,12 @@ def hit(gates: Gates, budget: Budget) -> Report:
     def counts(mask: Tensor) -> dict[str, int]:
         return {name: int(part.sum()) for name, part in gates.split(mask).items()}
 
+    def rounded(shift: float) -> dict[str, int]:
+        found = counts(gates.counted_mask(flat + shift))
+        return {group.name: budget.rounded(group, found[group.name]) for group in gates.plan}
+
     def fits(shift: float) -> bool:
-        return budget.measure(counts(gates.counted_mask(flat + shift))) <= keep
+        return budget.measure(rounded(shift)) <= keep
 
     before = budget.measure(counts(gates.open_mask().cpu()))
     low, high = -EXTREME - float(flat.max()), EXTREME - float(flat.min())
@@ -168,45 +216,52 @@ def hit(gates: Gates, budget: Budget) -> Report:
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    mask = gates.counted_mask(flat + low)
-    shift = 0.0 if torch.equal(mask, gates.counted_mask(flat)) else low  # do not touch soft values for nothing
-    mask, filled = _fill(mask, flat, gates, budget)
+    kept = rounded(low)
+    shift = 0.0 if kept == rounded(0.0) else low  # do not touch soft values for nothing
+    kept, filled = _fill(kept, flat, gates, budget)
 
     for parameter in gates.log_alpha.values():
         parameter.add_(shift)
-    gates.choose({name: part.nonzero().flatten().tolist() for name, part in gates.split(mask).items()})
-    after = budget.measure(counts(mask))
+    gates.choose({name: _likeliest(part, kept[name]) for name, part in gates.split(flat).items()})
+    after = budget.measure(kept)
     met = abs(after / keep - 1) <= TOLERANCE
-    reason = "" if met else _why(after, counts(mask), budget)
-    return Report(budget.config.unit, keep, before, after, shift, filled, met, reason, counts(mask))
+    reason = "" if met else _why(after, kept, budget)
+    return Report(budget.config.unit, keep, before, after, shift, filled, met, reason, kept, budget.unit)
 
 
-def _fill(mask: Tensor, flat: Tensor, gates: Gates, budget: Budget) -> tuple[Tensor, int]:
-    """Opens closed units, the likeliest first, while the cut stays within the budget. Returns the new mask and how many."""
-    mask, before = mask.clone(), int(mask.sum())
-    order = flat.argsort(descending=True, stable=True).tolist()
-    owners = [group.name for group in gates.plan for _ in range(group.size)]
-    counts = {name: int(part.sum()) for name, part in gates.split(mask).items()}
+def _likeliest(log_alpha: Tensor, count: int) -> list[int]:
+    """The `count` units of largest log_alpha; of equals the last, as `Gates.counted_mask` has it."""
+    return sorted(log_alpha.argsort(stable=True)[len(log_alpha) - count :].tolist())
+
+
+def _fill(counts: dict[str, int], flat: Tensor, gates: Gates, budget: Budget) -> tuple[dict[str, int], int]:
+    """Opens closed units, the likeliest first, while the cut stays within the budget. Returns the new counts and how many."""
+    counts, before = dict(counts), sum(counts.values())
+    # (log_alpha, group) of every unit, by group the likeliest first: the first counts[name] of them are open
+    ranked = {name: part.sort(descending=True).values.tolist() for name, part in gates.split(flat).items()}
+    order = sorted(
+        ((value, i, group) for group in gates.plan for i, value in enumerate(ranked[group.name])), key=lambda at: -at[0]
+    )
     share, opened = budget.measure(counts), True
     while opened:  # more than one round only if a whole part was opened, in which units are no longer free
         opened, done = False, set[str]()
-        for unit in order:
-            name = owners[unit]
-            if mask[unit] or name in done:
+        for _, i, group in order:
+            name = group.name
+            if i < counts[name] or name in done:
                 continue
-            wider = budget.measure({**counts, name: counts[name] + 1})
-            if share < wider <= budget.config.keep:
-                mask[unit], share, opened = True, wider, True
-                counts[name] += 1
+            wider = {**counts, name: budget.wider(group, counts[name])}
+            if share < budget.measure(wider) <= budget.config.keep:
+                counts, share, opened = wider, budget.measure(wider), True
             else:  # no later unit of this group can fit, since others only take more; or it is free, in a part that is gone
                 done.add(name)
-    return mask, int(mask.sum()) - before
+    return counts, sum(counts.values()) - before
 
 
 def _why(after: float, counts: Mapping[str, int], budget: Budget) -> str:
     """Why the budget was missed: nothing left to open, or the next unit overshoots."""
     keep, full = budget.config.keep, full_widths(budget.encoder)
-    above = [budget.measure({**counts, name: count + 1}) for name, count in counts.items() if count < full[name]]
+    groups = [group for group in budget.plan if counts[group.name] < full[group.name]]
+    above = [budget.measure({**counts, group.name: budget.wider(group, counts[group.name])}) for group in groups]
     above = [share for share in above if share > keep]
     if not above:
         return f"with every unit open the encoder costs {after:.4f} of the teacher"

@@ -83,12 +83,12 @@ def encoder_cost(config: EncoderConfig, widths: Mapping[str, Width] | None = Non
         params = 3 * (dim + 1) * size + (size + 1) * dim
         macs = size * frames * (4 * dim + 2 * frames)  # projections; scores and weighted sum
         if config.relative is not None:  # a gate per head; its projection is shared by the heads that there are
-            params = params + heads + _any(heads) * 8 * (layer.head_dim + 1)
+            params = params + heads + any_unit(heads) * 8 * (layer.head_dim + 1)
             macs = macs + size * frames * 2
         distance = config.distance
         if distance is not None and distance.kind == "key":  # one vector per distance, shared by the heads that there are
             vectors = distance.left + distance.right + 1
-            params = params + _any(heads) * vectors * layer.head_dim
+            params = params + any_unit(heads) * vectors * layer.head_dim
             macs = macs + size * frames * vectors
         elif distance is not None and distance.kind == "sinusoid":
             params = params + size * (dim + 2)
@@ -115,6 +115,6 @@ def total(costs: Mapping[str, Cost] | Iterable[Cost]) -> Cost:
     return result
 
 
-def _any(width: Width) -> Width:
+def any_unit(width: Width) -> Width:
     """1 if there is any unit, else 0. Of an expected number: an upper bound of the probability."""
     return width.clamp(max=1) if isinstance(width, torch.Tensor) else min(width, 1)

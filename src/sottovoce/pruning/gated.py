@@ -29,6 +29,7 @@ class GatedEncoder(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        self.units = tuple(units)
         self.encoder = prepare(encoder, units)
         self.plan = make_plan(self.encoder.config, units)
         self.gates = Gates(self.plan, gates, generator).to(self.encoder.frontend.projection.weight.device)

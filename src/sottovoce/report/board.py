@@ -13,7 +13,7 @@ from sottovoce.report.collect import Evaluation, question
 from sottovoce.report.words import SPACE
 
 SAME = 1.01
-UNITS = {"macs": "MACs", "params": "parameters"}
+UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 ORDER = {"teacher": 0, "student": 1, "control": 2}
 
 

@@ -204,7 +204,8 @@ def _before(inside: Path, record: Mapping[str, Any]) -> Mapping[str, Any] | None
         if kind == "cut":
             try:
                 with safe_open(inside / f"{name}.safetensors", "numpy") as file:
-                    return _shape(_parse((file.metadata() or {}).get("encoder", "null")))
+                    about = file.metadata() or {}
+                    return _shape(_parse(about.get("whole", about.get("encoder", "null"))))
             except (OSError, ValueError, SafetensorError):
                 return None  # thrown away to save space, or half copied
     return None

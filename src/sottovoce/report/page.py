@@ -223,7 +223,7 @@ class RunView:
 
 
 def _unit(unit: Any) -> str:
-    return {"params": "the parameters", "macs": "the MACs"}.get(str(unit), str(unit))
+    return {"params": "the parameters", "macs": "the MACs", "latency": "the predicted latency"}.get(str(unit), str(unit))
 
 
 class View:

@@ -63,7 +63,7 @@ def compress(
     """Trains a small student of `teacher` and writes it to `out`. The same call again resumes; a finished run is not done twice.
 
     teacher: hub id, folder in Hugging Face format, an earlier student, or ``demo``. data: see docs/data.md. budget, keep: what is
-    counted (``params`` or ``macs``) and the share that stays. steps: scales the whole schedule. overrides: ``key=value``.
+    counted (``params``, ``macs`` or ``latency``) and the share that stays. steps: scales the whole schedule. overrides: ``key=value``.
     Raises ValueError for anything the caller can mend, `Stopped` when asked to stop.
     """
     made = resolve(recipe, overrides, steps, teacher=str(teacher), budget=budget, keep=keep, seed=seed)
@@ -187,7 +187,7 @@ def describe(recipe: Recipe) -> dict[str, Any]:
             kinds = Counter[str]()
             for group in gated.plan:
                 kinds[group.kind] += group.size
-            unit = "params" if budget.config.unit == "params" else "macs_per_s"
+            unit = {"params": "params", "macs": "macs_per_s", "latency": "latency_ms"}[budget.config.unit]
             found["plan"] = dict(kinds)
             found["student"] = {unit: float(budget.reference) * budget.config.keep, "smallest_share": budget.lowest()}
     return found

@@ -56,6 +56,7 @@ class Learner(nn.Module):
         self.objectives = nn.ModuleDict(
             {name: OBJECTIVES.get(part.name)(part.config, shape, teacher or shape) for name, part in objectives.items()}
         )
+        self.kept: dict[str, list[int]] = {}  # of the student as the stage began, when units were cut for good since
         self.masking, self.augment = masking, augment or Augment()
         self.mask_vector = nn.Parameter(torch.empty(shape.dim).uniform_()) if any(self._each("masked")) else None
 

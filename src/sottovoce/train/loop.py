@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sottovoce.data import Stream
 from sottovoce.pruning import Budget, GatedEncoder, Lagrangian, target_at
-from sottovoce.train import checkpoint, optim
+from sottovoce.train import checkpoint, live, optim
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Stage
 from sottovoce.train.run import Run
@@ -29,16 +29,10 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
     """
     world, recipe, stream = run.world, run.recipe, run.stream(name)
     weights = {part: recipe.objective_weights.get(part, 1.0) for part in learner.objectives}
-    gates = learner.student.gates if isinstance(learner.student, GatedEncoder) else None
     lagrangian = Lagrangian().to(world.device)
-    trained = [p for p in learner.parameters() if p.requires_grad]
-    gated = [] if gates is None else list(gates.parameters())
-    plain = [p for p in trained if not any(p is gate for gate in gated)]
-    rates = (recipe.pruning.gate_lr, recipe.pruning.multiplier_lr)
-    optimizer = optim.optimizer(
-        optim.groups(stage, plain, gated, lagrangian.parameters() if gates is not None else [], rates), stage
-    )
-
+    if saved is not None and saved["kept"]:
+        budget = live.cut(learner, saved["kept"], budget)
+    optimizer = live.optimizer_of(learner, lagrangian, stage, recipe.pruning)
     start, before = 0, 0.0 if saved is None else float(saved["seconds"])
     opened = time.monotonic()
     if saved is not None:
@@ -65,7 +59,8 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
                     for key, value in loss.logs.items():
                         sums[key if len(losses) == 1 else f"{part}/{key}"] += value / counts[i]
                 heard += each.batch.seconds
-            world.sum_gradients(trained)
+            world.sum_gradients([p for p in learner.parameters() if p.requires_grad])
+            gates = learner.student.gates if isinstance(learner.student, GatedEncoder) else None
             if gates is not None and budget is not None:
                 sparsity = budget.sparsity(gates)
                 target = target_at(step, recipe.pruning.ramp, budget.goal)
@@ -82,6 +77,8 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
                     )
             optimizer.zero_grad(set_to_none=True)
             spans += 1
+            if budget is not None and live.due(step + 1, recipe.pruning):
+                optimizer, budget = live.step(learner, lagrangian, stage, recipe.pruning, optimizer, budget)
 
             last = step + 1 == stage.steps
             if (step + 1) % recipe.log_every == 0 or last:
@@ -169,6 +166,7 @@ def _save(
             "step": step,
             "seconds": seconds,
             "learner": learner.state_dict(),
+            "kept": learner.kept,
             "lagrangian": lagrangian.state_dict(),
             "optimizer": optimizer.state_dict(),
             "ranks": ranks,

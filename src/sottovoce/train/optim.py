@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -51,3 +51,24 @@ def clip(made: torch.optim.Optimizer, limit: float) -> dict[str, Tensor]:
         if group["name"] != "multipliers":
             norms[group["name"]] = nn.utils.clip_grad_norm_(group["params"], limit)
     return norms
+
+
+def carry_over(
+    before: torch.optim.Optimizer,
+    after: torch.optim.Optimizer,
+    names: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+    cut: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
+) -> None:
+    """Gives `after` the state of `before`, whose parameters have been replaced by smaller ones.
+
+    names: the parameters of both, by the names that they share. cut: makes a mapping of old tensors into one of new ones.
+    """
+    old, new = names
+    kinds = {key for parameter in old.values() for key, value in before.state.get(parameter, {}).items() if value.dim()}
+    moved = {
+        kind: cut({name: before.state[p][kind] for name, p in old.items() if kind in before.state.get(p, {})}) for kind in kinds
+    }
+    for name, parameter in new.items():
+        state = before.state.get(old[name])
+        if state:
+            after.state[parameter] = {key: moved[key][name].clone() if key in moved else value for key, value in state.items()}

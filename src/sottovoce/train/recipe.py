@@ -159,7 +159,9 @@ class Recipe:
             return {"stages": stages}
         least = TRAVEL / sum(pruned)
         rates = {"gate_lr": max(self.pruning.gate_lr, least), "multiplier_lr": max(self.pruning.multiplier_lr, least)}
-        return {"stages": stages, "pruning": {"ramp": min([max(1, round(self.pruning.ramp * factor)), *pruned]), **rates}}
+        live = max(1, round(self.pruning.live * factor)) if self.pruning.live else 0
+        ramp = min([max(1, round(self.pruning.ramp * factor)), *pruned])
+        return {"stages": stages, "pruning": {"ramp": ramp, "live": live, **rates}}
 
 
 def load_recipe(

@@ -12,7 +12,7 @@ import torch
 from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.families import Pretrained
 from sottovoce.objectives import Shape
-from sottovoce.pruning import Budget, GatedEncoder, PruningConfig, encoder_cost, hit, open_units, total
+from sottovoce.pruning import Budget, GatedEncoder, PruningConfig, composed, encoder_cost, hit, open_units, total
 from sottovoce.registry import STUDENTS, TASKS
 from sottovoce.train import needs
 from sottovoce.train.learner import Learner
@@ -78,6 +78,7 @@ def train(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str
     budget = None
     if stage.prune:
         learner.student, budget = gate(run.recipe.pruning, work.encoder, None if run.teacher is None else run.teacher.config)
+    begun = learner.encoder.config
     wanted_memory = needs.estimate(run.recipe, work.encoder, None if run.teacher is None else run.teacher.config)
     run.say(wanted_memory.text(run.recipe.data.seconds_per_batch))
     if warning := wanted_memory.warning(needs.free_memory(run.world.device)):
@@ -95,7 +96,10 @@ def train(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str
     learner.cpu().eval()
     gates = learner.student.gates.state_dict() if isinstance(learner.student, GatedEncoder) else {}
     extras = {key: value for key, value in learner.state_dict().items() if not key.startswith("student.")}
-    return Work(learner.encoder, gates, {**work.objectives, **extras}), {"updates": stage.steps, **log}
+    made = Work(learner.encoder, gates, {**work.objectives, **extras})
+    if learner.kept:
+        made.kept, made.whole = learner.kept, begun
+    return made, {"updates": stage.steps, **log}
 
 
 def cutting(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str, Any]]:
@@ -114,7 +118,7 @@ def cutting(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[s
             "Train longer (--steps), or raise pruning.gate_lr"
         )
     found = {"budget": {**asdict(report), "text": report.text}, "cost": cost_of(encoder)}
-    return Work(encoder, {}, work.objectives), {**found, "kept": open_units(gated.plan, values)}
+    return Work(encoder, {}, work.objectives), {**found, "kept": composed(work.kept, open_units(gated.plan, values))}
 
 
 def whole(config: EncoderConfig) -> EncoderConfig:

@@ -17,11 +17,17 @@ from sottovoce.train.checkpoint import CannotSave
 
 @dataclass
 class Work:
-    """encoder: the student. gates: log_alpha by name when it has just been pruned. objectives: their tensors, and ``mask_vector``."""
+    """encoder: the student. gates: log_alpha by name when it has just been pruned. objectives: their tensors, and ``mask_vector``.
+
+    kept, whole: where units were cut for good while gates were trained, the units that `encoder` still has, by group, and the shape
+    in which these are counted.
+    """
 
     encoder: Encoder
     gates: dict[str, Tensor] = field(default_factory=dict)
     objectives: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, list[int]] = field(default_factory=dict)
+    whole: EncoderConfig | None = None
 
     def save(self, path: Path) -> None:
         """Atomically, as safetensors with the encoder's shape in the metadata."""
@@ -31,7 +37,10 @@ class Work:
         temporary = path.with_name(path.name + ".part")
         ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         try:
-            save_file(ready, temporary, {"encoder": json.dumps(self.encoder.config.to_dict())})
+            about = {"encoder": json.dumps(self.encoder.config.to_dict())}
+            if self.whole is not None:
+                about |= {"whole": json.dumps(self.whole.to_dict()), "kept": json.dumps(self.kept)}
+            save_file(ready, temporary, about)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -43,10 +52,11 @@ class Work:
     def load(cls, path: Path) -> Work:
         parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "gates": {}, "objectives": {}}
         with safe_open(path, "pt") as file:
-            shape = EncoderConfig.from_dict(json.loads(file.metadata()["encoder"]))
+            about = {key: json.loads(value) for key, value in file.metadata().items()}
             for name in file.keys():  # noqa: SIM118  # not a dict
                 part, _, rest = name.partition(".")
                 parts[part][rest] = file.get_tensor(name)
-        encoder = Encoder(shape)
+        encoder = Encoder(EncoderConfig.from_dict(about["encoder"]))
         encoder.load_state_dict(parts["encoder"])
-        return cls(encoder, parts["gates"], parts["objectives"])
+        whole = EncoderConfig.from_dict(about["whole"]) if "whole" in about else None
+        return cls(encoder, parts["gates"], parts["objectives"], about.get("kept", {}), whole)

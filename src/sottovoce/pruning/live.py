@@ -1,0 +1,70 @@
+"""Cutting while training goes on: units that will not open again leave the encoder, the gates and the optimiser for good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .apply import cut, cut_like
+from .budget import Budget
+from .gated import GatedEncoder
+from .gates import open_probability
+
+Kept = dict[str, list[int]]  # group name -> numbers of the units that stay
+
+
+@torch.no_grad()
+def lasting(gated: GatedEncoder, budget: Budget, below: float) -> Kept | None:
+    """The units whose chance of being open is at least `below`, of every group at least its minimum. ``None`` when that is all of them,
+    or when what would be left could no longer be as large as the budget allows."""
+    kept: Kept = {}
+    for name, log_alpha in gated.gates.split(gated.gates.flat().detach()).items():
+        group = gated.plan[name]
+        stays = open_probability(log_alpha, gated.gates.config) >= below
+        if group.minimum:
+            stays[log_alpha.topk(group.minimum).indices] = True
+        kept[name] = stays.nonzero().flatten().tolist()
+    if all(len(kept[group.name]) == group.size for group in gated.plan):
+        return None
+    left = budget.measure({name: len(units) for name, units in kept.items()})
+    return kept if left >= budget.config.keep else None
+
+
+@torch.no_grad()
+def shrink(gated: GatedEncoder, kept: Mapping[str, Sequence[int]]) -> GatedEncoder:
+    """The gated encoder without all units but `kept`; weights of the others and their log_alpha stay as they are.
+
+    With the same gate values for what is left it is the same function. Draws nothing from torch's random generator.
+    """
+    values = {
+        group.name: torch.zeros(group.size).index_fill(0, torch.tensor(list(kept[group.name]), dtype=torch.long), 1.0)
+        for group in gated.plan
+    }
+    device = gated.gates.chosen.device
+    encoder = cut(gated.encoder, gated.plan, {name: value.to(device) for name, value in values.items()})
+    made = GatedEncoder(encoder, gated.units, gated.gates.config, torch.Generator())
+    made.gates = gated.gates.select(made.plan, kept)
+    return made.train(gated.training)
+
+
+def moments(gated: GatedEncoder, kept: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that are named and shaped like parameters of `gated` (an optimiser's state), cut as `shrink` cuts these."""
+    own = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
+    made = {f"encoder.{name}": tensor for name, tensor in cut_like(own, gated.plan, kept).items()} if own else {}
+    for group in gated.plan:
+        name = f"gates.log_alpha.{gated.gates.key(group)}"
+        if name in tensors:
+            made[name] = tensors[name][torch.tensor(list(kept[group.name]), dtype=torch.long, device=tensors[name].device)]
+    return made
+
+
+def composed(before: Mapping[str, Sequence[int]], then: Mapping[str, Sequence[int]]) -> Kept:
+    """Two cuts as one: `then` counts within what `before` left; a group that `before` does not name was whole, one that `then` does not
+    name is gone with the part that it was in, or stays as it was."""
+    made = {name: list(units) for name, units in before.items()}
+    for name, units in then.items():
+        known = before.get(name)
+        made[name] = list(units) if known is None else [known[unit] for unit in units]
+    return made
