@@ -22,10 +22,15 @@ def shared_table(config: DistanceConfig, frames: int, dim: int, like: Tensor) ->
         return (at[None, :] - at[:, None]).clamp(-config.left, config.right) + config.left
     if config.kind == "sinusoid":
         distance = torch.arange(frames - 1, -frames, -1, device=like.device, dtype=torch.float32)
-        rate = torch.exp(torch.arange(0, dim, 2, device=like.device) * (-math.log(10_000.0) / dim))
-        angle = distance[:, None] * rate
-        return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1).to(like.dtype)
+        return sinusoids(distance, dim).to(like.dtype)
     return None
+
+
+def sinusoids(distance: Tensor, dim: int) -> Tensor:
+    """(N,) float32 distances -> (N, D)."""
+    rate = torch.exp(torch.arange(0, dim, 2, device=distance.device) * (-math.log(10_000.0) / dim))
+    angle = distance[:, None] * rate
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
 
 class KeyDistance(nn.Module):
@@ -69,10 +74,12 @@ class Rotary(nn.Module):
         super().__init__()
         self.base, self.head_dim = config.base, head_dim
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
+        """`at`: (T,) float32 numbers of the frames, when they are not 0, 1, 2, ..."""
         half = self.head_dim // 2
         rate = self.base ** (torch.arange(half, device=x.device) / -half)
-        angle = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)[:, None] * rate
+        at = torch.arange(x.shape[1], device=x.device, dtype=torch.float32) if at is None else at
+        angle = at[:, None] * rate
         cos, sin = angle.cos()[:, None].to(x.dtype), angle.sin()[:, None].to(x.dtype)
         a, b = x.unflatten(-1, (-1, 2, half)).unbind(-2)
         return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-2).flatten(2)

@@ -67,7 +67,10 @@ class RelativeTable(nn.Module):
 
     def forward(self, frames: int) -> Tensor:
         at = torch.arange(frames, device=self.weight.device)
-        distance = at[None, :] - at[:, None]
+        return self.of(at[None, :] - at[:, None])
+
+    def of(self, distance: Tensor) -> Tensor:
+        """(queries, keys) frames from each query to each key -> (heads, queries, keys)."""
         half = self.config.buckets // 2
         exact = half // 2
         near = distance.abs()

@@ -1,0 +1,88 @@
+"""What a frame may know: its chunk, so much before it and so much after it; and which models and waveforms can be held to that."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..encoder import Encoder
+from ..export.hf import Speech
+from ..types import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+UNLIMITED = 1 << 40  # frames
+
+
+@dataclass(frozen=True)
+class Limits:
+    """In frames. chunk: frames that come out together; left: how far back attention reaches from the first of them; right: frames
+    after the last of them that are waited for."""
+
+    chunk: int
+    left: int
+    right: int
+
+
+def limits_of(model: Speech, chunk: float, left: float, right: float) -> Limits:
+    """The same, given in seconds; ``math.inf`` for no limit. ValueError unless all are whole frames of `model`."""
+    seconds = encoder_of(model).config.frontend.stride / SAMPLE_RATE
+
+    def frames(name: str, value: float, least: int) -> int:
+        if value == math.inf and name != "chunk":
+            return UNLIMITED
+        if not math.isfinite(value) or value < 0:
+            raise ValueError(f"{name} is {value} seconds; it must be a length of time" + ", or inf" * (name != "chunk"))
+        count = round(value / seconds)
+        if count < least or abs(value / seconds - count) > 1e-6:
+            below, above = (max(least, bound) for bound in (math.floor(value / seconds), math.ceil(value / seconds)))
+            nearest = " or ".join(f"{bound * seconds:g}" for bound in sorted({below, above}))
+            raise ValueError(f"{name} is {value:g} seconds; this model's frames last {seconds * 1000:g} ms, so take {nearest}")
+        return count
+
+    return Limits(frames("chunk", chunk, 1), frames("left", left, 0), frames("right", right, 0))
+
+
+def encoder_of(model: Speech) -> Encoder:
+    """The encoder of `model`. ValueError when it cannot be streamed."""
+    encoder = model.encoder
+    if not isinstance(encoder, Encoder):
+        raise ValueError(
+            "this model runs inside transformers, which hears whole recordings only; distil it into a student, which can be streamed"
+        )
+    if encoder.training:
+        raise ValueError("the model is in training mode, where dropout makes features random; call model.eval() first")
+    if (found := next(encoder.parameters()).dtype) != torch.float32:
+        raise ValueError(
+            f"streaming is in float32 and the model in {str(found).removeprefix('torch.')}; call model.float() first"
+        )
+    shape = encoder.config.frontend
+    if shape.kernel < shape.stride:
+        raise ValueError(f"frames of {shape.kernel} samples every {shape.stride} leave gaps; such a front end cannot be streamed")
+    if shape.fbank is not None and model.normalize:
+        raise ValueError("a filter bank on normalised waveforms cannot be streamed: its floor moves with the loudness")
+    return encoder
+
+
+def waveform(samples: Tensor | NDArray[Any], rate: int, device: torch.device) -> Tensor:
+    """(S,) or (B, S) floats -> (B, S) float32. ValueError on what is not a waveform at 16 kHz."""
+    if rate != SAMPLE_RATE:
+        raise ValueError(
+            f"the audio is at {rate} Hz and the model hears {SAMPLE_RATE} Hz; resample it, without breaks between pieces"
+        )
+    x = samples if isinstance(samples, Tensor) else torch.tensor(np.ascontiguousarray(samples))
+    if not x.is_floating_point():
+        way = "divide 16-bit samples by 32768" if x.dtype == torch.int16 else "convert it to floats between -1 and 1"
+        raise ValueError(f"expected a waveform of floats, got {str(x.dtype).removeprefix('torch.')}; {way}")
+    if x.dim() not in (1, 2) or (x.dim() == 2 and not len(x)):
+        raise ValueError(f"expected mono samples (samples,) or a batch (batch, samples), got shape {tuple(x.shape)}")
+    x = torch.atleast_2d(x).to(device, torch.float32)
+    if not bool(x.isfinite().all()):
+        raise ValueError("the audio holds NaN or infinite samples; a stream would carry them on, so repair them first")
+    return x
