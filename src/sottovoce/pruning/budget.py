@@ -28,7 +28,7 @@ class BudgetConfig:
     """unit: what is limited, parameters, multiply-accumulates, or predicted milliseconds. keep: share of the teacher's that is left;
     0.25 is the main setting of DPHuBERT (arXiv 2305.17651). seconds: length of the clip for which MACs are counted. machine: for
     latency, the file of `sottovoce bench --fit-cost`, which says its clip, too; without it one that ships, of a server's CPU.
-    round_to: channels and feed-forward units are kept in multiples of this (or all of them), as fast kernels like it.
+    round_to: channels and feed-forward units are kept in multiples of this (or as many as the teacher has): fast kernels like it.
     """
 
     unit: Literal["params", "macs", "latency"] = "params"
@@ -60,6 +60,7 @@ class Budget:
     def __init__(self, config: BudgetConfig, encoder: EncoderConfig, plan: Plan, teacher: EncoderConfig | None = None) -> None:
         self.config, self.encoder, self.plan = config, encoder, plan
         self.latency = load_latency(config.machine) if config.unit == "latency" else None
+        self.full = full_widths(teacher or encoder)
         self.reference = self._cost(teacher or _unscaled(encoder))
         lowest = self.lowest()
         if config.keep < lowest:
@@ -112,19 +113,22 @@ class Budget:
 
     def rounded(self, group: Group, count: int) -> int:
         """The nearest number of units that may be kept: a multiple of `round_to`, or all; the group's minimum at least."""
-        step = self._step(group)
-        nearest = min(
-            (abs(option - count), option) for option in (count // step * step, min(group.size, (count // step + 1) * step))
-        )
-        return max(nearest[1], self.wider(group, group.minimum - 1) if group.minimum else 0)
+        below = min(self._most(group), count // self._step(group) * self._step(group))
+        nearest = min(below, self.wider(group, count), key=lambda option: abs(option - count))
+        return max(nearest, self.wider(group, group.minimum - 1) if group.minimum else 0)
 
     def wider(self, group: Group, count: int) -> int:
-        """The next number of units above `count` that may be kept; the size where there is none."""
+        """The next number of units above `count` that may be kept, or the largest there is."""
         step = self._step(group)
-        return min(group.size, (count // step + 1) * step)
+        return min(self._most(group), (count // step + 1) * step)
 
     def _step(self, group: Group) -> int:
         return self.config.round_to if group.kind in ROUNDED else 1
+
+    def _most(self, group: Group) -> int:
+        """All units, if that is a multiple or as many as the teacher has: not what an earlier cut happened to leave."""
+        multiple = group.size // self._step(group) * self._step(group)
+        return group.size if group.size == self.full.get(group.name) or multiple < group.minimum else multiple
 
 
 def _unscaled(config: EncoderConfig) -> EncoderConfig:

@@ -1,0 +1,178 @@
+"""`sottovoce bench --fit-cost`: what the parts of an encoder cost on this machine, as coefficients for `pruning.latency`."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sottovoce import ledger
+from sottovoce.bench.parts import Timeable, front, grid, take_apart
+from sottovoce.bench.rounds import in_turns, median
+from sottovoce.encoder import Encoder, EncoderConfig, LayerConfig, PositionConfig
+from sottovoce.pruning.latency import KIND, TERMS, LatencyModel, from_record
+from sottovoce.types import SAMPLE_RATE
+
+TURN = 0.05  # seconds: there are hundreds of parts
+
+Say = Callable[[str], None]
+Clock = Callable[[], float]
+
+# Whole models that no part of the grid was taken from: is the sum of the parts the whole?
+WHOLE = {
+    "narrow": EncoderConfig(
+        front((128,) * 7, "group"), 192, PositionConfig(128, 16), (LayerConfig(6, 32, 640),) * 12, norm_first=True
+    ),
+    "pruned": EncoderConfig(
+        front((432, 256, 200, 300, 350, 400, 432), "group"), 768, PositionConfig(128, 16), (LayerConfig(3, 64, 430),) * 12
+    ),
+    "wide": EncoderConfig(front((512,) * 7, "layer"), 768, PositionConfig(128, 16), (LayerConfig(12, 64, 3072),) * 6),
+}
+
+
+def fit(
+    seconds: float = 10.0,
+    *,
+    threads: int | None = None,
+    rounds: int = 6,
+    shapes: Mapping[str, EncoderConfig] | None = None,
+    whole: Mapping[str, EncoderConfig] | None = None,
+    say: Say = lambda text: None,
+) -> dict[str, Any]:
+    """Times single parts of encoders in turns, one clip of `seconds` at a time, and fits a cost to each kind of part.
+
+    Returns the record of the ledger that `load_latency` reads: coefficients, how far the fit is from the parts it was made from, and
+    how far the sum of parts is from whole models. ValueError for less than half a second.
+    """
+    if seconds < 0.5:
+        raise ValueError(f"clips of {seconds:g} s are too short to be timed; use half a second or more")
+    begun = ledger.header(KIND)
+    with _threads(threads) as used, torch.no_grad():
+        parts = [part for name, config in (shapes or grid()).items() for part in take_apart(name, config, seconds)]
+        say(f"{len(parts)} parts in {rounds} rounds, {seconds:g} s of audio, {used} threads")
+        # what one thread computes is told from what it waits for: other processes then hardly matter
+        clock = time.process_time if used == 1 else time.perf_counter
+        times = _timed({part.name: part.run for part in parts}, rounds, clock)
+        coefficients, errors = fitted(parts, times)
+        record = {
+            **begun,
+            "machine": {**begun["machine"], "threads": used},
+            "seconds": seconds,
+            "threads": used,
+            "clock": "processor" if used == 1 else "wall",
+            "rounds": rounds,
+            "parts": len(parts),
+            "coefficients": coefficients,
+            "error_percent": errors,
+        }
+        return {**record, "whole": _whole(from_record(record), whole or WHOLE, rounds, clock, say)}
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
+    try:
+        yield wanted or before
+    finally:
+        torch.set_num_threads(before)
+
+
+def _timed(runs: Mapping[str, Callable[[], object]], rounds: int, clock: Clock) -> dict[str, float]:
+    """Milliseconds of each: the median over rounds of the median call."""
+
+    timed = {name: partial(_calls, clock, run) for name, run in runs.items()}
+    found = in_turns(timed, {name: calls(2)[-1] for name, calls in timed.items()}, rounds, TURN)
+    return {name: 1000 * median([median(calls) for calls in row]) for name, row in found.items()}
+
+
+def _calls(clock: Clock, run: Callable[[], object], count: int) -> list[float]:
+    """Seconds of each of so many calls."""
+    made = []
+    for _ in range(count):
+        began = clock()
+        run()
+        made.append(clock() - began)
+    return made
+
+
+def fitted(
+    parts: Sequence[Timeable], times: Mapping[str, float]
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """(coefficients of every kind, error of every kind in percent: median and worst over its parts). times: in ms, by name.
+
+    Squares of errors are divided by the time: between absolute errors, which the widest part would decide alone, and relative ones,
+    which would rather have every time too short.
+    """
+    coefficients: dict[str, dict[str, float]] = {}
+    errors: dict[str, dict[str, float]] = {}
+    for kind, terms in TERMS.items():
+        rows = [part for part in parts if part.part.kind == kind]
+        if not rows:  # a grid that is not the whole one
+            coefficients[kind] = dict.fromkeys(terms, 0.0)
+            continue
+        target = torch.tensor([times[part.name] for part in rows], dtype=torch.float64)
+        matrix = torch.tensor([[float(part.part.terms[term]) for term in terms] for part in rows], dtype=torch.float64)
+        solved = nonnegative(matrix / target.sqrt()[:, None], target.sqrt())
+        off = ((matrix @ solved) / target - 1).abs() * 100
+        coefficients[kind] = dict(zip(terms, solved.tolist(), strict=True))
+        errors[kind] = {"parts": len(rows), "median": float(off.median()), "worst": float(off.max())}
+    return coefficients, errors
+
+
+def nonnegative(matrix: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Least squares with no negative coefficient: (n, k), (n,) -> (k,). The best over all sets of columns whose plain solution has none.
+
+    The optimum is a plain solution on the columns that it uses, and with a handful of columns all sets can be tried.
+    """
+    scale = matrix.norm(dim=0).clamp(min=1e-300)
+    columns = range(matrix.shape[1])
+    best, least = torch.zeros(matrix.shape[1], dtype=matrix.dtype), float(target.square().sum())
+    for size in columns:
+        for used in itertools.combinations(columns, size + 1):
+            chosen = list(used)
+            solved = torch.linalg.lstsq((matrix / scale)[:, chosen], target[:, None], driver="gelsd").solution[:, 0]
+            left = float(((matrix / scale)[:, chosen] @ solved - target).square().sum())
+            if bool((solved >= 0).all()) and left < least:
+                best, least = torch.zeros_like(best), left
+                best[chosen] = solved / scale[chosen]
+    return best
+
+
+def _whole(
+    model: LatencyModel, shapes: Mapping[str, EncoderConfig], rounds: int, clock: Clock, say: Say
+) -> dict[str, dict[str, float]]:
+    """Measured and predicted milliseconds of whole models."""
+    say(f"{len(shapes)} whole models, to see how far the sum of parts is from the whole")
+    wave = torch.randn(1, round(model.seconds * SAMPLE_RATE), generator=torch.Generator().manual_seed(0))
+    encoders = {name: Encoder(config).reset_parameters().eval().requires_grad_(False) for name, config in shapes.items()}
+    times = _timed({name: partial(encoder, wave) for name, encoder in encoders.items()}, rounds, clock)
+    made = {}
+    for name, config in shapes.items():
+        predicted = float(model.total(config))
+        made[name] = {"ms": times[name], "predicted_ms": predicted, "error_percent": 100 * (predicted / times[name] - 1)}
+    return made
+
+
+def show(record: Mapping[str, Any]) -> None:
+    """Prints how good the fit is."""
+    console = Console()
+    table = Table("part", box=box.SIMPLE, pad_edge=False)
+    for name in ("timed", "median error", "worst"):
+        table.add_column(name, justify="right")
+    for kind, error in record["error_percent"].items():
+        table.add_row(kind, str(error["parts"]), f"{error['median']:.1f} %", f"{error['worst']:.1f} %")
+    console.print(table)
+    for name, row in record["whole"].items():
+        console.print(
+            f"{name} model: {row['ms']:.0f} ms, predicted {row['predicted_ms']:.0f} ms ({row['error_percent']:+.1f} %)",
+            highlight=False,
+        )

@@ -1,0 +1,183 @@
+"""`sottovoce bench`: models on runtimes, clip by clip, each beside the others."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sottovoce import ledger
+from sottovoce.bench.rounds import Timed, in_turns, interval, median, percentile
+from sottovoce.bench.runtimes import RUNTIMES, Unavailable
+from sottovoce.bench.worker import Timing, Worker
+from sottovoce.families import load_pretrained
+from sottovoce.pruning import encoder_cost, total
+from sottovoce.registry import suggestion
+from sottovoce.types import SAMPLE_RATE
+
+SECONDS, BATCHES, ROUNDS = (1.0, 2.0, 5.0, 10.0, 30.0), (1, 8), 6
+
+Say = Callable[[str], None]
+Key = tuple[str, str]  # model, runtime
+
+
+def bench(
+    models: Sequence[str],
+    *,
+    vs: str | None = None,
+    runtimes: Sequence[str] = ("torch",),
+    seconds: Sequence[float] = SECONDS,
+    batches: Sequence[int] = BATCHES,
+    rounds: int = ROUNDS,
+    threads: int | None = None,
+    say: Say = lambda text: None,
+) -> dict[str, Any]:
+    """The record of a comparison, kind "bench" of the ledger.
+
+    models, vs: folders, hub ids, ``demo``; `vs` (else the first model) on the first runtime is what the others are compared with.
+    Every pair of model and runtime that can run here has a process of its own; what cannot is listed under "skipped". Clips are
+    noise without padding, in batches of equal length. ValueError for models that do not load and options that mean nothing.
+    """
+    check(models, runtimes, seconds, batches, rounds)
+    threads = threads or torch.get_num_threads()
+    names = distinct([*([vs] if vs else []), *models])
+    before = ledger.header("bench")  # names the commit that this began with
+    found: dict[str, Any] = {
+        **before,
+        "machine": {**before["machine"], "threads": threads},
+        "load": [_load()],
+        "rounds": rounds,
+        "models": [describe(name) for name in names],
+        "reference": {"model": _short(names[0]), "runtime": runtimes[0]},
+        "rows": [],
+        "skipped": [],
+    }
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sottovoce-bench-")))
+        workers = _open([(name, runtime) for name in names for runtime in runtimes], threads, scratch, stack, found, say)
+        settings = sorted(((b, s) for b in batches for s in seconds), key=lambda at: (at[0] * at[1], at[0]))
+        for batch, clip in settings:
+            say(f"{batch} x {clip:g} s")
+            found["rows"] += _setting(workers, batch, clip, rounds, (names[0], runtimes[0]), found["skipped"], say)
+    found["load"].append(_load())
+    return found
+
+
+def check(models: Sequence[str], runtimes: Sequence[str], seconds: Sequence[float], batches: Sequence[int], rounds: int) -> None:
+    if not models:
+        raise ValueError("name a model to measure, e.g. sottovoce bench students/first --vs demo")
+    for runtime in runtimes:
+        if runtime not in RUNTIMES:
+            raise ValueError(f"no runtime named '{runtime}'{suggestion(runtime, RUNTIMES)} (known: {', '.join(RUNTIMES)})")
+    if not (runtimes and seconds and batches and min(seconds) > 0 and min(batches) >= 1 and rounds >= 1):
+        raise ValueError("seconds must be above 0, batches and rounds at least 1, and one of each must be given")
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Each model once. ValueError when two would have the same name in the record."""
+    made = list(dict.fromkeys(names))
+    shown = [_short(name) for name in made]
+    for name in shown:
+        if shown.count(name) > 1:
+            raise ValueError(f"two models would be called '{name}'; give one of the folders another name")
+    return made
+
+
+def describe(source: str) -> dict[str, Any]:
+    """What a model is, and what it costs in theory. params and macs_per_s are null where its shape is not known."""
+    loaded = load_pretrained(source)
+    made: dict[str, Any] = {"name": _short(source), "family": loaded.family, "params": None, "macs_per_s": None}
+    if loaded.config is not None:
+        cost = total(encoder_cost(loaded.config))
+        made |= {"params": int(cost.params), "macs_per_s": float(cost.macs)}
+    return made
+
+
+def _open(
+    keys: Sequence[Key], threads: int, scratch: Path, stack: ExitStack, found: dict[str, Any], say: Say
+) -> dict[Key, Worker]:
+    """A process for every pair that can run here; the others go to ``found["skipped"]``."""
+    workers: dict[Key, Worker] = {}
+    for number, (name, runtime) in enumerate(keys):
+        own = scratch / str(number)
+        own.mkdir()
+        try:
+            worker = Worker(runtime, RUNTIMES[runtime].prepare(name, own), threads)
+        except Unavailable as problem:
+            _skip(found["skipped"], (name, runtime), str(problem), say)
+            continue
+        stack.callback(worker.close)
+        workers[name, runtime] = worker
+    return workers
+
+
+def _setting(
+    workers: dict[Key, Worker], batch: int, seconds: float, rounds: int, reference: Key, skipped: list[dict[str, Any]], say: Say
+) -> list[dict[str, Any]]:
+    """One clip on everything; takes out of `workers` what fails at it, because larger clips will not do better."""
+    samples, warm = round(seconds * SAMPLE_RATE), dict[Key, Timing]()
+    for key, worker in list(workers.items()):
+        try:
+            worker.time(batch, samples, 1)  # compiles, allocates
+            warm[key] = worker.time(batch, samples, 1)
+        except Unavailable as problem:
+            workers.pop(key).close()
+            _skip(skipped, key, f"{batch} x {seconds:g} s and longer: {problem}", say)
+
+    def turn(worker: Worker) -> Timed:
+        return lambda calls: worker.time(batch, samples, calls).seconds
+
+    timed = {key: turn(worker) for key, worker in workers.items()}
+    times = in_turns(timed, {key: warm[key].seconds[0] for key in timed}, rounds)
+    compared = {key: times.get(reference) if key != reference else None for key in times}
+    return [row(key, batch, seconds, times[key], warm[key].peak_mb, compared[key]) for key in times]
+
+
+def row(
+    key: Key, batch: int, seconds: float, rounds: list[list[float]], peak_mb: float, reference: list[list[float]] | None
+) -> dict[str, Any]:
+    """What is said of one model on one runtime and clip. rounds, reference: seconds of the calls of each round.
+
+    real_time_factor: seconds of computing for one of audio. speedup: the reference's median over this one's, round by round.
+    """
+    calls = [call for turn in rounds for call in turn]
+    middle = median(calls)
+    speedup = None
+    if reference is not None:
+        ratios = [median(theirs) / median(ours) for theirs, ours in zip(reference, rounds, strict=True)]
+        low, high = interval(ratios)
+        speedup = {"value": median(ratios), "low": low, "high": high}
+    return {
+        "model": _short(key[0]),
+        "runtime": key[1],
+        "batch": batch,
+        "seconds": seconds,
+        "calls": len(calls),
+        "median_ms": 1000 * middle,
+        "p95_ms": 1000 * percentile(calls, 0.95),
+        "real_time_factor": middle / (batch * seconds),
+        "audio_s_per_s": batch * seconds / middle,
+        "peak_mb": peak_mb,
+        "rounds_ms": [1000 * median(turn) for turn in rounds],
+        "speedup": speedup,
+    }
+
+
+def _skip(skipped: list[dict[str, Any]], key: Key, reason: str, say: Say) -> None:
+    skipped.append({"model": _short(key[0]), "runtime": key[1], "reason": reason})
+    say(f"left out: {_short(key[0])} on {key[1]}: {reason}")
+
+
+def _short(source: str) -> str:
+    """Folders are private: their last part."""
+    return str(ledger.portable(str(source).rstrip("/"))) or source
+
+
+def _load() -> float | None:
+    """How busy the machine is: processes that want to run, mean over a minute."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

@@ -1,0 +1,136 @@
+"""The ways to run a model that are compared. Each says how to prepare it, in the process that asks, and how to open it, in its own.
+
+torch, transformers and onnxruntime are imported where they are needed: the memory of a process is what its runtime takes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Forward = Callable[[NDArray[np.float32]], object]  # (B, S) waveforms, 16 kHz, normalised
+
+
+class Unavailable(Exception):
+    """This runtime cannot run this model here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """prepare: (model, empty folder) -> what `open` is to be given, or Unavailable. open: that, and threads -> one forward pass."""
+
+    prepare: Callable[[str, Path], str]
+    open: Callable[[str, int], Forward]
+
+
+def as_it_is(source: str, scratch: Path) -> str:
+    return source
+
+
+def eager(source: str, threads: int) -> Forward:
+    """Our encoder, as `sottovoce.load` runs it."""
+    import torch
+
+    from sottovoce.families import load_pretrained
+
+    torch.set_num_threads(threads)
+    encoder = load_pretrained(source).encoder.requires_grad_(False)
+    return lambda wave: encoder(torch.from_numpy(wave))
+
+
+def compiled(source: str, threads: int) -> Forward:
+    """The same after torch.compile, for clips of any length."""
+    import torch
+
+    from sottovoce.families import load_pretrained
+
+    torch.set_num_threads(threads)
+    run = torch.compile(load_pretrained(source).encoder.requires_grad_(False), dynamic=True)
+    return lambda wave: run(torch.from_numpy(wave))
+
+
+def stock(source: str, scratch: Path) -> str:
+    """Where transformers finds the model. Unavailable for students, which none of its classes can hold."""
+    from transformers import AutoConfig
+
+    from sottovoce.families.load import DEMO
+
+    at = str(DEMO) if source == "demo" else source
+    try:
+        kind = AutoConfig.from_pretrained(at, trust_remote_code=False).model_type
+    except (OSError, ValueError) as problem:
+        raise Unavailable(f"transformers does not know it ({_line(problem)})") from None
+    if kind == "sottovoce":
+        raise Unavailable("no class of transformers holds its shape")
+    return at
+
+
+def transformers(at: str, threads: int) -> Forward:
+    """The model's own class in transformers, with the attention that it chooses (SDPA where it has it), feature extractor included."""
+    import torch
+    from transformers import AutoConfig
+
+    from sottovoce.families.generic import load_generic
+
+    torch.set_num_threads(threads)
+    model = load_generic(Path(at), AutoConfig.from_pretrained(at).to_dict()).requires_grad_(False)
+    return lambda wave: model(torch.from_numpy(wave))
+
+
+def exported(source: str, scratch: Path) -> str:
+    """The model as ONNX: `model.onnx` in its folder, else exported into `scratch`."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise Unavailable('onnxruntime is not installed; pip install "sottovoce[onnx]"')
+    beside = Path(source).expanduser() / "model.onnx"
+    return str(beside if beside.is_file() else _export(source, scratch))
+
+
+def _export(source: str, scratch: Path) -> Path:
+    try:
+        module: Any = importlib.import_module("sottovoce.export.onnx")
+    except ImportError as problem:
+        raise Unavailable(f"there is no model.onnx beside it, and none can be made ({_line(problem)})") from None
+    path = scratch / "model.onnx"
+    try:
+        module.export_onnx(source, path)
+    except Exception as problem:  # the exporter's faults are many, and the other runtimes are to be measured
+        raise Unavailable(f"it could not be exported ({_line(problem)})") from None
+    return path
+
+
+def onnx(at: str, threads: int) -> Forward:
+    """ONNX Runtime on the CPU."""
+    import numpy as np
+
+    runtime: Any = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = runtime.InferenceSession(at, options, providers=["CPUExecutionProvider"])
+    wave_name, *others = [given.name for given in session.get_inputs()]
+
+    def forward(wave: NDArray[np.float32]) -> object:
+        lengths = np.full(len(wave), wave.shape[1], dtype=np.int64)
+        return session.run(None, {wave_name: wave, **dict.fromkeys(others, lengths)})
+
+    return forward
+
+
+RUNTIMES = {
+    "torch": Runtime(as_it_is, eager),
+    "compile": Runtime(as_it_is, compiled),
+    "onnx": Runtime(exported, onnx),
+    "transformers": Runtime(stock, transformers),
+}
+
+
+def _line(problem: BaseException) -> str:
+    """The first line of what a problem says."""
+    return next(iter(str(problem).splitlines()), "") or type(problem).__name__
