@@ -29,6 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 class Unit(enum.StrEnum):
     params = "params"
     macs = "macs"
+    latency = "latency"
 
 
 class Kind(enum.StrEnum):
@@ -259,6 +260,145 @@ def inspect(
         _print(found)
     else:
         page.show(found)
+
+
+@app.command()
+def bench(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Students or teachers: folders, hub ids, 'demo'.")
+    ] = None,
+    vs: Annotated[str | None, typer.Option("--vs", help="What they are compared with; the first model by default.")] = None,
+    seconds: Annotated[
+        list[float] | None, typer.Option("--seconds", help="Length of the clips; repeatable. Default 1 2 5 10 30.")
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option("--batch", help="Clips at a time; repeatable. Default 1 8.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Threads of each runtime; torch's own by default.")
+    ] = None,
+    runtimes: Annotated[
+        list[str] | None,
+        typer.Option("--runtimes", help="torch, compile, onnx, transformers (its own class); repeatable. Default torch."),
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often everything has its turn.")] = 6,
+    fit_cost: Annotated[
+        bool, typer.Option("--fit-cost", help="Instead: time single parts and fit the costs that a budget in latency needs.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The record; bench.json by default, latency.json with --fit-cost.")
+    ] = None,
+) -> None:
+    """Measure how fast models are on this machine's CPU: latency, throughput and memory, in turns, each beside the others.
+
+    Examples:
+
+        sottovoce bench students/first --vs demo
+
+        sottovoce bench students/first --vs demo --seconds 10 --batch 1 --threads 2 --runtimes torch --runtimes onnx
+
+        sottovoce bench --fit-cost --threads 2 --out latency.json
+
+    Costs fitted here make `sottovoce compress ... --budget latency pruning.budget.machine=latency.json` count milliseconds of this machine.
+    """
+    from sottovoce import ledger
+    from sottovoce.bench import measure, table
+
+    if fit_cost:
+        from sottovoce.bench import fit
+
+        if models or vs or batch or runtimes or len(seconds or ()) > 1:
+            raise ValueError("--fit-cost times parts, not models: it takes --threads, --rounds, one --seconds and --out only")
+        out = out or Path("latency.json")
+        record = fit.fit((seconds or [10.0])[0], threads=threads, rounds=rounds, say=_say)
+        ledger.write(out, record)
+        fit.show(record)
+        _say(f"costs written to {out}; to count them: --budget latency pruning.budget.machine={out}")
+        return
+    record = measure.bench(
+        models or [],
+        vs=vs,
+        runtimes=runtimes or ["torch"],
+        seconds=seconds or measure.SECONDS,
+        batches=batch or measure.BATCHES,
+        rounds=rounds,
+        threads=threads,
+        say=_say,
+    )
+    out = out or Path("bench.json")
+    ledger.write(out, record)
+    table.show(record)
+    _say(f"written to {out}")
+
+
+class Format(enum.StrEnum):
+    onnx = "onnx"
+
+
+class Precision(enum.StrEnum):
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+    int8_static = "int8-static"
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A student, or any teacher: folder, hub id, 'demo'.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Fields of --task, e.g. training.steps=500")
+    ] = None,
+    to: Annotated[Format, typer.Option("--to", help="The format.")] = Format.onnx,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="int8 rounds activations while running, int8-static by ranges on --data.")
+    ] = Precision.fp32,
+    layer: Annotated[
+        str, typer.Option("--layer", help="Which hidden state: last, all, or a number as transformers counts them.")
+    ] = "last",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for model.onnx; the model's own by default.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Audio to calibrate and check on; demo speech by default.")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=1.0, help="So much audio for each of the two.")] = 60.0,
+    parts: Annotated[
+        list[str] | None, typer.Option("--part", help="What int8 is used for: layers, position, frontend; repeatable.")
+    ] = None,
+    vs: Annotated[str | None, typer.Option("--vs", help="A teacher: the fidelity of model and file to it is compared.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="A probe to run through model and file, on --data; repeatable.")
+    ] = None,
+    max_error: Annotated[
+        float, typer.Option("--max-error", help="Warn when int8 changes more than this share of the features' variance.")
+    ] = 0.05,
+) -> None:
+    """Write MODEL as a file that runs without torch, and measure it through the runtime that will run it.
+
+    Examples:
+
+        sottovoce export students/first --to onnx
+
+        sottovoce export students/first --to onnx --precision int8 --layer all --out exported/first-int8
+
+        sottovoce export students/first --to onnx --precision int8-static --data /data/speech --vs demo --out exported/first-static
+
+    The file takes raw 16 kHz audio (batch, samples) and lengths (batch,). Next to it: model.json says what is in it, model.check.json how
+    close it is to MODEL. It can be evaluated like any model: `sottovoce evaluate exported/first-int8/model.onnx ...`
+    """
+    from sottovoce.export import api
+
+    path = api.export(
+        model,
+        to.value,
+        out=out,
+        precision=precision.value,
+        layer=layer,
+        data=data,
+        seconds=seconds,
+        parts=parts,
+        vs=vs,
+        tasks=task or (),
+        overrides=overrides or (),
+        max_error=max_error,
+        say=_say,
+        table=True,
+    )
+    _say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 @app.command("list")

@@ -122,8 +122,12 @@ def _held(x: Tensor, at: Tensor | None) -> Tensor:
 
 
 def open_subject(source: str, name: str | None = None) -> Subject:
-    """The model at `source`: whatever `load_pretrained` takes, ``log-mel``, or ``untrained:SOURCE`` (``untrained:SOURCE#2``: of seed 2),
-    the same shape with random weights. ValueError as `load_pretrained` raises it."""
+    """The model at `source`: whatever `load_pretrained` takes, an exported ``.onnx`` file, ``log-mel``, or ``untrained:SOURCE``
+    (``untrained:SOURCE#2``: of seed 2), the same shape with random weights. ValueError as `load_pretrained` raises it."""
+    if source.endswith(".onnx"):
+        from .runtime import open_onnx
+
+        return open_onnx(source, name)
     if source == LOG_MEL:
         rate = SAMPLE_RATE / 320
         return Subject(
@@ -141,7 +145,7 @@ def open_subject(source: str, name: str | None = None) -> Subject:
         made = _of(replace(loaded, encoder=encoder), name or shown, "control")
         return replace(made, origin={"recipe": "untrained", "seed": int(seed or 1), "teacher": _short(of)})
     loaded = load_pretrained(source)
-    origin = _origin(Path(source)) if Path(source).is_dir() else None
+    origin = origin_of(Path(source)) if Path(source).is_dir() else None
     role: Role = "student" if origin is not None and origin["teacher"] else "teacher"
     return replace(_of(loaded, name or _short(source), role), origin=origin)
 
@@ -201,7 +205,7 @@ def _short(source: str) -> str:
     return Path(source).name or source
 
 
-def _origin(folder: Path) -> dict[str, Any] | None:
+def origin_of(folder: Path) -> dict[str, Any] | None:
     """Which run made the model in `folder`; ``None`` when it says nothing of that."""
     try:
         made = json.loads((folder / RECORD).read_text(encoding="utf-8"))

@@ -1,0 +1,219 @@
+"""Whether an exported file still says what the model says: measured through its own runtime, on audio.
+
+B batch, S samples, T frames, D width, L layers.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from ..config import build, override, plain
+from ..data import Recordings
+from ..ledger import header, version
+from ..probing.features import FeatureStore
+from ..probing.runtime import RuntimeEncoder, open_onnx
+from ..probing.subject import Subject
+from ..registry import TASKS
+from ..tasks.base import Bench, Task
+from ..types import SAMPLE_RATE, Batch, Features
+from .graph import Graph
+
+ROWS = 4  # recordings in a batch: shorter ones are padded, as users will do
+
+
+class View(nn.Module):
+    """A `Graph` that gives `Features` in the way of `RuntimeEncoder`."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
+        size = torch.full((len(wave),), wave.shape[1]) if lengths is None else lengths
+        x, frames = self.graph(wave, size)
+        states = list(x.unbind(1)) if x.dim() == 4 else [x, x]
+        return Features(states, None if lengths is None else frames, states[0], states[-1])
+
+
+@dataclass(frozen=True)
+class Checked:
+    """layers: for each layer of the file its name and what `parity` says of it. fidelity: what the task says, by who was compared
+    with whom. tasks: for each task and of ``torch`` and ``onnx`` the value of its first measure."""
+
+    layers: list[dict[str, Any]]
+    fidelity: dict[str, dict[str, float]]
+    tasks: dict[str, dict[str, Any]]
+    seconds: float
+
+    @property
+    def error(self) -> float:
+        """Of the worst layer."""
+        return max(float(row["error"]) for row in self.layers)
+
+    def record(self, facts: Mapping[str, str]) -> dict[str, Any]:
+        """As it is written beside the file."""
+        return {
+            **header("export"),
+            "model": {key: facts[key] for key in ("source", "family", "precision", "layer")},
+            "runtime": {"onnxruntime": version("onnxruntime")},
+            "audio_seconds": round(self.seconds, 1),
+            "layers": self.layers,
+            "fidelity": self.fidelity,
+            "tasks": self.tasks,
+        }
+
+
+def batches(waves: Sequence[Tensor]) -> Iterator[Batch]:
+    """Recordings of unlike lengths together, zeros behind the shorter ones."""
+    for begin in range(0, len(waves), ROWS):
+        rows = waves[begin : begin + ROWS]
+        yield Batch(nn.utils.rnn.pad_sequence(list(rows), batch_first=True), torch.tensor([len(row) for row in rows]))
+
+
+@torch.no_grad()
+def parity(file: nn.Module, model: nn.Module, audio: Sequence[Batch], names: Sequence[str]) -> list[dict[str, Any]]:
+    """For each layer, over valid frames: the largest absolute difference (max_abs) and the largest value (scale), the mean cosine of
+    frames, and error: the squared difference as a share of the variance over time, mean over channels.
+
+    AssertionError when frame counts differ.
+    """
+    sums: list[dict[str, Tensor]] = [{} for _ in names]
+    frames = 0
+    for batch in audio:
+        ours, theirs = file(batch.wave, batch.lengths), model(batch.wave, batch.lengths)
+        valid = theirs.valid()
+        assert torch.equal(valid, ours.valid()), "the file counts other frames than the model"
+        frames += int(valid.sum())
+        for found, x, y in zip(sums, ours.hidden[-len(names) :], theirs.hidden[-len(names) :], strict=True):
+            a, b = x[valid].double(), y[valid].double()
+            found["max_abs"] = torch.maximum(found.get("max_abs", torch.zeros(())), (a - b).abs().max())
+            found["scale"] = torch.maximum(found.get("scale", torch.zeros(())), b.abs().max())
+            for key, value in (
+                ("cosine", F.cosine_similarity(a, b, dim=-1).sum()),
+                ("square", (a - b).square().sum(0)),
+                ("sum", b.sum(0)),
+                ("power", b.square().sum(0)),
+            ):
+                found[key] = found.get(key, torch.zeros(())) + value
+    rows = []
+    for name, found in zip(names, sums, strict=True):
+        variance = (found["power"] - found["sum"].square() / frames).clamp(min=1e-12 * frames)
+        rows.append(
+            {
+                "layer": name,
+                "max_abs": float(found["max_abs"]),
+                "scale": float(found["scale"]),
+                "cosine": float(found["cosine"] / frames),
+                "error": float((found["square"] / variance).mean()),
+            }
+        )
+    return rows
+
+
+class Listed(nn.Module):
+    """A subject whose `hidden` are as transformers lists them, and as an exported file gives them."""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__()
+        self.subject = subject
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
+        found = self.subject.features(Batch(wave, lengths))
+        states = list(self.subject.stacked(found).unbind(2))
+        return replace(found, hidden=states if len(states) > 1 else states * 2)
+
+
+def probes(names: Sequence[str], recordings: Recordings, overrides: Sequence[str] = ()) -> dict[str, Task]:
+    """The tasks of these names, with overrides of their fields. ValueError for what cannot be measured on the recordings."""
+    made: dict[str, Task] = {}
+    for name in names:
+        kind = TASKS.get(name)
+        if kind.compares:
+            raise ValueError(f"{name} is part of every check; name its teacher with --vs")
+        made[name] = kind(build(kind.Config, override({}, overrides)))
+        made[name].check(recordings)
+    return made
+
+
+def check(
+    path: Path,
+    graph: Graph,
+    waves: Sequence[Tensor],
+    *,
+    teacher: Subject | None = None,
+    tasks: Mapping[str, Task] | None = None,
+    model: Callable[[], Subject] | None = None,
+    recordings: Recordings | None = None,
+) -> Checked:
+    """Compares the file at `path` with the model it was made from, on `waves`, and both with a teacher, if there is one.
+
+    tasks: probes that are run on the file and on `model()`, on `recordings`, with one seed. ValueError as they raise it.
+    """
+    subject = open_onnx(path)
+    encoder, view = subject.encoder, View(graph.eval())
+    assert isinstance(encoder, RuntimeEncoder)
+    pairs: dict[str, tuple[nn.Module, nn.Module]] = {"onnx to torch": (encoder, view)}
+    if teacher is not None:
+        theirs = Listed(teacher)
+        pairs |= {"onnx to teacher": (encoder, theirs), "torch to teacher": (view, theirs)}
+    kind = TASKS.get("fidelity")
+    judge, single = kind(kind.Config()), [Batch(wave[None]) for wave in waves]
+    fidelity = {name: judge.run(*pair, single)["mean"] for name, pair in pairs.items()}
+    measured: dict[str, dict[str, Any]] = {}
+    for name, task in (tasks or {}).items():
+        assert model is not None
+        assert recordings is not None
+        measured[name] = _both(task, {"torch": model(), "onnx": subject}, recordings)
+    seconds = sum(len(wave) for wave in waves) / SAMPLE_RATE
+    return Checked(parity(encoder, view, list(batches(waves)), encoder.layers), fidelity, measured, seconds)
+
+
+def _both(task: Task, subjects: Mapping[str, Subject], recordings: Recordings) -> dict[str, Any]:
+    """The value of a task's first measure, by subject."""
+    found: dict[str, Any] = {"config": plain(task.config)}
+    with tempfile.TemporaryDirectory(prefix="sottovoce-") as folder:
+        bench = Bench(FeatureStore(Path(folder)), seeds=(1,))
+        for who, subject in subjects.items():
+            measure = task.measure(subject, recordings, bench).measures[0]
+            found["measure"], found[who] = measure.metric.name, measure.value
+    return found
+
+
+def show(checked: Checked, facts: Mapping[str, str]) -> None:
+    """The tables for people."""
+    console = Console()
+    table = Table(title=f"{facts['source']} as ONNX, {facts['precision']}, against the model in torch", title_justify="left")
+    for name in ("layer", "max |diff|", "max |value|", "cosine", "error"):
+        table.add_column(name, justify="right" if name != "layer" else "left", no_wrap=True)
+    for row in checked.layers:
+        numbers = (f"{row['max_abs']:.1e}", f"{row['scale']:.3g}", f"{row['cosine']:.5f}", f"{row['error']:.3%}")
+        table.add_row(row["layer"], *numbers)
+    console.print(table)
+    rest = Table(title="through the runtime", title_justify="left")
+    for name in ("task", "torch", "onnx"):
+        rest.add_column(name, justify="right" if name != "task" else "left", no_wrap=True)
+    for who, found in checked.fidelity.items():
+        if who == "onnx to torch":
+            rest.add_row("fidelity to torch: explained", "", f"{found['explained']:.3%}")
+        elif who == "onnx to teacher":
+            theirs = checked.fidelity["torch to teacher"]
+            rest.add_row("fidelity to the teacher: explained", f"{theirs['explained']:.3%}", f"{found['explained']:.3%}")
+    for name, values in checked.tasks.items():
+        rest.add_row(f"{name}: {values['measure']}", f"{values['torch']:.4g}", f"{values['onnx']:.4g}")
+    if rest.row_count:
+        console.print(rest)
+    console.print(
+        f"On {checked.seconds:.0f} s of audio, padded batches. error: squared difference as a share of the variance over time, mean over "
+        "channels.",
+        highlight=False,
+    )

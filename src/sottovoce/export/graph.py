@@ -1,0 +1,92 @@
+"""What an exported file computes, as a torch module: raw audio and lengths in, hidden states and frame counts out.
+
+B batch, S samples, T frames, D width, L layers, F windows of the filter bank, M mel bins.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..encoder import Encoder, normalize
+from ..encoder.fbank import mel_filters
+from ..encoder.filterbank import BINS, FFT, Fbank
+from ..types import Features
+
+LAST, ALL = "last", "all"
+
+
+class Graph(nn.Module):
+    """(B, S) raw 16 kHz samples and (B,) valid samples -> hidden states and (B,) valid frames. Normalises the waves itself if the
+    model wants that.
+
+    layer: "last", or the number of a layer as transformers counts them (0: what the first layer reads), for (B, T, D); "all" for
+    (B, L, T, D), of which the last is the one after the final norm. ValueError for a layer that there is not.
+    """
+
+    def __init__(self, encoder: Encoder, *, normalize: bool, layer: str = ALL) -> None:
+        super().__init__()
+        self.names = layer_names(encoder)
+        if layer not in (LAST, ALL, *map(str, range(len(self.names)))):
+            raise ValueError(f"there is no layer '{layer}'; give 0 to {len(self.names) - 1}, '{LAST}' or '{ALL}'")
+        self.encoder, self.normalize, self.layer = traceable(encoder), normalize, layer
+
+    def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        found: Features = self.encoder(normalize(wave, lengths) if self.normalize else wave, lengths)
+        assert found.lengths is not None
+        states = [found.embedded, *found.hidden[1:-1], found.last]
+        if self.layer == ALL:
+            return torch.stack(states, dim=1), found.lengths
+        return states[-1 if self.layer == LAST else int(self.layer)], found.lengths
+
+    @property
+    def chosen(self) -> list[str]:
+        """Names of the layers that it gives."""
+        return self.names if self.layer == ALL else [self.names[-1 if self.layer == LAST else int(self.layer)]]
+
+
+def layer_names(encoder: Encoder) -> list[str]:
+    """One name for every hidden state, in the order of transformers."""
+    names = ["embedded", *(f"layer {i}" for i in range(1, len(encoder.layers) + 1))]
+    if encoder.config.norm_first and encoder.config.norm:
+        names[-1] += ", normed"
+    return names
+
+
+def traceable(encoder: Encoder) -> Encoder:
+    """A copy of the same function in which everything can be written as ONNX."""
+    made = copy.deepcopy(encoder).eval()
+    if made.frontend.fbank is not None:
+        made.frontend.fbank = PlainFbank(made.frontend.fbank)
+    return made
+
+
+class PlainFbank(Fbank):
+    """`Fbank` with its window, filters and Fourier transform as constants: runtimes multiply matrices everywhere, and fast."""
+
+    window: Tensor
+    filters: Tensor
+    fourier: Tensor
+
+    def __init__(self, bank: Fbank) -> None:
+        super().__init__(bank.config)
+        size = bank.config.size
+        at = torch.arange(size, dtype=torch.float64)[:, None] * torch.arange(BINS, dtype=torch.float64)
+        angle = at.remainder(FFT) * (2 * math.pi / FFT)
+        self.register_buffer("fourier", torch.cat([angle.cos(), angle.sin()], dim=1).float())  # (size, 2 * BINS)
+        self.register_buffer("window", torch.hann_window(size, periodic=False).pow(0.85))
+        self.register_buffer("filters", mel_filters(BINS, bank.config.mels, 16_000.0))
+
+    def energies(self, wave: Tensor) -> Tensor:
+        """(B, S) -> (B, F, M)."""
+        size, hop = self.config.size, self.config.hop
+        windows = (wave.shape[1] - size) // hop + 1
+        at = torch.arange(windows, device=wave.device)[:, None] * hop + torch.arange(size, device=wave.device)
+        x = wave[:, at] * 2.0**15
+        x = x - x.mean(-1, keepdim=True)
+        x = x - 0.97 * torch.cat([x[..., :1], x[..., :-1]], dim=-1)
+        parts = ((x * self.window) @ self.fourier).square()
+        return (parts[..., :BINS] + parts[..., BINS:]) @ self.filters

@@ -1,0 +1,185 @@
+"""A `Graph` as an ONNX file: batch and length dynamic, what one must know of it in its metadata."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..encoder import Encoder
+from ..families import Pretrained, load_pretrained
+from ..pruning import encoder_cost, total
+from ..types import SAMPLE_RATE
+from .graph import LAST, Graph
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+OPSET = 18  # what torch.onnx translates to without a conversion; runtimes have read it since 2023
+INPUTS, OUTPUTS = ("wave", "lengths"), ("hidden_states", "frames")
+LARGEST = 2_000_000_000  # bytes: protobuf, and so a single file, ends at 2 GiB
+
+
+def library(name: str) -> Any:
+    """A module of the extra ``onnx``. ValueError where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as problem:
+        raise ValueError(
+            f"ONNX files need the package {problem.name or name}; install it with: pip install 'sottovoce[onnx]'"
+        ) from None
+
+
+def export_onnx(source: str | Path, path: str | Path, *, layer: str = LAST) -> None:
+    """The model at `source` as the file `path`, in float32, unchecked. `api.export` does more. ValueError as `load_pretrained` and
+    `Graph` raise it."""
+    loaded = load_pretrained(source)
+    graph = graph_of(loaded, layer)
+    model = translate(graph)
+    describe(model, facts(loaded, graph, "fp32"))
+    save(model, Path(path))
+
+
+def graph_of(loaded: Pretrained, layer: str = LAST) -> Graph:
+    """What is to be exported of a model. ValueError for one that runs inside transformers, or a layer that there is not."""
+    if not isinstance(loaded.encoder, Encoder):
+        raise ValueError(
+            f"{loaded.source}: model_type '{loaded.hf_config.get('model_type')}' runs inside transformers and cannot be exported here; "
+            "export a student of it, or use the exporter of transformers"
+        )
+    return Graph(loaded.encoder, normalize=loaded.normalize, layer=layer)
+
+
+def facts(loaded: Pretrained, graph: Graph, precision: str, origin: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """What the file says of itself; lists and mappings as JSON."""
+    from sottovoce import __version__
+
+    shape = loaded.shape
+    cost = total(encoder_cost(shape))
+    return {
+        "sottovoce": __version__,
+        "source": Path(loaded.source).expanduser().resolve().name if Path(loaded.source).exists() else loaded.source,
+        "family": loaded.family,
+        "precision": precision,
+        "sampling_rate": str(SAMPLE_RATE),
+        "frame_rate": str(SAMPLE_RATE / shape.frontend.stride),
+        "kernel": str(shape.frontend.kernel),
+        "stride": str(shape.frontend.stride),
+        "dim": str(shape.dim),
+        "layer": graph.layer,
+        "layers": json.dumps(graph.chosen),
+        "normalizes": json.dumps(graph.normalize),
+        "params": str(int(cost.params)),
+        "macs_per_s": str(float(cost.macs)),
+        "origin": json.dumps(origin),
+    }
+
+
+def translate(graph: Graph) -> ModelProto:
+    """The graph in float32. Valid frames are the module's, whatever batch and length (of at least two frames)."""
+    library("onnxscript")
+    front = graph.encoder.config.frontend
+    least = front.kernel + front.stride  # two frames: torch.export takes an axis of length 1 for something special
+    samples = max(16_000, 4 * least)
+    example = torch.randn(2, samples), torch.tensor([samples, samples - front.stride])
+    batch = torch.export.Dim("batch")
+    axes = {"wave": {0: batch, 1: torch.export.Dim("samples", min=least)}, "lengths": {0: batch}}
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            graph.eval(),
+            example,
+            dynamo=True,
+            dynamic_shapes=axes,
+            opset_version=OPSET,
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            verbose=False,
+        )
+    assert program is not None
+    model: ModelProto = program.model_proto
+    _fold_transposes(model)
+    for node in model.graph.node:  # where it stood in somebody's Python files is nobody's business
+        kept = [item for item in node.metadata_props if item.key == SCOPES]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+    return model
+
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def scope(node: NodeProto) -> str:
+    """The module that a node comes from, e.g. "encoder.layers.0.ffn.up_proj"; "" where it is not known."""
+    found = next((item.value for item in node.metadata_props if item.key == SCOPES), "")
+    names = [name.strip(" '\"[]") for name in found.split(",")]
+    return max((name for name in names if name.startswith("encoder")), key=len, default="")
+
+
+def weights(model: ModelProto) -> dict[str, Any]:
+    """Initializers by name."""
+    return {item.name: item for item in model.graph.initializer}
+
+
+def describe(model: ModelProto, facts: Mapping[str, str]) -> None:
+    """Puts `facts` into the file's metadata, in place of what was there."""
+    del model.metadata_props[:]
+    for key, value in facts.items():
+        model.metadata_props.add(key=key, value=value)
+    model.producer_name = "sottovoce"
+    model.producer_version = facts.get("sottovoce", "")
+
+
+def size(model: ModelProto) -> int:
+    """Bytes of all weights."""
+    return sum(len(item.raw_data) for item in model.graph.initializer)
+
+
+def save(model: ModelProto, path: Path) -> None:
+    """One file; weights beside it, in PATH.data, only where one file cannot hold them."""
+    large = size(model) > LARGEST
+    library("onnx").save_model(model, path, save_as_external_data=large, location=path.name + ".data" if large else None)
+
+
+def _fold_transposes(model: ModelProto) -> None:
+    """Weights that are turned around in every pass, turned around for good. The exporter leaves large ones as they are."""
+    numpy_helper = library("onnx.numpy_helper")
+    known = weights(model)
+    made = []
+    for node in model.graph.node:
+        if node.op_type != "Transpose" or node.input[0] not in known:
+            continue
+        order = next((list(item.ints) for item in node.attribute if item.name == "perm"), None)
+        turned = numpy_helper.to_array(known[node.input[0]]).transpose(order)
+        model.graph.initializer.append(numpy_helper.from_array(turned.copy(), node.output[0]))
+        made.append(node)
+    for node in made:
+        model.graph.node.remove(node)
+    drop_unused(model)
+
+
+def drop_unused(model: ModelProto) -> None:
+    """Takes out weights that no node reads."""
+    used = {name for node in model.graph.node for name in node.input} | {item.name for item in model.graph.output}
+    for item in [item for item in model.graph.initializer if item.name not in used]:
+        model.graph.initializer.remove(item)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on packages that we do not use and on its own future."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,437 @@
+"""ONNX files: what they say is what the model says, whatever the batch, the length, the padding and the precision."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import importlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+import sottovoce
+from sottovoce import cli
+from sottovoce.encoder import Encoder, EncoderConfig, PositionConfig
+from sottovoce.encoder.filterbank import Fbank
+from sottovoce.export import api, audio, check, half, quantize
+from sottovoce.export import onnx as export_onnx
+from sottovoce.export.check import View
+from sottovoce.export.graph import ALL, Graph, PlainFbank
+from sottovoce.families import load_pretrained
+from sottovoce.probing.runtime import RuntimeEncoder
+from sottovoce.probing.subject import open_subject
+from sottovoce.types import Batch
+
+from .test_export_hf import HUBERT, SHAPES, W2V_BERT, encoder, waves
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_python.py"
+STYLES: dict[str, EncoderConfig] = {
+    **SHAPES,
+    "data2vec": dataclasses.replace(HUBERT, position=PositionConfig(3, 4, depth=3, norm=True)),
+}
+FACTS = {"sottovoce": "0", "source": "handmade", "family": "none", "precision": "fp32", "sampling_rate": "16000"}
+FACTS |= {"frame_rate": "16000", "kernel": "1", "stride": "1", "dim": "3", "layer": "last", "layers": '["layer 1"]'}
+
+
+@functools.cache
+def translated(style: str, normalize: bool = True) -> tuple[Graph, Any]:
+    """The graph in torch and in ONNX, all layers."""
+    graph = Graph(encoder(STYLES[style]), normalize=normalize, layer=ALL).eval()
+    return graph, export_onnx.translate(graph)
+
+
+def made(style: str, precision: str) -> tuple[Graph, Any]:
+    graph, model = translated(style)
+    model = copy.deepcopy(model)
+    if precision == "fp16":
+        half.halve(model)
+    elif precision == "int8":
+        model = quantize.quantize_dynamic(model)
+    elif precision == "int8-static":
+        model = quantize.quantize_static(model, list(0.2 * torch.randn(4, 5000) + 0.1), ("layers",))
+    return graph, model
+
+
+def opened(model: Any, folder: Path, graph: Graph) -> RuntimeEncoder:
+    front = graph.encoder.config.frontend
+    facts = {**FACTS, "kernel": str(front.kernel), "dim": str(graph.encoder.config.dim), "layers": json.dumps(graph.chosen)}
+    export_onnx.describe(model, facts)
+    export_onnx.save(model, folder / "model.onnx")
+    return RuntimeEncoder(folder / "model.onnx")
+
+
+def padded(lengths: list[int], offset: float = 0.1) -> Batch:
+    """Noise around a constant, which a model that normalises takes away. Garbage behind the shorter rows."""
+    random = torch.Generator().manual_seed(len(lengths))
+    return Batch(torch.randn(len(lengths), max(lengths), generator=random) * 0.2 + offset, torch.tensor(lengths))
+
+
+def differences(style: str, precision: str, folder: Path) -> dict[str, float]:
+    """Of the worst layer, on lengths and a batch size that no export has seen. Not `error`: the states of these random models hardly
+    vary over time, so that a share of that variance says nothing."""
+    graph, model = made(style, precision)
+    file = opened(model, folder, graph)
+    rows = check.parity(file, View(graph), [padded([3111, 4007, 1203]), padded([2777])], file.layers)
+    return {
+        "max_abs": max(row["max_abs"] for row in rows),
+        "scale": max(row["scale"] for row in rows),
+        "cosine": min(row["cosine"] for row in rows),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", STYLES)
+def test_the_file_says_what_the_model_says(style: str, tmp_path: Path) -> None:
+    graph, model = made(style, "fp32")
+    file = opened(model, tmp_path, graph)
+    assert differences(style, "fp32", tmp_path)["max_abs"] < 1e-4
+    together = padded([3111, 1203, 2222])
+    found = file(together.wave, together.lengths)
+    for i, size in enumerate([3111, 1203, 2222]):  # padding changes nothing
+        alone = file(together.wave[i : i + 1, :size])
+        frames = alone.last.shape[1]
+        assert found.lengths is not None
+        assert int(found.lengths[i]) == frames
+        for a, b in zip(found.hidden, alone.hidden, strict=True):
+            assert (a[i, :frames] - b[0]).abs().max() < 1e-4
+    least = graph.encoder.config.frontend.kernel
+    short = torch.randn(2, least), torch.tensor([least, least])
+    assert (file(*short).last - View(graph)(*short).last).abs().max() < 1e-4  # one frame, too
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", ["hubert", "wavlm-cut-heads", "w2v-bert"])
+@pytest.mark.parametrize(("precision", "most"), [("fp16", 1e-5), ("int8", 1e-2), ("int8-static", 5e-2)])
+def test_lower_precision_loses_little(style: str, precision: str, most: float, tmp_path: Path) -> None:
+    whole, small = made(style, "fp32")[1], made(style, precision)[1]
+    assert 1 - differences(style, precision, tmp_path)["cosine"] < most  # 1 where a part is missing or in the wrong place
+    kinds = {node.op_type for node in small.graph.node}
+    if precision == "int8":
+        assert "MatMulInteger" in kinds or "DynamicQuantizeMatMul" in kinds
+    elif precision == "int8-static":
+        assert "QuantizeLinear" in kinds
+    assert [item.type.tensor_type.elem_type for item in [*small.graph.input, *small.graph.output]] == [
+        item.type.tensor_type.elem_type for item in [*whole.graph.input, *whole.graph.output]
+    ]
+
+
+@pytest.mark.slow
+def test_export_check_and_evaluate(
+    teacher_folder: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    path = sottovoce.export(
+        teacher_folder,
+        out=tmp_path / "int8",
+        precision="int8-static",
+        layer="all",
+        data=speech_folder,
+        seconds=8,
+        vs=str(teacher_folder),
+        max_error=-1.0,
+        say=said.append,
+        table=True,
+    )
+    assert path == tmp_path / "int8" / "model.onnx"
+    assert "warning: int8 changes the features" in said[-1]
+    assert "fidelity to the teacher" in capsys.readouterr().out
+    about = json.loads((path.parent / "model.json").read_text())
+    assert about["layers"] == ["embedded", "layer 1", "layer 2", "layer 3"]
+    assert (about["frame_rate"], about["sampling_rate"], about["family"]) == (50.0, 16000, "hubert")
+    kept = {item.key: item.value for item in onnx.load(path).metadata_props}
+    assert (kept["sottovoce"], kept["precision"]) == (sottovoce.__version__, "int8-static")
+    measured = json.loads((path.parent / "model.check.json").read_text())
+    assert {row["layer"] for row in measured["layers"]} == set(about["layers"])
+    assert measured["fidelity"]["onnx to torch"]["explained"] > 0.9
+    assert set(measured["fidelity"]) == {"onnx to torch", "onnx to teacher", "torch to teacher"}
+
+    subject, model = open_subject(str(path)), open_subject(str(teacher_folder))
+    assert (subject.layers, subject.dim, subject.frame_rate) == (model.layers, model.dim, model.frame_rate)
+    assert subject.params == model.params
+    batch = Batch(waves(2, 9000), torch.tensor([9000, 7000]))
+    (ours, frames), (theirs, same) = subject.states(batch), model.states(batch)
+    assert torch.equal(frames, same)
+    assert ours.shape == theirs.shape
+    assert torch.equal(pickle.loads(pickle.dumps(subject)).states(batch)[0], ours)  # tasks run in other processes
+
+    results = sottovoce.evaluate(
+        [str(path)], vs=[str(teacher_folder)], tasks=["fidelity"], data=speech_folder, out=tmp_path / "r"
+    )
+    assert next(iter(results[0].record["measures"].values()))["value"] > 0.9
+
+
+@pytest.mark.slow
+def test_one_layer_by_the_command(
+    teacher_folder: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [
+        "export",
+        str(teacher_folder),
+        "--to",
+        "onnx",
+        "--layer",
+        "2",
+        "--out",
+        str(tmp_path),
+        "--data",
+        str(speech_folder),
+    ]
+    monkeypatch.setattr(sys, "argv", ["sottovoce", *arguments, "--seconds", "5"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 0
+    file, model = RuntimeEncoder(tmp_path / "model.onnx"), load_pretrained(teacher_folder)
+    assert file.layers == ["layer 2"]
+    names = [item.name for item in onnx.load(tmp_path / "model.onnx").graph.initializer]
+    assert not [name for name in names if "layers.2" in name]  # nothing above the layer is in it
+    wave = waves(1, 8000)
+    with torch.no_grad():
+        assert (file(wave).last - model.encoder(wave).hidden[2]).abs().max() < 1e-4
+
+
+# without the exporter, which takes seconds
+
+
+def handmade(folder: Path, **facts: str) -> Path:
+    """A file that multiplies every sample with three weights."""
+    helper, tensor = onnx.helper, onnx.TensorProto
+    weight = onnx.numpy_helper.from_array(np.array([[1.0, 2.0, 1e6]], dtype=np.float32), "weight")
+    axes = onnx.numpy_helper.from_array(np.array([2]), "axes")
+    nodes = [
+        helper.make_node("Unsqueeze", ["wave", "axes"], ["columns"]),
+        helper.make_node("MatMul", ["columns", "weight"], ["hidden_states"]),
+        helper.make_node("Identity", ["lengths"], ["frames"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("wave", tensor.FLOAT, ["batch", "samples"]),
+        helper.make_tensor_value_info("lengths", tensor.INT64, ["batch"]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("hidden_states", tensor.FLOAT, ["batch", "frames", 3]),
+        helper.make_tensor_value_info("frames", tensor.INT64, ["batch"]),
+    ]
+    graph = helper.make_graph(nodes, "handmade", inputs, outputs, [weight, axes])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    export_onnx.describe(model, {**FACTS, **facts})
+    export_onnx.save(model, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def test_a_file_is_a_subject(tmp_path: Path) -> None:
+    subject = open_subject(str(handmade(tmp_path)))
+    assert (subject.name, subject.layers, subject.dim, subject.role) == ("handmade-onnx-fp32", 1, 3, "teacher")
+    states, frames = subject.states(Batch(torch.ones(2, 5), torch.tensor([5, 4])))
+    assert states.shape == (2, 5, 1, 3)
+    assert frames.tolist() == [5, 4]
+    assert subject.features(Batch(torch.ones(2, 5))).lengths is None
+    student = open_subject(str(handmade(tmp_path, origin='{"teacher": "demo"}')))
+    assert student.role == "student"
+    assert student.fingerprint != subject.fingerprint
+
+
+def test_files_that_are_no_subjects(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file"):
+        open_subject(str(tmp_path / "model.onnx"))
+    (tmp_path / "model.onnx").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="cannot load it"):
+        open_subject(str(tmp_path / "model.onnx"))
+    model = onnx.load(handmade(tmp_path))
+    export_onnx.describe(model, {})
+    export_onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match="not written by 'sottovoce export'"):
+        open_subject(str(tmp_path / "model.onnx"))
+    short = RuntimeEncoder(handmade(tmp_path, kernel="400"))
+    with pytest.raises(ValueError, match="one frame needs 400"):
+        short(torch.zeros(1, 399))
+
+
+def test_half_precision_keeps_inputs_and_outputs_and_cannot_overflow_weights(tmp_path: Path) -> None:
+    model = onnx.load(handmade(tmp_path))
+    half.halve(model)
+    export_onnx.save(model, tmp_path / "model.onnx")
+    found = RuntimeEncoder(tmp_path / "model.onnx")(torch.tensor([[0.5, 1.0]]))
+    assert found.last.dtype == torch.float32
+    assert found.last[0].tolist() == [[0.5, 1.0, 32752.0], [1.0, 2.0, 65504.0]]
+    assert [item.name for item in model.graph.initializer if item.name != "axes"] == ["weight_half"]
+
+
+def test_only_what_was_asked_for_is_quantised(tmp_path: Path) -> None:
+    model = onnx.load(handmade(tmp_path))
+    model.graph.node[1].name = "product"
+    assert quantize.targets(model, ("layers",), ("MatMul",)) == ["product"]
+    for scope, part in [
+        ("encoder.frontend.convs.0.conv", "frontend"),
+        ("encoder.frontend.projection", "layers"),
+        ("encoder.position.convs.0", "position"),
+        ("encoder.layers.3.ffn.up_proj", "layers"),
+    ]:
+        del model.graph.node[1].metadata_props[:]
+        model.graph.node[1].metadata_props.add(key=export_onnx.SCOPES, value=f"['', 'encoder', '{scope}', 'linear_2']")
+        assert export_onnx.scope(model.graph.node[1]) == scope
+        assert quantize.part(model.graph.node[1]) == part
+    with pytest.raises(ValueError, match="nothing can be quantised in frontend"):
+        quantize.targets(model, ("frontend",), ("MatMul",))
+    with pytest.raises(ValueError, match="no part 'head'"):
+        quantize.targets(model, ("head",), ("MatMul",))
+    with pytest.raises(ValueError, match="int8-static, or leave it out"):
+        quantize.quantize_dynamic(model, ("position",))
+    with pytest.raises(ValueError, match="real audio"):
+        quantize.quantize_static(model, [])
+
+
+@torch.no_grad()
+def test_the_filter_bank_in_matrices_is_the_filter_bank() -> None:
+    assert W2V_BERT.frontend.fbank is not None
+    bank = Fbank(W2V_BERT.frontend.fbank)
+    wave = 0.3 * torch.randn(2, 6000)
+    assert (PlainFbank(bank)(wave, torch.tensor([6000, 4321])) - bank(wave, torch.tensor([6000, 4321]))).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_layers_are_counted_as_transformers_counts_them() -> None:
+    model, (wave, lengths) = encoder(SHAPES["large"]), (waves(), torch.tensor([1600, 1100]))
+    expected = model(wave, lengths)
+    everything, frames = Graph(model, normalize=False, layer="all")(wave, lengths)
+    assert torch.equal(frames, expected.lengths)
+    assert torch.equal(everything[:, 0], expected.embedded)
+    assert torch.equal(everything[:, 2], expected.hidden[2])
+    assert torch.equal(everything[:, 3], expected.last)
+    assert torch.equal(Graph(model, normalize=False, layer="2")(wave, lengths)[0], expected.hidden[2])
+    assert Graph(model, normalize=False).names == ["embedded", "layer 1", "layer 2", "layer 3, normed"]
+    with pytest.raises(ValueError, match="no layer '4'; give 0 to 3"):
+        Graph(model, normalize=False, layer="4")
+
+
+@torch.no_grad()
+def test_parity_sees_what_differs() -> None:
+    view = View(Graph(encoder(), normalize=False, layer="all"))
+    audio = [padded([1600, 900])]
+    same = check.parity(view, view, audio, ["a", "b", "c", "d"])
+    assert all(row["max_abs"] == 0 and row["error"] == 0 and row["cosine"] == pytest.approx(1) for row in same)
+
+    class Louder(View):
+        def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Any:
+            found = super().forward(wave, lengths)
+            return dataclasses.replace(found, hidden=[*found.hidden[:-1], 1.1 * found.hidden[-1]])
+
+    last = check.parity(Louder(view.graph), view, audio, ["a", "b", "c", "d"])[-1]
+    assert last["max_abs"] == pytest.approx(0.1 * last["scale"], rel=1e-3)
+    assert last["cosine"] == pytest.approx(1)
+    assert last["error"] > 0.009
+
+
+def test_audio_for_calibration_and_check_is_not_the_same(speech_folder: Path, tmp_path: Path) -> None:
+    found = audio.heard(speech_folder, 10)
+    assert 9 < sum(map(len, found.calibration)) / 16000 < 14
+    assert not any(torch.equal(a[:1000], b[:1000]) for a in found.calibration for b in found.check)
+    soundfile.write(tmp_path / "short.wav", np.zeros(100), 16000)
+    with pytest.raises(ValueError, match="no audio of at least"):
+        audio.heard(tmp_path, 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"layer": "9"}, "no layer '9'; give 0 to 3, 'last' or 'all'"),
+        ({"to": "tflite"}, "cannot export to 'tflite'; known: onnx"),
+        ({"precision": "int4"}, "no precision 'int4'"),
+        ({"parts": ["layers"]}, "with int8 or int8-static only"),
+        ({"data": "/nowhere"}, "/nowhere"),
+        ({"vs": "/nowhere"}, "/nowhere"),
+        ({"tasks": ["ks"]}, "label"),
+        ({"tasks": ["fidelity"]}, "name its teacher with --vs"),
+        ({"tasks": ["sid"], "overrides": ["projektor=3"]}, "projektor"),
+        ({"data": "{one}", "precision": "int8-static"}, "needs others to be calibrated on"),
+        ({"model": "facebook/nothing"}, "say with --out"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_translated(
+    options: dict[str, Any], says: str, teacher_folder: Path, speech_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_onnx, "translate", lambda graph: pytest.fail("too late"))
+    one = next(iter(sorted(speech_folder.glob("*.wav"))))
+    options = {"model": teacher_folder, "data": speech_folder, **options}
+    options["data"] = one if options["data"] == "{one}" else options["data"]
+    with pytest.raises(ValueError, match=says):
+        sottovoce.export(**options)
+
+
+def test_without_the_extra_it_says_what_to_install(teacher_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ValueError, match=r"pip install 'sottovoce\[onnx\]'"):
+        api.export(teacher_folder)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match=r"pip install 'sottovoce\[onnx\]'"):
+        open_subject(str(handmade(tmp_path)))
+
+
+def test_without_speech_noise_serves_what_needs_no_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(data: object, seconds: float) -> audio.Heard:
+        raise ValueError("espeak-ng is not installed")
+
+    monkeypatch.setattr(audio, "heard", missing)
+    said: list[str] = []
+    assert len(api._audio(None, 60, "int8", said.append).check) == 3
+    assert "taking noise" in said[0]
+    with pytest.raises(ValueError, match="name some with --data"):
+        api._audio(None, 60, "int8-static", said.append)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = handmade(tmp_path)
+    before, model = path.read_bytes(), onnx.load(path)
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export_onnx, "save", full)
+    with pytest.raises(OSError, match="the disk is full"):
+        api._write(tmp_path, model, FACTS)
+    assert path.read_bytes() == before
+
+
+def test_the_verb_and_the_package_have_one_name() -> None:
+    assert callable(sottovoce.export)
+    assert importlib.import_module("sottovoce.export.onnx") is sottovoce.export.onnx  # type: ignore[attr-defined]
+    assert isinstance(load_pretrained, type(api.export))
+
+
+def test_the_example_needs_no_torch(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full(1600, 0.5), 16_000)
+    blocker = f"import sys; sys.modules['torch'] = None; sys.argv[1:] = {[str(handmade(tmp_path)), str(tmp_path / 'a.wav')]!r}; "
+    code = f"{blocker}import runpy; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "1600 frames of 3 numbers" in done.stdout
+
+
+def test_teachers_that_run_inside_transformers_are_not_exported() -> None:
+    from sottovoce.families import Pretrained
+
+    stranger = Pretrained(torch.nn.Linear(1, 1), None, "generic", False, "who", hf_config={"model_type": "whisper"})
+    with pytest.raises(ValueError, match="'whisper' runs inside transformers"):
+        export_onnx.graph_of(stranger)
+
+
+def test_the_encoder_is_left_as_it_was() -> None:
+    model = encoder(W2V_BERT)
+    graph = Graph(model, normalize=True)
+    assert type(model.frontend.fbank) is Fbank
+    assert isinstance(graph.encoder, Encoder)
+    assert graph.encoder is not model
