@@ -25,8 +25,8 @@ from sottovoce.probing.runtime import RuntimeEncoder  # noqa: E402
 
 WHAT = (
     "file through onnxruntime against torch, all hidden states, valid frames, padded batches of lengths that the export did not see. "
-    "max_abs: largest absolute difference; scale: largest value; cosine: mean over frames, worst layer; error: squared difference as a share of "
-    "the variance over time, mean over channels, worst layer"
+    "max_abs: largest absolute difference; scale: largest value; cosine: mean over frames, worst layer; error: squared difference as a "
+    "share of the variance over time, mean over channels, worst layer"
 )
 DEMO = {
     "fp32": None,
