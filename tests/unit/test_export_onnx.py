@@ -115,7 +115,7 @@ def test_the_file_says_what_the_model_says(style: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("style", ["hubert", "wavlm-cut-heads", "w2v-bert"])
+@pytest.mark.parametrize("style", ["hubert", "wavlm-cut-heads", "w2v-bert", "conformer"])
 @pytest.mark.parametrize(("precision", "most"), [("fp16", 1e-5), ("int8", 1e-2), ("int8-static", 5e-2)])
 def test_lower_precision_loses_little(style: str, precision: str, most: float, tmp_path: Path) -> None:
     whole, small = made(style, "fp32")[1], made(style, precision)[1]

@@ -105,6 +105,7 @@ def translate(graph: Graph) -> ModelProto:
     assert program is not None
     model: ModelProto = program.model_proto
     _fold_transposes(model)
+    del model.graph.value_info[:]  # shapes as they were before the exporter's optimiser; of some weights they are no longer true
     for node in model.graph.node:  # where it stood in somebody's Python files is nobody's business
         kept = [item for item in node.metadata_props if item.key == SCOPES]
         del node.metadata_props[:]
