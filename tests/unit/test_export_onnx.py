@@ -135,14 +135,19 @@ def test_export_check_and_evaluate(
     teacher_folder: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
+    splits = ("train", "train", "dev", "test")
+    rows = [f"{wave}\t{splits[i // 2 % 4]}\t{'ab'[i % 2]}" for i, wave in enumerate(sorted(speech_folder.glob("*.wav")))]
+    (tmp_path / "labelled.tsv").write_text("path\tsplit\tlabel\n" + "\n".join(rows) + "\n")
     path = sottovoce.export(
         teacher_folder,
         out=tmp_path / "int8",
         precision="int8-static",
         layer="all",
-        data=speech_folder,
+        data=tmp_path / "labelled.tsv",
         seconds=8,
         vs=str(teacher_folder),
+        tasks=["ks"],
+        overrides=["training.steps=5", "training.evaluate_every=5"],
         max_error=-1.0,
         say=said.append,
         table=True,
@@ -158,6 +163,7 @@ def test_export_check_and_evaluate(
     measured = json.loads((path.parent / "model.check.json").read_text())
     assert {row["layer"] for row in measured["layers"]} == set(about["layers"])
     assert measured["fidelity"]["onnx to torch"]["explained"] > 0.9
+    assert {"torch", "onnx", "measure"} <= set(measured["tasks"]["ks"])
     assert set(measured["fidelity"]) == {"onnx to torch", "onnx to teacher", "torch to teacher"}
 
     subject, model = open_subject(str(path)), open_subject(str(teacher_folder))
