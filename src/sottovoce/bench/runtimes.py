@@ -94,13 +94,11 @@ def exported(source: str, scratch: Path) -> str:
 
 
 def _export(source: str, scratch: Path) -> Path:
-    try:
-        module: Any = importlib.import_module("sottovoce.export.onnx")
-    except ImportError as problem:
-        raise Unavailable(f"there is no model.onnx beside it, and none can be made ({_line(problem)})") from None
+    from sottovoce.export.onnx import export_onnx
+
     path = scratch / "model.onnx"
     try:
-        module.export_onnx(source, path)
+        export_onnx(source, path)
     except Exception as problem:  # the exporter's faults are many, and the other runtimes are to be measured
         raise Unavailable(f"it could not be exported ({_line(problem)})") from None
     return path

@@ -59,7 +59,7 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
                     for key, value in loss.logs.items():
                         sums[key if len(losses) == 1 else f"{part}/{key}"] += value / counts[i]
                 heard += each.batch.seconds
-            world.sum_gradients([p for p in learner.parameters() if p.requires_grad])
+            world.sum_gradients(learner.parameters())
             gates = learner.student.gates if isinstance(learner.student, GatedEncoder) else None
             if gates is not None and budget is not None:
                 sparsity = budget.sparsity(gates)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sottovoce.config import plain
 from sottovoce.data import Data, Stream, open_data
-from sottovoce.encoder import normalize
+from sottovoce.encoder import EncoderConfig, normalize
 from sottovoce.families import Pretrained, load_pretrained
 from sottovoce.ledger import write_atomically
 from sottovoce.train import checkpoint, track
@@ -155,6 +155,11 @@ class Run:
         """Whether waveforms are brought to zero mean and unit variance: as the teacher wants it; without one, no."""
         return self.teacher is not None and self.teacher.normalize
 
+    @property
+    def teacher_config(self) -> EncoderConfig | None:
+        """The teacher's shape; ``None`` without a teacher, and for one that runs inside transformers."""
+        return None if self.teacher is None else self.teacher.config
+
     def stream(self, stage: str) -> Stream:
         """The stage's own pass over the training data, from the start."""
         self.data.train.load({"epoch": 1000 * list(self.recipe.stages).index(stage), "index": 0})
@@ -170,9 +175,8 @@ class Run:
         """The teacher's features of a prepared batch. mask: (B, T) bool, frames to put its own mask vector on. taps: give `ffn` too."""
         if self.teacher is None:
             raise ValueError("this recipe's objectives need a teacher")
-        if (
-            self.recipe.teacher_precision == "bf16"
-        ):  # not before: a student that starts as the teacher starts from all of its digits
+        if self.recipe.teacher_precision == "bf16":
+            # not before: a student that starts as the teacher starts from all of its digits
             self.teacher.encoder.to(torch.bfloat16)
         extra: dict[str, Any] = {"taps": True} if taps else {}
         if mask is not None:

@@ -77,9 +77,9 @@ def train(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str
     learner = Learner(work.encoder, wanted, shape_of(run.teacher), run.recipe.masking, run.recipe.augment)
     budget = None
     if stage.prune:
-        learner.student, budget = gate(run.recipe.pruning, work.encoder, None if run.teacher is None else run.teacher.config)
+        learner.student, budget = gate(run.recipe.pruning, work.encoder, run.teacher_config)
     begun = learner.encoder.config
-    wanted_memory = needs.estimate(run.recipe, work.encoder, None if run.teacher is None else run.teacher.config)
+    wanted_memory = needs.estimate(run.recipe, work.encoder, run.teacher_config)
     run.say(wanted_memory.text(run.recipe.data.seconds_per_batch))
     if warning := wanted_memory.warning(needs.free_memory(run.world.device)):
         run.say(warning)
@@ -106,7 +106,7 @@ def cutting(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[s
     """Makes the gates' choice physical, after moving them all by as little as meets the budget exactly."""
     if not work.gates:
         raise ValueError(f"stage '{name}' cuts, but no stage before it pruned; set prune: true on one")
-    gated, budget = gate(run.recipe.pruning, work.encoder, None if run.teacher is None else run.teacher.config)
+    gated, budget = gate(run.recipe.pruning, work.encoder, run.teacher_config)
     gated.gates.load_state_dict(work.gates)
     report = hit(gated.gates, budget)
     values = gated.gates.evaluate()
