@@ -277,7 +277,10 @@ def bench(
     ] = None,
     runtimes: Annotated[
         list[str] | None,
-        typer.Option("--runtimes", help="torch, compile, onnx, transformers (its own class); repeatable. Default torch."),
+        typer.Option(
+            "--runtimes",
+            help="torch, fast (prepared for a CPU), compile, onnx, transformers (its own class); repeatable. Default torch.",
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often everything has its turn.")] = 6,
     fit_cost: Annotated[

@@ -18,6 +18,7 @@ from sottovoce import ledger
 from sottovoce.bench.parts import Timeable, front, grid, take_apart
 from sottovoce.bench.rounds import in_turns, median
 from sottovoce.encoder import Encoder, EncoderConfig, LayerConfig, PositionConfig
+from sottovoce.encoder.packed import fastest
 from sottovoce.pruning.latency import KIND, TERMS, LatencyModel, from_record
 from sottovoce.types import SAMPLE_RATE
 
@@ -153,7 +154,7 @@ def _whole(
     """Measured and predicted milliseconds of whole models."""
     say(f"{len(shapes)} whole models, to see how far the sum of parts is from the whole")
     wave = torch.randn(1, round(model.seconds * SAMPLE_RATE), generator=torch.Generator().manual_seed(0))
-    encoders = {name: Encoder(config).reset_parameters().eval().requires_grad_(False) for name, config in shapes.items()}
+    encoders = {name: fastest(Encoder(config).reset_parameters().eval().requires_grad_(False)) for name, config in shapes.items()}
     times = _timed({name: partial(encoder, wave) for name, encoder in encoders.items()}, rounds, clock)
     made = {}
     for name, config in shapes.items():

@@ -1,11 +1,12 @@
 """Single parts of encoders, ready to be timed: small encoders over a grid of widths, taken apart.
 
-The parts, what they read and their terms all come from one `EncoderConfig`, so that what is timed is what the formula describes.
+They are those of the encoder prepared for inference, where that can be done. The parts, what they read and their terms all come from one
+`EncoderConfig`, so that what is timed is what the formula describes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from sottovoce.encoder import (
     PositionConfig,
     RelativeConfig,
 )
+from sottovoce.encoder.packed import PackedFrontend, fastest
 from sottovoce.pruning.latency import Part, encoder_parts
 from sottovoce.types import SAMPLE_RATE
 
@@ -82,21 +84,20 @@ def grid() -> dict[str, EncoderConfig]:
 
 def take_apart(name: str, config: EncoderConfig, seconds: float) -> list[Timeable]:
     """The parts of an encoder with random weights, each with the input that it has in a clip of `seconds`."""
-    encoder = Encoder(config).reset_parameters().eval().requires_grad_(False)
+    encoder = fastest(Encoder(config).reset_parameters().eval().requires_grad_(False))
+    assert isinstance(encoder, Encoder)
     modules = _modules(encoder)
-    seen: dict[str, tuple[Any, ...]] = {}
-    hooks = [
-        module.register_forward_pre_hook(lambda m, given, at=at: seen.__setitem__(at, given)) for at, module in modules.items()
-    ]
+    seen: dict[str, list[tuple[Any, ...]]] = {at: [] for at in modules}
+    hooks = [module.register_forward_pre_hook(lambda m, given, at=at: seen[at].append(given)) for at, module in modules.items()]
     encoder(torch.randn(1, round(seconds * SAMPLE_RATE), generator=torch.Generator().manual_seed(0)))
     for hook in hooks:
         hook.remove()
     made = []
     for at, part in encoder_parts(config, seconds=seconds).items():
-        if at in modules and at in seen:
+        if seen.get(at):
             made.append(Timeable(f"{name} {at}", part, _call(modules[at], seen[at])))
         elif at == "frontend.projection":
-            made.append(Timeable(f"{name} {at}", part, _projection(encoder, *seen["frontend.norm"])))
+            made.append(Timeable(f"{name} {at}", part, _projection(encoder, *seen["frontend.norm"][0])))
         elif at == "norms" and part.terms["call"]:
             made.append(Timeable(f"{name} {at}", part, _norms(config, seconds, int(part.terms["call"]))))
     return made
@@ -104,7 +105,8 @@ def take_apart(name: str, config: EncoderConfig, seconds: float) -> list[Timeabl
 
 def _modules(encoder: Encoder) -> dict[str, nn.Module]:
     """Part -> module, for the parts that are one module; and the norm that the projection begins with."""
-    made: dict[str, nn.Module] = {f"frontend.convs.{i}": conv for i, conv in enumerate(encoder.frontend.convs)}
+    convs = encoder.frontend.packed if isinstance(encoder.frontend, PackedFrontend) else encoder.frontend.convs
+    made: dict[str, nn.Module] = {f"frontend.convs.{i}": conv for i, conv in enumerate(convs)}
     made["frontend.norm"] = encoder.frontend.norm
     for name, module in (
         ("frontend.fbank", encoder.frontend.fbank),
@@ -121,8 +123,8 @@ def _modules(encoder: Encoder) -> dict[str, nn.Module]:
     return made
 
 
-def _call(module: nn.Module, given: tuple[Any, ...]) -> Callable[[], object]:
-    return lambda: module(*given)
+def _call(module: nn.Module, calls: Sequence[tuple[Any, ...]]) -> Callable[[], object]:
+    return lambda: [module(*given) for given in calls]  # more than one where the clip is taken in pieces
 
 
 def _projection(encoder: Encoder, x: Tensor) -> Callable[[], object]:

@@ -46,6 +46,22 @@ def eager(source: str, threads: int) -> Forward:
     return lambda wave: encoder(torch.from_numpy(wave))
 
 
+def packed(source: str, threads: int) -> Forward:
+    """The same prepared for inference on a CPU, as ``sottovoce.load(..., fast=True)`` runs it."""
+    import torch
+
+    from sottovoce.encoder import Encoder
+    from sottovoce.encoder.packed import pack
+    from sottovoce.families import load_pretrained
+
+    torch.set_num_threads(threads)
+    encoder = load_pretrained(source).encoder
+    if not isinstance(encoder, Encoder):
+        raise Unavailable("it runs inside transformers")
+    run = pack(encoder)
+    return lambda wave: run(torch.from_numpy(wave))
+
+
 def compiled(source: str, threads: int) -> Forward:
     """The same after torch.compile, for clips of any length."""
     import torch
@@ -123,6 +139,7 @@ def onnx(at: str, threads: int) -> Forward:
 
 RUNTIMES = {
     "torch": Runtime(as_it_is, eager),
+    "fast": Runtime(as_it_is, packed),
     "compile": Runtime(as_it_is, compiled),
     "onnx": Runtime(exported, onnx),
     "transformers": Runtime(stock, transformers),

@@ -44,10 +44,7 @@ class ConvPosition(nn.Module):
             assert isinstance(conv, nn.Conv1d)
             if i and inside is not None:
                 y = y * inside[:, None].to(y.dtype)
-            # groups from the weights, not from the module: see modules.py
-            y = F.conv1d(y, conv.weight, conv.bias, padding=self.config.kernel // 2, groups=conv.weight.shape[0] // self.width)
-            if self.config.kernel % 2 == 0:
-                y = y[..., :-1]
+            y = self.convolved(conv, y)
             if self.config.norm:
                 y = F.layer_norm(y.transpose(1, 2), (y.shape[1],)).transpose(1, 2)
             y = self.act(y)
@@ -55,6 +52,12 @@ class ConvPosition(nn.Module):
         if self.scale is None:
             return x + y
         return x.index_add(2, self.channels, (y * self.scale.repeat_interleave(self.width)).to(x.dtype))
+
+    def convolved(self, conv: nn.Conv1d, x: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C, T)."""
+        # groups from the weights, not from the module: see modules.py
+        y = F.conv1d(x, conv.weight, conv.bias, padding=self.config.kernel // 2, groups=conv.weight.shape[0] // self.width)
+        return y[..., : x.shape[-1]]  # an even kernel gives one frame more
 
 
 class RelativeTable(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from sottovoce.encoder import Encoder, normalize
 from sottovoce.encoder.fbank import LogMel
+from sottovoce.encoder.packed import fastest
 from sottovoce.families import Pretrained, load_pretrained
 from sottovoce.pruning import encoder_cost, total
 from sottovoce.types import SAMPLE_RATE, Batch, Features
@@ -56,10 +58,15 @@ class Subject:
         found: Features = self.encoder(wave, lengths)
         return trimmed(found) if self.pads else found
 
+    @cached_property
+    def frozen(self) -> Subject:
+        """The same for use without gradients: on a CPU, with the encoder packed. Weights that change later are not seen."""
+        return replace(self, encoder=fastest(self.encoder))
+
     @torch.inference_mode()
     def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B, T, L, D) `stacked` hidden states, and (B,) valid frames."""
-        found = self.features(batch)
+        found = self.frozen.features(batch)
         return self.stacked(found), frames_of(found)
 
     def stacked(self, found: Features) -> Tensor:

@@ -77,7 +77,7 @@ class Fidelity(Task):
             seconds += len(wave) / SAMPLE_RATE
             if seconds * subject.frame_rate >= self.config.frames:
                 break
-        found = self.run(Hearing(subject), Hearing(bench.reference), batches)
+        found = self.run(Hearing(subject.frozen), Hearing(bench.reference.frozen), batches)
         rest = {key: value for key, value in found.items() if key != "mean"}
         return Outcome(
             measures=[
