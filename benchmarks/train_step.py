@@ -77,9 +77,11 @@ def optimizer_of(weights: list[Any], gated: Any, lagrangian: Any) -> torch.optim
 
 
 def ours(wave: Tensor, sparsity: float) -> Any:
+    from sottovoce.encoder.packed import fastest
     from sottovoce.pruning import Lagrangian
 
     teacher, gated, budget, _ = build(sparsity)
+    teacher = fastest(teacher)  # as a run does it
     lagrangian, maps = Lagrangian(), heads()
     weights = [*gated.encoder.parameters(), *maps.parameters()]
     optimizer = optimizer_of(weights, gated, lagrangian)

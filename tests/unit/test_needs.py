@@ -36,9 +36,18 @@ def test_twice_the_audio_takes_about_twice_the_activations() -> None:
 
 def test_half_a_teacher_takes_half_the_memory() -> None:
     recipe, encoder = load_recipe("dphubert"), Encoder(tiny_shape())
-    full, half = (estimate(replace(recipe, teacher_precision=kind), encoder, tiny_shape()) for kind in ("fp32", "bf16"))
+    gpu = torch.device("cuda")
+    full, half = (estimate(replace(recipe, teacher_precision=kind), encoder, tiny_shape(), gpu) for kind in ("fp32", "bf16"))
     assert half.teacher == full.teacher / 2
     assert half.student == full.student > 16 * sum(weight.numel() for weight in encoder.parameters())
+
+
+def test_a_teacher_prepared_for_inference_has_its_weights_twice() -> None:
+    recipe, encoder = load_recipe("dphubert"), Encoder(tiny_shape())
+    gpu, cpu = (estimate(recipe, encoder, tiny_shape(), torch.device(kind)) for kind in ("cuda", "cpu"))
+    assert cpu.teacher - gpu.teacher == 4 * sum(weight.numel() for weight in encoder.parameters())
+    mixed = estimate(replace(recipe, precision="bf16"), encoder, tiny_shape(), torch.device("cpu"))
+    assert mixed.teacher == gpu.teacher
 
 
 def test_says_what_to_do_when_it_will_not_fit() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .config import EncoderConfig, LayerConfig
 from .distance import KeyDistance, Rotary, SinusoidDistance
 from .modules import Offset
+from .product import Linear
 
 
 class RelativeGate(nn.Module):
@@ -49,9 +50,9 @@ class Attention(nn.Module):
         dim, kind = config.dim, "" if config.distance is None else config.distance.kind
         self.head_dim, self.dropout = layer.head_dim, config.dropout.attention
         size = layer.num_heads * layer.head_dim
-        self.out_proj: nn.Linear | Offset = nn.Linear(size, dim) if size else Offset(dim)
+        self.out_proj: nn.Linear | Offset = Linear(size, dim) if size else Offset(dim)
         if size:
-            self.q_proj, self.k_proj, self.v_proj = nn.Linear(dim, size), nn.Linear(dim, size), nn.Linear(dim, size)
+            self.q_proj, self.k_proj, self.v_proj = Linear(dim, size), Linear(dim, size), Linear(dim, size)
             self.gate = RelativeGate(layer) if config.relative is not None else None
             self.rotary = Rotary(config.distance, layer.head_dim) if config.distance is not None and kind == "rotary" else None
             self.distance: KeyDistance | SinusoidDistance | None = None

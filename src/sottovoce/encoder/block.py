@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from .attention import Attention
 from .config import EncoderConfig, LayerConfig
 from .modules import LayerNorm, Offset, activation
+from .product import Linear
 
 
 class FeedForward(nn.Module):
@@ -14,9 +15,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, units: int, act: str, inner: float, outer: float) -> None:
         super().__init__()
-        self.down_proj: nn.Linear | Offset = nn.Linear(units, dim) if units else Offset(dim)
+        self.down_proj: nn.Linear | Offset = Linear(units, dim) if units else Offset(dim)
         if units:
-            self.up_proj = nn.Linear(dim, units)
+            self.up_proj = Linear(dim, units)
         self.act, self.inner, self.outer = activation(act), nn.Dropout(inner), nn.Dropout(outer)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from .attention import Attention
 from .block import FeedForward
 from .config import EncoderConfig, LayerConfig
 from .modules import FixedNorm, LayerNorm, activation
+from .product import Linear
 
 
 class Convolution(nn.Module):
@@ -23,11 +24,11 @@ class Convolution(nn.Module):
         self.before = shape.kernel - 1 if shape.causal else shape.kernel // 2
         self.after = shape.kernel - 1 - self.before
         self.blind = self.after > 0 and not config.frontend.norm_over_padding  # padding is to be hidden from it
-        self.in_proj = nn.Linear(config.dim, 2 * channels, bias=False)
+        self.in_proj = Linear(config.dim, 2 * channels, bias=False)
         self.depthwise = nn.Conv1d(channels, channels, shape.kernel, groups=channels, bias=False)
         self.norm = LayerNorm(channels, config.norm_eps) if shape.norm == "layer" else FixedNorm(channels)
         self.act = activation(config.activation)
-        self.out_proj = nn.Linear(channels, config.dim, bias=False)
+        self.out_proj = Linear(channels, config.dim, bias=False)
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
         weight = self.depthwise.weight

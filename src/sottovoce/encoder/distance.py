@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import DistanceConfig
+from .product import Linear
 
 
 def shared_table(config: DistanceConfig, frames: int, dim: int, like: Tensor) -> Tensor | None:
@@ -51,7 +52,7 @@ class SinusoidDistance(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, head_dim: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(dim, num_heads * head_dim, bias=False)
+        self.proj = Linear(dim, num_heads * head_dim, bias=False)
         self.u = nn.Parameter(torch.zeros(num_heads, head_dim))
         self.v = nn.Parameter(torch.zeros(num_heads, head_dim))
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .config import ConvConfig, FrontendConfig
 from .filterbank import Fbank
 from .modules import ChannelNorm, LayerNorm, activation
+from .product import Linear
 
 
 class ConvBlock(nn.Module):
@@ -49,7 +50,7 @@ class WaveFrontend(nn.Module):
         self.fbank = Fbank(config.fbank) if config.fbank is not None else None
         width = config.fbank.dim if config.fbank is not None else dims[-1]
         self.norm = LayerNorm(width, eps) if config.projection_norm else nn.Identity()
-        self.projection = nn.Linear(width, dim)
+        self.projection = Linear(width, dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, wave: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -25,6 +25,7 @@ from .encoder import Encoder
 from .frontend import ConvBlock, WaveFrontend
 from .modules import ChannelNorm, LayerNorm
 from .position import ConvPosition
+from .product import has_onednn, product
 
 PIECE = 50  # frames that the waveform convolutions compute at a time: a second of audio
 MANY = 1 << 16  # rows whose moments are taken at a time
@@ -32,8 +33,8 @@ FUSED = {F.gelu: "gelu", F.relu: "relu"}  # activations that oneDNN computes wit
 
 
 def can_pack() -> bool:
-    """Whether this build of PyTorch has what `pack` needs (oneDNN, on a CPU)."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    """Whether this build of PyTorch has what `pack` needs."""
+    return has_onednn() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 
 
 def fastest(encoder: nn.Module) -> nn.Module:
@@ -57,7 +58,7 @@ def pack(encoder: Encoder) -> PackedEncoder:
 
 
 class PackedEncoder(Encoder):
-    """See `pack`. Called as `Encoder` is, without masks."""
+    """See `pack`. Called as `Encoder` is."""
 
     def __init__(self, encoder: Encoder) -> None:
         nn.Module.__init__(self)
@@ -109,12 +110,6 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return product(x, self.weight, self.bias, self.act)
-
-
-def product(x: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
-    """act(x weight^T + bias): (..., N), (M, N), (M,) -> (..., M). weight: packed or not."""
-    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, act, [], "none")
-    return made
 
 
 class PackedConv(nn.Module):

@@ -16,6 +16,7 @@ GIB = 2**30
 ADAM = 16  # bytes per trained number: weight, gradient, two moments
 HALF = 0.6  # of the activations are left under autocast, which keeps norms in full precision
 LOADING = 10  # bytes per number of a teacher: the file in half precision, twice in full, on their way into the encoder
+CPU = torch.device("cpu")
 SLACK = 1.25  # objectives, temporary buffers, the allocator
 BASE = 0.6 * GIB  # torch and libraries
 
@@ -50,8 +51,16 @@ class Needs:
         )
 
 
-def estimate(recipe: Recipe, student: Encoder, teacher: EncoderConfig | None) -> Needs:
-    """What training `student` by `recipe` takes. Activations are counted, not guessed: a forward pass of shapes without numbers."""
+def packs(recipe: Recipe, device: torch.device) -> bool:
+    """Whether the teacher is prepared for inference (`encoder.packed`): on a CPU, in float32. Its weights are there twice then."""
+    return device.type == "cpu" and recipe.precision != "bf16" and recipe.teacher_precision == "fp32"
+
+
+def estimate(recipe: Recipe, student: Encoder, teacher: EncoderConfig | None, device: torch.device = CPU) -> Needs:
+    """What training `student` by `recipe` on `device` takes.
+
+    Activations are counted, not guessed: a forward pass of shapes without numbers.
+    """
     data = recipe.data
     rows = max(1, int(data.seconds_per_batch // data.max_seconds))
     samples = round(min(data.max_seconds, data.seconds_per_batch) * SAMPLE_RATE)
@@ -62,7 +71,7 @@ def estimate(recipe: Recipe, student: Encoder, teacher: EncoderConfig | None) ->
         numbers = float(total(encoder_cost(teacher)).params)
         loading = numbers * LOADING
         states = rows * int(teacher.frontend.frames(samples)) * teacher.dim * (len(teacher.layers) + 1)
-        theirs = (numbers + states) * (2 if recipe.teacher_precision == "bf16" else 4)
+        theirs = (numbers * (1 + packs(recipe, device)) + states) * (2 if recipe.teacher_precision == "bf16" else 4)
     activations = saved_bytes(student.config, rows, samples) * (HALF if recipe.precision == "bf16" else 1.0)
     return Needs(theirs, weights * (ADAM + 4 * gated), activations, loading)
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,15 +19,17 @@ from typing import Any
 import torch
 import yaml
 from filelock import FileLock, Timeout
-from torch import Tensor
+from torch import Tensor, nn
 
 from sottovoce.config import plain
 from sottovoce.data import Data, Stream, open_data
 from sottovoce.encoder import EncoderConfig, normalize
+from sottovoce.encoder.packed import fastest
 from sottovoce.families import Pretrained, load_pretrained
 from sottovoce.ledger import write_atomically
 from sottovoce.train import checkpoint, track
 from sottovoce.train.dist import World
+from sottovoce.train.needs import packs
 from sottovoce.train.recipe import Recipe
 from sottovoce.types import Batch, Features
 
@@ -170,14 +173,20 @@ class Run:
         batch = batch.to(self.world.device)
         return dataclasses.replace(batch, wave=normalize(batch.wave, batch.lengths)) if self.normalize else batch
 
+    @cached_property
+    def listener(self) -> nn.Module:
+        """The teacher's encoder as it is asked. Not made before the first question: a student that starts as the teacher starts from all of
+        its digits."""
+        assert self.teacher is not None
+        if self.recipe.teacher_precision == "bf16":
+            return self.teacher.encoder.to(torch.bfloat16)
+        return fastest(self.teacher.encoder) if packs(self.recipe, self.world.device) else self.teacher.encoder
+
     @torch.no_grad()
     def teach(self, batch: Batch, mask: Tensor | None = None, taps: bool = False) -> Features:
         """The teacher's features of a prepared batch. mask: (B, T) bool, frames to put its own mask vector on. taps: give `ffn` too."""
         if self.teacher is None:
             raise ValueError("this recipe's objectives need a teacher")
-        if self.recipe.teacher_precision == "bf16":
-            # not before: a student that starts as the teacher starts from all of its digits
-            self.teacher.encoder.to(torch.bfloat16)
         extra: dict[str, Any] = {"taps": True} if taps else {}
         if mask is not None:
             if self.teacher.mask_vector is None:
@@ -188,7 +197,7 @@ class Run:
             frames = int(self.teacher.shape.frontend.frames(batch.wave.shape[1]))  # the student's may differ by one
             mask = torch.nn.functional.pad(mask, (0, frames - mask.shape[1]))
             extra |= {"mask": mask, "mask_vector": self.teacher.mask_vector.to(mask.device)}
-        features = self.teacher.encoder(batch.wave, batch.lengths, **extra)
+        features = self.listener(batch.wave, batch.lengths, **extra)
         assert isinstance(features, Features)
         return features
 

@@ -79,7 +79,7 @@ def train(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str
     if stage.prune:
         learner.student, budget = gate(run.recipe.pruning, work.encoder, run.teacher_config)
     begun = learner.encoder.config
-    wanted_memory = needs.estimate(run.recipe, work.encoder, run.teacher_config)
+    wanted_memory = needs.estimate(run.recipe, work.encoder, run.teacher_config, run.world.device)
     run.say(wanted_memory.text(run.recipe.data.seconds_per_batch))
     if warning := wanted_memory.warning(needs.free_memory(run.world.device)):
         run.say(warning)
