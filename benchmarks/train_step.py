@@ -4,9 +4,9 @@
 
 Random weights, gates set near 75 % sparsity, a batch of 4 x 10 s, two threads. Both do the same work: teacher without gradient, student
 with sampled gates on convolution channels, heads and feed-forward units, L1 + cosine on layers 0, 4, 8, 12, budget term, backward, clip,
-AdamW; no dropout. The peer multiplies the gates onto stock transformers' HuBERT (SDPA) with hooks, as the reference does, computing every unit. Each
-runs in a process of its own, in turns, because the peak of memory is a process's. Besides: the same with closed units cut live, with all
-gates open, and a step of the second stage; and from these, what the whole schedule costs.
+AdamW; no dropout. The peer multiplies the gates onto stock transformers' HuBERT (SDPA) with hooks, as the reference does, computing
+every unit. Each runs in a process of its own, in turns, because the peak of memory is a process's. Besides: the same with closed units cut
+live, with all gates open, and a step of the second stage; and from these, what the whole schedule costs.
 """
 
 from __future__ import annotations
