@@ -5,12 +5,15 @@ N inputs, M outputs.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import register_flop_formula
 
 
 def has_onednn() -> bool:
@@ -27,6 +30,14 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, act: str = "n
     return made
 
 
+if HAS:
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def _flops(x: Sequence[int], weight: Sequence[int], *rest: Any, out_shape: Any = None, **options: Any) -> int:
+        """So that torch's counter counts these products, too. x, weight: shapes."""
+        return 2 * math.prod(x) * weight[0]
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -38,10 +49,10 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        rows = gradient.flatten(0, -2)
+        rows = gradient.reshape(-1, gradient.shape[-1])
         return (
             product(gradient, weight.t()) if of_x else None,
-            product(rows.t(), x.flatten(0, -2).t()) if of_weight else None,
+            product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if of_weight else None,
             rows.sum(0) if of_bias else None,
         )
 

@@ -1,0 +1,73 @@
+"""Linear layers computed by oneDNN are linear layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from sottovoce.encoder import product
+from sottovoce.encoder.product import Linear, has_onednn
+
+pytestmark = pytest.mark.skipif(not has_onednn(), reason="needs oneDNN")
+
+
+def pair(bias: bool = True) -> tuple[Linear, nn.Linear]:
+    torch.manual_seed(0)
+    ours, theirs = Linear(24, 17, bias), nn.Linear(24, 17, bias)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(5, 24), (2, 5, 24), (24,), (1, 1, 1, 24)])
+def test_same_values_and_gradients(shape: tuple[int, ...], bias: bool) -> None:
+    ours, theirs = pair(bias)
+    x = torch.randn(shape)
+    grads = []
+    for layer in (ours, theirs):
+        given = x.clone().requires_grad_()
+        layer(given).square().sum().backward()
+        grads.append([given.grad, *(p.grad for p in layer.parameters())])
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_views_and_frozen_weights() -> None:
+    ours, theirs = pair()
+    ours.requires_grad_(False)
+    x = torch.randn(24, 5, 2).transpose(0, 2).requires_grad_()
+    ours(x).sum().backward()
+    torch.testing.assert_close(x.grad, theirs.weight.detach().sum(0).expand_as(x), atol=1e-5, rtol=1e-5)
+    assert ours.weight.grad is None
+
+
+def test_empty_batch() -> None:
+    assert pair()[0](torch.zeros(0, 24)).shape == (0, 17)
+
+
+def test_steps_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where something else decides: other types, autocast, compilation, tensors that stand for something."""
+
+    def never(*given: object) -> None:
+        raise AssertionError("not to be used here")
+
+    monkeypatch.setattr(product._Linear, "apply", never)
+    ours = pair()[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert ours(torch.randn(3, 24)).dtype == torch.bfloat16
+    assert ours.double()(torch.randn(3, 24).double()).dtype == torch.float64
+    exported = torch.export.export(pair()[0], (torch.randn(3, 24),))
+    assert "mkldnn" not in str(exported)
+
+
+def test_flops_are_counted() -> None:
+    ours, theirs = pair()
+    counts = []
+    for layer in (ours, theirs):
+        with FlopCounterMode(display=False) as counter:
+            layer(torch.randn(3, 24))
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] == 2 * 3 * 24 * 17
