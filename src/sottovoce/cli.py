@@ -334,6 +334,7 @@ def bench(
 
 class Format(enum.StrEnum):
     onnx = "onnx"
+    executorch = "executorch"
 
 
 class Precision(enum.StrEnum):
@@ -356,7 +357,12 @@ def export(
     layer: Annotated[
         str, typer.Option("--layer", help="Which hidden state: last, all, or a number as transformers counts them.")
     ] = "last",
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for model.onnx; the model's own by default.")] = None,
+    window: Annotated[
+        float | None, typer.Option("--window", help="Seconds that a file for ExecuTorch takes at a time; 2 by default.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for model.onnx or model.pte; the model's own by default.")
+    ] = None,
     data: Annotated[str | None, typer.Option("--data", help="Audio to calibrate and check on; demo speech by default.")] = None,
     seconds: Annotated[float, typer.Option("--seconds", min=1.0, help="So much audio for each of the two.")] = 60.0,
     parts: Annotated[
@@ -380,8 +386,11 @@ def export(
 
         sottovoce export students/first --to onnx --precision int8-static --data /data/speech --vs demo --out exported/first-static
 
-    The file takes raw 16 kHz audio (batch, samples) and lengths (batch,). Next to it: model.json says what is in it, model.check.json how
-    close it is to MODEL. It can be evaluated like any model: `sottovoce evaluate exported/first-int8/model.onnx ...`
+        sottovoce export students/first --to executorch --window 2 --precision int8 --out exported/first-phone
+
+    An ONNX file takes raw 16 kHz audio (batch, samples) and lengths (batch,); a file for ExecuTorch (fp32 or int8) one wave of --window
+    seconds. Next to it: model.json says what is in it, model.check.json how close it is to MODEL. An ONNX file can be evaluated like any
+    model: `sottovoce evaluate exported/first-int8/model.onnx ...`
     """
     from sottovoce.export import api
 
@@ -391,6 +400,7 @@ def export(
         out=out,
         precision=precision.value,
         layer=layer,
+        window=window,
         data=data,
         seconds=seconds,
         parts=parts,

@@ -6,20 +6,70 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from ..families import load_pretrained
 from ..ledger import dump, write
-from ..probing.subject import open_subject, origin_of
-from . import audio, check, half, onnx, quantize
-from .graph import LAST
+from ..probing.subject import Subject, open_subject, origin_of
+from . import audio, check, executorch, onnx
+from .graph import LAST, Graph
 from .store import finish, replacing
 
-FORMATS = ("onnx",)
-PRECISIONS = ("fp32", "fp16", "int8", "int8-static")
-FILE, ABOUT, CHECK = "model.onnx", "model.json", "model.check.json"
+
+class Format(Protocol):
+    """What a module must have to be a format.
+
+    NAME: of the format, for people. RUNTIME: the package that runs the file. FILE: how it is called. PARTS: what int8 can be used for.
+    ANY_LENGTH: whether it takes audio of any length, or of one. MILDER: what to try where int8 changes too much.
+    """
+
+    NAME: str
+    RUNTIME: str
+    FILE: str
+    PRECISIONS: tuple[str, ...]
+    PARTS: tuple[str, ...]
+    ANY_LENGTH: bool
+    MILDER: str
+
+    def require(self) -> None:
+        """ValueError with the command that installs it where a package is missing."""
+
+    def settings(self, graph: Graph, window: float) -> dict[str, str]:
+        """Facts that only this format has. ValueError for a window, in seconds, that cannot be."""
+
+    def pieces(self, waves: Sequence[Tensor], facts: Mapping[str, str]) -> list[Tensor]:
+        """Recordings as the file takes them."""
+
+    def build(
+        self,
+        graph: Graph,
+        facts: Mapping[str, str],
+        *,
+        parts: Sequence[str] | None = None,
+        calibration: Sequence[Tensor] = (),
+        say: Callable[[str], None] = ...,
+    ) -> Any:
+        """The model, facts inside. ValueError for what the format cannot express."""
+
+    def size(self, model: Any) -> int:
+        """Bytes, about."""
+
+    def save(self, model: Any, path: Path) -> None: ...
+
+    def about(self, facts: Mapping[str, str]) -> dict[str, Any]:
+        """Inputs and outputs, for people."""
+
+    def opened(self, path: Path) -> Subject:
+        """The file as a subject, run by `RUNTIME`."""
+
+
+FORMATS: dict[str, Format] = {"onnx": onnx, "executorch": executorch}
+FILE, ABOUT, CHECK = onnx.FILE, "model.json", "model.check.json"
+WINDOW = 2.0  # seconds
 
 
 def export(
@@ -29,6 +79,7 @@ def export(
     out: str | Path | None = None,
     precision: str = "fp32",
     layer: str | int = LAST,
+    window: float | None = None,
     data: str | Path | None = None,
     seconds: float = 60.0,
     parts: Sequence[str] | None = None,
@@ -39,10 +90,12 @@ def export(
     say: Callable[[str], None] = lambda text: None,
     table: bool = False,
 ) -> Path:
-    """Writes ``model.onnx`` into `out` (by default the model's own folder), and what one must know of it beside it: ``model.json`` (inputs,
-    outputs, layers, rates) and ``model.check.json`` (how far its output is from the model's, through onnxruntime).
+    """Writes ``model.onnx`` or ``model.pte`` into `out` (by default the model's own folder), and what one must know of it beside it:
+    ``model.json`` (inputs, outputs, layers, rates) and ``model.check.json`` (how far its output is from the model's, through the runtime
+    that will run it).
 
-    model: a student, a folder in Hugging Face format, a hub id, ``demo``. layer: "last", "all", or a number as transformers counts hidden
+    model: a student, a folder in Hugging Face format, a hub id, ``demo``. to: "onnx", or "executorch", which takes `window` seconds of
+    audio at a time (2 by default) and runs no `tasks`. layer: "last", "all", or a number as transformers counts hidden
     states. data: audio as `open_source` takes it, on which int8-static is calibrated and the file is checked, up to `seconds` for each; the
     demo speech by default. parts: what int8 is used for, of "layers", "position", "frontend". vs: a teacher with which both are compared.
     tasks: probes that are run through both, with `overrides` of their fields. max_error: of an int8 file, as a share of the variance;
@@ -52,16 +105,26 @@ def export(
     """
     if to not in FORMATS:
         raise ValueError(f"cannot export to '{to}'; known: {', '.join(FORMATS)}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"there is no precision '{precision}'; known: {', '.join(PRECISIONS)}")
+    form = FORMATS[to]
+    if precision not in form.PRECISIONS:
+        raise ValueError(f"there is no precision '{precision}' for {form.NAME}; known: {', '.join(form.PRECISIONS)}")
     if parts is not None and not precision.startswith("int8"):
         raise ValueError(f"parts are quantised with int8 or int8-static only, not with {precision}")
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        onnx.library(name)
+    if unknown := [name for name in parts or () if name not in form.PARTS]:
+        raise ValueError(f"there is no part '{unknown[0]}' to quantise for {form.NAME}; parts: {', '.join(form.PARTS)}")
+    if window is not None and form.ANY_LENGTH:
+        raise ValueError(f"a file for {form.NAME} takes audio of any length; leave out --window")
+    if tasks and not form.ANY_LENGTH:
+        raise ValueError(
+            f"tasks need audio of any length, and a file for {form.NAME} takes one length; leave out --task, or export to ONNX"
+        )
+    form.require()
     folder = _folder(model, out)
     finish(Path(model).expanduser())
     loaded = load_pretrained(model)
     graph = onnx.graph_of(loaded, str(layer))
+    facts = onnx.facts(loaded, graph, precision, origin_of(Path(model)))
+    facts |= form.settings(graph, WINDOW if window is None else window)
     known = _audio(data, seconds, precision, say)
     if precision == "int8-static" and not known.calibration:
         raise ValueError(
@@ -70,25 +133,18 @@ def export(
     probes = check.probes(tasks, known.recordings, overrides)
     teacher = None if vs is None else open_subject(vs)
 
-    say(f"translating {loaded.source} to ONNX")
-    made = onnx.translate(graph)
-    if precision == "fp16":
-        half.halve(made)
-    elif precision == "int8":
-        made = quantize.quantize_dynamic(made, parts or quantize.DYNAMIC)
-    elif precision == "int8-static":
-        say(f"measuring ranges on {len(known.calibration)} recordings")
-        made = quantize.quantize_static(made, known.calibration, parts or quantize.STATIC)
-    facts = onnx.facts(loaded, graph, precision, origin_of(Path(model)))
-    onnx.describe(made, facts)
-    _write(folder, made, facts)
+    say(f"translating {loaded.source} to {form.NAME}")
+    made = form.build(graph, facts, parts=parts, calibration=known.calibration, say=say)
+    _write(folder, made, facts, form)
 
-    say(f"checking it on {len(known.check)} recordings through onnxruntime")
-    path = folder / FILE
+    say(f"checking it on {len(known.check)} recordings through {form.RUNTIME}")
+    path = folder / form.FILE
     checked = check.check(
-        path,
+        form.opened(path),
         graph,
-        known.check,
+        form.pieces(known.check, facts),
+        to=to,
+        runtime=form.RUNTIME,
         teacher=teacher,
         tasks=probes,
         model=lambda: open_subject(str(model), "torch"),
@@ -96,11 +152,11 @@ def export(
     )
     write(folder / CHECK, checked.record(facts))
     if table:
-        check.show(checked, facts)
+        check.show(checked, facts, form.NAME, "padded batches" if form.ANY_LENGTH else "window by window")
     if precision.startswith("int8") and checked.error > max_error:
         say(
             f"warning: int8 changes the features by {checked.error:.1%} of their variance, more than {max_error:.1%}; "
-            "try --precision int8 or fp16, or fewer parts"
+            f"try {form.MILDER}"
         )
     return path
 
@@ -127,22 +183,12 @@ def _folder(model: str | Path, out: str | Path | None) -> Path:
     return folder
 
 
-def _write(folder: Path, model: Any, facts: dict[str, str]) -> None:
+def _write(folder: Path, model: Any, facts: dict[str, str], form: Format = onnx) -> None:
     """The file and its description, both or neither."""
-    about = {key: _value(text) for key, text in facts.items()} | {
-        "inputs": {
-            "wave": "float32 (batch, samples), 16 kHz, as recorded",
-            "lengths": "int64 (batch,), valid samples of each row",
-        },
-        "outputs": {
-            "hidden_states": "float32 " + ("(batch, layers, frames, dim)" if facts["layer"] == "all" else "(batch, frames, dim)"),
-            "frames": "int64 (batch,), valid frames of each row",
-        },
-        "opset": onnx.OPSET,
-    }
+    about = {key: _value(text) for key, text in facts.items()} | form.about(facts)
     try:
         with replacing(folder) as new:
-            onnx.save(model, new / FILE)
+            form.save(model, new / form.FILE)
             (new / ABOUT).write_text(dump(about), encoding="utf-8")
         (folder / CHECK).unlink(missing_ok=True)  # of the file that was there
     except OSError as problem:
@@ -150,7 +196,7 @@ def _write(folder: Path, model: Any, facts: dict[str, str]) -> None:
         if not full:
             raise
         free = shutil.disk_usage(folder).free / 2**20
-        need = onnx.size(model) / 2**20
+        need = form.size(model) / 2**20
         raise OSError(
             errno.ENOSPC,
             f"the disk is full: the file needs {need:.0f} MiB and {free:.0f} are free; what was in the folder is unchanged",

@@ -21,7 +21,6 @@ from ..config import build, override, plain
 from ..data import Recordings
 from ..ledger import header, version
 from ..probing.features import FeatureStore
-from ..probing.runtime import RuntimeEncoder, open_onnx
 from ..probing.subject import Subject
 from ..registry import TASKS
 from ..tasks.base import Bench, Task
@@ -32,7 +31,7 @@ ROWS = 4  # recordings in a batch: shorter ones are padded, as users will do
 
 
 class View(nn.Module):
-    """A `Graph` that gives `Features` in the way of `RuntimeEncoder`."""
+    """A `Graph` that gives `Features` in the way of the runtimes' encoders."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
@@ -48,12 +47,15 @@ class View(nn.Module):
 @dataclass(frozen=True)
 class Checked:
     """layers: for each layer of the file its name and what `parity` says of it. fidelity: what the task says, by who was compared
-    with whom. tasks: for each task and of ``torch`` and ``onnx`` the value of its first measure."""
+    with whom. tasks: for each task and of ``torch`` and the format the value of its first measure. to, runtime: the format, and the
+    package that ran the file."""
 
     layers: list[dict[str, Any]]
     fidelity: dict[str, dict[str, float]]
     tasks: dict[str, dict[str, Any]]
     seconds: float
+    to: str = "onnx"
+    runtime: str = "onnxruntime"
 
     @property
     def error(self) -> float:
@@ -65,7 +67,7 @@ class Checked:
         return {
             **header("export"),
             "model": {key: facts[key] for key in ("source", "family", "precision", "layer")},
-            "runtime": {"onnxruntime": version("onnxruntime")},
+            "runtime": {self.runtime: version(self.runtime)},
             "audio_seconds": round(self.seconds, 1),
             "layers": self.layers,
             "fidelity": self.fidelity,
@@ -146,26 +148,28 @@ def probes(names: Sequence[str], recordings: Recordings, overrides: Sequence[str
 
 
 def check(
-    path: Path,
+    file: Subject,
     graph: Graph,
     waves: Sequence[Tensor],
     *,
+    to: str = "onnx",
+    runtime: str = "onnxruntime",
     teacher: Subject | None = None,
     tasks: Mapping[str, Task] | None = None,
     model: Callable[[], Subject] | None = None,
     recordings: Recordings | None = None,
 ) -> Checked:
-    """Compares the file at `path` with the model it was made from, on `waves`, and both with a teacher, if there is one.
+    """Compares an exported file with the model it was made from, on `waves`, and both with a teacher, if there is one.
 
+    file: as its format opens it; its encoder says by `layers` which it gives. to, runtime: the format, and the package that runs it.
     tasks: probes that are run on the file and on `model()`, on `recordings`, with one seed. ValueError as they raise it.
     """
-    subject = open_onnx(path)
-    encoder, view = subject.encoder, View(graph.eval())
-    assert isinstance(encoder, RuntimeEncoder)
-    pairs: dict[str, tuple[nn.Module, nn.Module]] = {"onnx to torch": (encoder, view)}
+    encoder: Any = file.encoder
+    view = View(graph.eval())
+    pairs: dict[str, tuple[nn.Module, nn.Module]] = {f"{to} to torch": (encoder, view)}
     if teacher is not None:
         theirs = Listed(teacher)
-        pairs |= {"onnx to teacher": (encoder, theirs), "torch to teacher": (view, theirs)}
+        pairs |= {f"{to} to teacher": (encoder, theirs), "torch to teacher": (view, theirs)}
     kind = TASKS.get("fidelity")
     judge, single = kind(kind.Config()), [Batch(wave[None]) for wave in waves]
     fidelity = {name: judge.run(*pair, single)["mean"] for name, pair in pairs.items()}
@@ -173,9 +177,10 @@ def check(
     for name, task in (tasks or {}).items():
         assert model is not None
         assert recordings is not None
-        measured[name] = _both(task, {"torch": model(), "onnx": subject}, recordings)
+        measured[name] = _both(task, {"torch": model(), to: file}, recordings)
     seconds = sum(len(wave) for wave in waves) / SAMPLE_RATE
-    return Checked(parity(encoder, view, list(batches(waves)), encoder.layers), fidelity, measured, seconds)
+    layers = parity(encoder, view, list(batches(waves)), encoder.layers)
+    return Checked(layers, fidelity, measured, seconds, to, runtime)
 
 
 def _both(task: Task, subjects: Mapping[str, Subject], recordings: Recordings) -> dict[str, Any]:
@@ -189,10 +194,10 @@ def _both(task: Task, subjects: Mapping[str, Subject], recordings: Recordings) -
     return found
 
 
-def show(checked: Checked, facts: Mapping[str, str]) -> None:
-    """The tables for people."""
-    console = Console()
-    table = Table(title=f"{facts['source']} as ONNX, {facts['precision']}, against the model in torch", title_justify="left")
+def show(checked: Checked, facts: Mapping[str, str], name: str = "ONNX", how: str = "padded batches") -> None:
+    """The tables for people. name: of the format. how: the audio was given to the file."""
+    console, to = Console(), checked.to
+    table = Table(title=f"{facts['source']} as {name}, {facts['precision']}, against the model in torch", title_justify="left")
     for name in ("layer", "max |diff|", "max |value|", "cosine", "error"):
         table.add_column(name, justify="right" if name != "layer" else "left", no_wrap=True)
     for row in checked.layers:
@@ -200,20 +205,20 @@ def show(checked: Checked, facts: Mapping[str, str]) -> None:
         table.add_row(row["layer"], *numbers)
     console.print(table)
     rest = Table(title="through the runtime", title_justify="left")
-    for name in ("task", "torch", "onnx"):
+    for name in ("task", "torch", to):
         rest.add_column(name, justify="right" if name != "task" else "left", no_wrap=True)
     for who, found in checked.fidelity.items():
-        if who == "onnx to torch":
+        if who == f"{to} to torch":
             rest.add_row("fidelity to torch: explained", "", f"{found['explained']:.3%}")
-        elif who == "onnx to teacher":
+        elif who == f"{to} to teacher":
             theirs = checked.fidelity["torch to teacher"]
             rest.add_row("fidelity to the teacher: explained", f"{theirs['explained']:.3%}", f"{found['explained']:.3%}")
     for name, values in checked.tasks.items():
-        rest.add_row(f"{name}: {values['measure']}", f"{values['torch']:.4g}", f"{values['onnx']:.4g}")
+        rest.add_row(f"{name}: {values['measure']}", f"{values['torch']:.4g}", f"{values[to]:.4g}")
     if rest.row_count:
         console.print(rest)
     console.print(
-        f"On {checked.seconds:.0f} s of audio, padded batches. error: squared difference as a share of the variance over time, mean over "
+        f"On {checked.seconds:.0f} s of audio, {how}. error: squared difference as a share of the variance over time, mean over "
         "channels.",
         highlight=False,
     )

@@ -37,10 +37,14 @@ class Graph(nn.Module):
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         found: Features = self.encoder(normalize(wave, lengths) if self.normalize else wave, lengths)
         assert found.lengths is not None
+        return self.states(found), found.lengths
+
+    def states(self, found: Features) -> Tensor:
+        """The layer or layers that it gives, of all."""
         states = [found.embedded, *found.hidden[1:-1], found.last]
         if self.layer == ALL:
-            return torch.stack(states, dim=1), found.lengths
-        return states[-1 if self.layer == LAST else int(self.layer)], found.lengths
+            return torch.stack(states, dim=1)
+        return states[-1 if self.layer == LAST else int(self.layer)]
 
     @property
     def chosen(self) -> list[str]:

@@ -7,14 +7,17 @@ import importlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..encoder import Encoder
 from ..families import Pretrained, load_pretrained
+from ..probing.runtime import open_onnx
+from ..probing.subject import Subject
 from ..pruning import encoder_cost, total
 from ..types import SAMPLE_RATE
 from .graph import LAST, Graph
@@ -22,6 +25,11 @@ from .graph import LAST, Graph
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
+NAME, RUNTIME, FILE = "ONNX", "onnxruntime", "model.onnx"
+PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "int8", "int8-static")
+PARTS: tuple[str, ...] = ("layers", "position", "frontend")  # what int8 can be used for
+ANY_LENGTH = True
+MILDER = "--precision int8 or fp16, or fewer parts"
 OPSET = 18  # what torch.onnx translates to without a conversion; runtimes have read it since 2023
 INPUTS, OUTPUTS = ("wave", "lengths"), ("hidden_states", "frames")
 LARGEST = 2_000_000_000  # bytes: protobuf, and so a single file, ends at 2 GiB
@@ -35,6 +43,12 @@ def library(name: str) -> Any:
         raise ValueError(
             f"ONNX files need the package {problem.name or name}; install it with: pip install 'sottovoce[onnx]'"
         ) from None
+
+
+def require() -> None:
+    """ValueError where a part of the extra ``onnx`` is missing."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        library(name)
 
 
 def export_onnx(source: str | Path, path: str | Path, *, layer: str = LAST) -> None:
@@ -80,6 +94,57 @@ def facts(loaded: Pretrained, graph: Graph, precision: str, origin: Mapping[str,
         "macs_per_s": str(float(cost.macs)),
         "origin": json.dumps(origin),
     }
+
+
+def settings(graph: Graph, window: float) -> dict[str, str]:
+    """Facts of this format alone: none."""
+    return {}
+
+
+def pieces(waves: Sequence[Tensor], facts: Mapping[str, str]) -> list[Tensor]:
+    """Recordings as the file takes them: any length."""
+    return list(waves)
+
+
+def build(
+    graph: Graph,
+    facts: Mapping[str, str],
+    *,
+    parts: Sequence[str] | None = None,
+    calibration: Sequence[Tensor] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> ModelProto:
+    """The graph in the precision that `facts` name, with the facts in its metadata. ValueError for parts that cannot be quantised."""
+    from . import half, quantize
+
+    made, precision = translate(graph), facts["precision"]
+    if precision == "fp16":
+        half.halve(made)
+    elif precision == "int8":
+        made = quantize.quantize_dynamic(made, parts or quantize.DYNAMIC)
+    elif precision == "int8-static":
+        say(f"measuring ranges on {len(calibration)} recordings")
+        made = quantize.quantize_static(made, calibration, parts or quantize.STATIC)
+    describe(made, facts)
+    return made
+
+
+def about(facts: Mapping[str, str]) -> dict[str, Any]:
+    """What the file takes and gives, for people."""
+    shape = "(batch, layers, frames, dim)" if facts["layer"] == "all" else "(batch, frames, dim)"
+    return {
+        "inputs": {
+            "wave": "float32 (batch, samples), 16 kHz, as recorded",
+            "lengths": "int64 (batch,), valid samples of each row",
+        },
+        "outputs": {"hidden_states": f"float32 {shape}", "frames": "int64 (batch,), valid frames of each row"},
+        "opset": OPSET,
+    }
+
+
+def opened(path: Path) -> Subject:
+    """The file, run by onnxruntime."""
+    return open_onnx(path)
 
 
 def translate(graph: Graph) -> ModelProto:

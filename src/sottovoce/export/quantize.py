@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .onnx import INPUTS, library, save, scope, weights
+from .onnx import INPUTS, PARTS, library, save, scope, weights
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-PARTS = ("layers", "position", "frontend")
 DYNAMIC, STATIC = ("layers",), ("layers", "position")  # the convolutions on the waveform lose far too much
 NARROW = True  # weights of 7 bits: products of 8 bits overflow on x86 processors without VNNI
 
