@@ -30,9 +30,9 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.hann_window(size), persistent=False)
         self.register_buffer("filters", mel_filters(size // 2 + 1, mels, rate), persistent=False)
 
-    def frames(self, samples: int) -> int:
-        """Frames that come out of so many samples."""
-        return max(0, (samples - self.size) // self.hop + 1)
+    def frames(self, samples: Tensor) -> Tensor:
+        """Frames that come out of so many samples (integers, any shape)."""
+        return ((samples - self.size) // self.hop + 1).clamp(min=0)
 
     def forward(self, wave: Tensor) -> Tensor:
         frames = wave.float().unfold(-1, self.size, self.hop)

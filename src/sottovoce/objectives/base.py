@@ -54,6 +54,12 @@ class Objective(nn.Module):
         return {}, {}
 
 
+def by_mask(mask: Tensor, alpha: float) -> Tensor:
+    """Weights of frames: `alpha` where `mask`, 1 - `alpha` elsewhere (HuBERT, arXiv 2106.07447, eq. 3)."""
+    masked = mask.float()
+    return alpha * masked + (1 - alpha) * (1 - masked)
+
+
 def layer_index(spec: str, depth: int) -> int:
     """'8' -> layer 8; '2/3' -> that share of the depth, rounded down (0 is the front end). ValueError when there is no such layer."""
     top, slash, bottom = str(spec).partition("/")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sottovoce.encoder.fbank import LogMel, mfcc
-from sottovoce.objectives.base import Objective, Shape
+from sottovoce.objectives.base import Objective, Shape, by_mask
 from sottovoce.registry import OBJECTIVES
 from sottovoce.types import Batch, Features, Loss
 
@@ -79,7 +79,7 @@ class MaskedPrediction(Objective):
         found: list[Tensor] = []
         for batch, teacher in batches:
             x = self.sources(teacher, batch)
-            ends = [x.shape[1]] * len(x) if batch.lengths is None else [self.logmel.frames(n) for n in batch.lengths.tolist()]
+            ends = [x.shape[1]] * len(x) if batch.lengths is None else self.logmel.frames(batch.lengths).tolist()
             found += [row[:end] for row, end in zip(x, ends, strict=True)]  # not the padding
             if sum(len(part) for part in found) >= self.config.fit_frames:
                 break
@@ -108,7 +108,7 @@ class MaskedPrediction(Objective):
         if self.config.alpha == 1 or student.mask is None:
             return Loss(each.sum(), frames.sum(), {"cross_entropy": each.sum().detach(), "accuracy": right.sum()})
         masked = student.mask[frames].float()
-        total = (each * (self.config.alpha * masked + (1 - self.config.alpha) * (1 - masked))).sum()
+        total = (each * by_mask(student.mask[frames], self.config.alpha)).sum()
         share = masked.sum().clamp(min=1) / len(masked)  # so that these logs are means over masked frames
         hidden = {"cross_entropy": (each * masked).sum().detach() / share, "accuracy": (right * masked).sum() / share}
         return Loss(total, frames.sum(), hidden)

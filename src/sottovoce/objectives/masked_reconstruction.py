@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sottovoce.encoder.fbank import LogMel
-from sottovoce.objectives.base import Objective, Shape, layer_index
+from sottovoce.objectives.base import Objective, Shape, by_mask, layer_index
 from sottovoce.registry import OBJECTIVES
 from sottovoce.types import Batch, Features, Loss
 
@@ -59,7 +59,7 @@ class MaskedReconstruction(Objective):
             x = self.logmel(batch.wave)
         inside = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         if batch.lengths is not None:
-            ends = torch.div(batch.lengths - self.logmel.size, self.logmel.hop, rounding_mode="floor") + 1
+            ends = self.logmel.frames(batch.lengths)
             inside = torch.arange(x.shape[1], device=x.device) < ends[:, None]
         share = inside / inside.sum(1, keepdim=True).clamp(min=1)
         return x - (x.mean(-1) * share).sum(1)[:, None, None], inside
@@ -86,7 +86,6 @@ class MaskedReconstruction(Objective):
         each = (ours - target).abs().mean(-1)
         weight = frames.float()
         if self.config.alpha != 1 and student.mask is not None:
-            masked = student.mask[:, : ours.shape[1]].float()
-            weight = weight * (self.config.alpha * masked + (1 - self.config.alpha) * (1 - masked))
+            weight = weight * by_mask(student.mask[:, : ours.shape[1]], self.config.alpha)
         total = (each * weight).sum()
         return Loss(total, frames.sum(), {"l1": (each * frames).sum().detach()})

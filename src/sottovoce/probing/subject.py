@@ -113,7 +113,7 @@ class LogMelFeatures(nn.Module):
         x = self.mel(wave)
         frames = at = None
         if lengths is not None:
-            frames = ((lengths - self.mel.size) // self.mel.hop + 1).clamp(min=1)
+            frames = self.mel.frames(lengths).clamp(min=1)
             at = torch.minimum(torch.arange(x.shape[1], device=x.device), frames[:, None] - 1)  # differences must not see padding
         parts = [_held(x, at)]
         for _ in range(2):
