@@ -28,6 +28,7 @@ from .position import ConvPosition
 from .product import has_onednn, product
 
 PIECE = 50  # frames that the waveform convolutions compute at a time: a second of audio
+STEP = 5  # the last piece is computed in multiples of so many frames, because oneDNN prepares itself anew for every size
 MANY = 1 << 16  # rows whose moments are taken at a time
 FUSED = {F.gelu: "gelu", F.relu: "relu"}  # activations that oneDNN computes with the product, as torch.ops.mkldnn calls them
 
@@ -182,13 +183,16 @@ class PackedFrontend(WaveFrontend):
         if isinstance(first.norm, ChannelNorm):
             wave = wave - wave.double().mean().float()  # the norm takes it away; without it, the moments keep their digits
             own = first.normed(wave, first.norm)
-        for begin in range(0, len(out), PIECE):
-            end = min(begin + PIECE, len(out))
+        frames = -(-len(out) // STEP) * STEP
+        samples = (frames - 1) * self.config.stride + self.config.kernel
+        wave = F.pad(wave, (0, 0, 0, max(0, samples - len(wave))))
+        for begin in range(0, frames, PIECE):
+            end = min(begin + PIECE, frames)
             x = wave[begin * self.config.stride : (end - 1) * self.config.stride + self.config.kernel]
             x = first(x, *own)
             for conv in rest:
                 x = conv(x)
-            out[begin:end] = x
+            out[begin:end] = x[: len(out) - begin]
 
 
 class PackedPosition(ConvPosition):
