@@ -296,3 +296,9 @@ class TestFingerprint:
         lexicon.write_text("WORD0 A B\nWORD1 A D\n")
         with pytest.raises(ValueError, match="another data"):
             evaluate(["log-mel"], overrides=steps, **options)
+
+
+def test_an_entrys_own_name_means_that_entry_alone() -> None:
+    suite = load_suite("testbed")
+    assert list(suite.choose(["sid"]).tasks) == ["sid"]
+    assert set(suite.choose(["ks"]).tasks) == {"ks-arabic", "ks-digits"}

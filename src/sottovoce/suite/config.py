@@ -92,7 +92,8 @@ class Suite:
         for name in wanted:
             if name not in known:
                 raise ValueError(f"the task file has no task '{name}'{suggestion(name, known)}")
-        kept = {name: entry for name, entry in self.tasks.items() if name in wanted or entry.task.name in wanted}
+        kinds = set(wanted) - set(self.tasks)  # an entry's own name means that entry alone
+        kept = {name: entry for name, entry in self.tasks.items() if name in wanted or entry.task.name in kinds}
         return replace(self, tasks=kept)
 
 
