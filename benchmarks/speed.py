@@ -97,21 +97,27 @@ def build(folder: Path) -> dict[str, str]:
 
 
 def limits() -> dict[str, float]:
-    """What the machine can do at most, measured: float32 products of large matrices, and copying from memory to memory."""
+    """What the machine can do at most: products of large matrices, in float32, bfloat16 and 8-bit integers, and copying in memory."""
     with torch.no_grad():
         x, layer = torch.randn(4096, 1024), PackedLinear(torch.randn(1024, 1024), None)
         large = torch.randn(64 << 20)
         there = torch.empty_like(large)
         weight = torch.randn(1024, 1024)
+        half, half_weight = x.bfloat16(), weight.bfloat16()
+        bytes_, bytes_weight = (torch.randint(-9, 9, shape, dtype=torch.int8) for shape in ((4096, 1024), (1024, 1024)))
         runs: dict[str, Callable[[], object]] = {
             "onednn": lambda: layer(x),
             "torch": lambda: F.linear(x, weight),
+            "bf16": lambda: F.linear(half, half_weight),
+            "int8": lambda: torch._int_mm(bytes_, bytes_weight),
             "copy": lambda: there.copy_(large),
         }
         seconds = timed(runs)
     flops = 2 * 4096 * 1024 * 1024
     return {
         "gflops_onednn": flops / seconds["onednn"] / 1e9,
+        "gflops_bf16": flops / seconds["bf16"] / 1e9,
+        "gops_int8": flops / seconds["int8"] / 1e9,
         "gflops_torch_linear": flops / seconds["torch"] / 1e9,
         "gigabytes_per_second": 2 * large.nbytes / seconds["copy"] / 1e9,
     }
