@@ -17,7 +17,6 @@ import argparse
 import dataclasses
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ import sottovoce
 from sottovoce import ledger
 from sottovoce.bench.measure import bench
 from sottovoce.bench.parts import take_apart
-from sottovoce.bench.rounds import in_turns, median
+from sottovoce.bench.rounds import median_ms
 from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, LayerConfig
 from sottovoce.encoder.packed import PackedLinear
 from sottovoce.export.hf import save_student
@@ -37,7 +36,7 @@ from sottovoce.export.pretrained import save_pretrained
 from sottovoce.pruning import Budget, BudgetConfig, Gates, encoder_cost, hit, make_plan, narrow, total
 from sottovoce.students.random import Random
 
-SECONDS, THREADS = 10.0, 2
+SECONDS, THREADS, ROUNDS = 10.0, 2, 6
 HEADS = (3, 4, 4, 6, 3, 2, 5, 5, 1, 1, 3, 2)  # solved to match the parameters and MACs that the paper gives
 UNITS = (641, 635, 625, 1039, 228, 288, 421, 552, 51, 77, 203, 321)
 
@@ -112,47 +111,30 @@ def limits() -> dict[str, float]:
             "int8": lambda: torch._int_mm(bytes_, bytes_weight),
             "copy": lambda: there.copy_(large),
         }
-        seconds = timed(runs)
+        ms = median_ms(runs, ROUNDS)
     flops = 2 * 4096 * 1024 * 1024
     return {
-        "gflops_onednn": flops / seconds["onednn"] / 1e9,
-        "gflops_bf16": flops / seconds["bf16"] / 1e9,
-        "gops_int8": flops / seconds["int8"] / 1e9,
-        "gflops_torch_linear": flops / seconds["torch"] / 1e9,
-        "gigabytes_per_second": 2 * large.nbytes / seconds["copy"] / 1e9,
+        "gflops_onednn": flops / ms["onednn"] / 1e6,
+        "gflops_bf16": flops / ms["bf16"] / 1e6,
+        "gops_int8": flops / ms["int8"] / 1e6,
+        "gflops_torch_linear": flops / ms["torch"] / 1e6,
+        "gigabytes_per_second": 2 * large.nbytes / ms["copy"] / 1e6,
     }
 
 
 def parts(name: str, config: EncoderConfig, peak: float) -> list[dict[str, Any]]:
     """Each kind of part, prepared for inference: milliseconds, and its arithmetic as a share of the machine's."""
     with torch.no_grad():
-        seconds = timed({part.name: part.run for part in take_apart(name, config, SECONDS)})
+        ms = median_ms({part.name: part.run for part in take_apart(name, config, SECONDS)}, ROUNDS)
     macs = {f"{name} {at}": float(cost.macs) * SECONDS for at, cost in encoder_cost(config, seconds=SECONDS).items()}
     rows: dict[str, dict[str, float]] = {}
-    for at, took in seconds.items():
+    for at, took in ms.items():
         pieces = at.split(" ", 1)[1].split(".")
         kind = pieces[-1] if pieces[0] == "layers" else ".".join(pieces)
         row = rows.setdefault(kind, {"ms": 0.0, "gmacs": 0.0})
-        row["ms"] += 1000 * took
+        row["ms"] += took
         row["gmacs"] += macs.get(at, 0.0) / 1e9
     return [{"part": kind, **row, "share_of_limit": 2 * row["gmacs"] / (row["ms"] / 1000) / peak} for kind, row in rows.items()]
-
-
-def timed(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
-    def calls(run: Callable[[], object]) -> Callable[[int], list[float]]:
-        def several(count: int) -> list[float]:
-            made = []
-            for _ in range(count):
-                began = time.perf_counter()
-                run()
-                made.append(time.perf_counter() - began)
-            return made
-
-        return several
-
-    clocks = {name: calls(run) for name, run in runs.items()}
-    rounds = in_turns(clocks, {name: clock(2)[-1] for name, clock in clocks.items()}, 6, 0.05)
-    return {name: median([median(turn) for turn in turns]) for name, turns in rounds.items()}
 
 
 def main() -> None:

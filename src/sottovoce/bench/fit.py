@@ -16,16 +16,13 @@ from rich.table import Table
 
 from sottovoce import ledger
 from sottovoce.bench.parts import Timeable, front, grid, take_apart
-from sottovoce.bench.rounds import in_turns, median
+from sottovoce.bench.rounds import Clock, median_ms
 from sottovoce.encoder import Encoder, EncoderConfig, LayerConfig, PositionConfig
 from sottovoce.encoder.packed import fastest
 from sottovoce.pruning.latency import KIND, TERMS, LatencyModel, from_record
 from sottovoce.types import SAMPLE_RATE
 
-TURN = 0.05  # seconds: there are hundreds of parts
-
 Say = Callable[[str], None]
-Clock = Callable[[], float]
 
 # Whole models that no part of the grid was taken from: is the sum of the parts the whole?
 WHOLE = {
@@ -61,7 +58,7 @@ def fit(
         say(f"{len(parts)} parts in {rounds} rounds, {seconds:g} s of audio, {used} threads")
         # what one thread computes is told from what it waits for: other processes then hardly matter
         clock = time.process_time if used == 1 else time.perf_counter
-        times = _timed({part.name: part.run for part in parts}, rounds, clock)
+        times = median_ms({part.name: part.run for part in parts}, rounds, clock)
         coefficients, errors = fitted(parts, times)
         record = {
             **begun,
@@ -85,24 +82,6 @@ def _threads(wanted: int | None) -> Iterator[int]:
         yield wanted or before
     finally:
         torch.set_num_threads(before)
-
-
-def _timed(runs: Mapping[str, Callable[[], object]], rounds: int, clock: Clock) -> dict[str, float]:
-    """Milliseconds of each: the median over rounds of the median call."""
-
-    timed = {name: partial(_calls, clock, run) for name, run in runs.items()}
-    found = in_turns(timed, {name: calls(2)[-1] for name, calls in timed.items()}, rounds, TURN)
-    return {name: 1000 * median([median(calls) for calls in row]) for name, row in found.items()}
-
-
-def _calls(clock: Clock, run: Callable[[], object], count: int) -> list[float]:
-    """Seconds of each of so many calls."""
-    made = []
-    for _ in range(count):
-        began = clock()
-        run()
-        made.append(clock() - began)
-    return made
 
 
 def fitted(
@@ -155,7 +134,7 @@ def _whole(
     say(f"{len(shapes)} whole models, to see how far the sum of parts is from the whole")
     wave = torch.randn(1, round(model.seconds * SAMPLE_RATE), generator=torch.Generator().manual_seed(0))
     encoders = {name: fastest(Encoder(config).reset_parameters().eval().requires_grad_(False)) for name, config in shapes.items()}
-    times = _timed({name: partial(encoder, wave) for name, encoder in encoders.items()}, rounds, clock)
+    times = median_ms({name: partial(encoder, wave) for name, encoder in encoders.items()}, rounds, clock)
     made = {}
     for name, config in shapes.items():
         predicted = float(model.total(config))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -11,7 +13,10 @@ K = TypeVar("K", bound=Hashable)
 TURN = 0.2  # seconds that a turn takes, about: fast things are called more than once
 MOST = 50  # calls in a turn
 
+SHORT = 0.05  # seconds of a turn where there are hundreds of things to time
+
 Timed = Callable[[int], list[float]]  # number of calls -> seconds of each
+Clock = Callable[[], float]
 
 
 def in_turns(timed: Mapping[K, Timed], about: Mapping[K, float], rounds: int, turn: float = TURN) -> dict[K, list[list[float]]]:
@@ -24,6 +29,23 @@ def in_turns(timed: Mapping[K, Timed], about: Mapping[K, float], rounds: int, tu
         start = number % max(1, len(keys))
         for key in keys[start:] + keys[:start]:
             made[key].append(timed[key](max(1, min(MOST, round(turn / max(about[key], 1e-9))))))
+    return made
+
+
+def median_ms(runs: Mapping[K, Callable[[], object]], rounds: int, clock: Clock = time.perf_counter) -> dict[K, float]:
+    """Milliseconds of each of many short things, timed in turns: the median over rounds of the median call."""
+    timed = {key: partial(_calls, clock, run) for key, run in runs.items()}
+    found = in_turns(timed, {key: calls(2)[-1] for key, calls in timed.items()}, rounds, SHORT)
+    return {key: 1000 * median([median(calls) for calls in row]) for key, row in found.items()}
+
+
+def _calls(clock: Clock, run: Callable[[], object], count: int) -> list[float]:
+    """Seconds of each of so many calls."""
+    made = []
+    for _ in range(count):
+        began = clock()
+        run()
+        made.append(clock() - began)
     return made
 
 

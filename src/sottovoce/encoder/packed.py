@@ -105,12 +105,17 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, act: str = "none") -> None:
         super().__init__()
-        self.in_features, self.out_features = weight.shape[1], weight.shape[0]
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach()) if weight.numel() else weight.detach()
+        self.weight = laid_out(weight.detach())
         self.bias, self.act = None if bias is None else bias.detach(), act
 
     def forward(self, x: Tensor) -> Tensor:
         return product(x, self.weight, self.bias, self.act)
+
+
+def laid_out(weight: Tensor) -> Tensor:
+    """(M, N) in oneDNN's own layout; nothing stays nothing."""
+    made: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight) if weight.numel() else weight
+    return made
 
 
 class PackedConv(nn.Module):
@@ -120,12 +125,11 @@ class PackedConv(nn.Module):
         super().__init__()
         conv = block.conv
         self.kernel, self.stride, self.width = conv.kernel_size[0], conv.stride[0], conv.in_channels
-        self.plain = conv.weight.detach().transpose(1, 2).flatten(1)  # (C, K C_in)
+        plain = conv.weight.detach().transpose(1, 2).flatten(1)  # (C, K C_in)
         self.bias, self.norm = None if conv.bias is None else conv.bias.detach(), block.norm
         self.activation, self.fused = block.act, FUSED.get(block.act, "none") if not isinstance(block.norm, LayerNorm) else "none"
-        self.weight = (
-            torch.ops.mkldnn._reorder_linear_weight(self.plain) if not isinstance(self.norm, ChannelNorm) else self.plain
-        )
+        # under a group norm every recording has weights of its own, made of these
+        self.weight = plain if isinstance(self.norm, ChannelNorm) else laid_out(plain)
 
     def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """weight, bias: in place of its own."""
@@ -145,7 +149,7 @@ class PackedConv(nn.Module):
         With p the row that a frame reads, the output of a channel with weights w has mean w E[p] and variance w Cov[p] w. A bias of the
         convolution moves only the mean, which the norm takes away.
         """
-        rows, weight = self.rows(x), self.plain.double()
+        rows, weight = self.rows(x), self.weight.double()
         mean, squares = weight.new_zeros(weight.shape[1]), weight.new_zeros(weight.shape[1], weight.shape[1])
         for some in rows.split(MANY):
             some = some.double()

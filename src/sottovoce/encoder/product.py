@@ -30,9 +30,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, act: str = "n
     return made
 
 
-if (
-    HAS and torch.ops.mkldnn._linear_pointwise not in flop_registry
-):  # a student's own copy of this file may have been there before
+# a student's own copy of this file may have been imported before
+if HAS and torch.ops.mkldnn._linear_pointwise not in flop_registry:
 
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
     def _flops(x: Sequence[int], weight: Sequence[int], *rest: Any, out_shape: Any = None, **options: Any) -> int:
