@@ -6,7 +6,6 @@ B batch, H heads, T frames, E head width.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import json
 import logging
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..encoder import normalize
+from ..probing.runtime import features_of, layers_of, subject_of
 from ..probing.subject import Subject
 from ..types import SAMPLE_RATE, Features
 from .graph import Graph
@@ -217,8 +217,7 @@ class ExecutorchEncoder(nn.Module):
     @property
     def layers(self) -> list[str]:
         """Names of the hidden states that it gives."""
-        found: list[str] = json.loads(self.facts["layers"])
-        return found
+        return layers_of(self.facts)
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
         window, frames = int(self.facts["window"]), int(self.facts["frames"])
@@ -226,29 +225,14 @@ class ExecutorchEncoder(nn.Module):
             raise ValueError(f"the file takes {window} samples at a time (16 kHz), without padding; this is another length")
         # cloned, because the next row is computed into the same memory
         x = torch.cat([self.method.execute([row[None].float().contiguous()])[0].clone() for row in wave])
-        states = list(x.unbind(1)) if x.dim() == 4 else [x, x]
-        return Features(states, None if lengths is None else torch.full((len(wave),), frames), states[0], states[-1])
+        return features_of(x, None if lengths is None else torch.full((len(wave),), frames))
 
 
 def opened(path: Path) -> Subject:
     """The file, run by ExecuTorch. ValueError as `ExecutorchEncoder` raises it."""
     encoder = ExecutorchEncoder(path)
     facts = encoder.facts
-    origin = json.loads(facts["origin"])
-    return Subject(
-        name=f"{facts['source']}-executorch-{facts['precision']}",
-        role="student" if origin is not None and origin.get("teacher") else "teacher",
-        encoder=encoder.eval(),
-        normalize=False,  # the file does it
-        layers=len(encoder.layers),
-        dim=int(facts["dim"]),
-        frame_rate=float(facts["frame_rate"]),
-        fingerprint=hashlib.sha256(path.read_bytes()).hexdigest()[:32],
-        family=facts["family"],
-        params=float(facts["params"]),
-        macs_per_s=float(facts["macs_per_s"]),
-        origin=origin,
-    )
+    return subject_of(encoder, facts, path, f"{facts['source']}-executorch-{facts['precision']}")
 
 
 def _line(problem: BaseException) -> str:

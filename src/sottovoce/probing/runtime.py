@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,7 @@ class RuntimeEncoder(nn.Module):
     @property
     def layers(self) -> list[str]:
         """Names of the hidden states that it gives."""
-        found: list[str] = json.loads(self.facts["layers"])
-        return found
+        return layers_of(self.facts)
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
         kernel = int(self.facts["kernel"])
@@ -71,29 +71,46 @@ class RuntimeEncoder(nn.Module):
         names = [item.name for item in self.session.get_inputs()]
         given = (wave.float().cpu().numpy(), size.to(torch.int64).cpu().numpy())
         found = [torch.from_numpy(x).to(wave.device) for x in self.session.run(None, dict(zip(names, given, strict=True)))]
-        states = list(found[0].unbind(1)) if found[0].dim() == 4 else [found[0], found[0]]
-        return Features(states, None if lengths is None else found[1], states[0], states[-1])
+        return features_of(found[0], None if lengths is None else found[1])
 
 
 def open_onnx(source: str | Path, name: str | None = None) -> Subject:
     """The subject that an exported file is. ValueError as `RuntimeEncoder` raises it."""
     encoder = RuntimeEncoder(source)
-    facts = encoder.facts
+    return subject_of(
+        encoder, encoder.facts, encoder.path, name or f"{encoder.facts['source']}-onnx-{encoder.facts['precision']}"
+    )
+
+
+def subject_of(encoder: nn.Module, facts: Mapping[str, str], path: Path, name: str) -> Subject:
+    """An encoder that runs the exported file `path`, which says `facts` of itself."""
     origin = json.loads(facts.get("origin", "null"))
     return Subject(
-        name=name or f"{facts['source']}-onnx-{facts['precision']}",
+        name=name,
         role="student" if origin is not None and origin.get("teacher") else "teacher",
         encoder=encoder.eval(),
         normalize=False,  # the file does it
-        layers=len(encoder.layers),
+        layers=len(layers_of(facts)),
         dim=int(facts["dim"]),
         frame_rate=float(facts["frame_rate"]),
-        fingerprint=hashlib.sha256(encoder.path.read_bytes()).hexdigest()[:32],
+        fingerprint=hashlib.sha256(path.read_bytes()).hexdigest()[:32],
         family=facts["family"],
         params=_number(facts.get("params")),
         macs_per_s=_number(facts.get("macs_per_s")),
         origin=origin,
     )
+
+
+def layers_of(facts: Mapping[str, str]) -> list[str]:
+    """Names of the hidden states that a file gives."""
+    found: list[str] = json.loads(facts["layers"])
+    return found
+
+
+def features_of(states: Tensor, lengths: Tensor | None) -> Features:
+    """(B, T, D) of a file with one layer, which stands for all that is asked for; or (B, layers, T, D)."""
+    hidden = list(states.unbind(1)) if states.dim() == 4 else [states, states]
+    return Features(hidden, lengths, hidden[0], hidden[-1])
 
 
 def _number(text: str | None) -> float | None:
