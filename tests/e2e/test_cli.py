@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,8 @@ from sottovoce import cli
 SHORT = ["data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2"]
 
 
-def run(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "140"}
+def run(*arguments: object, status: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "140", **variables}
     command = [sys.executable, "-m", "sottovoce.cli", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=170)
     assert done.returncode == status, done.stderr
@@ -103,6 +104,32 @@ def test_list_names_everything_with_a_summary(kind: str) -> None:
     assert all(len(line.split(maxsplit=1)) == 2 for line in lines)
 
 
-def test_help_has_examples() -> None:
-    assert "sottovoce compress demo" in run("compress", "--help").stdout
+VERBS = ["compress", "pretrain", "evaluate", "report", "inspect", "bench", "export", "list", "demo"]
+
+
+def test_help_lists_the_verbs_as_a_user_comes_to_need_them() -> None:
+    listed = [line.split()[1] for line in run("--help").stdout.splitlines() if line.startswith("│ ") and line[2].isalpha()]
+    assert listed == VERBS
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_examples(verb: str) -> None:
+    assert f"sottovoce {verb} " in CliRunner().invoke(cli.app, [verb, "--help"]).stdout.partition("Example")[2]
+
+
+def test_a_new_file_is_a_new_verb(tmp_path: Path) -> None:
+    shutil.copytree(Path(sottovoce.__file__).parent, tmp_path / "sottovoce", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "sottovoce" / "cli" / "greet.py").write_text(
+        "from sottovoce.cli.base import app, say\n\n\n@app.command()\ndef greet() -> None:\n    say('good day')\n"
+    )
+    assert run("greet", PYTHONPATH=str(tmp_path)).stdout == "good day\n"
+
+
+def test_help_starts_without_what_is_heavy() -> None:
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom sottovoce import cli\n"
+        "assert CliRunner().invoke(cli.app, ['compress', '--help']).exit_code == 0\n"
+        "assert not {'torch', 'transformers', 'numpy', 'yaml', 'lhotse'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert CliRunner().invoke(cli.app, ["--version"]).stdout.startswith("sottovoce 0")
