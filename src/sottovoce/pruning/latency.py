@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..encoder import EncoderConfig
-from ..encoder.filterbank import BINS
-from ..types import SAMPLE_RATE
-from .cost import Width, any_unit, full_widths
+from .walk import Piece, Width, any_unit, walk
 
 KIND = "latency-cost"  # of the file, which is a record in the ledger's format
 DEFAULT = Path(__file__).parents[1] / "assets" / "latency-default.json"
@@ -112,68 +110,45 @@ def from_record(found: Mapping[str, Any], name: str = "the record") -> LatencyMo
 
 def encoder_parts(config: EncoderConfig, widths: Mapping[str, Width] | None = None, seconds: float = 10.0) -> dict[str, Part]:
     """Every part of an encoder for one clip of `seconds`, under the names of `encoder_cost`. widths: as there."""
-    known: dict[str, Width] = dict(full_widths(config))
-    assert widths is None or known.keys() >= widths.keys(), "widths are named after the groups of a plan"
-    known.update(widths or {})
-    frontend, dim = config.frontend, config.dim
-    parts: dict[str, Part] = {}
-
-    frames: int = round(seconds * SAMPLE_RATE)
-    last: Width = 1
-    for i, conv in enumerate(frontend.convs):
-        width = known[f"frontend.convs.{i}"]
-        frames = (frames - conv.kernel) // conv.stride + 1
-        if i == 0:  # one input: arithmetic and outputs are in proportion
-            parts["frontend.convs.0"] = _part(f"conv.first.{frontend.norm}", outputs=width * frames, call=1)
-        else:
-            moved = {"inputs": last * (conv.stride * frames), "outputs": width * frames}
-            macs = last * width * (conv.kernel * frames)
-            parts[f"frontend.convs.{i}"] = _part(f"conv.{frontend.norm}", macs=macs, **moved, call=1)
-        last = width
-    if frontend.fbank is not None:
-        frames = (frames - frontend.fbank.size) // frontend.fbank.hop + 1
-        parts["frontend.fbank"] = _part("fbank", macs=BINS * frontend.fbank.mels * frames, call=1)
-        last, frames = frontend.fbank.dim, frames // frontend.fbank.stack
-    if frames < 1:
-        raise ValueError(f"{seconds} s are too short for one frame")
-    moved = {"inputs": last * frames, "outputs": dim * frames}
-    parts["frontend.projection"] = _part("projection", macs=last * (dim * frames), **moved, call=1)
-
-    position = config.position
-    if position is not None:
-        groups, width = known["position"], dim // position.groups
-        macs, outputs = width * width * position.kernel * position.depth * frames, width * position.depth * frames
-        parts["position"] = _part("position", macs=groups * macs, outputs=groups * outputs, call=any_unit(groups))
-    if config.relative is not None:
-        parts["relative"] = _part("relative", scores=config.relative.heads * frames * frames, call=1)
-
-    distance = "relative" if config.relative is not None else config.distance.kind if config.distance is not None else ""
-    attention = f"attention.{distance}".rstrip(".")
-    for i, layer in enumerate(config.layers):
-        at = f"layers.{i}"
-        heads, part = part_of(known, f"{at}.head", f"{at}.attention")
-        scores = heads * (frames * frames)
-        macs = heads * (4 * layer.head_dim * dim * frames)
-        score_macs = scores * (2 * layer.head_dim)
-        parts[f"{at}.attention"] = _part(attention, macs=macs, score_macs=score_macs, scores=scores, call=part)
-        for number in ("1", "") if layer.kind == "conformer" else ("",):
-            units, part = part_of(known, f"{at}.ffn{number}", f"{at}.feed_forward{number}")
-            parts[f"{at}.ffn{number}"] = _part("ffn", macs=units * (2 * dim * frames), outputs=units * frames, call=part)
-        if layer.kind == "conformer":
-            shape, width = config.convolution, known[f"{at}.glu"]
-            macs, depthwise = width * (3 * dim * frames), width * (shape.kernel * frames)
-            parts[f"{at}.glu"] = _part(f"glu.{shape.norm}", macs=macs, depthwise=depthwise, call=any_unit(width))
-    norms = sum(5 if layer.kind == "conformer" else 2 for layer in config.layers) + int(config.norm)
-    parts["norms"] = _part("norms", outputs=norms * dim * frames, call=norms)
-    return parts
+    return {piece.name: _part(config.dim, piece) for piece in walk(config, widths, seconds)}
 
 
-def part_of(known: Mapping[str, Width], units: str, whole: str) -> tuple[Width, Width]:
-    """(units that are open in a part that is open, whether the part is)."""
-    return known[whole] * known[units], known[whole]
+def _part(dim: int, of: Piece) -> Part:
+    kind, terms = of.kind, _terms(dim, of)
+    styled = f"{kind}.{of.style}" if of.style else kind
+    calls = of.units if kind == "norms" else any_unit(of.units) if kind in ("position", "glu") else of.part
+    made = {**{name: value / 1e6 for name, value in terms.items()}, "call": calls}
+    assert tuple(made) == TERMS[styled], styled
+    return Part(styled, made)
 
 
-def _part(kind: str, *, call: Width, **terms: Width) -> Part:
-    made = {**{name: value / 1e6 for name, value in terms.items()}, "call": call}
-    assert tuple(made) == TERMS[kind], kind
-    return Part(kind, made)
+def _terms(dim: int, of: Piece) -> dict[str, Width]:
+    """Multiply-accumulates and numbers that a part computes and moves, in an encoder of width `dim`; its calls are not among them."""
+    units, frames = of.units, of.frames
+    match of.kind:
+        case "conv.first":  # one input: arithmetic and outputs are in proportion
+            return {"outputs": units * frames}
+        case "conv":
+            moved = {"inputs": of.inputs * (of.stride * frames), "outputs": units * frames}
+            return {"macs": of.inputs * units * (of.kernel * frames), **moved}
+        case "fbank":
+            return {"macs": of.inputs * units * frames}
+        case "projection":
+            moved = {"inputs": of.inputs * frames, "outputs": dim * frames}
+            return {"macs": of.inputs * (dim * frames), **moved}
+        case "position":
+            outputs = of.size * of.depth * frames
+            return {"macs": units * (of.size * of.kernel * outputs), "outputs": units * outputs}
+        case "relative":
+            return {"scores": units * frames * frames}
+        case "attention":
+            heads = of.part * units
+            scores = heads * (frames * frames)
+            return {"macs": heads * (4 * of.size * dim * frames), "score_macs": scores * (2 * of.size), "scores": scores}
+        case "ffn":
+            hidden = of.part * units
+            return {"macs": hidden * (2 * dim * frames), "outputs": hidden * frames}
+        case "glu":
+            return {"macs": units * (3 * dim * frames), "depthwise": units * (of.kernel * frames)}
+        case "norms":
+            return {"outputs": units * dim * frames}
