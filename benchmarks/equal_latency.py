@@ -3,8 +3,8 @@
     python benchmarks/equal_latency.py --train train.tsv --speech FOLDER --work DIR --out results/equal-latency --tasks ks-arabic sid
 
 For each seed, a student at a quarter of the teacher's parameters and one at a quarter of its MACs; and for each of them one whose budget is
-the latency that was predicted for it. So the two of a pair take as long, and differ in what was counted while units were chosen. At
-the end all are timed in turns, prepared for inference. Students of the testbed's table in the same --work are taken as they are.
+the latency that was predicted for it. So the two of a pair take as long, and differ in what was counted while units were chosen. A third
+beside the one of MACs takes as long, too, and joins pairs of frames before its first layer (time reduction). At the end all are timed in turns, prepared for inference. Students of the testbed's table in the same --work are taken as they are.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from sottovoce.pruning.latency import load_latency
 KEEP, UNITS, THREADS = 0.25, ("params", "macs"), 2
 
 
-def as_fast(setting: Setting, unit: str, seed: int) -> api.Result:
-    """A student whose budget is the predicted latency of the other."""
+def as_fast(setting: Setting, unit: str, seed: int, join: int = 1) -> api.Result:
+    """A student whose budget is the predicted latency of the other; its layers see one frame for each `join` of the front end's."""
     other = dphubert(setting, unit, KEEP, seed).out
     ours, theirs = (load_latency().total(load_pretrained(str(each)).shape) for each in (other, setting.teacher))
     keep = round(float(ours) / float(theirs), 4)
-    name = f"latency-as-{unit}-{KEEP * 100:.0f}"
-    return setting.compress(name, seed, "dphubert-demo", [], budget="latency", keep=keep, steps=setting.steps)
+    name, extra = f"latency-as-{unit}-{KEEP * 100:.0f}", []
+    if join > 1:
+        name, extra = f"join-{join}-{name}", [f"student.join={join}"]
+    return setting.compress(name, seed, "dphubert-demo", extra, budget="latency", keep=keep, steps=setting.steps)
 
 
 def pairs(setting: Setting, seeds: list[int]) -> Iterator[Row]:
@@ -37,6 +39,7 @@ def pairs(setting: Setting, seeds: list[int]) -> Iterator[Row]:
             share = f"{unit}-{KEEP * 100:.0f}"
             yield f"dphubert-{share}", seed, partial(dphubert, setting, unit, KEEP, seed)
             yield f"latency-as-{share}", seed, partial(as_fast, setting, unit, seed)
+        yield f"join-2-latency-as-{share}", seed, partial(as_fast, setting, unit, seed, join=2)
 
 
 def main() -> None:

@@ -67,22 +67,27 @@ class Features:
             return torch.ones(rows, frames, dtype=torch.bool, device=self.last.device)
         return torch.arange(frames, device=self.last.device) < self.lengths[:, None]
 
-    def on_frames(self, frames: int) -> Features:
-        """The same on exactly `frames` frames: models round the length of a recording up or down, by a frame or two.
+    def on_frames(self, frames: int, join: int = 1) -> Features:
+        """The same on exactly `frames` frames of `join` frames each, beside one another: (B, frames, join D).
 
-        ValueError when the frame rates differ.
+        Models round the length of a recording up or down, by a frame or two. ValueError when the frame rates differ otherwise.
         """
-        there = self.last.shape[1]
-        if there == frames:
+        there, wanted = self.last.shape[1], frames * join
+        if there == frames and join == 1:
             return self
-        if abs(there - frames) > max(2, frames // 50):
-            raise ValueError(f"the teacher gives {there} frames where the student gives {frames}: their frame rates differ")
+        if abs(there - wanted) > max(2 * join, wanted // 50):
+            times = f" times {join}" if join > 1 else ""
+            raise ValueError(
+                f"the teacher gives {there} frames where the student gives {frames}{times}: their frame rates differ"
+            )
 
         def fit(x: Tensor) -> Tensor:
-            return x[:, :frames] if there > frames else torch.cat([x, x[:, -1:].expand(-1, frames - there, -1)], dim=1)
+            x = x[:, :wanted] if there >= wanted else torch.cat([x, x[:, -1:].expand(-1, wanted - there, -1)], dim=1)
+            return x.unflatten(1, (frames, join)).flatten(2) if join > 1 else x
 
         hidden = [fit(x) for x in self.hidden]
-        return Features(hidden, self.lengths, fit(self.embedded), fit(self.last), [fit(x) for x in self.ffn])
+        lengths = None if self.lengths is None else self.lengths // join
+        return Features(hidden, lengths, fit(self.embedded), fit(self.last), [fit(x) for x in self.ffn])
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ SHAPES = {
     "no-attention-or-ffn": dataclasses.replace(HUBERT, layers=(layer(attention=False), layer(has_ffn=False), layer())),
     "position-kept": dataclasses.replace(HUBERT, position=PositionConfig(8, 4, kept=(1, 3))),
     "position-none-kept": dataclasses.replace(HUBERT, position=PositionConfig(8, 4, kept=())),
+    "joined": dataclasses.replace(HUBERT, frontend=FrontendConfig(CONVS, join=3)),
     "w2v-bert": W2V_BERT,
     "conformer": CONFORMER,
     "conformer-rotary": dataclasses.replace(CONFORMER, distance=DistanceConfig("rotary")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -39,6 +41,7 @@ SHAPES = {
     "group norm": EncoderConfig(front(), 32, PositionConfig(16, 4), LAYERS),
     "group norm with bias": EncoderConfig(front(bias=True), 32, PositionConfig(15, 4), LAYERS),
     "layer norm": EncoderConfig(front("layer", bias=True), 32, PositionConfig(128, 4), LAYERS, norm_first=True),
+    "joined": EncoderConfig(dataclasses.replace(front(), join=2), 32, PositionConfig(16, 4), LAYERS),
     "relu": EncoderConfig(front(activation="relu"), 32, PositionConfig(16, 4), LAYERS, activation="relu"),
     "silu": EncoderConfig(front(activation="silu"), 32, PositionConfig(16, 4), LAYERS, activation="silu"),
     "over padding": EncoderConfig(front(norm_over_padding=True), 32, PositionConfig(19, 4, depth=3, norm=True), LAYERS),

@@ -60,6 +60,7 @@ STYLES = {
         BASE, frontend=dataclasses.replace(NORMED, bias=False), position=PositionConfig(7, 4, depth=5, norm=True)
     ),
     "no-projection-norm": dataclasses.replace(BASE, frontend=dataclasses.replace(BASE.frontend, projection_norm=False)),
+    "joined": dataclasses.replace(BASE, frontend=dataclasses.replace(BASE.frontend, join=2)),
     # one layer in the middle of another kind
     "mixed": dataclasses.replace(
         CONFORMER, layers=(HALVES, LAYER, HALVES), convolution=BATCH_NORMED, position=PositionConfig(8, 4)

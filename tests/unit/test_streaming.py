@@ -295,6 +295,19 @@ def test_what_a_model_may_be(teacher_folder: Path) -> None:
     assert type(by_name.encoder.layers[0].attention) is Attention  # streams have layers of their own
 
 
+def test_joined_frames_in_the_teachers_space() -> None:
+    """As many frames as the teacher, at the teacher's times."""
+    model = model_of("joined")
+    model.projections = TeacherSpace({"all": [0, 1, 2, 3]}, 48, 64, join=2).eval()
+    wave = audio(model)
+    found, want = streamed(model, wave, (4, 6, 1), [77]), limited(model, wave, *seconds(model, (4, 6, 1)))
+    assert found.last.shape == (1, 2 * found.embedded.shape[1], 64)
+    assert difference(found, want) < ATOL
+    assert model.config is not None
+    alone = model.config.frontend.apart
+    assert (found.stride, found.kernel) == (want.stride, want.kernel) == (alone.stride, alone.kernel)
+
+
 def test_features_in_the_teachers_space() -> None:
     model = model_of("hubert-base")
     model.projections = TeacherSpace({"low": [0, 1], "high": [3]}, 48, 64).eval()

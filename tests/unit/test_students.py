@@ -37,6 +37,26 @@ def test_spaced_layers_end_with_the_teachers_last(teacher: Pretrained) -> None:
     torch.testing.assert_close(made.layers[1].state_dict(), teacher.encoder.layers[2].state_dict())
 
 
+@pytest.mark.parametrize("name", ["copy", "layers", "narrow"])
+def test_a_student_that_joins_frames_starts_from_their_mean(name: str, teacher: Pretrained) -> None:
+    cls, wave = STUDENTS.get(name), torch.randn(2, 8000)
+    student = cls(cls.Config(join=2)).build(teacher).eval()
+    ours, theirs = student(wave, torch.tensor([8000, 5000])), teacher.encoder(wave).hidden[0]
+    pairs = theirs[:, : theirs.shape[1] // 2 * 2].unflatten(1, (-1, 2)).mean(2)
+    assert ours.lengths is not None
+    assert ours.lengths.tolist() == [12, 7]
+    torch.testing.assert_close(ours.hidden[0][0], pairs[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(student.config.frontend.stride, 640)
+
+
+def test_a_random_student_may_join_frames() -> None:
+    cls = STUDENTS.get("random")
+    small = {"dim": 32, "depth": 1, "heads": 2, "ffn_dim": 16, "position_kernel": 4, "position_groups": 2, "conv_dims": (4,) * 7}
+    for frontend in ("wave", "fbank"):
+        made = cls(cls.Config(join=3, frontend=frontend, **small)).build(None).eval()
+        assert made(torch.randn(1, 16_000)).last.shape[1] == 16
+
+
 def test_more_layers_than_the_teacher_has_are_refused(teacher: Pretrained) -> None:
     cls = STUDENTS.get("layers")
     with pytest.raises(ValueError, match="the teacher has 3"):

@@ -299,6 +299,32 @@ def test_features_are_put_on_the_students_frames() -> None:
         features.on_frames(20)
 
 
+def test_the_teachers_frames_are_joined_where_the_student_has_fewer() -> None:
+    x = torch.arange(22.0).view(1, 11, 2)
+    joined = Features([x], None, x, x).on_frames(5, join=2).last
+    assert joined.shape == (1, 5, 4)
+    assert torch.equal(joined[0, 3], torch.tensor([12.0, 13, 14, 15]))
+    with pytest.raises(ValueError, match="11 times 2: their frame rates differ"):
+        Features([x], None, x, x).on_frames(11, join=2)
+    with pytest.raises(ValueError, match="480 samples apart and the teacher's 320"):
+        Shape(8, 2, stride=320).for_student(Shape(8, 2, stride=480))
+
+
+def test_a_student_may_have_half_the_frames(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    """Time reduction: trained and pruned like any other; in the teacher's space it has the teacher's frames."""
+    result = small(teacher_folder, speech_folder, tmp_path / "s", ["student.join=2"], budget="macs")
+    assert result.met
+    wave = torch.randn(2, 16_000)
+    student, teacher = sottovoce.load(tmp_path / "s"), sottovoce.load(teacher_folder)
+    assert (student(wave).last.shape[1], teacher(wave).last.shape[1]) == (24, 49)
+    there = sottovoce.load(tmp_path / "s", space="teacher")
+    found = there(wave, [16_000, 9_000])
+    assert found.hidden[-1].shape == (2, 48, 32)
+    assert found.lengths is not None
+    assert found.lengths.tolist() == [48, 26]
+    assert (student.frame_rate, there.frame_rate) == (25.0, 50.0)
+
+
 def test_a_masked_teacher_speaks_at_the_frames_that_the_student_sees() -> None:
     """ARMHuBERT's rule: masked frames want the clean teacher, the others the teacher on masked audio (arXiv 2305.11685)."""
     seen: list[torch.Tensor | None] = []

@@ -128,7 +128,7 @@ def _call(module: nn.Module, calls: Sequence[tuple[Any, ...]]) -> Callable[[], o
 
 
 def _projection(encoder: Encoder, x: Tensor) -> Callable[[], object]:
-    return lambda: encoder.frontend.projection(encoder.frontend.norm(x))
+    return lambda: encoder.frontend.projected(x)
 
 
 def _norms(config: EncoderConfig, seconds: float, count: int) -> Callable[[], object]:

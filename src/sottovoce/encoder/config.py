@@ -75,6 +75,7 @@ class FrontendConfig(Shape):
     """Waveform convolutions, or a filter bank, then layer norm and projection to the encoder's width.
 
     fbank: the filter bank, in place of convolutions (`convs` is empty and what is said of them does not matter).
+    join: so many frames in a row, after the norm, become one in the projection (time reduction, as FitHuBERT's, arXiv 2207.00555).
     norm: "group", one norm per channel over time after the first convolution (the Base models), or "layer", over channels after each.
     norm_over_padding: compute the group norm over padded samples too, and let a row of positional convolutions (data2vec-audio) and
     the convolutions of Conformer layers (wav2vec2-conformer) see padding, as transformers and fairseq do. The default leaves
@@ -88,13 +89,29 @@ class FrontendConfig(Shape):
     activation: str = "gelu"
     norm_over_padding: bool = False
     fbank: FbankConfig | None = field(default=None, metadata=LATER)
+    join: int = field(default=1, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        if self.join < 1:
+            raise ValueError(f"frontend.join is {self.join}; at least one frame makes a frame")
 
     @property
     def steps(self) -> tuple[tuple[int, int], ...]:
         """Kernel and stride of everything that moves along time."""
+        joined = ((self.join, self.join),) if self.join > 1 else ()
         if self.fbank is not None:
-            return ((self.fbank.size, self.fbank.hop), (self.fbank.stack, self.fbank.stack))
-        return tuple((conv.kernel, conv.stride) for conv in self.convs)
+            return ((self.fbank.size, self.fbank.hop), (self.fbank.stack, self.fbank.stack), *joined)
+        return (*((conv.kernel, conv.stride) for conv in self.convs), *joined)
+
+    @property
+    def width(self) -> int:
+        """Of a frame before frames are joined and projected."""
+        return self.fbank.dim if self.fbank is not None else self.convs[-1].dim
+
+    @property
+    def apart(self) -> FrontendConfig:
+        """The same without joining frames."""
+        return dataclasses.replace(self, join=1)
 
     @property
     def kernel(self) -> int:

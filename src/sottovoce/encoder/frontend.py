@@ -48,9 +48,8 @@ class WaveFrontend(nn.Module):
             ConvBlock(dims[i], conv, norms[i], config.bias, config.activation) for i, conv in enumerate(config.convs)
         )
         self.fbank = Fbank(config.fbank) if config.fbank is not None else None
-        width = config.fbank.dim if config.fbank is not None else dims[-1]
-        self.norm = LayerNorm(width, eps) if config.projection_norm else nn.Identity()
-        self.projection = Linear(width, dim)
+        self.norm = LayerNorm(config.width, eps) if config.projection_norm else nn.Identity()
+        self.projection = Linear(config.width * config.join, dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, wave: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -62,8 +61,19 @@ class WaveFrontend(nn.Module):
             x = self.fbank(wave, lengths).to(self.projection.weight.dtype)
         else:
             x = self.convolved(wave, lengths)
-        x = self.dropout(self.projection(self.norm(x)))
+        x = self.dropout(self.projected(x))
         return x, None if lengths is None else self.config.frames(lengths).clamp(min=0)
+
+    def projected(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T / join, D); frames that are too few to be joined are left out.
+
+        Joined frames stand beside each other channel by channel, so that a channel that is cut takes neighbouring columns with it.
+        """
+        x, join = self.norm(x), self.config.join
+        if join > 1:
+            x = x[:, : x.shape[1] // join * join].unflatten(1, (-1, join)).transpose(2, 3).flatten(2)
+        projected: Tensor = self.projection(x)
+        return projected
 
     def convolved(self, wave: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, S) -> (B, T, C)."""

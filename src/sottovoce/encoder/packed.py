@@ -170,7 +170,7 @@ class PackedFrontend(WaveFrontend):
         self.packed = nn.ModuleList(PackedConv(block) for block in self.convs if isinstance(block, ConvBlock))
 
     def convolved(self, wave: Tensor, lengths: Tensor | None) -> Tensor:
-        shape: FrontendConfig = self.config
+        shape: FrontendConfig = self.config.apart
         wave = wave.float()
         whole = lengths is None or shape.norm_over_padding
         sizes = [wave.shape[1]] * len(wave) if whole or lengths is None else lengths.tolist()
@@ -188,11 +188,12 @@ class PackedFrontend(WaveFrontend):
             wave = wave - wave.double().mean().float()  # the norm takes it away; without it, the moments keep their digits
             own = first.normed(wave, first.norm)
         frames = -(-len(out) // STEP) * STEP
-        samples = (frames - 1) * self.config.stride + self.config.kernel
+        stride, kernel = self.config.apart.stride, self.config.apart.kernel
+        samples = (frames - 1) * stride + kernel
         wave = F.pad(wave, (0, 0, 0, max(0, samples - len(wave))))
         for begin in range(0, frames, PIECE):
             end = min(begin + PIECE, frames)
-            x = wave[begin * self.config.stride : (end - 1) * self.config.stride + self.config.kernel]
+            x = wave[begin * stride : (end - 1) * stride + kernel]
             x = first(x, *own)
             for conv in rest:
                 x = conv(x)

@@ -37,6 +37,7 @@ def save_student(
     preprocessor: Mapping[str, Any] | None = None,
     projections: Mapping[str, nn.Linear] | None = None,
     layers: Mapping[str, Sequence[int]] | None = None,
+    join: int = 1,
     teacher: str,
     card: Card | None = None,
 ) -> None:
@@ -44,7 +45,8 @@ def save_student(
 
     normalize: whether the encoder wants waveforms of zero mean and unit variance. preprocessor: the teacher's
     preprocessor_config.json. projections: linear maps of student width -> teacher width, by name; layers: for each name, the
-    student layers (0 is the front end) that were distilled through it. teacher: its source as the user gave it; of a folder, only
+    student layers (0 is the front end) that were distilled through it. join: how many frames of the teacher a projection gives for
+    each of the student's. teacher: its source as the user gave it; of a folder, only
     the last part is written down. Files in `folder` that are not the student's stay; a kill at any moment leaves the old student
     or the new.
 
@@ -59,7 +61,7 @@ def save_student(
     _check_folder(folder)
     projections, layers = dict(projections or {}), dict(layers or {})
     shape = encoder.config
-    teacher_dim = _check_projections(projections, layers, shape)
+    teacher_dim = _check_projections(projections, layers, shape, join)
     teacher = Path(teacher).expanduser().resolve().name if Path(teacher).expanduser().is_dir() else teacher
 
     tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
@@ -81,6 +83,7 @@ def save_student(
         "num_hidden_layers": len(shape.layers),
         "normalize": bool(normalize),
         "teacher_dim": teacher_dim,
+        **({"teacher_frames": join} if join > 1 else {}),
         "projections": {name: list(indexes) for name, indexes in layers.items()},
         "encoder": shape.to_dict(),
     }
@@ -125,7 +128,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_projections(
-    projections: Mapping[str, nn.Linear], layers: Mapping[str, Sequence[int]], shape: EncoderConfig
+    projections: Mapping[str, nn.Linear], layers: Mapping[str, Sequence[int]], shape: EncoderConfig, join: int
 ) -> int | None:
     """Their common output width, or ``None`` without projections."""
     if set(projections) != set(layers):
@@ -136,11 +139,11 @@ def _check_projections(
     if len(set(indexes)) < len(indexes) or any(not 0 <= index <= len(shape.layers) for index in indexes):
         raise ValueError(f"a layer has one projection at most, and there are layers 0 to {len(shape.layers)}; got {dict(layers)}")
     widths = {(linear.in_features, linear.out_features) for linear in projections.values()}
-    if len(widths) > 1 or any(width != shape.dim for width, _ in widths):
+    if len(widths) > 1 or any(width != shape.dim or out % join for width, out in widths):
         raise ValueError(
             f"projections must all lead from the student's width, {shape.dim}, to the teacher's; got {sorted(widths)}"
         )
-    return widths.pop()[1] if widths else None
+    return widths.pop()[1] // join if widths else None
 
 
 def _preprocessor(teachers: Mapping[str, Any], normalize: bool) -> dict[str, Any]:
@@ -176,8 +179,13 @@ class Speech(nn.Module):
         self.encoder, self.config, self.normalize, self.projections = encoder, config, normalize, projections
 
     @property
+    def join(self) -> int:
+        """Frames that come out for each of the encoder's: more than one in the space of a teacher whose frames the student joins."""
+        return 1 if self.projections is None else self.projections.join
+
+    @property
     def frame_rate(self) -> float | None:
-        return None if self.config is None else SAMPLE_RATE / self.config.frontend.stride
+        return None if self.config is None else SAMPLE_RATE / self.config.frontend.stride * self.join
 
     def forward(self, wave: Tensor | NDArray[Any], lengths: Tensor | NDArray[Any] | Sequence[int] | None = None) -> Features:
         """wave: (S,) or (B, S) floats, not normalised; lengths: valid samples per row when rows are padded on the right.
@@ -201,7 +209,8 @@ class Speech(nn.Module):
         if self.projections is None:
             return features
         hidden = self.projections(features.hidden)
-        return Features(hidden, features.lengths, features.embedded, hidden[-1])
+        frames = None if features.lengths is None else features.lengths * self.join
+        return Features(hidden, frames, features.embedded, hidden[-1])
 
 
 def _lengths(lengths: Tensor | NDArray[Any] | Sequence[int], wave: Tensor) -> Tensor:
@@ -241,7 +250,8 @@ def load(
     if space == "teacher":
         if not found.projections:
             raise missing(str(source))
-        projections = TeacherSpace(found.hf_config["projections"], found.shape.dim, found.hf_config["teacher_dim"])
+        want = found.hf_config
+        projections = TeacherSpace(want["projections"], found.shape.dim, want["teacher_dim"], want.get("teacher_frames", 1))
         projections.load_state_dict(found.projections)
     encoder: nn.Module = found.encoder
     if fast:

@@ -42,7 +42,7 @@ class SottovoceModel(PreTrainedModel):
         super().__init__(config)
         self.shape = EncoderConfig.from_dict(config.encoder)
         self.encoder = Encoder(self.shape)
-        self.projections = TeacherSpace(config.projections, self.shape.dim, config.teacher_dim or 0)
+        self.projections = TeacherSpace(config.projections, self.shape.dim, config.teacher_dim or 0, config.teacher_frames)
         self.post_init()
 
     def forward(
@@ -63,7 +63,7 @@ class SottovoceModel(PreTrainedModel):
         space="teacher": what the student says of the teacher's hidden states, (B, T, teacher_dim). Projections were trained on a
         layer's bare output, so here ``hidden_states[0]`` is the front end's before positions and the last one comes before any
         final norm. Layers between the distilled ones: see `TeacherSpace`. ValueError when the student was saved without
-        projections.
+        projections. A student of fewer frames than its teacher gives as many as the teacher there: T is larger.
         """
         check_space(space)
         if output_attentions:

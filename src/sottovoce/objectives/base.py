@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from sottovoce.types import Batch, Features, Loss
@@ -13,10 +14,39 @@ from sottovoce.types import Batch, Features, Loss
 
 @dataclass(frozen=True)
 class Shape:
-    """What an objective may know of an encoder: its width and how many layers it has."""
+    """What an objective may know of an encoder: its width and how many layers it has.
+
+    stride: samples from one of its frames to the next; 0 where that is not known. join: how many of its frames each of the student's
+    stands for; they lie beside one another, and `dim` is the width of all of them.
+    """
 
     dim: int
     depth: int
+    stride: int = 0
+    join: int = 1
+
+    def for_student(self, student: Shape) -> Shape:
+        """This teacher as `student` sees it. ValueError unless the student's frames are whole numbers of the teacher's."""
+        if not self.stride or not student.stride or self.stride == student.stride:
+            return self
+        join, rest = divmod(student.stride, self.stride)
+        if rest or not join:
+            raise ValueError(
+                f"the student's frames are {student.stride} samples apart and the teacher's {self.stride}: "
+                "one frame of the student must stand for a whole number of the teacher's"
+            )
+        return replace(self, dim=self.dim * join, join=join)
+
+
+def identity_(linear: nn.Linear, teacher: Shape) -> nn.Linear:
+    """`linear` set to say its input once for each frame that is joined, as far as the widths allow, without a bias."""
+    with torch.no_grad():
+        linear.weight.zero_()
+        for frame in linear.weight.split(teacher.dim // teacher.join):
+            frame.fill_diagonal_(1.0)
+        if linear.bias is not None:
+            linear.bias.zero_()
+    return linear
 
 
 class Objective(nn.Module):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from sottovoce.objectives.base import Objective, Shape, layer_index
+from sottovoce.objectives.base import Objective, Shape, identity_, layer_index
 from sottovoce.objectives.distance import Distance
 from sottovoce.registry import OBJECTIVES
 from sottovoce.types import Batch, Features, Loss
@@ -36,10 +36,7 @@ class LayerToLayer(Objective):
             name = "-".join(map(str, dict.fromkeys(own)))  # a shallow student's shares of the depth may fall on one layer
             if name in self.maps:
                 raise ValueError(f"two groups of layers are the same student layers {name}; put them in one group")
-            projection = nn.Linear(student.dim, teacher.dim)
-            nn.init.eye_(projection.weight)
-            nn.init.zeros_(projection.bias)
-            self.maps[name] = projection
+            self.maps[name] = identity_(nn.Linear(student.dim, teacher.dim), teacher)
             self.pairs += [(name, mine, layer_index(spec, teacher.depth)) for mine, spec in zip(own, group, strict=True)]
         if not self.pairs:
             raise ValueError("layer_to_layer needs at least one layer to compare")

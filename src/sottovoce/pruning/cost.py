@@ -43,7 +43,8 @@ def _params_and_macs(config: EncoderConfig, of: Piece) -> tuple[Width, Width]:
             return 0, of.inputs * units * frames
         case "projection":
             norm = 2 * of.inputs if config.frontend.projection_norm else 0
-            return norm + (of.inputs + 1) * dim, of.inputs * dim * frames
+            heard = of.inputs * of.kernel
+            return norm + (heard + 1) * dim, heard * dim * frames
         case "position":
             scales = 0 if config.position is None or config.position.kept is None else units
             padded = frames + 1 - of.kernel % 2  # an even kernel computes one frame too many

@@ -134,8 +134,8 @@ def _terms(dim: int, of: Piece) -> dict[str, Width]:
         case "fbank":
             return {"macs": of.inputs * units * frames}
         case "projection":
-            moved = {"inputs": of.inputs * frames, "outputs": dim * frames}
-            return {"macs": of.inputs * (dim * frames), **moved}
+            heard = of.inputs * of.kernel
+            return {"macs": heard * (dim * frames), "inputs": heard * frames, "outputs": dim * frames}
         case "position":
             outputs = of.size * of.depth * frames
             return {"macs": units * (of.size * of.kernel * outputs), "outputs": units * outputs}

@@ -142,7 +142,7 @@ def _convs(config: EncoderConfig) -> list[Group]:
             # would change the statistics of all channels and could only be kept as an extra vector ("dummy_weight").
             if frontend.projection_norm:
                 slices += [Slice("frontend.norm.weight", 0), Slice("frontend.norm.bias", 0)]
-            slices.append(Slice("frontend.projection.weight", 1, scale=True))
+            slices.append(Slice("frontend.projection.weight", 1, frontend.join, scale=True))
         groups.append(Group(at, "conv", conv.dim, tuple(slices), minimum=1, index=i))
     return groups
 

@@ -28,7 +28,7 @@ class Piece:
     heads, feed-forward units, norms. size: channels in each unit (of "relative": rows of the table). inputs: numbers in a frame that
     goes in, where that is not the encoder's width. style: the norm of a convolution ("group", "layer", "batch"), or how attention
     knows distances ("" if it does not). part: 1, or 0 when the whole part is gone. kernel, stride: of a convolution, in steps of
-    its input. depth: convolutions in a row.
+    its input; of the projection, the frames that it joins. depth: convolutions in a row.
     """
 
     name: str
@@ -84,9 +84,11 @@ def walk(config: EncoderConfig, widths: Mapping[str, Width] | None, seconds: flo
         frames = (frames - frontend.fbank.size) // frontend.fbank.hop + 1
         yield Piece("frontend.fbank", "fbank", frames, frontend.fbank.mels, inputs=BINS)
         last, frames = frontend.fbank.dim, frames // frontend.fbank.stack
+    join = frontend.join
+    frames //= join
     if frames < 1:
         raise ValueError(f"{seconds} s are too short for one frame")
-    yield Piece("frontend.projection", "projection", frames, config.dim, inputs=last)
+    yield Piece("frontend.projection", "projection", frames, config.dim, inputs=last, kernel=join, stride=join)
     if position is not None:
         size = config.dim // position.groups
         yield Piece("position", "position", frames, known["position"], size=size, kernel=position.kernel, depth=position.depth)

@@ -31,7 +31,8 @@ def describe(source: str) -> dict[str, Any]:
         "dim": config.dim,
         "frame_rate": 16_000 / frontend.stride,
         "convs": [{"dim": conv.dim, "kernel": conv.kernel, "stride": conv.stride} for conv in frontend.convs],
-        "frontend_dim": frontend.convs[-1].dim if frontend.fbank is None else frontend.fbank.dim,
+        "frontend_dim": frontend.width,
+        "frontend_join": frontend.join,
         "layers": layers,
         "parts": {name: {"params": int(cost.params), "macs_per_s": float(cost.macs)} for name, cost in costs.items()},
         "total": {"params": int(everything.params), "macs_per_s": float(everything.macs)},
@@ -51,7 +52,8 @@ def show(found: dict[str, Any]) -> None:
         column.justify = "right"
     named = {f"frontend.convs.{i}": (f"conv {i + 1}", f"{conv['dim']} channels") for i, conv in enumerate(found["convs"])}
     named["frontend.fbank"] = ("filter bank", f"{found['frontend_dim']} per frame")
-    named["frontend.projection"] = ("projection", f"{found['frontend_dim']} to {found['dim']}")
+    times = f"{found['frontend_join']} x " if found["frontend_join"] > 1 else ""
+    named["frontend.projection"] = ("projection", f"{times}{found['frontend_dim']} to {found['dim']}")
     for i, layer in enumerate(found["layers"]):
         heads = f"{layer['heads']} heads of {layer['head_dim']}" if layer["heads"] else "constant"
         named[f"layers.{i}.attention"] = (f"layer {i + 1} attention", heads if layer["attention"] else "removed")

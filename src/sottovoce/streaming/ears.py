@@ -71,8 +71,7 @@ class Ears:
             x = self.convolved(known, samples)
         self.taken += count
         self.waiting = [wave[:, count * self.shape.stride :].clone()]
-        frames: Tensor = self.frontend.projection(self.frontend.norm(x))
-        return frames
+        return self.frontend.projected(x)
 
     def new(self, x: Tensor, hop: int) -> None:
         """Adds to the inner sums those of `x` (B, C, steps of `hop` samples from frame `taken` on) that were not there before."""
@@ -84,6 +83,7 @@ class Ears:
         self.new(logs.transpose(1, 2), fbank.config.hop)
         mean, variance = (x.transpose(1, 2) for x in self.inner.moments())
         variance = variance * (self.inner.count / max(1, self.inner.count - 1))
+        count *= self.shape.join
         x = (logs[:, : count * fbank.config.stack] - mean) * torch.rsqrt(variance + 1e-7)
         return x.float().reshape(len(x), count, fbank.config.dim)
 

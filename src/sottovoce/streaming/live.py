@@ -123,10 +123,8 @@ class Stream:
             pieces = [self._piece([none] * (len(self.encoder.layers) + 1), none, none, self.first)]
         hidden = [torch.cat(states, dim=1) for states in zip(*(piece.hidden for piece in pieces), strict=True)]
         embedded, last = (torch.cat([getattr(piece, name) for piece in pieces], dim=1) for name in ("embedded", "last"))
-        if self.model.projections is not None:
-            hidden = self.model.projections(hidden)
-            last = hidden[-1]
-        return self._piece(hidden, embedded, last, pieces[0].first)
+        piece = self._piece(hidden, embedded, last, pieces[0].first)
+        return piece if self.model.projections is None else piece.through(self.model.projections)
 
 
 class Memory(Sight):

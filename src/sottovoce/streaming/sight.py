@@ -20,6 +20,7 @@ from ..encoder.conformer import Convolution
 from ..encoder.distance import SinusoidDistance, sinusoids
 from ..encoder.modules import Offset
 from ..encoder.position import ConvPosition
+from ..export.space import TeacherSpace
 from ..types import SAMPLE_RATE, Features
 
 
@@ -172,6 +173,13 @@ class Piece(Features):
     first: int = 0
     stride: int = 320
     kernel: int = 400
+
+    def through(self, projections: TeacherSpace) -> Piece:
+        """The same in the teacher's space."""
+        hidden, join = projections(self.hidden), projections.join
+        step = self.stride // join
+        kernel = self.kernel - (join - 1) * step
+        return Piece(hidden, None, self.embedded, hidden[-1], first=self.first * join, stride=step, kernel=kernel)
 
     @property
     def times(self) -> Tensor:

@@ -47,10 +47,8 @@ def limited(
     found = Walk(encoder, sight)(x[:, sight.at])
     hidden = [state[:, :frames] for state in found.hidden]
     last = found.last[:, :frames]
-    if model.projections is not None:
-        hidden = model.projections(hidden)
-        last = hidden[-1]
-    return Piece(hidden, None, found.embedded[:, :frames], last, stride=shape.stride, kernel=shape.kernel)
+    piece = Piece(hidden, None, found.embedded[:, :frames], last, stride=shape.stride, kernel=shape.kernel)
+    return piece if model.projections is None else piece.through(model.projections)
 
 
 def front(model: Speech, encoder: Encoder, wave: Tensor, limits: Limits) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sottovoce.encoder import Encoder
 from sottovoce.families import Pretrained
 from sottovoce.registry import STUDENTS
-from sottovoce.students.base import Student, own_encoder
+from sottovoce.students.base import Joining, Student, own_encoder
 
 
 @STUDENTS.register("copy")
@@ -18,8 +18,9 @@ class Copy(Student):
     is_teacher = True
 
     @dataclass(frozen=True)
-    class Config:
-        """Nothing to choose."""
+    class Config(Joining):
+        """Time reduction is all there is to choose; there is none in DPHuBERT."""
 
     def build(self, teacher: Pretrained | None) -> Encoder:
-        return copy.deepcopy(own_encoder(teacher))
+        want: Copy.Config = self.config
+        return want.joined(copy.deepcopy(own_encoder(teacher)))

@@ -9,7 +9,7 @@ from typing import Literal
 from sottovoce.encoder import Encoder
 from sottovoce.families import Pretrained
 from sottovoce.registry import STUDENTS
-from sottovoce.students.base import Student, own_encoder
+from sottovoce.students.base import Joining, Student, own_encoder
 
 
 @STUDENTS.register("layers")
@@ -17,7 +17,7 @@ class Layers(Student):
     """The teacher's front end and some of its layers, weights copied: the first ones (DistilHuBERT) or evenly spaced ones (DistilXLSR)."""
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Joining):
         """count: how many layers (2 in DistilHuBERT). which: "first", or "spaced", every depth/count-th layer, the last one included."""
 
         count: int = 2
@@ -26,7 +26,7 @@ class Layers(Student):
     def build(self, teacher: Pretrained | None) -> Encoder:
         encoder = own_encoder(teacher)
         want: Layers.Config = self.config
-        return take(encoder, chosen(len(encoder.layers), want.count, want.which))
+        return want.joined(take(encoder, chosen(len(encoder.layers), want.count, want.which)))
 
 
 def chosen(depth: int, count: int, which: str) -> list[int]:

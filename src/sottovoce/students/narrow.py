@@ -18,7 +18,7 @@ from sottovoce.pruning.apply import named_tensors
 from sottovoce.pruning.cost import full_widths
 from sottovoce.pruning.plan import rebuild
 from sottovoce.registry import STUDENTS
-from sottovoce.students.base import Student, own_encoder
+from sottovoce.students.base import Joining, Student, own_encoder
 from sottovoce.students.layers import chosen, take
 
 UNITS = ("conv", "head", "ffn", "glu")  # whose number a student may choose
@@ -33,7 +33,7 @@ class Narrow(Student):
     """
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Joining):
         """0, or nothing, for as many as the teacher has. dim: width of the residual stream, a multiple of the position groups.
 
         glu_dim: channels of Conformer convolutions. conv_dims: channels of the waveform front end. start: "cut", the teacher's
@@ -54,8 +54,8 @@ class Narrow(Student):
         made = take(encoder, chosen(depth, want.depth or depth, "spaced"))
         config = self.shape(made.config)
         if want.start == "random":
-            return Encoder(config).reset_parameters()
-        return thinner(fewer_units(made, config), config.dim)
+            return want.joined(Encoder(config)).reset_parameters()
+        return want.joined(thinner(fewer_units(made, config), config.dim))
 
     def shape(self, config: EncoderConfig) -> EncoderConfig:
         """The wanted widths in the teacher's design. ValueError where they cannot be had."""

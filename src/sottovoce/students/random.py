@@ -30,6 +30,8 @@ class Random(Student):
     class Config:
         """like: folder or hub id whose shape is taken; otherwise the fields below, in HuBERT's layout (defaults: HuBERT Base).
 
+        join: so many frames of the front end become one before the first layer (time reduction).
+
         frontend: convolutions over the waveform (conv_dims, conv_kernels, conv_strides, norm), or a "fbank" of log-mel bands, which costs
         next to nothing. layer: "transformer", or "conformer" with convolutions over `kernel` frames and, in attention, learned
         distances up to `left` frames back and `right` ahead (w2v-BERT 2.0's layout, which has no positional convolution).
@@ -47,6 +49,7 @@ class Random(Student):
         conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
         position_kernel: int = 128
         position_groups: int = 16
+        join: int = 1
         norm: Literal["group", "layer"] = "group"
         norm_first: bool = False
         kernel: int = 31
@@ -98,8 +101,8 @@ class Random(Student):
     def front(self) -> FrontendConfig:
         want: Random.Config = self.config
         if want.frontend == "fbank":
-            return FrontendConfig((), fbank=FbankConfig())
+            return FrontendConfig((), fbank=FbankConfig(), join=want.join)
         if not len(want.conv_dims) == len(want.conv_kernels) == len(want.conv_strides):
             raise ValueError("student.conv_dims, conv_kernels and conv_strides must have the same length")
         sizes = zip(want.conv_dims, want.conv_kernels, want.conv_strides, strict=True)
-        return FrontendConfig(tuple(ConvConfig(*size) for size in sizes), norm=want.norm)
+        return FrontendConfig(tuple(ConvConfig(*size) for size in sizes), norm=want.norm, join=want.join)

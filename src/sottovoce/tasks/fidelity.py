@@ -109,7 +109,9 @@ class Fidelity(Task):
         heard = 0
         for batch in batches:
             student = model(batch.wave, batch.lengths)
-            teacher = reference(batch.wave, batch.lengths).on_frames(student.last.shape[1])
+            teacher = reference(batch.wave, batch.lengths)
+            frames = student.last.shape[1]
+            teacher = teacher.on_frames(frames, max(1, round(teacher.last.shape[1] / frames)))
             valid = student.valid()
             depth, height = len(student.hidden) - 1, len(teacher.hidden) - 1
             if not ours:

@@ -138,8 +138,9 @@ def drawn(out: Path) -> str:
 
 def feasible(run: Run) -> None:
     """ValueError before any training when the student can never be as small as asked."""
-    if run.teacher is not None and isinstance(run.teacher.encoder, Encoder) and STUDENTS.get(run.recipe.student.name).is_teacher:
-        gate(run.recipe.pruning, run.teacher.encoder, run.teacher.config)
+    design = STUDENTS.get(run.recipe.student.name)
+    if run.teacher is not None and isinstance(run.teacher.encoder, Encoder) and design.is_teacher:
+        gate(run.recipe.pruning, design(run.recipe.student.config).build(run.teacher), run.teacher.config)
 
 
 def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
@@ -160,6 +161,7 @@ def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
         preprocessor=teacher.preprocessor if teacher is not None else None,
         projections=projections,
         layers=layers,
+        join=learner.join,
         teacher=recipe.teacher,
         card=card(run, record),
     )
@@ -183,7 +185,7 @@ def describe(recipe: Recipe) -> dict[str, Any]:
         found["teacher"] |= cost_of(teacher.encoder)
         found["training_macs_at_most"] = 4 * seconds * found["teacher"]["macs_per_s"]
         if any(stage.prune for stage in recipe.stages.values()):
-            gated, budget = gate(recipe.pruning, teacher.encoder, teacher.config)
+            gated, budget = gate(recipe.pruning, student, teacher.config)
             kinds = Counter[str]()
             for group in gated.plan:
                 kinds[group.kind] += group.size

@@ -51,11 +51,13 @@ class Learner(nn.Module):
         augment: Augment | None = None,
     ) -> None:
         super().__init__()
-        shape = Shape(encoder.config.dim, len(encoder.config.layers))
+        shape = Shape(encoder.config.dim, len(encoder.config.layers), encoder.config.frontend.stride)
+        teacher = shape if teacher is None else teacher.for_student(shape)
         self.student: Encoder | GatedEncoder = encoder
         self.objectives = nn.ModuleDict(
-            {name: OBJECTIVES.get(part.name)(part.config, shape, teacher or shape) for name, part in objectives.items()}
+            {name: OBJECTIVES.get(part.name)(part.config, shape, teacher) for name, part in objectives.items()}
         )
+        self.join = teacher.join  # frames of the teacher for each of the student's
         self.kept: dict[str, list[int]] = {}  # of the student as the stage began, when units were cut for good since
         self.masking, self.augment = masking, augment or Augment()
         self.mask_vector = nn.Parameter(torch.empty(shape.dim).uniform_()) if any(self._each("masked")) else None
@@ -120,11 +122,12 @@ class Learner(nn.Module):
         if not self.needs_teacher:
             return {}
         frames, taps = drawn.valid.shape[1], any(self._each("teacher_taps"))
-        clean = teach(drawn.batch, None, taps).on_frames(frames)
+        clean = teach(drawn.batch, None, taps).on_frames(frames, self.join)
         if not any(self._each("masked_teacher")):
             return {False: clean}
         assert drawn.mask is not None
-        hidden, masked = drawn.mask[..., None], teach(drawn.batch, drawn.mask, taps).on_frames(frames)
+        hidden, over = drawn.mask[..., None], drawn.mask if self.join == 1 else drawn.mask.repeat_interleave(self.join, 1)
+        masked = teach(drawn.batch, over, taps).on_frames(frames, self.join)
 
         def mix(of_clean: list[Tensor], of_masked: list[Tensor]) -> list[Tensor]:
             return [torch.where(hidden, x, y) for x, y in zip(of_clean, of_masked, strict=True)]

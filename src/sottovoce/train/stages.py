@@ -69,7 +69,9 @@ def gate(pruning: PruningConfig, encoder: Encoder, teacher: EncoderConfig | None
 
 def shape_of(teacher: Pretrained | None) -> Shape | None:
     """What objectives need to know of the teacher."""
-    return None if teacher is None else Shape(teacher.dim, teacher.depth)
+    if teacher is None:
+        return None
+    return Shape(teacher.dim, teacher.depth, 0 if teacher.config is None else teacher.config.frontend.stride)
 
 
 def train(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str, Any]]:
