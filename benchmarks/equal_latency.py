@@ -4,7 +4,8 @@
 
 For each seed, a student at a quarter of the teacher's parameters and one at a quarter of its MACs; and for each of them one whose budget is
 the latency that was predicted for it. So the two of a pair take as long, and differ in what was counted while units were chosen. A third
-beside the one of MACs takes as long, too, and joins pairs of frames before its first layer (time reduction). At the end all are timed in turns, prepared for inference. Students of the testbed's table in the same --work are taken as they are.
+beside the one of MACs takes as long, too, and joins pairs of frames before its first layer (time reduction). At the end all are timed in
+turns, prepared for inference. Students of the testbed's table in the same --work are taken as they are.
 """
 
 from __future__ import annotations

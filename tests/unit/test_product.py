@@ -1,4 +1,4 @@
-"""Linear layers computed by oneDNN are linear layers."""
+"""Linear layers and convolutions computed by oneDNN are linear layers and convolutions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sottovoce.encoder import product
-from sottovoce.encoder.product import Linear, has_onednn
+from sottovoce.encoder.product import Conv1d, Linear, has_onednn
 
 pytestmark = pytest.mark.skipif(not has_onednn(), reason="needs oneDNN")
 
@@ -42,6 +42,31 @@ def test_views_and_frozen_weights() -> None:
     ours(x).sum().backward()
     torch.testing.assert_close(x.grad, theirs.weight.detach().sum(0).expand_as(x), atol=1e-5, rtol=1e-5)
     assert ours.weight.grad is None
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (2, 2), (1, 1), (3, 1), (10, 5), (2, 3), (5, 2)])
+def test_convolutions(kernel: int, stride: int, bias: bool) -> None:
+    """Values and gradients, of inputs however they lie in memory, alone and in a row."""
+    torch.manual_seed(0)
+    ours = nn.Sequential(Conv1d(6, 8, kernel, stride, bias=bias), nn.GELU(), Conv1d(8, 5, kernel, stride, bias=bias))
+    theirs = nn.Sequential(*(nn.Conv1d(*size, kernel, stride, bias=bias) if size else nn.GELU() for size in ((6, 8), (), (8, 5))))
+    theirs.load_state_dict(ours.state_dict())
+    for x in (torch.randn(3, 6, 60), torch.randn(3, 60, 6).transpose(1, 2), torch.randn(6, 3, 61).transpose(0, 1)):
+        grads = []
+        for layers in (ours, theirs):
+            given = x.clone(memory_format=torch.preserve_format).requires_grad_()
+            layers.zero_grad()
+            layers(given).square().sum().backward()
+            grads.append([given.grad, *(p.grad.clone() for p in layers.parameters())])
+        torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+        for a, b in zip(*grads, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_a_convolution_of_too_little_is_refused_as_ever() -> None:
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
+        Conv1d(6, 8, 3, 2)(torch.randn(1, 6, 2))
 
 
 def test_empty_batch() -> None:

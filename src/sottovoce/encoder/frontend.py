@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .config import ConvConfig, FrontendConfig
 from .filterbank import Fbank
 from .modules import ChannelNorm, LayerNorm, activation
-from .product import Linear
+from .product import Conv1d, Linear
 
 
 class ConvBlock(nn.Module):
@@ -19,7 +19,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, dim_in: int, config: ConvConfig, norm: str, bias: bool, act: str) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(dim_in, config.dim, config.kernel, config.stride, bias=bias)
+        self.conv = Conv1d(dim_in, config.dim, config.kernel, config.stride, bias=bias)
         self.norm: ChannelNorm | LayerNorm | None = None
         if norm == "group":
             self.norm = ChannelNorm(config.dim)
