@@ -15,17 +15,11 @@ Each runs in a process of its own, in turns; peak_gib is the process's.
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
-import statistics
-import subprocess
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import torch
+import turns
+from torch import Tensor
 
 ROWS, SECONDS, THREADS = 4, 10.0, 2
 CONTROLS = {
@@ -64,48 +58,25 @@ def worker(name: str, steps: int) -> None:
         found: Features = teacher(given.wave, given.lengths, taps=taps)
         return found
 
-    def step() -> None:
+    def loss() -> Tensor:
         drawn = learner.draw(batch)
         with torch.no_grad():
             targets = learner.targets(drawn, teach)
-        loss = learner(drawn, targets)["colld"]
-        (loss.total / loss.count).backward()
-        torch.nn.utils.clip_grad_norm_(weights, 10.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        found = learner(drawn, targets)["colld"]
+        return found.total / found.count
 
-    step()
-    times = []
-    for _ in range(steps):
-        began = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - began)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"seconds": [round(t, 3) for t in times], "peak_gib": round(peak, 2)}))
+    turns.timed(turns.update(loss, weights, optimizer), steps)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worker", choices=list(CONTROLS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3, help="timed steps per round")
-    parser.add_argument("--out", type=Path, default=Path("results/colld-step.json"))
-    options = parser.parse_args()
+    options = turns.options(__doc__, CONTROLS, steps=3, out="results/colld-step.json").parse_args()
     if options.worker:
         worker(options.worker, options.steps)
         return
-    found: dict[str, Any] = {name: {"seconds": [], "peak_gib": 0.0} for name in CONTROLS}
-    for _ in range(options.rounds):
-        for name, row in found.items():
-            command = [sys.executable, __file__, "--worker", name, "--steps", str(options.steps)]
-            got = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-            row["seconds"] += got["seconds"]
-            row["peak_gib"] = max(row["peak_gib"], got["peak_gib"])
-            print(name, got, flush=True)
+    found = turns.in_turns(CONTROLS, options.rounds)
     from sottovoce import ledger
 
     for row in found.values():
-        row["median"] = round(statistics.median(row["seconds"]), 3)
         row["times_layer_to_layer"] = round(row["median"] / found["layer-to-layer"]["median"], 3)
     shape = {"rows": ROWS, "seconds": SECONDS, "teacher": "12 x 512 Conformer", "student": "12 x 256 Conformer"}
     ledger.write(options.out, {**ledger.header("colld-step"), "threads": THREADS, "shape": shape, "results": found})

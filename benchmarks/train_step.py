@@ -11,21 +11,16 @@ live, with all gates open, and a step of the second stage; and from these, what 
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+import turns
 from torch import Tensor
+
+Ask = Callable[[Tensor], list[Tensor]]  # waveforms to the front end's output and that of every layer
 
 ROWS, SECONDS, LAYERS = 4, 10.0, (0, 4, 8, 12)
 
@@ -59,8 +54,11 @@ def build(sparsity: float) -> tuple[Any, Any, Any, Any]:
     return teacher, gated.train(), Budget(BudgetConfig("params", 0.15), shape, gated.plan), shape
 
 
-def loss_of(ours: list[Tensor], theirs: list[Tensor], maps: torch.nn.ModuleList) -> Tensor:
-    total = torch.zeros(())
+def distance(wave: Tensor, student: Ask, teacher: Ask, maps: torch.nn.ModuleList) -> Tensor:
+    """L1 and cosine between some layers of both; `maps`: one for the front end's output, one for layers."""
+    with torch.no_grad():
+        theirs = teacher(wave)
+    ours, total = student(wave), torch.zeros(())
     for i, layer in enumerate(LAYERS):
         x, y = maps[min(i, 1)](ours[layer]), theirs[layer]
         total = total + (x - y).abs().mean() - F.cosine_similarity(x, y, dim=-1).mean()
@@ -71,13 +69,29 @@ def heads() -> torch.nn.ModuleList:
     return torch.nn.ModuleList(torch.nn.Linear(768, 768) for _ in range(2))
 
 
-def optimizer_of(weights: list[Any], gated: Any, lagrangian: Any) -> torch.optim.AdamW:
+def first_stage(
+    wave: Tensor, student: Ask, teacher: Ask, weights: Iterable[Tensor], gates: Any, budget: Any, sparsity: float
+) -> Callable[[], None]:
+    """An update of `weights` and `gates`. student: with gates sampled anew whenever it is asked."""
+    from sottovoce.pruning import Lagrangian
+
+    lagrangian, maps = Lagrangian(), heads()
+    weights = [*weights, *maps.parameters()]
     groups = [
         {"params": weights, "lr": 2e-4},
-        {"params": list(gated.gates.parameters()), "lr": 0.02},
+        {"params": list(gates.parameters()), "lr": 0.02},
         {"params": list(lagrangian.parameters()), "lr": 0.02, "maximize": True},
     ]
-    return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+
+    def loss() -> Tensor:
+        return distance(wave, student, teacher, maps) + lagrangian(budget.sparsity(gates), sparsity)
+
+    return turns.update(loss, weights, torch.optim.AdamW(groups, weight_decay=0.0, fused=True))
+
+
+def states(encoder: Any) -> Ask:
+    """Of one of our encoders."""
+    return lambda wave: encoder(wave).hidden
 
 
 def ours(wave: Tensor, sparsity: float, live: bool = False) -> Any:
@@ -91,7 +105,7 @@ def ours(wave: Tensor, sparsity: float, live: bool = False) -> Any:
         assert kept is not None
         gated = shrink(gated, kept)
         budget = budget.of(gated.encoder.config, gated.plan)
-    return stepping(wave, fastest(teacher), gated, budget, sparsity)
+    return first_stage(wave, states(gated), states(fastest(teacher)), gated.encoder.parameters(), gated.gates, budget, sparsity)
 
 
 def distil(wave: Tensor, sparsity: float, stock: bool = False) -> Any:
@@ -100,26 +114,15 @@ def distil(wave: Tensor, sparsity: float, stock: bool = False) -> Any:
     from sottovoce.encoder.packed import fastest
 
     teacher, gated, _, _ = build(sparsity)
-    student = gated.cut()
-    maps = heads()
+    student, maps = gated.cut(), heads()
     weights = [*student.parameters(), *maps.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=1e-4, weight_decay=0.0, fused=True)
     if stock:
         product.HAS = False
         ask = hidden_states(stock_model().eval().requires_grad_(False))
     else:
-        fast = fastest(teacher)
-        ask = lambda x: fast(x).hidden  # noqa: E731
-
-    def step() -> None:
-        with torch.no_grad():
-            target = ask(wave)
-        loss_of(student(wave).hidden, target, maps).backward()
-        torch.nn.utils.clip_grad_norm_(weights, 10.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
+        ask = states(fastest(teacher))
+    return turns.update(lambda: distance(wave, states(student), ask, maps), weights, optimizer)
 
 
 def stock_model() -> Any:
@@ -130,8 +133,8 @@ def stock_model() -> Any:
     return HubertModel(HubertConfig(apply_spec_augment=False, attn_implementation="sdpa", **dict.fromkeys(rates, 0.0)))
 
 
-def hidden_states(model: Any) -> Callable[[Tensor], list[Tensor]]:
-    """The front end's output and that of every layer."""
+def hidden_states(model: Any) -> Ask:
+    """Of a model of transformers."""
     front: list[Tensor] = []
     model.feature_projection.register_forward_hook(lambda m, a, out: front.append(out[0] if isinstance(out, tuple) else out))
 
@@ -143,29 +146,8 @@ def hidden_states(model: Any) -> Callable[[Tensor], list[Tensor]]:
     return ask
 
 
-def stepping(wave: Tensor, teacher: Any, gated: Any, budget: Any, sparsity: float) -> Any:
-    from sottovoce.pruning import Lagrangian
-
-    lagrangian, maps = Lagrangian(), heads()
-    weights = [*gated.encoder.parameters(), *maps.parameters()]
-    optimizer = optimizer_of(weights, gated, lagrangian)
-
-    def step() -> None:
-        with torch.no_grad():
-            target = teacher(wave).hidden
-        loss = loss_of(gated(wave).hidden, target, maps) + lagrangian(budget.sparsity(gated.gates), sparsity)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 10.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
 def peer(wave: Tensor, sparsity: float) -> Any:
     """transformers' model, gates multiplied onto activations by hooks; the same gates, budget and optimiser."""
-    from sottovoce.pruning import Lagrangian
-
     _, gated, budget, _ = build(sparsity)
     teacher, student = stock_model().eval().requires_grad_(False), stock_model().train()
     student.load_state_dict(teacher.state_dict())
@@ -177,36 +159,19 @@ def peer(wave: Tensor, sparsity: float) -> Any:
             lambda m, a, n=f"layers.{i}.head": (a[0] * values[n].repeat_interleave(64),)
         )
         layer.feed_forward.output_dense.register_forward_pre_hook(lambda m, a, n=f"layers.{i}.ffn": (a[0] * values[n],))
-    ask_teacher, ask_student = hidden_states(teacher), hidden_states(student)
-    lagrangian, maps = Lagrangian(), heads()
-    weights = [*student.parameters(), *maps.parameters()]
-    optimizer = optimizer_of(weights, gated, lagrangian)
+    plain = hidden_states(student)
 
-    def step() -> None:
-        with torch.no_grad():
-            target = ask_teacher(wave)
+    def ask(wave: Tensor) -> list[Tensor]:
         values.update(gated.gates.sample())
-        loss = loss_of(ask_student(wave), target, maps) + lagrangian(budget.sparsity(gated.gates), sparsity)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 10.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        return plain(wave)
 
-    return step
+    return first_stage(wave, ask, hidden_states(teacher), student.parameters(), gated.gates, budget, sparsity)
 
 
 def worker(name: str, steps: int, threads: int, sparsity: float) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(1)
-    step = WORKERS[name](torch.randn(ROWS, int(SECONDS * 16_000)), sparsity)
-    step()
-    times = []
-    for _ in range(steps):
-        began = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - began)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"seconds": [round(t, 3) for t in times], "peak_gib": round(peak, 2)}))
+    turns.timed(WORKERS[name](torch.randn(ROWS, int(SECONDS * 16_000)), sparsity), steps)
 
 
 WORKERS = {
@@ -230,39 +195,16 @@ def schedule(seconds: dict[str, float], gates: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worker", choices=list(WORKERS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2, help="timed steps per round")
+    parser = turns.options(__doc__, WORKERS, steps=2, out="results/train-step.json")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sparsity", type=float, default=0.75)
-    parser.add_argument("--out", type=Path, default=Path("results/train-step.json"))
     options = parser.parse_args()
     if options.worker:
         worker(options.worker, options.steps, options.threads, options.sparsity)
         return
-    found: dict[str, Any] = {name: {"seconds": [], "peak_gib": 0.0} for name in WORKERS}
-    for _ in range(options.rounds):
-        for name, row in found.items():
-            command = [
-                sys.executable,
-                __file__,
-                "--worker",
-                name,
-                "--steps",
-                str(options.steps),
-                "--threads",
-                str(options.threads),
-            ]
-            done = subprocess.run([*command, "--sparsity", str(options.sparsity)], capture_output=True, text=True, check=True)
-            got = json.loads(done.stdout.splitlines()[-1])
-            row["seconds"] += got["seconds"]
-            row["peak_gib"] = max(row["peak_gib"], got["peak_gib"])
-            print(name, got, flush=True)
+    found = turns.in_turns(WORKERS, options.rounds)
     from sottovoce import ledger
 
-    for row in found.values():
-        row["median"] = round(statistics.median(row["seconds"]), 3)
     took = {name: row["median"] for name, row in found.items()}
     whole = {
         "stock": 50_000 * took["transformers"] + STEPS["distill"] * took["distill-stock"],
