@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import sottovoce
@@ -79,6 +81,7 @@ import sys
 from sottovoce.train import api
 from sottovoce.train.run import Stopped
 import torch
+import yaml
 torch.set_num_threads(1)
 teacher, data, out, *overrides = sys.argv[1:]
 try:
@@ -150,6 +153,25 @@ def test_another_recipe_in_the_same_folder_is_refused_and_fresh_starts_over(
     with pytest.raises(ValueError, match=r"other settings .*seed"):
         small(teacher_folder, speech_folder, tmp_path / "s", seed=5)
     assert small(teacher_folder, speech_folder, tmp_path / "s", seed=5, fresh=True).record["seed"] == 5
+
+
+def test_a_run_of_a_version_whose_recipes_had_fewer_fields_goes_on(
+    teacher_folder: Path, speech_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small(teacher_folder, speech_folder, tmp_path / "s")
+    path = tmp_path / "s/run/recipe.yaml"
+    settings = yaml.safe_load(path.read_text())
+    assert settings.pop("compile") is False
+    assert settings["student"].pop("join") == 1
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    small(teacher_folder, speech_folder, tmp_path / "s")
+    assert "is finished" in capsys.readouterr().err
+    path.write_text(yaml.safe_dump({**settings, "seed": 5}, sort_keys=False))
+    with pytest.raises(ValueError, match=r"other settings .*seed"):
+        small(teacher_folder, speech_folder, tmp_path / "s")
+    path.write_text(yaml.safe_dump({**settings, "what_went": 5}, sort_keys=False))  # a field that is no more
+    with pytest.raises(ValueError, match=r"other settings .*what_went"):
+        small(teacher_folder, speech_folder, tmp_path / "s")
 
 
 @pytest.mark.parametrize("where", ["thesis.txt", "run/thesis.txt"])
@@ -344,6 +366,21 @@ def test_a_masked_teacher_speaks_at_the_frames_that_the_student_sees() -> None:
     for layer in [*targets[True].hidden, *targets[True].ffn]:
         assert torch.equal(layer[..., 0] == 0.0, drawn.mask)
     assert set(learner(drawn, targets)) == {"colld"}
+
+
+def test_compiled_is_trained_alike(
+    teacher_folder: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Teacher (in half precision, or it would be packed on a CPU) and the student of the second stage, traced but not translated."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    given = ["teacher_precision=bf16"]
+    plain = small(teacher_folder, speech_folder, tmp_path / "plain", given)
+    result = small(teacher_folder, speech_folder, tmp_path / "compiled", [*given, "compile=true"])
+    assert result.met
+    ours, theirs = (sottovoce.load(each.out).encoder.state_dict() for each in (result, plain))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], atol=1e-3, rtol=1e-2)
 
 
 def test_a_teacher_in_half_precision_teaches(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:

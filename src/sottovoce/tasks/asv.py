@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sottovoce.data import Recording, Recordings
 from sottovoce.data.draw import draw
+from sottovoce.encoder import product
 from sottovoce.probing.bootstrap import interval
 from sottovoce.probing.features import Piece
 from sottovoce.probing.metrics import equal_error_rate, min_dcf
@@ -273,7 +274,7 @@ class XVector(nn.Module):
 
     def __init__(self, dim: int, width: int, pooled: int, speakers: int) -> None:
         super().__init__()
-        self.project = nn.Linear(dim, width)
+        self.project = product.Linear(dim, width)
         sizes = (*(width for _ in LAYERS[1:]), pooled)
         self.layers = nn.ModuleList(
             nn.Conv1d(width, size, kernel, dilation=dilation) for size, (kernel, dilation) in zip(sizes, LAYERS, strict=True)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sottovoce.encoder import product
 from sottovoce.probing.metrics import library
 from sottovoce.probing.probe import Training, inside
 from sottovoce.tasks.probe import Fold, Item, ProbeTask, Rows
@@ -93,8 +94,8 @@ class Linear(nn.Module):
 
     def __init__(self, dim: int, classes: int, projector: int = 256) -> None:
         super().__init__()
-        self.projector = nn.Linear(dim, projector)
-        self.output = nn.Linear(projector, classes)
+        self.projector = product.Linear(dim, projector)
+        self.output = product.Linear(projector, classes)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Outputs:
         return self.output(self.projector(x)).log_softmax(-1), lengths
@@ -158,12 +159,12 @@ class BLSTM(nn.Module):
     ) -> None:
         super().__init__()
         self.subsample, self.masks = subsample, masks
-        self.projector = nn.Linear(dim, projector)
+        self.projector = product.Linear(dim, projector)
         sizes = [subsample * projector, *[2 * units] * (layers - 1)]
         self.ahead = nn.ModuleList(nn.LSTM(size, units, batch_first=True) for size in sizes)
         self.back = nn.ModuleList(nn.LSTM(size, units, batch_first=True) for size in sizes)
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(2 * units, classes)
+        self.output = product.Linear(2 * units, classes)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Outputs:
         if self.training:

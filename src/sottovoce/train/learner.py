@@ -59,6 +59,7 @@ class Learner(nn.Module):
         )
         self.join = teacher.join  # frames of the teacher for each of the student's
         self.kept: dict[str, list[int]] = {}  # of the student as the stage began, when units were cut for good since
+        self.compiled: Callable[..., Features] | None = None  # the student by torch.compile, where it is to be run so
         self.masking, self.augment = masking, augment or Augment()
         self.mask_vector = nn.Parameter(torch.empty(shape.dim).uniform_()) if any(self._each("masked")) else None
 
@@ -142,7 +143,8 @@ class Learner(nn.Module):
         for name, objective in zip(self.objectives, self._objectives(), strict=True):
             if objective.masked not in seen:  # one student pass for all clean objectives, one for all masked ones
                 mask, vector = (drawn.mask, self.mask_vector) if objective.masked else (None, None)
-                seen[objective.masked] = self.student(drawn.heard, drawn.batch.lengths, mask=mask, mask_vector=vector)
+                student = self.compiled or self.student
+                seen[objective.masked] = student(drawn.heard, drawn.batch.lengths, mask=mask, mask_vector=vector)
             teacher = targets.get(objective.masked_teacher)
             losses[name] = objective(seen[objective.masked], teacher, objective.frames(drawn.valid, drawn.mask), drawn.batch)
         return losses

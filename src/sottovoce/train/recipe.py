@@ -83,6 +83,7 @@ class Recipe:
     seed: int = 2022
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
     teacher_precision: Literal["fp32", "bf16"] = "fp32"  # of the teacher's weights; bf16 halves their memory
+    compile: bool = False  # torch.compile for the teacher, and for the student in stages that do not prune
     format: str = "sottovoce"  # of the result; or a family ("hubert"), for shapes that its transformers class can hold
     log_every: int = 20
     valid_every: int = 1000

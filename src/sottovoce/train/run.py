@@ -21,7 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from sottovoce.config import plain
+from sottovoce.config import ConfigError, build, plain
 from sottovoce.data import Data, Stream, open_data
 from sottovoce.encoder import EncoderConfig, normalize
 from sottovoce.encoder.packed import fastest
@@ -116,8 +116,7 @@ class Run:
         """ValueError when the folder holds a run with other settings."""
         path = self.folder / RECIPE
         if path.exists():
-            theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
-            mine = self._settings()
+            mine, theirs = self._settings(), completed(yaml.safe_load(path.read_text(encoding="utf-8")))
             changed = sorted(key for key, _ in differences(mine, theirs) if not key.startswith("data.workers"))
             if not changed and list(mine["stages"]) != list(theirs["stages"]):
                 changed = ["the order of stages"]
@@ -178,9 +177,14 @@ class Run:
         """The teacher's encoder as it is asked. Not made before the first question: a student that starts as the teacher starts from all of
         its digits."""
         assert self.teacher is not None
+        encoder: nn.Module = self.teacher.encoder
         if self.recipe.teacher_precision == "bf16":
-            return self.teacher.encoder.to(torch.bfloat16)
-        return fastest(self.teacher.encoder) if packs(self.recipe, self.world.device) else self.teacher.encoder
+            encoder = encoder.to(torch.bfloat16)
+        if packs(self.recipe, self.world.device):
+            return fastest(encoder)
+        if self.recipe.compile:
+            encoder.compile(dynamic=True)  # for audio of any length
+        return encoder
 
     @torch.no_grad()
     def teach(self, batch: Batch, mask: Tensor | None = None, taps: bool = False) -> Features:
@@ -245,6 +249,16 @@ def claim(out: Path) -> None:
         (out / "run" / MARK).touch()
     except OSError as problem:
         raise ValueError(f"cannot write to the folder {out}: {problem.strerror}") from None
+
+
+def completed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an earlier version with the defaults of all fields that came later; as they are where they cannot be read any more."""
+    source = {key: settings[key] for key in ("data_source",) if key in settings}
+    try:
+        recipe = build(Recipe, {key: value for key, value in settings.items() if key not in source})
+    except (ConfigError, ValueError, TypeError):
+        return settings
+    return {**source, **plain(recipe)}
 
 
 def differences(mine: Any, theirs: Any, where: str = "") -> Iterator[tuple[str, Any]]:
