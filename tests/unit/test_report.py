@@ -88,7 +88,29 @@ def test_a_run_is_read_without_what_a_kill_cut_off(tmp_path: Path) -> None:
     made = picture(run)
     assert made is not None
     assert not made.compared  # nothing is left of the stage before the cut
-    assert made.layers[1].attention.gone
+    assert made.titles == ("Attention heads", "Feed-forward units")
+    heads = made.layers[1][0]
+    assert heads is not None
+    assert heads.gone
+
+
+def test_the_parts_of_conformers_are_shown(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "first")
+    layer = {"num_heads": 2, "ffn_dim": 80, "kind": "conformer", "ffn1_dim": 70, "ffn1": False, "glu_dim": 9}
+    shape = {"frontend": {"convs": []}, "position": None, "layers": [layer, {"num_heads": 1, "ffn_dim": 100}]}
+    (folder / "config.json").write_text(json.dumps({"encoder": shape}), encoding="utf-8")
+    (run,) = gather([folder]).runs
+    made = picture(run)
+    assert made is not None
+    assert made.titles == ("First feed-forward", "Attention heads", "Convolution channels", "Feed-forward units")
+    first, heads, channels, units = made.layers[0]
+    assert first is not None
+    assert first.gone
+    assert [part and part.left for part in (heads, channels, units)] == [2, 9, 80]
+    assert [part is None for part in made.layers[1]] == [True, False, True, False]
+    html = page.render(gather([folder]))
+    assert "Convolution channels" in html
+    assert "Front end kept" not in html  # a filter bank has no channels to cut
 
 
 def test_an_unfinished_run_shows_what_it_has(tmp_path: Path) -> None:

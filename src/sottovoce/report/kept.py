@@ -27,19 +27,30 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Layer:
-    name: str
-    attention: Part
-    ffn: Part
+class Column:
+    """What every layer may have: a title, the field that counts its units, the one that says whether the part is there, and the name that
+    `make_plan` gives to its group where single units are listed."""
+
+    title: str
+    units: str
+    there: str = ""
+    group: str = ""
+
+
+HEADS = Column("Attention heads", "num_heads", "attention", "head")
+UNITS = Column("Feed-forward units", "ffn_dim", "ffn")
+CONFORMER = (Column("First feed-forward", "ffn1_dim", "ffn1"), HEADS, Column("Convolution channels", "glu_dim"), UNITS)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """convs: channels of the front end's convolutions. position: channel groups of the positional convolution, when they can be cut."""
+    """convs: channels of the front end's convolutions. position: channel groups of the positional convolution, when they can be cut.
+    layers: a part for each of `titles`, ``None`` where a layer is of a kind that has no such part."""
 
     convs: tuple[tuple[str, Part], ...]
     position: Part | None
-    layers: tuple[Layer, ...]
+    titles: tuple[str, ...]
+    layers: tuple[tuple[Part | None, ...], ...]
     compared: bool  # with the encoder before the cut
 
 
@@ -52,19 +63,25 @@ def picture(run: Run) -> Picture | None:
         (f"Convolution {i + 1}", _part(_dim(after, i), _dim(before, i), run.kept.get(f"frontend.convs.{i}")))
         for i in range(len(after["frontend"]["convs"]))
     ]
-    layers = []
     old = (
         before["layers"]
         if before is not None and len(before["layers"]) == len(after["layers"])
         else [None] * len(after["layers"])
     )
-    for i, (layer, was) in enumerate(zip(after["layers"], old, strict=True)):
-        heads = _part(
-            layer["num_heads"], was and was["num_heads"], run.kept.get(f"layers.{i}.head"), layer.get("attention") is False
-        )
-        ffn = _part(layer["ffn_dim"], was and was["ffn_dim"], None, layer.get("ffn") is False)
-        layers.append(Layer(f"Layer {i + 1}", heads, ffn))
-    return Picture(tuple(convs), _position(after, before), tuple(layers), before is not None)
+    columns = CONFORMER if any(layer.get("kind") == "conformer" for layer in after["layers"]) else (HEADS, UNITS)
+    layers = tuple(
+        tuple(_of(column, layer, was, run.kept.get(f"layers.{i}.{column.group}")) for column in columns)
+        for i, (layer, was) in enumerate(zip(after["layers"], old, strict=True))
+    )
+    titles = tuple(column.title for column in columns)
+    return Picture(tuple(convs), _position(after, before), titles, layers, before is not None)
+
+
+def _of(column: Column, layer: Mapping[str, Any], was: Mapping[str, Any] | None, kept: Sequence[int] | None) -> Part | None:
+    if column not in (HEADS, UNITS) and layer.get("kind") != "conformer":
+        return None
+    now, of = layer.get(column.units, 0), None if was is None else was.get(column.units, 0)
+    return _part(now, of, kept, layer.get(column.there) is False)
 
 
 def _part(left: Any, of: Any, kept: Sequence[int] | None, gone: bool = False) -> Part:
