@@ -24,7 +24,7 @@ import sottovoce
 from sottovoce import cli
 from sottovoce.encoder import Encoder, EncoderConfig, PositionConfig
 from sottovoce.encoder.filterbank import Fbank
-from sottovoce.export import api, audio, check, half, quantize
+from sottovoce.export import api, audio, check, half, proto, quantize
 from sottovoce.export import onnx as export_onnx
 from sottovoce.export.check import View
 from sottovoce.export.graph import ALL, Graph, PlainFbank
@@ -287,8 +287,8 @@ def test_only_what_was_asked_for_is_quantised(tmp_path: Path) -> None:
         ("encoder.layers.3.ffn.up_proj", "layers"),
     ]:
         del model.graph.node[1].metadata_props[:]
-        model.graph.node[1].metadata_props.add(key=export_onnx.SCOPES, value=f"['', 'encoder', '{scope}', 'linear_2']")
-        assert export_onnx.scope(model.graph.node[1]) == scope
+        model.graph.node[1].metadata_props.add(key=proto.SCOPES, value=f"['', 'encoder', '{scope}', 'linear_2']")
+        assert proto.scope(model.graph.node[1]) == scope
         assert quantize.part(model.graph.node[1]) == part
     with pytest.raises(ValueError, match="nothing can be quantised in frontend"):
         quantize.targets(model, ("frontend",), ("MatMul",))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import logging
 import warnings
@@ -20,29 +19,21 @@ from ..probing.runtime import open_onnx
 from ..probing.subject import Subject
 from ..pruning import encoder_cost, total
 from ..types import SAMPLE_RATE
+from . import half, quantize
 from .graph import LAST, Graph
+from .proto import INPUTS, OUTPUTS, SCOPES, drop_unused, library, weights
+from .proto import PARTS as PARTS  # as a `Format` has them
+from .proto import save as save
+from .proto import size as size
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto
 
 NAME, RUNTIME, FILE = "ONNX", "onnxruntime", "model.onnx"
 PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "int8", "int8-static")
-PARTS: tuple[str, ...] = ("layers", "position", "frontend")  # what int8 can be used for
 ANY_LENGTH = True
 MILDER = "--precision int8 or fp16, or fewer parts"
 OPSET = 18  # what torch.onnx translates to without a conversion; runtimes have read it since 2023
-INPUTS, OUTPUTS = ("wave", "lengths"), ("hidden_states", "frames")
-LARGEST = 2_000_000_000  # bytes: protobuf, and so a single file, ends at 2 GiB
-
-
-def library(name: str) -> Any:
-    """A module of the extra ``onnx``. ValueError where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as problem:
-        raise ValueError(
-            f"ONNX files need the package {problem.name or name}; install it with: pip install 'sottovoce[onnx]'"
-        ) from None
 
 
 def require() -> None:
@@ -115,8 +106,6 @@ def build(
     say: Callable[[str], None] = lambda text: None,
 ) -> ModelProto:
     """The graph in the precision that `facts` name, with the facts in its metadata. ValueError for parts that cannot be quantised."""
-    from . import half, quantize
-
     made, precision = translate(graph), facts["precision"]
     if precision == "fp16":
         half.halve(made)
@@ -178,21 +167,6 @@ def translate(graph: Graph) -> ModelProto:
     return model
 
 
-SCOPES = "pkg.torch.onnx.name_scopes"
-
-
-def scope(node: NodeProto) -> str:
-    """The module that a node comes from, e.g. "encoder.layers.0.ffn.up_proj"; "" where it is not known."""
-    found = next((item.value for item in node.metadata_props if item.key == SCOPES), "")
-    names = [name.strip(" '\"[]") for name in found.split(",")]
-    return max((name for name in names if name.startswith("encoder")), key=len, default="")
-
-
-def weights(model: ModelProto) -> dict[str, Any]:
-    """Initializers by name."""
-    return {item.name: item for item in model.graph.initializer}
-
-
 def describe(model: ModelProto, facts: Mapping[str, str]) -> None:
     """Puts `facts` into the file's metadata, in place of what was there."""
     del model.metadata_props[:]
@@ -200,17 +174,6 @@ def describe(model: ModelProto, facts: Mapping[str, str]) -> None:
         model.metadata_props.add(key=key, value=value)
     model.producer_name = "sottovoce"
     model.producer_version = facts.get("sottovoce", "")
-
-
-def size(model: ModelProto) -> int:
-    """Bytes of all weights."""
-    return sum(len(item.raw_data) for item in model.graph.initializer)
-
-
-def save(model: ModelProto, path: Path) -> None:
-    """One file; weights beside it, in PATH.data, only where one file cannot hold them."""
-    large = size(model) > LARGEST
-    library("onnx").save_model(model, path, save_as_external_data=large, location=path.name + ".data" if large else None)
 
 
 def _fold_transposes(model: ModelProto) -> None:
@@ -228,13 +191,6 @@ def _fold_transposes(model: ModelProto) -> None:
     for node in made:
         model.graph.node.remove(node)
     drop_unused(model)
-
-
-def drop_unused(model: ModelProto) -> None:
-    """Takes out weights that no node reads."""
-    used = {name for node in model.graph.node for name in node.input} | {item.name for item in model.graph.output}
-    for item in [item for item in model.graph.initializer if item.name not in used]:
-        model.graph.initializer.remove(item)
 
 
 @contextlib.contextmanager
