@@ -15,7 +15,7 @@ from sottovoce.encoder import Encoder
 from sottovoce.families import Pretrained
 from sottovoce.objectives import Objective, Shape
 from sottovoce.probing.features import FeatureStore
-from sottovoce.probing.subject import open_subject
+from sottovoce.probing.sources import open_subject
 from sottovoce.registry import FAMILIES, OBJECTIVES, STUDENTS, TASKS, Registry
 from sottovoce.tasks.base import Bench
 from sottovoce.types import Batch, Features

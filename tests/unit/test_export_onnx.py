@@ -30,7 +30,7 @@ from sottovoce.export.check import View
 from sottovoce.export.graph import ALL, Graph, PlainFbank
 from sottovoce.families import load_pretrained
 from sottovoce.probing.runtime import RuntimeEncoder
-from sottovoce.probing.subject import open_subject
+from sottovoce.probing.sources import open_subject
 from sottovoce.types import Batch
 
 from .test_export_hf import HUBERT, SHAPES, W2V_BERT, encoder, waves

@@ -20,7 +20,8 @@ from sottovoce.probing import features as module
 from sottovoce.probing.bank import ROWS
 from sottovoce.probing.features import FeatureStore, moments
 from sottovoce.probing.pieces import Piece
-from sottovoce.probing.subject import Subject, open_subject
+from sottovoce.probing.sources import open_subject
+from sottovoce.probing.subject import Subject
 from sottovoce.types import Batch
 
 

@@ -19,7 +19,8 @@ from sottovoce.data import Recording, Recordings
 from sottovoce.encoder import Encoder
 from sottovoce.probing.features import FeatureStore
 from sottovoce.probing.probe import Trial
-from sottovoce.probing.subject import Subject, open_subject
+from sottovoce.probing.sources import open_subject
+from sottovoce.probing.subject import Subject
 from sottovoce.probing.tuning import Speech, Tuned, Tuning, silenced, tune
 from sottovoce.report.check import problems
 from sottovoce.suite.run import evaluate

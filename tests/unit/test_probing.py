@@ -14,7 +14,7 @@ from sottovoce.data import open_source
 from sottovoce.encoder import Encoder
 from sottovoce.probing.features import INDEX, ROWS, FeatureStore, Piece, encode
 from sottovoce.probing.probe import Examples, Training, WeightedSum, batches, fit, sweep
-from sottovoce.probing.subject import open_subject
+from sottovoce.probing.sources import open_subject
 from sottovoce.types import Batch
 
 
@@ -51,7 +51,7 @@ class TestSubject:
             open_subject(f"untrained:{teacher_folder}#x")
 
     def test_a_changed_weight_is_another_fingerprint(self, teacher_folder: Path) -> None:
-        from sottovoce.probing.subject import fingerprint
+        from sottovoce.probing.sources import fingerprint
 
         subject = open_subject(str(teacher_folder))
         assert isinstance(subject.encoder, Encoder)

@@ -15,7 +15,7 @@ import torch
 from sottovoce.data import Recording, Recordings
 from sottovoce.probing.features import FeatureStore
 from sottovoce.probing.probe import Training
-from sottovoce.probing.subject import open_subject
+from sottovoce.probing.sources import open_subject
 from sottovoce.tasks.asv import CONTEXT, SpeakerVerification, XVector, additive_margin_loss, make_trials
 from sottovoce.tasks.base import Bench, Outcome
 

@@ -11,7 +11,7 @@ import soundfile
 from sottovoce.data import Recording, Recordings
 from sottovoce.probing.features import FeatureStore
 from sottovoce.probing.probe import Training
-from sottovoce.probing.subject import open_subject
+from sottovoce.probing.sources import open_subject
 from sottovoce.registry import TASKS
 from sottovoce.tasks.base import Bench, Outcome
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from sottovoce.data import Recording, Recordings
 from sottovoce.probing.features import FeatureStore
-from sottovoce.probing.subject import open_subject
+from sottovoce.probing.sources import open_subject
 from sottovoce.tasks.base import Bench, Outcome
 from sottovoce.tasks.qbe import QueryByExample, warp
 

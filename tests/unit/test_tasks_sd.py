@@ -16,7 +16,7 @@ from sottovoce.data import Recording, Recordings
 from sottovoce.data.mixtures import MixtureConfig
 from sottovoce.probing.features import FeatureStore
 from sottovoce.probing.probe import Training
-from sottovoce.probing.subject import open_subject
+from sottovoce.probing.sources import open_subject
 from sottovoce.tasks.base import Bench, Outcome
 from sottovoce.tasks.sd import SpeakerDiarization, decide, fitted, frame_labels, permutation_free_loss
 

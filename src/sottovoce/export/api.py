@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..families import load_pretrained
 from ..ledger import dump, write
-from ..probing.subject import Subject, open_subject, origin_of
+from ..probing.sources import open_subject, origin_of
+from ..probing.subject import Subject
 from . import audio, check, executorch, onnx
 from .graph import LAST, Graph
 from .store import finish, replacing

@@ -18,7 +18,8 @@ from sottovoce.data.durations import FILE as DURATIONS
 from sottovoce.data.durations import present, timed
 from sottovoce.data.recording import count_reasons
 from sottovoce.probing.features import FeatureStore
-from sottovoce.probing.subject import Subject, open_subject
+from sottovoce.probing.sources import open_subject
+from sottovoce.probing.subject import Subject
 from sottovoce.registry import TASKS
 from sottovoce.suite.config import Entry, Suite, load_suite, single
 from sottovoce.suite.mistakes import Mistakes, block
