@@ -16,6 +16,7 @@ NARROW = ["student.dim=16", "student.depth=2", "student.heads=2", "student.ffn_d
 OWN = {
     "sotto": ["objectives.colld.layers=2"], "sotto-demo": ["objectives.colld.layers=2"],
     "colld": NARROW, "colld-demo": NARROW, "colld-xlsr": [*NARROW, "student.conv_dims=[8,8,8,8,8,8,8]"],
+    "fithubert": [*RANDOM, "objectives.layer_to_layer.layers=[['1'],['2']]", "objectives.layer_to_layer.weights=[0.1,1.0]"],
     "pretrain-tiny": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.fit_frames=1000"],
     "pretrain-tiny-second": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "objectives.masked_prediction.layer=2",
                              "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],

@@ -43,6 +43,20 @@ def test_frames_that_do_not_count_change_nothing() -> None:
     assert int(after.count) == 11
 
 
+def test_layers_may_weigh_more_than_others() -> None:
+    """Weights are shares of an average: of each layer of the group, whatever they sum to."""
+    torch.manual_seed(0)
+    student, teacher = [torch.randn(1, 5, 8) for _ in range(4)], [torch.randn(1, 5, 8) for _ in range(4)]
+    ours, theirs = (Features(x, None, x[0], x[-1]) for x in (student, teacher))
+    frames = torch.ones(1, 5, dtype=torch.bool)
+    config = LayerToLayer.Config(layers=(("1", "2"), ("3",)), weights=(0.1, 1.0), l1=0, cosine=0, mse=1)
+    total = LayerToLayer(config, Shape(8, 3), Shape(8, 3))(ours, theirs, frames, Batch(torch.zeros(1, 1))).total
+    squares = [(x - y).square().mean(-1).sum() for x, y in zip(student, teacher, strict=True)]
+    torch.testing.assert_close(total, (0.1 * squares[1] + 0.1 * squares[2] + squares[3]) / 1.2)
+    with pytest.raises(ValueError, match="2 numbers above 0"):
+        LayerToLayer.Config(layers=(("1",), ("3",)), weights=(1.0,))
+
+
 def test_projections_start_as_identity_and_groups_share_one() -> None:
     objective = LayerToLayer(LayerToLayer.Config(), Shape(8, 12), Shape(8, 12))
     maps, layers = objective.projections()

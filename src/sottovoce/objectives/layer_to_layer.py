@@ -14,7 +14,7 @@ from sottovoce.types import Batch, Features, Loss
 
 @OBJECTIVES.register("layer_to_layer")
 class LayerToLayer(Objective):
-    """L1 plus cosine between projected student layers and the same teacher layers (DPHuBERT).
+    """L1 plus cosine between projected student layers and the same teacher layers (DPHuBERT); or their squares (FitHuBERT).
 
     Per frame: ``l1 * mean |P h_s - h_t| - cosine * cos(P h_s, h_t)``, averaged over the chosen layers. P is one linear map per
     group of layers, identity at the start.
@@ -22,39 +22,50 @@ class LayerToLayer(Objective):
 
     @dataclass(frozen=True)
     class Config(Distance):
-        """layers: groups of layers that share a projection; numbers, or shares of the depth (0, 4, 8, 12 of 12 in the paper)."""
+        """layers: groups of layers that share a projection; numbers, or shares of the depth (0, 4, 8, 12 of 12 in the paper).
+
+        weights: of each group's layers in the average; none for all alike.
+        """
 
         layers: tuple[tuple[str, ...], ...] = (("0",), ("1/3", "2/3", "1/1"))
+        weights: tuple[float, ...] = ()
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.weights and (len(self.weights) != len(self.layers) or min(self.weights) <= 0):
+                raise ValueError(f"weights must be {len(self.layers)} numbers above 0, one for each group of layers")
 
     def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
         super().__init__(config, student, teacher)
         self.config: LayerToLayer.Config = config
-        self.pairs: list[tuple[str, int, int]] = []  # projection, student layer, teacher layer
+        self.pairs: list[tuple[str, int, int, float]] = []  # projection, student layer, teacher layer, share in the average
         self.maps = nn.ModuleDict()
-        for group in config.layers:
+        given = config.weights or (1.0,) * len(config.layers)
+        every = sum(weight * len(group) for weight, group in zip(given, config.layers, strict=True))
+        for weight, group in zip(given, config.layers, strict=True):
             own = [layer_index(spec, student.depth) for spec in group]
             name = "-".join(map(str, dict.fromkeys(own)))  # a shallow student's shares of the depth may fall on one layer
             if name in self.maps:
                 raise ValueError(f"two groups of layers are the same student layers {name}; put them in one group")
             self.maps[name] = identity_(nn.Linear(student.dim, teacher.dim), teacher)
-            self.pairs += [(name, mine, layer_index(spec, teacher.depth)) for mine, spec in zip(own, group, strict=True)]
+            others = [layer_index(spec, teacher.depth) for spec in group]
+            self.pairs += [(name, mine, theirs, weight / every) for mine, theirs in zip(own, others, strict=True)]
         if not self.pairs:
             raise ValueError("layer_to_layer needs at least one layer to compare")
 
     def forward(self, student: Features, teacher: Features | None, frames: Tensor, batch: Batch) -> Loss:
         assert teacher is not None
         weight = frames.float()  # multiplied, not indexed: on a GPU a boolean index waits for the host
-        totals: dict[str, Tensor] = {}
-        for name, mine, theirs in self.pairs:
+        parts: dict[str, Tensor] = {}
+        for name, mine, theirs, share in self.pairs:
             ours, target = self.maps[name](student.hidden[mine]).float(), teacher.hidden[theirs].float()
             for key, each in self.config.parts(ours, target).items():
-                totals[key] = totals.get(key, 0.0) + (each * weight).sum()
-        parts = {key: value / len(self.pairs) for key, value in totals.items()}
+                parts[key] = parts.get(key, 0.0) + share * (each * weight).sum()
         return Loss(self.config.total(parts), frames.sum(), {key: value.detach() for key, value in parts.items()})
 
     def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
         layers: dict[str, list[int]] = {}
-        for name, mine, _ in self.pairs:
+        for name, mine, *_ in self.pairs:
             if mine not in layers.setdefault(name, []):
                 layers[name].append(mine)
         return {name: module for name, module in self.maps.items() if isinstance(module, nn.Linear)}, layers
