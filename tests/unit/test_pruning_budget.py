@@ -24,6 +24,7 @@ from sottovoce.pruning import (
     target_at,
     total,
 )
+from tests.conftest import tiny_shape
 
 from .test_pruning_styles import STYLES, make
 
@@ -152,3 +153,20 @@ def test_lagrangian_and_ramp() -> None:
     assert lagrangian(torch.tensor(0.2), 0.6).item() == pytest.approx(0.37 * -0.4 + 1.9 * 0.16)
     assert [target_at(step, 10, 0.75) for step in (0, 5, 10, 50)] == [0.0, 0.375, 0.75, 0.75]
     assert target_at(0, 0, 0.75) == 0.75
+    assert [target_at(step, 10, 0.75, 0.25) for step in (0, 5, 10, 50)] == [0.25, 0.5, 0.75, 0.75]
+
+
+def test_the_ramp_begins_where_the_student_does() -> None:
+    """0 for the teacher's own shape, scales of positions or not; of a smaller student what it already lacks, but not beyond the goal."""
+    teacher = tiny_shape()
+    smaller = dataclasses.replace(teacher, layers=teacher.layers[:1])
+
+    def start(shape: EncoderConfig, keep: float) -> float:
+        gated = GatedEncoder(Encoder(shape), ("conv", "head", "ffn", "position"))
+        return Budget(BudgetConfig("params", keep), gated.encoder.config, gated.plan, teacher).start
+
+    assert start(teacher, 0.3) == 0.0
+    lacking = 1 - total(encoder_cost(smaller)).params / total(encoder_cost(teacher)).params
+    assert start(smaller, 0.3) == pytest.approx(lacking, abs=1e-4)
+    assert 0.1 < lacking < 0.7
+    assert start(smaller, 0.9) == pytest.approx(0.1)

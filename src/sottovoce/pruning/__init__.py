@@ -3,7 +3,7 @@
 >>> gated = GatedEncoder(encoder, config.units, config.gates)
 >>> budget = Budget(config.budget, gated.encoder.config, gated.plan)
 >>> features = gated(wave, lengths)  # sampled gates; closed units are not computed
->>> pressure = lagrangian(budget.sparsity(gated.gates), target_at(step, config.ramp, budget.goal))
+>>> pressure = lagrangian(budget.sparsity(gated.gates), target_at(step, config.ramp, budget.goal, budget.start))
 >>> report = hit(gated.gates, budget)  # at the end: the cut costs what was asked for
 >>> student = gated.cut()  # a smaller Encoder, the same function as `gated` in evaluation
 """
@@ -26,7 +26,8 @@ from .plan import KINDS, Group, Plan, Slice, check_units, make_plan, prepare, pr
 class PruningConfig:
     """How a student is pruned while it learns. Defaults are DPHuBERT's (arXiv 2305.17651, and its run.sh).
 
-    units: kinds of units with gates (see `make_plan`). ramp: updates in which the target sparsity grows from 0 to its goal.
+    units: kinds of units with gates (see `make_plan`). ramp: updates in which the target sparsity grows to its goal, from 0 or what
+    the student begins with.
     gate_lr, multiplier_lr: peak learning rates of log_alpha and of the Lagrange multipliers (which ascend).
     live: after the ramp, every so many updates, units whose chance of being open has fallen below `live_below` are cut for good, with
     their optimiser state, so that later updates cost what is left; 0, as in the paper: never before the end.

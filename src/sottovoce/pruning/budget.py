@@ -76,6 +76,14 @@ class Budget:
         return 1 - self.config.keep
 
     @property
+    def start(self) -> float:
+        """The sparsity with every unit open: 0 for a copy of the teacher, more for a student that begins smaller.
+
+        A ramp from below it would press gates open first, and the multipliers would not come back in time.
+        """
+        return min(self.goal, max(0.0, 1 - float(self.share({}))))
+
+    @property
     def unit(self) -> str:
         """What is counted, in words."""
         where = "" if self.latency is None else f" (predicted for {self.latency.where})"
@@ -155,9 +163,9 @@ class Lagrangian(nn.Module):
         return self.lambda1 * gap + self.lambda2 * gap**2
 
 
-def target_at(step: int, ramp: int, goal: float) -> float:
-    """Sparsity to aim at in update `step`: from 0 linearly to `goal` at `ramp`, then constant."""
-    return goal * min(1.0, step / ramp) if ramp > 0 else goal
+def target_at(step: int, ramp: int, goal: float, start: float = 0.0) -> float:
+    """Sparsity to aim at in update `step`: from `start` linearly to `goal` at `ramp`, then constant."""
+    return start + (goal - start) * min(1.0, step / ramp) if ramp > 0 else goal
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
             gates = learner.student.gates if isinstance(learner.student, GatedEncoder) else None
             if gates is not None and budget is not None:
                 sparsity = budget.sparsity(gates)
-                target = target_at(step, recipe.pruning.ramp, budget.goal)
+                target = target_at(step, recipe.pruning.ramp, budget.goal, budget.start)
                 lagrangian(sparsity, target).backward()
             norms = optim.clip(optimizer, stage.clip)
             if all(torch.isfinite(norm) for norm in norms.values()):
