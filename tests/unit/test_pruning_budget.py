@@ -167,6 +167,6 @@ def test_the_ramp_begins_where_the_student_does() -> None:
 
     assert start(teacher, 0.3) == 0.0
     lacking = 1 - total(encoder_cost(smaller)).params / total(encoder_cost(teacher)).params
-    assert start(smaller, 0.3) == pytest.approx(lacking, abs=1e-4)
+    assert start(smaller, 0.3) == pytest.approx(lacking, abs=1e-3)
     assert 0.1 < lacking < 0.7
     assert start(smaller, 0.9) == pytest.approx(0.1)
