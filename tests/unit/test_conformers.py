@@ -397,13 +397,13 @@ def test_shapes_survive_json(config: EncoderConfig) -> None:
 
 
 def test_older_shapes_stay_as_they_were() -> None:
-    """What came with Conformers is not written where it is not used: older files load, and older versions load new files."""
+    """What came later is not written where it is not used: older files load, and older versions load new files."""
     old = dataclasses.asdict(PLAIN)
     for key in ("distance", "convolution", "norm"):
         del old[key]
     for key in ("kind", "ffn1_dim", "ffn1", "glu_dim"):
         del old["layers"][0][key]
-    del old["frontend"]["fbank"], old["dropout"]["convolution"]
+    del old["frontend"]["fbank"], old["frontend"]["join"], old["dropout"]["convolution"]
     assert EncoderConfig.from_dict(old) == PLAIN
     assert PLAIN.to_dict() == old
     assert repr(PLAIN.layers[0]) == "LayerConfig(num_heads=4, head_dim=4, ffn_dim=24, attention=True, ffn=True, heads=())"
