@@ -14,11 +14,11 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
-from sottovoce.report import board, page, probes, words
+from sottovoce.report import board, page, probes, speed, words
 from sottovoce.report.collect import Evaluation, gather
 from sottovoce.report.figure import Chart
 from sottovoce.report.kept import picture
-from tests.ledger_records import MODELS, evaluation, run_record, write_all, write_run
+from tests.ledger_records import MODELS, evaluation, header, run_record, write_all, write_run
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,60 @@ def test_paths_that_hold_nothing_are_mistakes(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="there is no results/ here"):
         page.write([])
+
+
+def bench(lengths: tuple[float, ...] = (1.0, 10.0)) -> dict[str, Any]:
+    """As `sottovoce bench` writes it: a teacher and a student."""
+    gain = {"value": 2.5, "low": 2.0, "high": 3.0}
+    rows = [
+        {"model": model, "runtime": "torch", "batch": 1, "seconds": seconds, "calls": 9, "median_ms": ms * seconds,
+         "p95_ms": 1.2 * ms * seconds,
+         "real_time_factor": ms / 1000, "audio_s_per_s": 1000 / ms, "peak_mb": 400.0, "rounds_ms": [ms], "speedup": speedup}
+        for seconds in lengths
+        for model, ms, speedup in (("a <teacher>", 40.0, None), ("student", 16.0, gain))
+    ]  # fmt: skip
+    models = [{"name": name, "family": "hubert", "params": 1, "macs_per_s": 1.0} for name in ("a <teacher>", "student")]
+    against = {"model": "a <teacher>", "runtime": "torch"}
+    return {
+        **header("bench"),
+        "rounds": 6,
+        "models": models,
+        "reference": against,
+        "rows": rows,
+        "skipped": [],
+        "load": [0.1, 0.2],
+    }
+
+
+def test_speed_is_drawn(tmp_path: Path) -> None:
+    """Speed-ups stand beside the points of a single clip length; of several in the table alone."""
+    (tmp_path / "bench.json").write_text(json.dumps(bench()), encoding="utf-8")
+    (tmp_path / "one.json").write_text(json.dumps(bench((10.0,))), encoding="utf-8")
+    found = gather([tmp_path])
+    several, one = speed.charts(found.benches)
+    assert len(several.figure["data"]) == 2
+    assert [point["x"] for point in several.figure["data"]] == [[40.0, 16.0], [400.0, 160.0]]
+    assert "annotations" not in several.figure["layout"]
+    assert [text["text"] for text in one.figure["layout"]["annotations"]] == ["2.5×"]
+    assert one.figure["layout"]["xaxis"]["ticktext"] == ["200", "500"]
+    assert "a &lt;teacher&gt;" in one.figure["layout"]["yaxis"]["ticktext"][0]
+    assert several.table.rows[1][-1] == "2.50 (2.00–3.00)"
+    html = page.render(found)
+    assert 'id="tab-speed"' in html
+    assert "<teacher>" not in html
+
+
+def test_speed_that_cannot_be_drawn_is_left_out(tmp_path: Path) -> None:
+    broken = bench()
+    broken["rows"][0]["median_ms"] = 0
+    for name, record in (("zero.json", broken), ("none.json", {**bench(), "rows": []}), ("good.json", bench())):
+        (tmp_path / name).write_text(json.dumps(record), encoding="utf-8")
+    found = gather([tmp_path])
+    assert len(found.benches) == 1
+    assert [each.reason for each in found.left_out] == [
+        "'rows' is not a list of objects",
+        "'rows.0.median_ms' is not a number above 0",
+    ]
 
 
 # comparing --------------------------------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def bench(
     out = out or Path("bench.json")
     ledger.write(out, record)
     table.show(record)
-    say(f"written to {out}")
+    say(f"written to {out}; sottovoce report {out} draws it")
 
 
 def _fit_cost(seconds: float, threads: int | None, rounds: int, out: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sottovoce.report import words
 from sottovoce.report.board import Board, Cell, Row, Task
-from sottovoce.report.figure import Chart, Table, label, layout
+from sottovoce.report.figure import Chart, Table, beside, label, layout
 from sottovoce.report.looks import axis_title, colours, hover, interval, places, whiskers
 
 
@@ -46,19 +46,7 @@ def bars(board: Board, task: Task) -> Chart:
         },
     )
     plan["margin"] = {"l": 8, "r": 52, "t": 6, "b": 28}
-    plan["annotations"] = [
-        {
-            "x": 1,
-            "xref": "paper",
-            "xanchor": "right",
-            "xshift": 46,
-            "y": y,
-            "text": words.number(cell.value, digits),
-            "showarrow": False,
-            "font": {"size": 12, "color": "var(--ink)"},
-        }
-        for y, cell in zip(heights, cells, strict=True)
-    ]
+    plan["annotations"] = [beside(y, words.number(cell.value, digits)) for y, cell in zip(heights, cells, strict=True)]
     teacher = next((cell.value for row, cell in zip(rows, cells, strict=True) if row.role == "teacher"), None)
     if teacher is not None:
         plan["shapes"] = [

@@ -67,6 +67,28 @@ def _evaluation(record: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
         yield ("layer_weights",), "is not a list of lists of numbers"
 
 
+TIMES = ("seconds", "median_ms", "p95_ms", "real_time_factor", "audio_s_per_s", "peak_mb", "batch")
+
+
+def _bench(record: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    rows = record.get("rows")
+    if not _list_of(rows, lambda row: isinstance(row, dict)) or not rows:
+        yield ("rows",), "is not a list of objects"
+        return
+    for i, row in enumerate(rows):
+        for key in ("model", "runtime"):
+            if not _text(row.get(key)):
+                yield ("rows", str(i), key), "is not a text"
+        for key in TIMES:
+            if not number(row.get(key)) or row[key] <= 0:
+                yield ("rows", str(i), key), "is not a number above 0"
+        gain = row.get("speedup")
+        if gain is not None and not all(number(_mapping(gain).get(key)) for key in ("value", "low", "high")):
+            yield ("rows", str(i), "speedup"), "is neither null nor value, low and high"
+    if not isinstance(record.get("reference"), dict | None):
+        yield ("reference",), "is not an object"
+
+
 def _measures(measures: Any) -> Iterator[tuple[Path, str]]:
     if not isinstance(measures, dict):
         return
@@ -138,7 +160,7 @@ def _nothing(record: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     yield from ()
 
 
-KINDS = {"evaluation": _evaluation, "run": _run}
+KINDS = {"evaluation": _evaluation, "run": _run, "bench": _bench}
 
 
 def number(value: Any, or_none: bool = False) -> bool:

@@ -49,6 +49,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Bench:
+    """A comparison of speed."""
+
+    record: Mapping[str, Any]
+    file: str
+
+
+@dataclass(frozen=True)
 class Other:
     """A measurement that is listed and not drawn."""
 
@@ -70,6 +78,7 @@ class Found:
 
     runs: list[Run] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    benches: list[Bench] = field(default_factory=list)
     others: list[Other] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
@@ -89,7 +98,7 @@ def gather(paths: Sequence[Path]) -> Found:
                 _run_folder(at, shown, found)
             else:
                 _file(at, shown, found)
-    if not (found.runs or found.evaluations or found.others):
+    if not (found.runs or found.evaluations or found.benches or found.others):
         first = f" ({found.left_out[0].file}: {found.left_out[0].reason})" if found.left_out else ""
         given = ", ".join(map(str, paths))
         raise ValueError(f"{given} holds neither a run nor a result; give a run's folder, or a folder or file of results{first}")
@@ -168,6 +177,8 @@ def _file(file: Path, shown: str, found: Found, run: str = "") -> None:
         found.evaluations.append(Evaluation(record, shown, run))
     elif record.get("kind") == "run":
         found.runs.append(Run(name=Path(shown).stem, key=str(file.resolve()), file=shown, record=record))
+    elif record.get("kind") == "bench":
+        found.benches.append(Bench(record, shown))
     else:
         found.others.append(
             Other(str(record.get("kind") or file.stem), record.get("date") or "", record.get("commit") or "", shown)

@@ -70,6 +70,12 @@ def layout(xaxis: Mapping[str, Any], yaxis: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
+def beside(y: float, text: str) -> dict[str, Any]:
+    """A text right of the line at height `y`, in a margin of 52 pixels."""
+    font = {"size": 12, "color": "var(--ink)"}
+    return {"x": 1, "xref": "paper", "xanchor": "right", "xshift": 46, "y": y, "text": text, "showarrow": False, "font": font}
+
+
 def _titled(axis: Mapping[str, Any]) -> dict[str, Any]:
     if "title" not in axis:
         return dict(axis)

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from sottovoce import ledger
-from sottovoce.report import bars, curves, looks, pareto, probes, words
+from sottovoce.report import bars, curves, looks, pareto, probes, speed, words
 from sottovoce.report import board as boards
 from sottovoce.report.board import Board, Row, Task
 from sottovoce.report.collect import Found, Run, gather, is_run, question
@@ -247,6 +247,7 @@ class View:
             default=0.0,
         )
         self.heats = all_of(probes.heat(self.board, row, i, top or 1.0) for i, row in enumerate(self.board.rows))
+        self.speed = speed.charts(found.benches)
         self.published = json.loads((resources.files("sottovoce.report") / "published.json").read_text(encoding="utf-8"))
         self.made = datetime.datetime.now(datetime.UTC).date().isoformat()
         self.version = ledger.version("sottovoce")
@@ -289,13 +290,14 @@ class View:
         compare = ("compare", "Compare") if several else None
         made = [one, compare, many, ("tasks", "Tasks") if self.bars else None]
         made += [("layers", "Layers") if self.heats else None, ("rates", "Learning rates") if self.trials else None]
+        made += [("speed", "Speed") if self.speed else None]
         made += [("published", "Published"), ("files", "Files")]
         return [tab for tab in made if tab is not None]
 
     def every_chart(self) -> list[Chart]:
         found = [chart for run in self.runs for chart in run.charts]
         found += all_of([self.pareto if ("compare", "Compare") in self.tabs else None])
-        return [*found, *self.bars, *self.heats, *self.trials]
+        return [*found, *self.bars, *self.heats, *self.trials, *self.speed]
 
     def views(self) -> list[tuple[str, str]]:
         """What the Pareto plot can show upwards."""
