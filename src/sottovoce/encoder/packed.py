@@ -167,10 +167,11 @@ class PackedFrontend(WaveFrontend):
     def __init__(self, frontend: WaveFrontend) -> None:
         nn.Module.__init__(self)
         self.__dict__.update(frontend.__dict__)
+        self.shape: FrontendConfig = frontend.config.apart  # of the convolutions alone
         self.packed = nn.ModuleList(PackedConv(block) for block in self.convs if isinstance(block, ConvBlock))
 
     def convolved(self, wave: Tensor, lengths: Tensor | None) -> Tensor:
-        shape: FrontendConfig = self.config.apart
+        shape = self.shape
         wave = wave.float()
         whole = lengths is None or shape.norm_over_padding
         sizes = [wave.shape[1]] * len(wave) if whole or lengths is None else lengths.tolist()
@@ -188,7 +189,7 @@ class PackedFrontend(WaveFrontend):
             wave = wave - wave.double().mean().float()  # the norm takes it away; without it, the moments keep their digits
             own = first.normed(wave, first.norm)
         frames = -(-len(out) // STEP) * STEP
-        stride, kernel = self.config.apart.stride, self.config.apart.kernel
+        stride, kernel = self.shape.stride, self.shape.kernel
         samples = (frames - 1) * stride + kernel
         wave = F.pad(wave, (0, 0, 0, max(0, samples - len(wave))))
         for begin in range(0, frames, PIECE):

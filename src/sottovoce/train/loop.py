@@ -30,6 +30,7 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
     world, recipe, stream = run.world, run.recipe, run.stream(name)
     weights = {part: recipe.objective_weights.get(part, 1.0) for part in learner.objectives}
     lagrangian = Lagrangian().to(world.device)
+    ramp_from = 0.0 if budget is None else budget.start  # of the student as the stage began, whatever is cut live
     if saved is not None and saved["kept"]:
         budget = live.cut(learner, saved["kept"], budget)
     optimizer = live.optimizer_of(learner, lagrangian, stage, recipe.pruning)
@@ -63,7 +64,7 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
             gates = learner.student.gates if isinstance(learner.student, GatedEncoder) else None
             if gates is not None and budget is not None:
                 sparsity = budget.sparsity(gates)
-                target = target_at(step, recipe.pruning.ramp, budget.goal, budget.start)
+                target = target_at(step, recipe.pruning.ramp, budget.goal, ramp_from)
                 lagrangian(sparsity, target).backward()
             norms = optim.clip(optimizer, stage.clip)
             if all(torch.isfinite(norm) for norm in norms.values()):

@@ -21,7 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from sottovoce.config import ConfigError, build, plain
+from sottovoce.config import build, plain
 from sottovoce.data import Data, Stream, open_data
 from sottovoce.encoder import EncoderConfig, normalize
 from sottovoce.encoder.packed import fastest
@@ -253,12 +253,11 @@ def claim(out: Path) -> None:
 
 def completed(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of an earlier version with the defaults of all fields that came later; as they are where they cannot be read any more."""
-    source = {key: settings[key] for key in ("data_source",) if key in settings}
     try:
-        recipe = build(Recipe, {key: value for key, value in settings.items() if key not in source})
-    except (ConfigError, ValueError, TypeError):
+        recipe = build(Recipe, {key: value for key, value in settings.items() if key != "data_source"})
+    except (ValueError, TypeError):
         return settings
-    return {**source, **plain(recipe)}
+    return {**settings, **plain(recipe)}
 
 
 def differences(mine: Any, theirs: Any, where: str = "") -> Iterator[tuple[str, Any]]:

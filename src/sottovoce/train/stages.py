@@ -87,10 +87,8 @@ def train(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str
         run.say(warning)
     learner.to(run.world.device)
     if run.recipe.compile and not stage.prune:  # under gates, shapes differ from update to update
-        student = torch.compile(learner.student, dynamic=True)
-        learner.compiled = lambda *given, **options: student(
-            *given, **options
-        )  # no module, which would become one of the learner's
+        # as a function: the compiled module would become one of the learner's
+        learner.compiled = torch.compile(learner.student.forward, dynamic=True)
     saved = run.saved(name)
     learner.recall(work.objectives)
     if saved is None:
