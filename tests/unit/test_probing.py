@@ -13,7 +13,7 @@ import torch
 from sottovoce.data import open_source
 from sottovoce.encoder import Encoder
 from sottovoce.probing.features import INDEX, ROWS, FeatureStore, Piece, encode
-from sottovoce.probing.probe import Examples, Training, WeightedSum, batches, fit, sweep
+from sottovoce.probing.probe import Examples, Training, WeightedSum, batches, fit, sweep, without_denormals
 from sottovoce.probing.sources import open_subject
 from sottovoce.types import Batch
 
@@ -150,6 +150,20 @@ class TestFeatures:
         want = next(encode(subject, pieces[:1], "frames"))[1].states
         assert float(want.abs().max()) > 65_504
         torch.testing.assert_close(found, want, rtol=2e-3, atol=float(want.abs().max()) * 1e-3)
+
+
+def test_denormals_are_zero_inside_and_as_before_outside() -> None:
+    denormal = lambda: bool(torch.tensor(1e-39) * 1 != 0)  # noqa: E731
+    assert denormal()
+    with without_denormals():
+        assert not denormal()
+        with without_denormals():
+            assert not denormal()
+        assert not denormal()
+    assert denormal()
+    with pytest.raises(ZeroDivisionError):
+        without_denormals()(lambda: 1 / 0)()
+    assert denormal()
 
 
 class TestProbe:

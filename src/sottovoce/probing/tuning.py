@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sottovoce.data import DataConfig, Skipped, Stream, Utterance
 from sottovoce.data.batches import Plan, bucket, make_job
 from sottovoce.data.stream import decode
-from sottovoce.probing.probe import Best, Trial
+from sottovoce.probing.probe import Best, Trial, without_denormals
 from sottovoce.probing.subject import Subject, frames_of
 from sottovoce.types import Batch
 
@@ -178,6 +178,7 @@ def silenced(wave: Tensor, share: float) -> Tensor:
     return wave.masked_fill(hidden.repeat_interleave(HOP, 1)[:, : wave.shape[1]], 0)
 
 
+@without_denormals()
 def tune(
     subject: Subject,
     build: Callable[[], nn.Module],
