@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sottovoce.data.corrupt import add_noise, impulse_responses, reverberate
 from sottovoce.encoder import Encoder
+from sottovoce.tasks import fidelity
 from sottovoce.tasks.fidelity import Fidelity, linear_cka
 from sottovoce.types import Batch, Features
 from tests.conftest import tiny_shape
@@ -110,6 +111,8 @@ def test_a_stranger_has_other_units_and_the_same_call_gives_the_same_numbers() -
     strange = Fidelity(FULL).run(other, encoder, audio)
     assert strange["mean"]["nmi_20"] < strange["mean"]["nmi_20_refit"]
     assert strange["mean"]["purity_20"] < 1
+    assert strange == Fidelity(FULL).run(other, encoder, audio)
+    fidelity._labels.clear()  # units remembered from the first call
     assert strange == Fidelity(FULL).run(other, encoder, audio)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from sottovoce.data import Skipped
 from sottovoce.data.cache import cache_home
 from sottovoce.probing.bank import INDEX, ROWS, Bank, Rows
+from sottovoce.probing.made import MadeAudio
 from sottovoce.probing.pieces import BATCH_SECONDS, Encoded, Entry, Kind, Piece, decoded, encode, looked_at, readable
 from sottovoce.probing.subject import Subject
 
@@ -29,6 +30,7 @@ Progress = Callable[[int, int], None]
 
 FORMAT = 1
 ON_CPU, ON_GPU = 8.0, 240.0  # seconds of audio encoded at once in training: what fits a processor's cache, what keeps a GPU busy
+MADE = 0.1  # of the limit, besides it, for audio that is made
 AT_ONCE = 8  # items of which features are in memory when a set is gone through
 
 _said: dict[Path, float] = {}  # bytes of a bank that this process has said to be too many
@@ -109,7 +111,7 @@ def moments(sets: Sequence[FeatureSet], most: int) -> tuple[Tensor, Tensor]:
 
 
 class FeatureStore:
-    """Banks of features in a folder, `limit_gb` in all (0: nothing is kept, every request encodes).
+    """Banks of features in a folder, `limit_gb` in all (0: nothing is kept, every request encodes), and `MadeAudio`, a tenth of that.
 
     folder: by default ``features`` in `cache_home`.
     """
@@ -118,6 +120,7 @@ class FeatureStore:
         self.folder = (folder or cache_home() / "features").expanduser()
         self.limit = limit_gb * 1e9
         self.seconds_per_batch = seconds_per_batch
+        self.made = MadeAudio(self.folder / "made", MADE * self.limit)
 
     def foresee(self, subject: Subject, pieces: Sequence[Piece], kind: Kind, say: Callable[[str], None]) -> float:
         """Bytes that the bank will have with all these pieces, as far as their lengths are known; says so when they are too many.
@@ -191,7 +194,7 @@ class FeatureStore:
                 if progress is not None:
                     progress(count - len(todo), count)
 
-            for piece, found in encode(subject, list(todo.values()), bank.kind, self.seconds_per_batch):
+            for piece, found in encode(subject, list(todo.values()), bank.kind, self.seconds_per_batch, self.made.read):
                 if isinstance(found, Encoded) and not self._room(bank, found.states.numel() * 2):
                     break
                 add(piece, found)

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,12 +80,16 @@ class Encoded(NamedTuple):
 
 
 def encode(
-    subject: Subject, pieces: Sequence[Piece], kind: Kind, seconds_per_batch: float = BATCH_SECONDS
+    subject: Subject,
+    pieces: Sequence[Piece],
+    kind: Kind,
+    seconds_per_batch: float = BATCH_SECONDS,
+    read: Callable[[Piece], Tensor] = Piece.read,
 ) -> Iterator[tuple[Piece, Encoded | Entry]]:
     """Every piece with what the model makes of it, or with the reason why it cannot be read; similar lengths after one another."""
     order = sorted(pieces, key=lambda piece: piece.seconds or piece.recording.duration or 0.0)
     batch: list[tuple[Piece, Tensor]] = []
-    for piece, wave in decoded(order):
+    for piece, wave in decoded(order, read=read):
         if isinstance(wave, str):
             yield piece, Entry(-1, 0, 0.0, wave)
             continue
@@ -109,23 +113,25 @@ def _states(subject: Subject, batch: list[tuple[Piece, Tensor]], kind: Kind) -> 
         yield piece, Encoded(own.mean(0, keepdim=True) if kind == "pooled" else own, len(own), len(wave) / SAMPLE_RATE)
 
 
-def decoded(pieces: Sequence[Piece], ahead: int = 64) -> Iterator[tuple[Piece, Tensor | str]]:
-    """Audio in the order of `pieces`, decoded by threads a little ahead."""
+def decoded(
+    pieces: Sequence[Piece], ahead: int = 64, read: Callable[[Piece], Tensor] = Piece.read
+) -> Iterator[tuple[Piece, Tensor | str]]:
+    """Audio in the order of `pieces`, or why it cannot be read, decoded by threads a little ahead."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         waiting: deque[tuple[Piece, Future[Tensor | str]]] = deque()
         todo = iter(pieces)
         while True:
             for piece in itertools.islice(todo, ahead - len(waiting)):
-                waiting.append((piece, pool.submit(_wave, piece)))
+                waiting.append((piece, pool.submit(_wave, piece, read)))
             if not waiting:
                 return
             piece, future = waiting.popleft()
             yield piece, future.result()
 
 
-def _wave(piece: Piece) -> Tensor | str:
+def _wave(piece: Piece, read: Callable[[Piece], Tensor] = Piece.read) -> Tensor | str:
     try:
-        return piece.read()
+        return read(piece)
     except BadAudio as problem:
         return problem.reason
 
