@@ -1,70 +1,89 @@
-"""The students of CoLLD's table: one size, the same data, as many updates; CoLLD, its controls, a sweep of what the paper leaves open.
+"""The students of CoLLD's table: equal sizes, the same data, as many updates; CoLLD, its controls, DPHuBERT, and the union of both.
 
     python benchmarks/colld_students.py --teacher TEACHER --train train.tsv --speech FOLDER --work DIR --out results/colld
 
-Names that begin with "colld" are the recipe and its controls, one field changed each; with "sweep" the sweep, one value changed each; with
-"sotto" the union of both founding methods and its parts, at a quarter of the teacher's MACs unless their name says otherwise.
-`--only sweep-temperature --tasks pr sid` narrows it down. Options and resuming are those of `testbed_students.py`.
+Teacher: a Conformer 144 wide with 8 layers (recipe pretrain-conformer). CoLLD's students are as deep and thinner: half, a quarter and a
+tenth of its MACs. DPHuBERT and `sotto` get exactly these budgets. Names that begin with "colld" are the recipe and, at a quarter, its
+controls, one field changed each; with "sotto" the union and, at a quarter, its parts; with "sweep" what the paper leaves open, one value
+changed each, with the first seed alone. `--only sweep-temperature --tasks ks-arabic sid-wild` narrows it down; `--data multilingual`
+fine-tunes instead. Options and resuming are those of `testbed_students.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
-from testbed_students import Row, Setting, arguments, carry_out, setting_of
+from testbed_students import Row, Setting, arguments, carry_out, setting_of, share_of
 
+from sottovoce.train.api import Result
+
+SIZES = {  # by the share of MACs, per cent
+    50: {"dim": 92, "heads": 3, "ffn_dim": 360, "glu_dim": 92},
+    25: {"dim": 56, "heads": 2, "ffn_dim": 224, "glu_dim": 56},
+    10: {"dim": 32, "heads": 1, "ffn_dim": 96, "glu_dim": 32},
+}
+FIELD = "objectives.colld."
+DISTANCE = f"{FIELD}hidden=distance"
+MSE = [f"{FIELD}{field}" for field in ("l1=0", "cosine=0", "mse=1")]
 CONTROLS = {
-    "colld": [],
-    "colld-l1-cosine": ["hidden=distance"],
-    "colld-unmasked": ["mask=false"],
-    "colld-mse": ["hidden=distance", "l1=0", "cosine=0", "mse=1"],
-    "colld-armhubert": ["masked_teacher=true", "hidden=distance", "visible=distance", "l1=0", "cosine=0", "mse=1"],
-    "colld-unmasked-l1-cosine": ["mask=false", "hidden=distance"],
+    "colld-l1-cosine": [DISTANCE],
+    "colld-unmasked": [f"{FIELD}mask=false"],
+    "colld-mse": [DISTANCE, *MSE],
+    "colld-armhubert": [f"{FIELD}masked_teacher=true", f"{FIELD}visible=distance", DISTANCE, *MSE],
+    "colld-unmasked-l1-cosine": [f"{FIELD}mask=false", DISTANCE],
 }
 SWEEP = {
-    "temperature": ["temperature=0.05", "temperature=0.2", "temperature=0.5"],
-    "distractors": ["distractors=20", "distractors=50", "distractors=0"],
-    "layers": ["layers=3", "layers=2", "layers=1"],
-    "target": ["target=block"],
-    "head": ["head=mlp"],
+    f"{FIELD}temperature": ["0.05", "0.2", "0.5"],
+    f"{FIELD}distractors": ["20", "50", "0"],
+    f"{FIELD}layers": ["3", "2", "1"],
+    f"{FIELD}target": ["block"],
+    f"{FIELD}head": ["mlp"],
+    "masking.share": ["0.3", "0.5", "0.8"],
+    "student.start": ["random"],
 }
-MASKS = ["0.3", "0.5", "0.8"]
+OFF = "objectives.layer_to_layer=false"
+PARTS = {
+    "sotto-no-clean": [OFF],
+    "sotto-no-contrast": [DISTANCE],
+    "sotto-one-pass": [OFF, f"{FIELD}visible=distance"],
+    "sotto-dense": [f"{FIELD}layers=0"],
+    "sotto-block": [f"{FIELD}target=block"],
+    "sotto-live": ["pruning.live=20"],
+}
+UNITS = "pruning.units=[conv,head,ffn,glu]"
 
 
-def colld(setting: Setting, name: str, fields: list[str], seed: int, extra: tuple[str, ...] = ()) -> Row:
-    overrides = [*(f"objectives.colld.{field}" for field in fields), *extra, *setting.alike("distill")]
-    return name, seed, partial(setting.compress, name, seed, "colld-demo", overrides)
+def colld(setting: Setting, name: str, seed: int, overrides: Sequence[str] = (), size: int = 25) -> Result:
+    shape = [f"student.{field}={value}" for field, value in {**SIZES[size], "depth": 0}.items()]
+    return setting.compress(name, seed, "colld-demo", [*shape, *overrides, *setting.alike("distill")])
 
 
-def sotto(setting: Setting, name: str, keep: float, seed: int, overrides: tuple[str, ...] = ()) -> Row:
-    get = partial(setting.compress, name, seed, "sotto-demo", list(overrides), budget="macs", keep=keep, steps=setting.steps)
-    return name, seed, get
+def pruned(setting: Setting, name: str, recipe: str, seed: int, overrides: Sequence[str] = (), size: int = 25) -> Result:
+    """At the MACs of CoLLD's student of that size."""
+    keep = share_of(setting, colld(setting, named("colld", size), seed, size=size).out)
+    return setting.compress(name, seed, recipe, [UNITS, *overrides], budget="macs", keep=keep, steps=setting.steps)
+
+
+def named(name: str, size: int) -> str:
+    return name if size == 25 else f"{name}-{size}"
 
 
 def table(setting: Setting, seeds: list[int]) -> Iterator[Row]:
     for seed in seeds:
-        for name, fields in CONTROLS.items():
-            yield colld(setting, name, fields, seed)
-    for seed in seeds:
-        for kind, values in SWEEP.items():
-            for value in values:
-                yield colld(setting, f"sweep-{kind}-{value.partition('=')[2]}", [value], seed)
-        for share in MASKS:
-            yield colld(setting, f"sweep-mask-{share}", [], seed, (f"masking.share={share}",))
-    off = "objectives.layer_to_layer=false"
-    parts = {
-        "sotto": (),
-        "sotto-no-clean": (off,),
-        "sotto-no-contrast": ("objectives.colld.hidden=distance",),
-        "sotto-one-pass": (off, "objectives.colld.visible=distance"),
-        "sotto-block": ("objectives.colld.target=block",),
-    }
-    for seed in seeds:
-        for name, overrides in parts.items():
-            yield sotto(setting, name, 0.25, seed, overrides)
-        for keep in (0.5, 0.1):
-            yield sotto(setting, f"sotto-macs-{keep * 100:.0f}", keep, seed)
+        for size in SIZES:
+            yield named("colld", size), seed, partial(colld, setting, named("colld", size), seed, size=size)
+            for kind in ("dphubert", "sotto"):
+                name = named(kind, size)
+                yield name, seed, partial(pruned, setting, name, f"{kind}-demo", seed, size=size)
+        for name, overrides in CONTROLS.items():
+            yield name, seed, partial(colld, setting, name, seed, overrides)
+        for name, overrides in PARTS.items():
+            yield name, seed, partial(pruned, setting, name, "sotto-demo", seed, overrides)
+    for key, values in SWEEP.items():
+        for value in values:
+            name = f"sweep-{key.rpartition('.')[2]}-{value}"
+            yield name, seeds[0], partial(colld, setting, name, seeds[0], [f"{key}={value}"])
 
 
 def main() -> None:

@@ -77,11 +77,15 @@ def distilhubert(setting: Setting, seed: int) -> api.Result:
     return setting.compress("distilhubert", seed, "distilhubert", setting.alike("distill"))
 
 
+def share_of(setting: Setting, student: Path) -> float:
+    """The student's MACs over the teacher's."""
+    ours, theirs = (total(encoder_cost(load_pretrained(each).shape)).macs for each in (student, setting.teacher))
+    return round(float(ours) / float(theirs), 4)
+
+
 def equal_macs(setting: Setting, seed: int) -> api.Result:
     """DPHuBERT at the share of MACs that the first two layers and the front end take."""
-    models = (distilhubert(setting, seed).out, setting.teacher)
-    ours, theirs = (total(encoder_cost(load_pretrained(each).shape)).macs for each in models)
-    return dphubert(setting, "macs", round(float(ours) / float(theirs), 4), seed)
+    return dphubert(setting, "macs", share_of(setting, distilhubert(setting, seed).out), seed)
 
 
 Row = tuple[str, int, Callable[[], api.Result]]  # name, seed, how to get the student
@@ -110,6 +114,7 @@ def arguments(about: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--only", default="", help="start of the names to do")
+    parser.add_argument("--data", default="testbed", help="task file")
     parser.add_argument("--tasks", nargs="+", default=["all"])
     parser.add_argument("--cache", default=None)
     parser.add_argument("--jobs", type=int, default=1)
@@ -130,7 +135,7 @@ def carry_out(options: argparse.Namespace, rows: Iterator[Row]) -> None:
         measure = partial(
             sottovoce.evaluate,
             [str(student)],
-            data="testbed",
+            data=options.data,
             out=options.out,
             root=options.speech,
             seeds=[seed],
@@ -139,7 +144,8 @@ def carry_out(options: argparse.Namespace, rows: Iterator[Row]) -> None:
             say=partial(print, flush=True),
         )
         measure(tasks=options.tasks)
-        measure(tasks=["fidelity"], vs=[options.teacher])
+        if options.data == "testbed":
+            measure(tasks=["fidelity"], vs=[options.teacher])
 
 
 def setting_of(options: argparse.Namespace) -> Setting:
