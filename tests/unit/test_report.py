@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import json
 import re
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
-from sottovoce.report import board, page, probes, speed, words
+from sottovoce.report import board, page, probes, speed, table, words
 from sottovoce.report.collect import Evaluation, gather
 from sottovoce.report.figure import Chart
 from sottovoce.report.kept import picture
@@ -273,6 +274,27 @@ def test_frontier(sign: int, line: list[tuple[float, float]]) -> None:
 def test_costs_of_one_budget_count_as_equal() -> None:
     assert board.frontier([(100.0, 80.0), (100.5, 85.0)], 1) == [(100.5, 85.0)]
     assert board.frontier([(100.0, 80.0), (102.0, 85.0)], 1) == [(100.0, 80.0), (102.0, 85.0)]
+
+
+def test_the_leaderboard_as_text(ledger_folder: Path, whole: board.Board, tmp_path: Path) -> None:
+    lines = page.write([ledger_folder], tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 2 + len(whole.rows)
+    assert {line.count(" | ") for line in lines} == {3 + len(whole.tasks)}
+    assert all(task.label in lines[0] for task in whole.tasks)
+    bold = [line.split(" | ")[0].strip("| ") for line in lines if "**" in line]
+    assert set(bold) == set().union(*(whole.best(task) for task in whole.tasks))
+
+    with page.write([ledger_folder], tmp_path / "table.csv").open(encoding="utf-8") as file:
+        values = {(row["model"], row["task"]): float(row["value"]) for row in csv.DictReader(file)}
+    assert values == {
+        (row.name, task.label): row.cells[task.key].value for row in whole.rows for task in whole.tasks if task.key in row.cells
+    }
+
+
+def test_a_name_cannot_break_the_table() -> None:
+    record = copy.deepcopy(evaluation())
+    record["model"]["name"] = "a|b\nc"
+    assert "| a\\|b c |" in table.markdown(board.build(found(record)))
 
 
 # drawing ----------------------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,10 @@ def report(
     paths: Annotated[
         list[Path] | None, typer.Argument(metavar="[PATH]...", help="Run folders, and folders or files of the ledger.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The page; report.html in the first path by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The page; report.html in the first path by default. With .md or .csv: the leaderboard as text."),
+    ] = None,
 ) -> None:
     """Draw runs and results as one page that needs nothing else.
 
@@ -24,6 +27,8 @@ def report(
         sottovoce report students/first
 
         sottovoce report results students/first students/second --out comparison.html
+
+        sottovoce report results/testbed --out table.md
     """
     from sottovoce.report import page
 

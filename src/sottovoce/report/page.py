@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from sottovoce import ledger
-from sottovoce.report import bars, curves, looks, pareto, probes, speed, words
+from sottovoce.report import bars, curves, looks, pareto, probes, speed, table, words
 from sottovoce.report import board as boards
 from sottovoce.report.board import Board, Row, Task
 from sottovoce.report.collect import Found, Run, gather, is_run, question
@@ -28,7 +28,8 @@ DEFAULT = Path("results")
 
 
 def write(paths: Sequence[Path], out: Path | None = None) -> Path:
-    """Draws what is in `paths` (``results/`` when there are none) into one file and says where it is.
+    """Draws what is in `paths` (``results/`` when there are none) into one file and says where it is: a page, or, if `out` ends in ``.md``
+    or ``.csv``, the leaderboard as text.
 
     paths: folders of runs, folders that hold them, folders or files of the ledger. out: the file; by default ``report.html`` in the
     run's folder when there is just one, else in the current folder. ValueError for paths without runs and results.
@@ -36,14 +37,16 @@ def write(paths: Sequence[Path], out: Path | None = None) -> Path:
     wanted = list(paths) or [DEFAULT]
     if not paths and not DEFAULT.exists():
         raise ValueError("there is no results/ here; say what to report on: sottovoce report RUN_OR_RESULTS...")
-    html = render(gather(wanted))
+    found = gather(wanted)
+    as_text = table.FORMATS.get(out.suffix.lower()) if out else None
+    made = as_text(boards.build(found.evaluations)) if as_text else render(found)
     if out is None:
         out = wanted[0] / NAME if len(wanted) == 1 and is_run(wanted[0]) else Path(NAME)
     if out.is_dir():
         raise ValueError(f"{out} is a folder; give --out a file, e.g. {out / NAME}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        ledger.write_atomically(out, html)
+        ledger.write_atomically(out, made)
     except OSError as problem:
         raise ValueError(f"cannot write {out}: {problem.strerror}; choose another --out") from None
     return out

@@ -177,7 +177,7 @@ class Fidelity(Task):
         if len(x) < count:
             raise ValueError(f"{len(x)} frames are too few for {count} units: give more audio, or ask for fewer units")
         seed = self.config.seed + start
-        known = (hashlib.blake2b(x).digest(), count, seed)
+        known = (hashlib.blake2b(x.data).digest(), count, seed)
         if known not in _labels:
             _labels[known] = library("sklearn.cluster").MiniBatchKMeans(count, n_init=1, random_state=seed).fit(x).labels_
             if len(_labels) > REMEMBERED:
