@@ -17,7 +17,9 @@ def report(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The page; report.html in the first path by default. With .md or .csv: the leaderboard as text."),
+        typer.Option(
+            "--out", help="The page; report.html in the first path by default. With .md or .csv: the leaderboard as text."
+        ),
     ] = None,
 ) -> None:
     """Draw runs and results as one page that needs nothing else.
