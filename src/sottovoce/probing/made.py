@@ -24,8 +24,7 @@ class MadeAudio:
 
     def __init__(self, folder: Path, limit: float) -> None:
         self.folder, self.limit = folder, limit
-        self._size: int | None = None
-        self._lock = threading.Lock()
+        self._size: int | None = None  # as far as this process knows; several threads and processes may keep at once
 
     def read(self, piece: Piece) -> Tensor:
         """As `Piece.read`. A folder that cannot be written costs the next model time, and this one nothing."""
@@ -46,10 +45,10 @@ class MadeAudio:
         if size > LEFT * self.limit:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._lock:
-            if self._size is None or self._size + size > self.limit:
-                self._size = self._made_room(size)
-            self._size += size
+        known = self._size
+        if known is None or known + size > self.limit:
+            known = self._made_room(size)
+        self._size = known + size
         part = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")  # another process may keep the same
         with part.open("wb") as file:
             np.save(file, wave.numpy())
