@@ -173,16 +173,18 @@ class Fidelity(Task):
 
     def labels(self, frames: Frames, count: int, start: int = 0) -> NDArray[np.int32]:
         """Nearest of `count` centroids, found by mini-batch k-means as in HuBERT (Hsu et al. 2021). ValueError with too few frames."""
-        x = np.ascontiguousarray(torch.cat(frames).cpu().numpy())
+        x = torch.cat(frames).cpu().numpy()
         if len(x) < count:
             raise ValueError(f"{len(x)} frames are too few for {count} units: give more audio, or ask for fewer units")
         seed = self.config.seed + start
         known = (hashlib.blake2b(x.data).digest(), count, seed)
-        if known not in _labels:
-            _labels[known] = library("sklearn.cluster").MiniBatchKMeans(count, n_init=1, random_state=seed).fit(x).labels_
-            if len(_labels) > REMEMBERED:
-                _labels.pop(next(iter(_labels)))
-        return _labels[known]
+        labels = _labels.pop(known, None)
+        if labels is None:
+            labels = library("sklearn.cluster").MiniBatchKMeans(count, n_init=1, random_state=seed).fit(x).labels_
+        _labels[known] = labels  # the last used last
+        if len(_labels) > REMEMBERED:
+            del _labels[next(iter(_labels))]
+        return labels
 
     def robustness(
         self, model: nn.Module, reference: nn.Module, batches: Sequence[Batch], clean: list[Frames]
