@@ -16,6 +16,8 @@ from functools import partial
 
 from testbed_students import Row, Setting, arguments, carry_out, setting_of, share_of
 
+from sottovoce.families import load_pretrained
+from sottovoce.students.narrow import Narrow
 from sottovoce.train.api import Result
 
 SIZES = {  # by the share of MACs, per cent
@@ -61,7 +63,8 @@ def colld(setting: Setting, name: str, seed: int, overrides: Sequence[str] = (),
 
 def pruned(setting: Setting, name: str, recipe: str, seed: int, overrides: Sequence[str] = (), size: int = 25) -> Result:
     """At the MACs of CoLLD's student of that size."""
-    keep = share_of(setting, colld(setting, named("colld", size), seed, size=size).out)
+    teacher = load_pretrained(setting.teacher).shape
+    keep = share_of(Narrow(Narrow.Config(**SIZES[size])).shape(teacher), teacher)
     return setting.compress(name, seed, recipe, [UNITS, *overrides], budget="macs", keep=keep, steps=setting.steps)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import sottovoce
+from sottovoce.encoder import EncoderConfig
 from sottovoce.families import load_pretrained
 from sottovoce.pruning import encoder_cost, total
 from sottovoce.train import api
@@ -77,15 +78,16 @@ def distilhubert(setting: Setting, seed: int) -> api.Result:
     return setting.compress("distilhubert", seed, "distilhubert", setting.alike("distill"))
 
 
-def share_of(setting: Setting, student: Path) -> float:
+def share_of(student: EncoderConfig, teacher: EncoderConfig) -> float:
     """The student's MACs over the teacher's."""
-    ours, theirs = (total(encoder_cost(load_pretrained(each).shape)).macs for each in (student, setting.teacher))
+    ours, theirs = (total(encoder_cost(each)).macs for each in (student, teacher))
     return round(float(ours) / float(theirs), 4)
 
 
 def equal_macs(setting: Setting, seed: int) -> api.Result:
     """DPHuBERT at the share of MACs that the first two layers and the front end take."""
-    return dphubert(setting, "macs", share_of(setting, distilhubert(setting, seed).out), seed)
+    models = (distilhubert(setting, seed).out, setting.teacher)
+    return dphubert(setting, "macs", share_of(*(load_pretrained(each).shape for each in models)), seed)
 
 
 Row = tuple[str, int, Callable[[], api.Result]]  # name, seed, how to get the student
