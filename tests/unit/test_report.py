@@ -291,6 +291,13 @@ def test_the_leaderboard_as_text(ledger_folder: Path, whole: board.Board, tmp_pa
     }
 
 
+def test_no_table_without_evaluations(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"schema": 1, "kind": "parity", "commit": null, "machine": {}}')
+    with pytest.raises(ValueError, match=r"no evaluations in .*sottovoce evaluate"):
+        page.write([tmp_path], tmp_path / "table.md")
+    assert not (tmp_path / "table.md").exists()
+
+
 def test_a_name_cannot_break_the_table() -> None:
     record = copy.deepcopy(evaluation())
     record["model"]["name"] = "a|b\nc"

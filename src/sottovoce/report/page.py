@@ -32,13 +32,18 @@ def write(paths: Sequence[Path], out: Path | None = None) -> Path:
     or ``.csv``, the leaderboard as text.
 
     paths: folders of runs, folders that hold them, folders or files of the ledger. out: the file; by default ``report.html`` in the
-    run's folder when there is just one, else in the current folder. ValueError for paths without runs and results.
+    run's folder when there is just one, else in the current folder. ValueError for paths without runs and results, or, for text, without
+    evaluations.
     """
     wanted = list(paths) or [DEFAULT]
     if not paths and not DEFAULT.exists():
         raise ValueError("there is no results/ here; say what to report on: sottovoce report RUN_OR_RESULTS...")
     found = gather(wanted)
     as_text = table.FORMATS.get(out.suffix.lower()) if out else None
+    if as_text and not found.evaluations:
+        raise ValueError(
+            f"no evaluations in {' '.join(map(str, wanted))}: there is no leaderboard to write; run: sottovoce evaluate MODEL"
+        )
     made = as_text(boards.build(found.evaluations)) if as_text else render(found)
     if out is None:
         out = wanted[0] / NAME if len(wanted) == 1 and is_run(wanted[0]) else Path(NAME)
