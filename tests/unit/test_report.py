@@ -15,7 +15,7 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
-from sottovoce.report import board, page, probes, speed, table, words
+from sottovoce.report import bars, board, looks, page, pareto, probes, speed, table, words
 from sottovoce.report.collect import Evaluation, gather
 from sottovoce.report.figure import Chart
 from sottovoce.report.kept import picture
@@ -322,6 +322,39 @@ def test_plotly_takes_every_figure(ledger_folder: Path, tmp_path: Path) -> None:
         for figure in figures(chart):
             go.Figure(figure)  # ValueError for a property that plotly does not know
             json.dumps(figure, allow_nan=False)
+
+
+def sized(recipe: str, unit: str | None, keep: float | None, value: float = 80.0) -> dict[str, Any]:
+    record = copy.deepcopy(evaluation())
+    name = f"{recipe}-{unit}-{keep}"
+    origin = {"recipe": recipe, "unit": unit, "keep": keep, "seed": 1, "teacher": "demo"}
+    record["model"] |= {"name": name, "fingerprint": name, "role": "student", "macs_per_s": 1e8 * (keep or 1.0), "origin": origin}
+    record["measures"]["accuracy"] |= {"value": value, "low": value - 1, "high": value + 1}
+    return record
+
+
+def test_the_sizes_of_one_method_are_one_series() -> None:
+    of_macs = [sized("dphubert", "macs", keep) for keep in (0.15, 0.25, 0.5)]
+    others = [sized("dphubert", "params", 0.25), sized("distilhubert", None, None), evaluation()]
+    built = board.build(found(*of_macs, *others))
+    colour = looks.colours(built)
+    assert len({colour[f"dphubert-macs-{keep}"] for keep in (0.15, 0.25, 0.5)}) == 1
+    assert len({colour[row.name] for row in built.rows}) == 4  # of MACs, of parameters, the other recipe, the teacher
+    chart = pareto.pareto(built)
+    assert chart is not None
+    series = {trace["name"]: trace for trace in chart.figure["data"] if "name" in trace}
+    joined = series["dphubert, MACs"]
+    assert "lines" in joined["mode"]
+    assert joined["x"] == [1.5e7, 2.5e7, 5e7]  # in order, or the line would go back and forth
+
+
+def test_a_wild_interval_does_not_set_the_scale_of_the_bars() -> None:
+    wild = sized("dphubert", "macs", 0.25, value=60.0)
+    wild["measures"]["accuracy"]["high"] = 4000.0
+    built = board.build(found(wild, evaluation()))
+    first, last = bars.bars(built, built.tasks[0]).figure["layout"]["xaxis"]["range"]
+    assert first == 0
+    assert 60 < last < 400
 
 
 def test_error_rates_of_the_sweep_are_shown_as_they_are_read(whole: board.Board) -> None:

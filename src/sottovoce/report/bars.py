@@ -9,6 +9,8 @@ from sottovoce.report.board import Board, Cell, Row, Task
 from sottovoce.report.figure import Chart, Table, beside, label, layout
 from sottovoce.report.looks import axis_title, colours, hover, interval, places, whiskers
 
+FAR = 3.0
+
 
 def bars(board: Board, task: Task) -> Chart:
     """All models on one task."""
@@ -28,7 +30,9 @@ def bars(board: Board, task: Task) -> Chart:
         "hovertemplate": "%{hovertext}<extra></extra>",
         "showlegend": False,
     }
-    ends = [end for cell in cells for end in (cell.value, cell.low, cell.high) if end is not None]
+    # an interval that is far wider than the values are large goes on outside: it must not make the bars too short to compare
+    most = FAR * max((abs(cell.value) for cell in cells), default=1.0)
+    ends = [min(max(end, -most), most) for cell in cells for end in (cell.value, cell.low, cell.high) if end is not None]
     plan = layout(
         xaxis={
             "range": [1.06 * min(0.0, *ends), 1.02 * max(0.0, *ends) or 1.0],

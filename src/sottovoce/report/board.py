@@ -48,13 +48,15 @@ class Cell:
 class Row:
     """One model, or several (`members`) that differ in their seed alone. cells: by the task's key. evaluations: likewise, of all members.
 
-    recipe: what the student was trained by, and its budget; "" for others. rank: mean rank over the tasks that all rows have in
+    recipe: what the student was trained by, and its budget; "" for others. method: the same without how much was to stay, so that the
+    sizes of one method are a series. rank: mean rank over the tasks that all rows have in
     common, 1 is best; score: mean over them of the place between worst (0) and best (100).
     """
 
     name: str
     role: str
     recipe: str
+    method: str
     params: float | None
     macs: float | None
     cells: Mapping[str, Cell]
@@ -150,6 +152,7 @@ def _single(found: Sequence[Evaluation], tasks: Mapping[tuple[str, str, str], Ta
         name=model["name"],
         role=model["role"],
         recipe=_recipe(origin) if model["role"] == "student" else "",
+        method=_method(origin) if model["role"] == "student" else "",
         params=model.get("params"),
         macs=model.get("macs_per_s"),
         cells=cells,
@@ -166,6 +169,12 @@ def _recipe(origin: Mapping[str, Any]) -> str:
     if isinstance(keep, int | float) and unit:
         budget = f"{100 * keep:.3g} % of {UNITS.get(str(unit), unit)}".replace(" ", SPACE)
     return ", ".join(str(part) for part in (name, budget) if part)
+
+
+def _method(origin: Mapping[str, Any]) -> str:
+    """'dphubert-demo, MACs'."""
+    unit = origin.get("unit")
+    return ", ".join(str(part) for part in (origin.get("recipe"), UNITS.get(str(unit), unit)) if part)
 
 
 def _repetition(model: Mapping[str, Any]) -> tuple[str, ...]:

@@ -15,12 +15,17 @@ MEANS = {"rank": "Mean rank", "score": "Mean score"}
 
 
 def colours(board: Board) -> dict[str, str]:
-    """Colour of each row by name: the teacher's and the controls' are fixed, students have one for each recipe."""
-    recipes = list(dict.fromkeys(row.recipe for row in board.rows if row.role == "student"))
+    """Colour of each row by name: the teacher's and the controls' are fixed, students have one for each method."""
+    series = methods(board)
     made = {}
     for row in board.rows:
-        made[row.name] = f"var(--s{recipes.index(row.recipe) % SERIES + 1})" if row.role == "student" else f"var(--{row.role})"
+        made[row.name] = f"var(--s{series.index(row.method) % SERIES + 1})" if row.role == "student" else f"var(--{row.role})"
     return made
+
+
+def methods(board: Board) -> list[str]:
+    """Of the students, in the order of the board."""
+    return list(dict.fromkeys(row.method for row in board.rows if row.role == "student"))
 
 
 def interval(cell: Cell, places: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from sottovoce.report import words
 from sottovoce.report.board import COSTS, Board, Cell, Row, frontier
 from sottovoce.report.figure import Chart, Table, label, layout
-from sottovoce.report.looks import ARROW, MEANS, SERIES, axis_title, colours, hover, places, whiskers
+from sottovoce.report.looks import ARROW, MEANS, SERIES, axis_title, colours, hover, methods, places, whiskers
 
 SYMBOLS = ("circle", "triangle-up", "pentagon", "hexagon", "star", "triangle-down")
 SIGNS = {"teacher": "diamond", "student": "dot", "control": "cross"}
@@ -29,8 +29,8 @@ def pareto(board: Board) -> Chart | None:
         "What is kept for what it costs",
         figures[first],
         _scores(board),
-        note="The line joins the models that no other beats: none is as good for less, none is better for as much. "
-        "Costs within 1 % count as equal; controls are not on the line.",
+        note="The dotted line joins the models that no other beats: none is as good for less, none is better for as much. "
+        "Thin lines join the sizes of one method. Costs within 1 % count as equal; controls are not on the line.",
         height=420,
         says="Scatter plot of quality against cost; the numbers are in the table below it.",
         choices=figures,
@@ -81,17 +81,20 @@ def _pareto(board: Board, cost: str, view: str) -> dict[str, Any]:
         x for row, x, _ in shown if row.role != "control"
     ] or xs  # a control that costs next to nothing must not set the scale
     wide = min(xs, default=0.0) > 0 and max(judged) / min(judged) > 20
-    recipes = list(dict.fromkeys(row.recipe for row in board.rows if row.role == "student"))
-    for name, group in groupby(sorted(shown, key=lambda point: _order(point[0], recipes)), key=lambda point: _series(point[0])):
+    series = methods(board)
+    for name, group in groupby(
+        sorted(shown, key=lambda point: (*_order(point[0], series), point[1])), key=lambda point: _series(point[0])
+    ):
         members = list(group)
         row = members[0][0]
         symbol = {"teacher": "diamond", "control": "x"}.get(row.role) or SYMBOLS[
-            recipes.index(row.recipe) // SERIES % len(SYMBOLS)
+            series.index(row.method) // SERIES % len(SYMBOLS)
         ]
         traces.append(
             {
                 "type": "scatter",
-                "mode": "markers+text",
+                "mode": "lines+markers+text" if row.role == "student" else "markers+text",
+                "line": {"color": colour[row.name], "width": 1},
                 "name": label(words.short(name, 34)),
                 "x": [x for _, x, _ in members],
                 "y": [cell.value for _, _, cell in members],
@@ -134,12 +137,12 @@ def _beside(x: float, xs: Sequence[float]) -> str:
     return "bottom right" if x < 0.25 * max(xs) else "top left"
 
 
-def _order(row: Row, recipes: Sequence[str]) -> tuple[int, int]:
-    return {"teacher": 0, "student": 1, "control": 2}[row.role], recipes.index(row.recipe) if row.role == "student" else 0
+def _order(row: Row, series: Sequence[str]) -> tuple[int, int]:
+    return {"teacher": 0, "student": 1, "control": 2}[row.role], series.index(row.method) if row.role == "student" else 0
 
 
 def _series(row: Row) -> str:
-    return (row.recipe or "student") if row.role == "student" else row.role
+    return (row.method or "student") if row.role == "student" else row.role
 
 
 def _scores(board: Board) -> Table:
