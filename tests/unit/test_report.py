@@ -291,6 +291,15 @@ def test_the_leaderboard_as_text(ledger_folder: Path, whole: board.Board, tmp_pa
     }
 
 
+def test_the_testbeds_table_is_that_of_its_records(tmp_path: Path) -> None:
+    """So that the numbers that people read are those that were measured."""
+    folder = Path(__file__).parents[2] / "results" / "testbed"
+    written = page.write([folder], tmp_path / "table.md").read_text(encoding="utf-8")
+    assert written == (folder / "table.md").read_text(encoding="utf-8"), (
+        "run: sottovoce report results/testbed --out results/testbed/table.md"
+    )
+
+
 def test_no_table_without_evaluations(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"schema": 1, "kind": "parity", "commit": null, "machine": {}}')
     with pytest.raises(ValueError, match=r"no evaluations in .*sottovoce evaluate"):
