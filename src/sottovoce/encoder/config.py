@@ -56,10 +56,15 @@ class ConvConfig(Shape):
 
 @dataclass(frozen=True, repr=False)
 class FbankConfig(Shape):
-    """Kaldi's log-mel filter bank: 25 ms every 10 ms at 16 kHz. mels: filters; stack: consecutive frames that make one."""
+    """Kaldi's log-mel filter bank: 25 ms every 10 ms at 16 kHz. mels: filters; stack: consecutive frames that make one.
+
+    normalize: every bin to zero mean and unit variance over the utterance, as w2v-BERT 2.0's extractor does. It takes away what a voice
+    and a room have in common over the whole of it, and wants to know its end; without, frames depend on their own samples alone.
+    """
 
     mels: int = 80
     stack: int = 2
+    normalize: bool = field(default=True, metadata=LATER)
 
     size = 400  # samples in a window
     hop = 160  # samples from one window to the next
@@ -102,6 +107,11 @@ class FrontendConfig(Shape):
         if self.fbank is not None:
             return ((self.fbank.size, self.fbank.hop), (self.fbank.stack, self.fbank.stack), *joined)
         return (*((conv.kernel, conv.stride) for conv in self.convs), *joined)
+
+    @property
+    def over_time(self) -> bool:
+        """Whether it norms over the whole utterance, so that a frame depends on samples beyond its own."""
+        return self.norm == "group" if self.fbank is None else self.fbank.normalize
 
     @property
     def width(self) -> int:

@@ -32,8 +32,9 @@ class Fbank(nn.Module):
         size, hop, stack = self.config.size, self.config.hop, self.config.stack
         with torch.autocast(wave.device.type, enabled=False):
             x = self.energies(wave.float()).clamp(min=FLOOR).log()
-            count = None if lengths is None else ((lengths - size) // hop + 1).clamp(min=0)
-            x = standardised(x, count)
+            if self.config.normalize:
+                count = None if lengths is None else ((lengths - size) // hop + 1).clamp(min=0)
+                x = standardised(x, count)
         frames = x.shape[1] // stack
         whole = torch.arange(frames * stack, device=x.device)  # not a slice: torch.export wants to know whether that is all of x
         return x[:, whole].reshape(x.shape[0], frames, self.config.dim)

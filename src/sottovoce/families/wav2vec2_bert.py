@@ -11,6 +11,7 @@ from ..types import SAMPLE_RATE
 from .conformer import CONFORMER_NAMES, ConformerFamily
 
 MELS = 80  # of SeamlessM4TFeatureExtractor, which every published checkpoint comes with
+NORMALIZE = "do_normalize_per_mel_bins"  # an argument of that extractor's call, on by default; we keep it in config.json
 
 
 @FAMILIES.register("wav2vec2_bert")
@@ -45,6 +46,7 @@ class Wav2Vec2Bert(ConformerFamily):
         "rotary_embedding_base": 10_000,
         "left_max_position_embeddings": 64,
         "right_max_position_embeddings": 8,
+        NORMALIZE: True,
     }
     normed = False
     certain = True
@@ -55,17 +57,17 @@ class Wav2Vec2Bert(ConformerFamily):
             raise ValueError(
                 f"config.json: feature_projection_input_dim is {width}, which is not made of frames of {MELS} mel bins"
             )
-        return FrontendConfig((), fbank=FbankConfig(MELS, width // MELS))
+        return FrontendConfig((), fbank=FbankConfig(MELS, width // MELS, hf[NORMALIZE]))
 
     def convolution(self, hf: Mapping[str, Any]) -> ConvolutionConfig:
         return ConvolutionConfig(hf["conv_depthwise_kernel_size"], causal=True)
 
     def normalize(self, hf: Mapping[str, Any]) -> bool:
-        return False  # the filter bank is normed per utterance, so the scale of the waveform is lost in any case
+        return False  # the scale of the waveform is lost in any case: in the norm per utterance, or in that of the projection
 
     def hf_parts(self, config: EncoderConfig) -> dict[str, Any]:
-        fbank = config.frontend.fbank
-        return {**super().hf_parts(config), "feature_projection_input_dim": fbank.dim if fbank is not None else 0}
+        fbank = config.frontend.fbank or FbankConfig(0)
+        return {**super().hf_parts(config), "feature_projection_input_dim": fbank.dim, NORMALIZE: fbank.normalize}
 
     def preprocessor(self, config: EncoderConfig, normalize: bool) -> dict[str, Any]:
         fbank = config.frontend.fbank or FbankConfig()

@@ -55,7 +55,7 @@ def front(model: Speech, encoder: Encoder, wave: Tensor, limits: Limits) -> Tens
     """(B, S) -> (B, T, D). Where the front end norms over time, a frame is the one that it gives for the audio up to the last sample
     that the first chunk to see the frame waits for."""
     shape = encoder.config.frontend
-    if not (model.normalize or shape.fbank is not None or shape.norm == "group"):
+    if not (model.normalize or shape.over_time):
         alone: Tensor = encoder.frontend(wave, None)[0]
         return alone
     found: list[Tensor] = []

@@ -33,7 +33,7 @@ class Random(Student):
         join: so many frames of the front end become one before the first layer (time reduction).
 
         frontend: convolutions over the waveform (conv_dims, conv_kernels, conv_strides, norm), or a "fbank" of log-mel bands, which costs
-        next to nothing. layer: "transformer", or "conformer" with convolutions over `kernel` frames and, in attention, learned
+        next to nothing and is normalised per utterance unless `normalize` is off. layer: "transformer", or "conformer" with convolutions over `kernel` frames and, in attention, learned
         distances up to `left` frames back and `right` ahead (w2v-BERT 2.0's layout, which has no positional convolution).
         """
 
@@ -44,6 +44,7 @@ class Random(Student):
         ffn_dim: int = 3072
         layer: Literal["transformer", "conformer"] = "transformer"
         frontend: Literal["wave", "fbank"] = "wave"
+        normalize: bool = True
         conv_dims: tuple[int, ...] = (512,) * 7
         conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
         conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
@@ -101,7 +102,7 @@ class Random(Student):
     def front(self) -> FrontendConfig:
         want: Random.Config = self.config
         if want.frontend == "fbank":
-            return FrontendConfig((), fbank=FbankConfig(), join=want.join)
+            return FrontendConfig((), fbank=FbankConfig(normalize=want.normalize), join=want.join)
         if not len(want.conv_dims) == len(want.conv_kernels) == len(want.conv_strides):
             raise ValueError("student.conv_dims, conv_kernels and conv_strides must have the same length")
         sizes = zip(want.conv_dims, want.conv_kernels, want.conv_strides, strict=True)
