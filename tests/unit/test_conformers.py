@@ -168,6 +168,27 @@ def test_filter_bank_counts_frames_as_the_mask_does() -> None:
 
 
 @torch.no_grad()
+def test_filter_bank_without_norm_equals_the_extractor_without(tmp_path: Path) -> None:
+    encoder = ours(tiny("wav2vec2_bert", "relative_key"), "wav2vec2_bert")
+    frontend = FrontendConfig((), fbank=FbankConfig(normalize=False))
+    plain = Encoder(dataclasses.replace(encoder.config, frontend=frontend)).eval()
+    plain.load_state_dict(encoder.state_dict())
+    save_pretrained(tmp_path, plain, "wav2vec2_bert", normalize=False)
+    assert load_pretrained(tmp_path).config == plain.config
+    theirs = transformers.AutoModel.from_pretrained(tmp_path).eval()
+    assert theirs.config.do_normalize_per_mel_bins is False  # what its user must tell the extractor
+    wave = talk(20_000)
+    inputs = EXTRACTOR(wave.numpy(), sampling_rate=16000, return_tensors="pt", do_normalize_per_mel_bins=False)
+    want, count = theirs(**inputs).last_hidden_state, int(inputs["attention_mask"].sum())
+    found = plain(wave[None], None).last
+    assert found.shape[1] == count
+    assert (found - want[:, :count]).abs().max() < 1e-4
+    assert (found - encoder(wave[None], None).last).abs().max() > 0.1
+    padded = plain(torch.stack([torch.cat([wave, torch.ones(5000)]), torch.ones(25_000)]), torch.tensor([20_000, 25_000])).last
+    assert (found - padded[:1, :count]).abs().max() < 1e-4
+
+
+@torch.no_grad()
 def test_filter_bank_keeps_its_precision() -> None:
     encoder, (wave, sizes) = ours(tiny("wav2vec2_bert", "relative_key"), "wav2vec2_bert"), speech(BATCH)
     want = encoder.frontend.fbank(wave, sizes)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import sottovoce
-from sottovoce.encoder import DistanceConfig, Encoder, EncoderConfig, LayerConfig, PositionConfig
+from sottovoce.encoder import DistanceConfig, Encoder, EncoderConfig, FbankConfig, FrontendConfig, LayerConfig, PositionConfig
 from sottovoce.encoder.attention import Attention
 from sottovoce.export.hf import Speech
 from sottovoce.export.space import TeacherSpace
@@ -27,6 +27,7 @@ SHAPES: dict[str, EncoderConfig] = {
     "conformer-batch": dataclasses.replace(
         styles.CONFORMER, frontend=styles.BASE.frontend, convolution=styles.BATCH_NORMED, distance=DistanceConfig("key", 4, 2)
     ),
+    "bank-as-it-is": dataclasses.replace(styles.W2V_BERT, frontend=FrontendConfig((), fbank=FbankConfig(20, 2, normalize=False))),
     # what pruning leaves: fewer heads, constants in place of parts, no parts
     "pruned": dataclasses.replace(
         styles.BASE,

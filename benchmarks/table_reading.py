@@ -1,0 +1,116 @@
+"""What a table of students says when the seeds are taken one by one, from the records alone.
+
+    python benchmarks/table_reading.py results/testbed --out results/testbed-reading.json
+
+The comparisons are those of the folder's name. wins: of the pairs with the same seed, how often the first model is better than the second,
+for each task; gains: by how much, the mean over the pairs, in the task's own unit (greater is better also where the measure is an error).
+spread: by task, the standard deviation of a student's value over its seeds (within), that of the students' means (between), and their
+ratio: what is near 1 or below cannot tell these students apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sottovoce import ledger
+
+Pairs = list[tuple[str, str]]
+
+SHAPES = tuple(f"{unit}-{share}" for unit in ("macs", "params") for share in (50, 25, 15))
+SIZES = ("-50", "", "-10")  # of CoLLD's table; a quarter has no mark
+
+
+def each_size(one: str, other: str) -> Pairs:
+    return [(one + size, other + size) for size in SIZES]
+
+
+COMPARISONS: dict[str, dict[str, Pairs]] = {
+    "testbed": {
+        "DPHuBERT against the same shape from random start": [(f"dphubert-{shape}", f"random-{shape}") for shape in SHAPES],
+        "DPHuBERT against DistilHuBERT at its MACs": [("dphubert-macs-44", "distilhubert")],
+        "a quarter of the parameters against a quarter of the MACs": [("dphubert-params-25", "dphubert-macs-25")],
+        "half of the MACs against a quarter": [("dphubert-macs-50", "dphubert-macs-25")],
+        "a quarter of the MACs against 15 %": [("dphubert-macs-25", "dphubert-macs-15")],
+    },
+    "colld": {
+        **{f"{one} against {other}, {size[1:] or 25} % of the MACs": [(one + size, other + size)]
+           for size in SIZES for one, other in (("dphubert", "colld"), ("sotto", "dphubert"), ("sotto", "colld"))},
+        "DPHuBERT against CoLLD": each_size("dphubert", "colld"),
+        "sotto against DPHuBERT": each_size("sotto", "dphubert"),
+        "sotto against CoLLD": each_size("sotto", "colld"),
+        "contrast against L1 and cosine, masked": [("colld", "colld-l1-cosine")],
+        "contrast against MSE, masked": [("colld", "colld-mse")],
+        "contrast against ARMHuBERT's rule": [("colld", "colld-armhubert")],
+        "masked against unmasked, contrast": [("colld", "colld-unmasked")],
+        "masked against unmasked, L1 and cosine": [("colld-l1-cosine", "colld-unmasked-l1-cosine")],
+        "CoLLD against plain layer-to-layer": [("colld", "colld-unmasked-l1-cosine")],
+        **{f"sotto against {part}": [("sotto", part)]
+           for part in ("sotto-no-clean", "sotto-no-contrast", "sotto-one-pass", "sotto-dense", "sotto-block", "sotto-live")},
+    },
+}  # fmt: skip
+Values = Mapping[str, Mapping[str, Mapping[int, float]]]  # task: model: seed: value, greater is better
+
+
+def read(folder: Path) -> Values:
+    """The first measure of every task on every student with a seed in its name; errors with a minus."""
+    found: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for file in sorted(folder.glob("*/*.json")):
+        named = re.fullmatch(r"(.+)-seed(\d+)", file.parent.name)
+        if named:
+            measure = next(iter(json.loads(file.read_text(encoding="utf-8"))["measures"].values()))
+            sign = 1 if measure["better"] == "higher" else -1
+            found[file.stem][named[1]][int(named[2])] = sign * measure["value"]
+    return found
+
+
+def gains(values: Values, pairs: Pairs) -> dict[str, list[float]]:
+    """By task: how much better the first model is than the second, pair by pair and seed by seed."""
+    made = {
+        task: [of[one][seed] - of[other][seed] for one, other in pairs for seed in of[one].keys() & of[other].keys()]
+        for task, of in values.items()
+    }
+    return {task: found for task, found in made.items() if found}
+
+
+def spread(values: Values) -> dict[str, dict[str, Any]]:
+    made = {}
+    for task, of in values.items():
+        several = [list(seeds.values()) for seeds in of.values() if len(seeds) > 1]
+        if len(several) > 2:
+            within = statistics.fmean(statistics.variance(each) for each in several) ** 0.5
+            between = statistics.stdev(statistics.fmean(each) for each in several)
+            made[task] = {"within": round(within, 4), "between": round(between, 4), "ratio": round(between / within, 2)}
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help=f"results/NAME, where NAME is {' or '.join(COMPARISONS)}")
+    parser.add_argument("--out", required=True, type=Path)
+    options = parser.parse_args()
+    name = options.folder.resolve().name
+    if name not in COMPARISONS:
+        parser.error(f"no comparisons are known for '{name}'; known: {', '.join(COMPARISONS)}")
+    values = read(options.folder)
+    compared = {title: gains(values, pairs) for title, pairs in COMPARISONS[name].items()}
+    record = {
+        **ledger.header(f"{name}-reading"),
+        "wins": {
+            title: {task: [sum(g > 0 for g in of), len(of)] for task, of in each.items()} for title, each in compared.items()
+        },
+        "gains": {title: {task: round(statistics.fmean(of), 4) for task, of in each.items()} for title, each in compared.items()},
+        "spread": spread(values),
+    }
+    ledger.write(options.out, record)
+    print(json.dumps({key: record[key] for key in ("wins", "gains", "spread")}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
