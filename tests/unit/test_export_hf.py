@@ -378,6 +378,12 @@ def test_remote_code_is_flat_and_marked() -> None:
         compile(text, name, "exec")
 
 
+def test_whoever_may_read_one_file_may_read_all(tmp_path: Path) -> None:
+    save(tmp_path, encoder())
+    (tmp_path / "plain").touch()
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "plain").stat().st_mode}
+
+
 @pytest.mark.parametrize("step", ["write", "flush", "rename"])
 def test_a_kill_leaves_the_old_student_whole(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, encoder())

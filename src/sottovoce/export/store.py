@@ -25,6 +25,9 @@ def replacing(folder: Path) -> Iterator[Path]:
     writing.mkdir()
     try:
         yield writing
+        allowed = writing.stat().st_mode & 0o666  # safetensors writes files that nobody else may read
+        for path in writing.iterdir():
+            path.chmod(allowed)
         for path in [*writing.iterdir(), writing]:
             _flush(path)
     except BaseException:

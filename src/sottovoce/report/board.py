@@ -152,7 +152,7 @@ def _single(found: Sequence[Evaluation], tasks: Mapping[tuple[str, str, str], Ta
         name=model["name"],
         role=model["role"],
         recipe=_recipe(origin) if model["role"] == "student" else "",
-        method=_method(origin) if model["role"] == "student" else "",
+        method=_recipe(origin, share=False) if model["role"] == "student" else "",
         params=model.get("params"),
         macs=model.get("macs_per_s"),
         cells=cells,
@@ -162,19 +162,13 @@ def _single(found: Sequence[Evaluation], tasks: Mapping[tuple[str, str, str], Ta
     )
 
 
-def _recipe(origin: Mapping[str, Any]) -> str:
-    """'dphubert-demo, 25 % of MACs'."""
-    name, keep, unit = origin.get("recipe"), origin.get("keep"), origin.get("unit")
-    budget = ""
-    if isinstance(keep, int | float) and unit:
-        budget = f"{100 * keep:.3g} % of {UNITS.get(str(unit), unit)}".replace(" ", SPACE)
-    return ", ".join(str(part) for part in (name, budget) if part)
-
-
-def _method(origin: Mapping[str, Any]) -> str:
-    """'dphubert-demo, MACs'."""
-    unit = origin.get("unit")
-    return ", ".join(str(part) for part in (origin.get("recipe"), UNITS.get(str(unit), unit)) if part)
+def _recipe(origin: Mapping[str, Any], share: bool = True) -> str:
+    """'dphubert-demo, 25 % of MACs'; without `share` 'dphubert-demo, MACs', which all its sizes have in common."""
+    keep, unit = origin.get("keep"), origin.get("unit")
+    budget = str(UNITS.get(str(unit), unit)) if unit else ""
+    if share:
+        budget = f"{100 * keep:.3g} % of {budget}".replace(" ", SPACE) if budget and isinstance(keep, int | float) else ""
+    return ", ".join(str(part) for part in (origin.get("recipe"), budget) if part)
 
 
 def _repetition(model: Mapping[str, Any]) -> tuple[str, ...]:

@@ -33,8 +33,9 @@ class Random(Student):
         join: so many frames of the front end become one before the first layer (time reduction).
 
         frontend: convolutions over the waveform (conv_dims, conv_kernels, conv_strides, norm), or a "fbank" of log-mel bands, which costs
-        next to nothing and is normalised per utterance unless `normalize` is off. layer: "transformer", or "conformer" with convolutions over `kernel` frames and, in attention, learned
-        distances up to `left` frames back and `right` ahead (w2v-BERT 2.0's layout, which has no positional convolution).
+        next to nothing. normalize: the filter bank's bins, per utterance. layer: "transformer", or "conformer" with convolutions over
+        `kernel` frames and, in attention, learned distances up to `left` frames back and `right` ahead (w2v-BERT 2.0's layout, which
+        has no positional convolution).
         """
 
         like: str = ""
