@@ -115,7 +115,7 @@ def arguments(about: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder of the results")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=None)
-    parser.add_argument("--only", default="", help="start of the names to do")
+    parser.add_argument("--only", nargs="+", default=[""], help="starts of the names to do")
     parser.add_argument("--data", default="testbed", help="task file")
     parser.add_argument("--tasks", nargs="+", default=["all"])
     parser.add_argument("--cache", default=None)
@@ -127,7 +127,7 @@ def arguments(about: str | None) -> argparse.ArgumentParser:
 def carry_out(options: argparse.Namespace, rows: Iterator[Row]) -> None:
     """Trains and measures every row, one after another."""
     for name, seed, get in rows:
-        if not name.startswith(options.only):
+        if not name.startswith(tuple(options.only)):
             continue
         began = time.monotonic()
         student = get().out
