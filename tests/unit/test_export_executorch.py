@@ -144,5 +144,5 @@ def test_mistakes_are_said_before_anything_is_translated(
 def test_without_the_extra_it_says_what_to_install(teacher_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("executorch", "executorch.exir"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ValueError, match=r"need the package executorch; install it with: pip install 'sottovoce\[executorch\]'"):
+    with pytest.raises(ValueError, match=r'needs executorch, which is not installed: pip install "sottovoce\[executorch\]"'):
         sottovoce.export(teacher_folder, "executorch")

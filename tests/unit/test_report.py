@@ -390,7 +390,7 @@ def test_a_page_is_one_file_that_asks_for_nothing(ledger_folder: Path, tmp_path:
 
 def test_the_library_that_is_missing_is_named(ledger_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(ValueError, match=r'needs plotly; run: pip install "sottovoce\[report\]"'):
+    with pytest.raises(ValueError, match=r'needs plotly, which is not installed: pip install "sottovoce\[report\]"'):
         page.render(gather([ledger_folder]))
 
 

@@ -5,12 +5,8 @@ B batch, H heads, T frames, E head width.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ..encoder import normalize
+from ..extras import Missing, optional
 from ..probing.runtime import features_of, layers_of, subject_of
 from ..probing.subject import Subject
 from ..types import SAMPLE_RATE, Features
-from .graph import Graph
+from .graph import Graph, quiet
 
 NAME, RUNTIME, FILE = "ExecuTorch", "executorch", "model.pte"
 PRECISIONS: tuple[str, ...] = ("fp32", "int8")
@@ -33,14 +30,11 @@ LONGEST = 60.0  # seconds: memory for attention is laid out in advance and grows
 
 def library(name: str) -> Any:
     """A module of the extra ``executorch``. ValueError where it is not installed."""
-    with _quiet():
+    with quiet():
         try:
-            return importlib.import_module(name)
-        except ImportError as problem:
-            missing = (problem.name or name).partition(".")[0]
-            raise ValueError(
-                f"files for ExecuTorch need the package {missing}; install it with: pip install 'sottovoce[executorch]'"
-            ) from None
+            return optional(name, "executorch", "a file for ExecuTorch")
+        except Missing:
+            raise
         except Exception as problem:  # built for another torch, it fails in the loader's or the registry's own ways
             raise ValueError(
                 f"ExecuTorch does not work with torch {torch.__version__} ({_line(problem)}); "
@@ -104,7 +98,7 @@ def build(
         partitioners.insert(0, xnnpack.XnnpackDynamicallyQuantizedPartitioner())
     example = (0.1 * torch.randn(1, int(facts["window"]), generator=torch.Generator().manual_seed(0)),)
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             program = torch.export.export(Window(graph).eval(), example, strict=False)
             if facts["precision"] == "int8":
                 program = torch.export.export(_quantized(program.module(), graph, example), example, strict=False)
@@ -238,16 +232,3 @@ def opened(path: Path) -> Subject:
 def _line(problem: BaseException) -> str:
     """The first line of what a problem says."""
     return next((line.strip() for line in str(problem).splitlines() if line.strip()), "") or type(problem).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporter's packages say of each other and of their own future."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -5,8 +5,12 @@ B batch, S samples, T frames, D width, L layers, F windows of the filter bank, M
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import logging
 import math
+import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -94,3 +98,16 @@ class PlainFbank(Fbank):
         x = x - 0.97 * torch.cat([x[..., :1], x[..., :-1]], dim=-1)
         parts = ((x * self.window) @ self.fourier).square()
         return (parts[..., :BINS] + parts[..., BINS:]) @ self.filters
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what exporters say of each other and of their own future."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +17,7 @@ from ..probing.subject import Subject
 from ..pruning import encoder_cost, total
 from ..types import SAMPLE_RATE
 from . import half, quantize
-from .graph import LAST, Graph
+from .graph import LAST, Graph, quiet
 from .proto import INPUTS, OUTPUTS, SCOPES, drop_unused, library, weights
 from .proto import PARTS as PARTS  # as a `Format` has them
 from .proto import save as save
@@ -145,7 +142,7 @@ def translate(graph: Graph) -> ModelProto:
     example = torch.randn(2, samples), torch.tensor([samples, samples - front.stride])
     batch = torch.export.Dim("batch")
     axes = {"wave": {0: batch, 1: torch.export.Dim("samples", min=least)}, "lengths": {0: batch}}
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         program = torch.onnx.export(
             graph.eval(),
             example,
@@ -191,17 +188,3 @@ def _fold_transposes(model: ModelProto) -> None:
     for node in made:
         model.graph.node.remove(node)
     drop_unused(model)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that we do not use and on its own future."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..extras import optional
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -14,15 +16,7 @@ INPUTS, OUTPUTS = ("wave", "lengths"), ("hidden_states", "frames")
 LARGEST = 2_000_000_000  # bytes: protobuf, and so a single file, ends at 2 GiB
 SCOPES = "pkg.torch.onnx.name_scopes"
 
-
-def library(name: str) -> Any:
-    """A module of the extra ``onnx``. ValueError where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as problem:
-        raise ValueError(
-            f"ONNX files need the package {problem.name or name}; install it with: pip install 'sottovoce[onnx]'"
-        ) from None
+library = partial(optional, extra="onnx", purpose="an ONNX file")
 
 
 def scope(node: NodeProto) -> str:

@@ -6,22 +6,16 @@ parts (`sottovoce.probing.bootstrap`). The libraries behind them are the extra `
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
-from types import ModuleType
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sottovoce.extras import optional
 
-def library(name: str) -> ModuleType:
-    """A module of the optional extra ``eval``. ValueError when it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as missing:
-        package = {"sklearn": "scikit-learn"}.get(name.partition(".")[0], name.partition(".")[0])
-        raise ValueError(f'this score needs {package}, which is not installed: pip install "sottovoce[eval]"') from missing
+library = partial(optional, extra="eval", purpose="this score")
 
 
 def token_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sottovoce.extras import optional
 from sottovoce.probing.subject import Subject
 from sottovoce.types import Features
 
@@ -36,10 +37,7 @@ class RuntimeEncoder(nn.Module):
             raise ValueError(f"{path}: not written by 'sottovoce export': its metadata does not say {', '.join(lost)}")
 
     def _open(self) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise ValueError(f"{self.path}: running it needs onnxruntime; pip install 'sottovoce[onnx]'") from None
+        onnxruntime = optional("onnxruntime", "onnx", f"running {self.path.name}")
         if not self.path.is_file():
             raise ValueError(f"{self.path}: no such file; 'sottovoce export MODEL --to onnx' writes one")
         options = onnxruntime.SessionOptions()

@@ -16,12 +16,15 @@ from typing import Any
 import yaml
 
 from sottovoce import ledger
+from sottovoce.extras import optional
 from sottovoce.report import bars, curves, looks, pareto, probes, speed, table, words
 from sottovoce.report import board as boards
 from sottovoce.report.board import Board, Row, Task
 from sottovoce.report.collect import Found, Run, gather, is_run, question
 from sottovoce.report.figure import Chart, all_of
 from sottovoce.report.kept import picture
+
+library = functools.partial(optional, extra="report", purpose="the report")
 
 NAME = "report.html"
 DEFAULT = Path("results")
@@ -59,15 +62,10 @@ def write(paths: Sequence[Path], out: Path | None = None) -> Path:
 
 def render(found: Found) -> str:
     """The page as text. ValueError when an optional library is missing."""
-    try:
-        template = _template()
-        from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
-    except ImportError as missing:
-        name = (missing.name or "").split(".")[0]
-        raise ValueError(f'the report needs {name}; run: pip install "sottovoce[report]"') from None
+    template = _template()
+    plotly: str = library("plotly.offline").get_plotlyjs()
     folder = resources.files("sottovoce.report")
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    plotly: str = get_plotlyjs()
     view = View(found)
     return template.render(
         view=view,
@@ -82,12 +80,11 @@ def render(found: Found) -> str:
 
 @functools.cache
 def _template() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    made = Environment(
-        loader=PackageLoader("sottovoce.report", ""),
+    jinja = library("jinja2")
+    made = jinja.Environment(
+        loader=jinja.PackageLoader("sottovoce.report", ""),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=jinja.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
