@@ -4,9 +4,9 @@
 
 Teacher: a Conformer 144 wide with 8 layers (recipe pretrain-conformer). CoLLD's students are as deep and thinner: half, a quarter and a
 tenth of its MACs. DPHuBERT and `sotto` get exactly these budgets. Names that begin with "colld" are the recipe and, at a quarter, its
-controls, one field changed each; with "sotto" the union and, at a tenth, its parts (at a quarter it is still too near to its teacher for them
-to matter); with "sweep" what the paper leaves open, one value changed each, with the first seed alone. `--only sweep-temperature --tasks ks-arabic sid-wild` narrows it down; `--data multilingual`
-fine-tunes instead. Options and resuming are those of `testbed_students.py`.
+controls, one field changed each; with "sotto" the union and, at a tenth, its parts (at a quarter it is too near to its teacher for them to
+matter); with "sweep" what the paper leaves open, one value changed each, with the first seed alone. `--only sweep-temperature` narrows it
+down, `--data multilingual` fine-tunes instead. Options and resuming are those of `testbed_students.py`.
 """
 
 from __future__ import annotations
