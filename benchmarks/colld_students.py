@@ -49,6 +49,8 @@ PARTS = {
     "no-clean": [OFF],
     "no-contrast": [DISTANCE],
     "one-pass": [OFF, f"{FIELD}visible=distance"],
+    "unmasked": [f"{FIELD}mask=false"],
+    "unmasked-alone": [OFF, f"{FIELD}mask=false"],
     "dense": [f"{FIELD}layers=0"],
     "block": [f"{FIELD}target=block"],
     "live": ["pruning.live=20"],

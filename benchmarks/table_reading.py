@@ -28,6 +28,8 @@ PARTS = {
     "no-clean": "without the clean pass",
     "no-contrast": "with L1 and cosine in place of contrast",
     "one-pass": "in one pass, L1 and cosine at visible frames",
+    "unmasked": "with contrast at every frame of the clean audio",
+    "unmasked-alone": "with that contrast alone",
     "dense": "with every layer compared",
     "block": "with the blocks' outputs as targets",
     "live": "with live cutting",
