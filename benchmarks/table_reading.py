@@ -56,6 +56,7 @@ COMPARISONS: dict[str, dict[str, Pairs]] = {
         "sotto against DPHuBERT": each_size("sotto", "dphubert"),
         "sotto against CoLLD": each_size("sotto", "colld"),
         "contrast against L1 and cosine, masked": [("colld", "colld-l1-cosine")],
+        "contrast against L1 and cosine, unmasked": [("colld-unmasked", "colld-unmasked-l1-cosine")],
         "contrast against MSE, masked": [("colld", "colld-mse")],
         "contrast against ARMHuBERT's rule": [("colld", "colld-armhubert")],
         "masked against unmasked, contrast": [("colld", "colld-unmasked")],
