@@ -79,14 +79,15 @@ class Ears:
 
     def banked(self, fbank: Fbank, known: Tensor, count: int) -> Tensor:
         """Kaldi's filter bank, zero mean and unit variance per bin where the model has it so."""
-        x = fbank.energies(known).clamp(min=FLOOR).log()
+        logs = fbank.energies(known).clamp(min=FLOOR).log()
+        count *= self.shape.join
+        x = logs[:, : count * fbank.config.stack]
         if fbank.config.normalize:
-            self.new(x.transpose(1, 2), fbank.config.hop)
+            self.new(logs.transpose(1, 2), fbank.config.hop)
             mean, variance = (x.transpose(1, 2) for x in self.inner.moments())
             variance = variance * (self.inner.count / max(1, self.inner.count - 1))
             x = ((x - mean) * torch.rsqrt(variance + 1e-7)).float()
-        count *= self.shape.join
-        return x[:, : count * fbank.config.stack].reshape(len(x), count, fbank.config.dim)
+        return x.reshape(len(x), count, fbank.config.dim)
 
     def convolved(self, known: Tensor, samples: int) -> Tensor:
         first, *rest = self.frontend.convs
