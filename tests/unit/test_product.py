@@ -13,6 +13,12 @@ from sottovoce.encoder.product import Conv1d, Linear, has_onednn
 pytestmark = pytest.mark.skipif(not has_onednn(), reason="needs oneDNN")
 
 
+@pytest.fixture(autouse=True)
+def not_intels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor on which oneDNN is used, whichever this is."""
+    monkeypatch.setattr(product, "INTEL", False)
+
+
 def pair(bias: bool = True) -> tuple[Linear, nn.Linear]:
     torch.manual_seed(0)
     ours, theirs = Linear(24, 17, bias), nn.Linear(24, 17, bias)
@@ -86,6 +92,16 @@ def test_steps_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ours.double()(torch.randn(3, 24).double()).dtype == torch.float64
     exported = torch.export.export(pair()[0], (torch.randn(3, 24),))
     assert "mkldnn" not in str(exported)
+
+
+def test_steps_aside_on_processors_of_intel(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pair()
+    x = torch.randn(3, 24)
+    monkeypatch.setattr(product, "product", None)  # would fail if called
+    with pytest.raises(TypeError):
+        ours(x)
+    monkeypatch.setattr(product, "INTEL", True)
+    assert torch.equal(ours(x), theirs(x))
 
 
 def test_flops_are_counted() -> None:
