@@ -5,7 +5,8 @@
 For each budget (parameters and MACs at 50, 25 and 15 % of the teacher) and seed: DPHuBERT (recipe dphubert-demo) and a student of the same
 shape from random start (recipe layer-to-layer-random); and DistilHuBERT (first two layers and prediction heads) beside a DPHuBERT student
 of its MACs. The seed of a student is also that of its probes. What is trained or measured already is not done again; `--only dphubert-macs`
-takes those whose names start so, `--jobs` measures so many tasks at a time. Teacher and controls are measured by `sottovoce evaluate`.
+takes those whose names start so, `--jobs` measures so many tasks at a time, `--share 0/2` takes every second row and leaves the others to a
+process with `1/2` (for CoLLD's table; here some rows need others). Teacher and controls are measured by `sottovoce evaluate`.
 """
 
 from __future__ import annotations
@@ -116,6 +117,7 @@ def arguments(about: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--only", nargs="+", default=[""], help="starts of the names to do")
+    parser.add_argument("--share", type=share, default=(0, 1), help="which of the rows, e.g. 0/2 and 1/2 for two processes")
     parser.add_argument("--data", default="testbed", help="task file")
     parser.add_argument("--tasks", nargs="+", default=["all"])
     parser.add_argument("--cache", default=None)
@@ -124,11 +126,19 @@ def arguments(about: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def share(text: str) -> tuple[int, int]:
+    """ "1/3" -> (1, 3)."""
+    number, count = map(int, text.split("/"))
+    if not 0 <= number < count:
+        raise ValueError
+    return number, count
+
+
 def carry_out(options: argparse.Namespace, rows: Iterator[Row]) -> None:
     """Trains and measures every row, one after another."""
-    for name, seed, get in rows:
-        if not name.startswith(tuple(options.only)):
-            continue
+    number, count = options.share
+    wanted = [row for row in rows if row[0].startswith(tuple(options.only))]
+    for _, seed, get in wanted[number::count]:
         began = time.monotonic()
         student = get().out
         print(f"{student.name}: trained in {time.monotonic() - began:.0f} s", flush=True)

@@ -31,13 +31,17 @@ class Fbank(nn.Module):
     def forward(self, wave: Tensor, lengths: Tensor | None) -> Tensor:
         size, hop, stack = self.config.size, self.config.hop, self.config.stack
         with torch.autocast(wave.device.type, enabled=False):
-            x = self.energies(wave.float()).clamp(min=FLOOR).log()
+            x = self.logarithms(wave.float())
             if self.config.normalize:
                 count = None if lengths is None else ((lengths - size) // hop + 1).clamp(min=0)
                 x = standardised(x, count)
         frames = x.shape[1] // stack
         whole = torch.arange(frames * stack, device=x.device)  # not a slice: torch.export wants to know whether that is all of x
         return x[:, whole].reshape(x.shape[0], frames, self.config.dim)
+
+    def logarithms(self, wave: Tensor) -> Tensor:
+        """(B, S) -> (B, F, M), of `energies`."""
+        return self.energies(wave).clamp(min=FLOOR).log()
 
     def energies(self, wave: Tensor) -> Tensor:
         """(B, S) -> (B, F, M). 16-bit scale, no offset, pre-emphasis 0.97, "povey" window."""

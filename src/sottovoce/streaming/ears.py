@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..encoder.filterbank import FLOOR, Fbank
+from ..encoder.filterbank import Fbank
 from ..encoder.frontend import ConvBlock, WaveFrontend
 from ..encoder.modules import ChannelNorm
 
@@ -79,7 +79,7 @@ class Ears:
 
     def banked(self, fbank: Fbank, known: Tensor, count: int) -> Tensor:
         """Kaldi's filter bank, zero mean and unit variance per bin where the model has it so."""
-        logs = fbank.energies(known).clamp(min=FLOOR).log()
+        logs = fbank.logarithms(known)
         count *= self.shape.join
         x = logs[:, : count * fbank.config.stack]
         if fbank.config.normalize:
