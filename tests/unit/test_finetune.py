@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from sottovoce.data import Recording, Recordings
 from sottovoce.encoder import Encoder
+from sottovoce.probing import decoder
 from sottovoce.probing.features import FeatureStore
-from sottovoce.probing.probe import Trial
+from sottovoce.probing.probe import Training, Trial
 from sottovoce.probing.sources import open_subject
 from sottovoce.probing.subject import Subject
 from sottovoce.probing.tuning import Speech, Tuned, Tuning, silenced, tune
@@ -26,8 +27,9 @@ from sottovoce.report.check import problems
 from sottovoce.suite.run import evaluate
 from sottovoce.tasks.base import Bench, Outcome
 from sottovoce.tasks.finetune_asr import MultilingualRecognition
-from sottovoce.tasks.finetune_st import IGNORED, SpeechTranslation, Translating, padded
+from sottovoce.tasks.finetune_st import FineTunedTranslation
 from sottovoce.tasks.learned import Fold, LearnedTask
+from sottovoce.tasks.st import IGNORED, SpeechTranslation, Translating, padded
 from sottovoce.types import Features
 from tests.conftest import tiny_shape
 from tests.unit.probing_helpers import SYMBOLS, Levels, gpt, levels_subject, recording
@@ -98,6 +100,13 @@ def test_rates_rise_stay_and_fall() -> None:
 def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must|share"):
         Tuning(**wrong)
+
+
+def test_rates_of_a_probe_rise_and_fall_where_they_are_told_to() -> None:
+    assert [Training().rate(step) for step in (1, 1000)] == [1.0, 1.0]
+    assert [Training(warmup=100).rate(step) for step in (50, 100, 400)] == [0.5, 1.0, 0.5]
+    with pytest.raises(ValueError, match="warmup"):
+        Training(warmup=-1)
 
 
 def test_masks_silence_stretches() -> None:
@@ -267,22 +276,59 @@ def test_recognition_learns_ten_utterances_by_heart(ten: list[Recording], tmp_pa
 # Translation
 
 
-def translation(training: Mapping[str, Any] | None = None, **more: Any) -> SpeechTranslation:
+def translation(training: Mapping[str, Any] | None = None, **more: Any) -> FineTunedTranslation:
     tuning = Tuning(**{**QUICK, "lrs": (0.004,), "steps": 80, "freeze_steps": 10, "evaluate_every": 40, **(training or {})})
     small = {"dim": 32, "layers": 1, "heads": 2, "ffn_dim": 64, "dropout": 0.0, "stride": 1, "beam": 3, **more}
-    return SpeechTranslation(Translating(training=tuning, **small))
+    return FineTunedTranslation(FineTunedTranslation.Config(training=tuning, **small))
 
 
 def test_translation_learns_ten_utterances_by_heart(ten: list[Recording], tmp_path: Path) -> None:
     task = translation({"steps": 250, "evaluate_every": 125, "hold": 0.5}, primary="chrf")
     outcome = measure(task, encoder_subject(), ten, tmp_path)
-    chrf, bleu = outcome.measures
-    assert (chrf.metric.name, bleu.metric.name) == ("chrf", "bleu")
+    chrf, bleu, perplexity = outcome.measures
+    assert (chrf.metric.name, bleu.metric.name, perplexity.metric.name) == ("chrf", "bleu", "perplexity")
     assert chrf.value >= 95
+    assert 1 < perplexity.value < 2
     assert outcome.details["signatures"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
     assert outcome.details["signatures"]["chrf"].startswith("nrefs:1|case:mixed|eff:yes|nc:6|nw:0|")
     assert outcome.details["languages"]["aa"]["chrf"] == pytest.approx(chrf.value, abs=1e-3)
     json.dumps(outcome.record())
+
+
+def test_a_frozen_encoder_is_translated_too(ten: list[Recording], tmp_path: Path) -> None:
+    """Judged by perplexity, nothing is said before the test."""
+    training = Training(lrs=(0.004,), steps=300, batch=5, evaluate_every=150, warmup=50, standardize=True)
+    small = {"dim": 32, "encoder_layers": 1, "layers": 1, "heads": 2, "ffn_dim": 64, "dropout": 0.0, "stride": 1, "beam": 3}
+    task = SpeechTranslation(SpeechTranslation.Config(training=training, primary="perplexity", units="characters", **small))
+    searches = []
+    task.said = lambda outputs: searches.append(outputs.beam) or SpeechTranslation.said(task, outputs)  # type: ignore[method-assign, func-returns-value]
+    perplexity, bleu, chrf = measure(task, encoder_subject(), ten, tmp_path).measures
+    assert (perplexity.metric.name, bleu.metric.name, chrf.metric.name) == ("perplexity", "bleu", "chrf")
+    assert perplexity.value < 2
+    assert chrf.value >= 90
+    assert set(searches) == {3}
+
+
+def test_perplexity_of_a_decoder_that_knows_nothing(tmp_path: Path) -> None:
+    task, subject = translation(), mixed_subject()
+    items, _ = task.items(Recordings(corpus(tmp_path, ("train",))))
+    fold = task.prepare(Fold(items["train"], items["train"], items["train"]))
+    model = Tuned(subject, task.head(subject.dim), task.config.training, CPU).eval()
+    torch.nn.init.zeros_(model.head.decoder.tokens.weight)
+    _, rows = task.counted(model, task._speech(fold.train, "train", []), CPU, [])
+    assert dict(zip([metric.name for metric in task.metrics], task.scores(rows), strict=True))["perplexity"] == pytest.approx(
+        task.units.size, rel=1e-4
+    )
+
+
+def test_what_stands_after_a_rows_end_changes_nothing_in_its_context() -> None:
+    torch.manual_seed(0)
+    encoder, x = decoder.Encoder(16, 2, 2, 32, 0.1).eval(), torch.randn(2, 7, 16)
+    found, frames = encoder(x, torch.tensor([7, 4]))
+    alone, _ = encoder(x[1:, :4], torch.tensor([4]))
+    torch.testing.assert_close(found[1, :4], alone[0], rtol=1e-5, atol=1e-5)
+    assert frames.tolist() == [7, 4]
+    assert decoder.Encoder(16, 0, 2, 32, 0.1)(x, frames)[0] is x
 
 
 @pytest.mark.parametrize("units", ["characters", "bpe"])
@@ -294,10 +340,10 @@ def test_a_batch_translates_as_single_recordings(units: str, tmp_path: Path) -> 
     model = task.ready(Tuned(subject, task.head(subject.dim), task.config.training, CPU).eval())
     speech = task._speech(fold.train, "train", [])
     order, together = task.counted(model, speech, CPU, [])
-    alone = SpeechTranslation(replace(task.config, training=replace(task.config.training, seconds_per_batch=0.1)))
+    alone = FineTunedTranslation(replace(task.config, training=replace(task.config.training, seconds_per_batch=0.1)))
     alone.__dict__.update({key: value for key, value in task.__dict__.items() if key != "config"})
     assert order == list(range(10))
-    assert np.array_equal(alone.counted(model, speech, CPU, [])[1], together)
+    np.testing.assert_allclose(alone.counted(model, speech, CPU, [])[1], together, rtol=1e-5)
     x, frames = torch.randn(2, 9, subject.dim), torch.tensor([9, 5])
     targets = [item.target for item in fold.train[:2]]
     sizes = [len(target.ids) + 1 for target in targets]
@@ -339,7 +385,7 @@ def test_a_decoder_of_transformers_learns_too(tmp_path: Path) -> None:
 
 
 def test_settings_of_translation_that_cannot_be() -> None:
-    for wrong in ({"dim": 30}, {"beam": 0}, {"length_penalty": -1.0}):
+    for wrong in ({"dim": 30}, {"beam": 0}, {"length_penalty": -1.0}, {"encoder_layers": -1}):
         with pytest.raises(ValueError, match="must be"):
             Translating(**wrong)
 

@@ -41,6 +41,29 @@ class Adapter(nn.Module):
         return self.project(x), frames
 
 
+class Encoder(nn.Module):
+    """(B, T, D) frames as they are in their context: a Transformer encoder, norms first, with sinusoidal positions; without layers nothing.
+
+    What stands after a row's end changes nothing.
+    """
+
+    def __init__(self, dim: int, layers: int, heads: int, ffn_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(dim, heads, ffn_dim, dropout, F.gelu, batch_first=True, norm_first=True)
+            for _ in range(layers)
+        )
+        self.norm, self.dropout = nn.LayerNorm(dim) if layers else nn.Identity(), nn.Dropout(dropout if layers else 0.0)
+
+    def forward(self, x: Tensor, frames: Tensor) -> Pair:
+        if self.layers:
+            x = self.dropout(x + waves(0, x.shape[1], x.shape[2], x.device))
+        outside = ~inside(x.shape[1], frames)
+        for layer in self.layers:
+            x = layer(x, src_key_padding_mask=outside)
+        return self.norm(x), frames
+
+
 class Attention(nn.Module):
     """Multi-head attention whose keys and values may come from a cache."""
 
@@ -140,11 +163,16 @@ class Decoder(nn.Module):
         return Said(own, speech, state.valid[rows], state.length)
 
     def _embed(self, tokens: Tensor, before: int) -> Tensor:
-        place = torch.arange(before, before + tokens.shape[1], device=tokens.device, dtype=torch.float32)
-        rates = torch.exp(torch.arange(0, self.width, 2, device=tokens.device) * (-math.log(10_000) / self.width))
-        angles = place[:, None] * rates
-        waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, : self.width]
-        return self.dropout(self.tokens(tokens) * math.sqrt(self.width) + waves)
+        added = waves(before, tokens.shape[1], self.width, tokens.device)
+        return self.dropout(self.tokens(tokens) * math.sqrt(self.width) + added)
+
+
+def waves(begin: int, count: int, width: int, device: torch.device) -> Tensor:
+    """(count, width) sinusoidal positions (Vaswani et al. 2017), from place `begin` on."""
+    place = torch.arange(begin, begin + count, device=device, dtype=torch.float32)
+    rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000) / width))
+    angles = place[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
 
 
 class PretrainedDecoder(nn.Module):

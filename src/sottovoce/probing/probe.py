@@ -31,6 +31,7 @@ class Training:
 
     lrs: learning rates tried (Adam). steps: most updates of a trial. batch: utterances per update. evaluate_every: updates between two
     looks at the dev set. patience: looks without an improvement before a trial ends. clip: largest norm of the gradient.
+    warmup: updates in which the rates rise, to fall afterwards with the inverse square root of the updates; 0: they stay as they are.
     layers_lr: learning rate of the layer weights; ``None``: that of the head, as in SUPERB, whose 200,000 updates have the time that a
     short schedule lacks to find the layers that a task uses.
     standardize: every feature of every layer to zero mean and about unit variance over the training set first, which makes one range of
@@ -45,12 +46,17 @@ class Training:
     clip: float = 1.0
     layers_lr: float | None = None
     standardize: bool = False
+    warmup: int = 0
 
     def __post_init__(self) -> None:
         if not self.lrs or min(self.lrs) <= 0:
             raise ValueError("lrs must name at least one learning rate above 0")
-        if min(self.steps, self.batch, self.evaluate_every, self.patience) < 1:
-            raise ValueError("steps, batch, evaluate_every and patience must be at least 1")
+        if min(self.steps, self.batch, self.evaluate_every, self.patience) < 1 or self.warmup < 0:
+            raise ValueError("steps, batch, evaluate_every and patience must be at least 1, warmup at least 0")
+
+    def rate(self, step: int) -> float:
+        """Share of the learning rates at update `step`, from 1."""
+        return min(step / self.warmup, (self.warmup / step) ** 0.5) if self.warmup else 1.0
 
 
 @dataclass(frozen=True)
@@ -220,6 +226,7 @@ def fit(
             {"params": probe.sum.parameters(), "lr": lr if training.layers_lr is None else training.layers_lr},
         ]
         optimizer = torch.optim.Adam(groups, lr=lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: training.rate(done + 1))
         found, step = Best(probe), 0
         order = batches(features.frames, training.batch, seed, pooled=features.kind == "pooled")
         for step in range(1, training.steps + 1):
@@ -233,6 +240,7 @@ def fit(
             value.backward()
             nn.utils.clip_grad_norm_(probe.parameters(), training.clip)
             optimizer.step()
+            schedule.step()
             if step % training.evaluate_every == 0 or step == training.steps:
                 probe.eval()
                 with torch.inference_mode():

@@ -58,10 +58,6 @@ class FineTuned(LearnedTask):
             found[self.languages[int(place)]] = {**named, "items": len(chosen[0])}
         return {**super().details(fold, rows), "languages": found}
 
-    def ready(self, model: Tuned) -> Tuned:
-        """The model as the test set meets it, where that is not how the dev set did."""
-        return model
-
     def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
         splits, skipped = self.items(self.arrange(recordings))
         training: Tuning = self.config.training

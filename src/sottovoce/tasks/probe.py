@@ -57,7 +57,7 @@ class ProbeTask(LearnedTask):
             probes, tried = sweep(one, training.lrs, bench.seeds)
             clock["training"] += time.monotonic() - began
             began = time.monotonic()
-            tested.append([self.rows(probe, test, bench.device) for probe in probes])
+            tested.append([self.rows(self.ready(probe), test, bench.device) for probe in probes])
             clock["scoring"] += time.monotonic() - began
             groups += test.groups
             trials += [{**trial, "fold": number} for trial in tried]

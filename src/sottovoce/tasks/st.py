@@ -1,0 +1,240 @@
+"""Speech translation (SUPERB-SG ST): what is said in another language, by a text decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sottovoce.data import Recording, Recordings
+from sottovoce.probing.beam import beam_search
+from sottovoce.probing.decoder import Adapter, Decoder, Encoder, PretrainedDecoder
+from sottovoce.probing.metrics import CorpusScore
+from sottovoce.probing.probe import Training
+from sottovoce.probing.units import Characters, Pretrained, SubWords, Units
+from sottovoce.registry import TASKS
+from sottovoce.tasks.base import Metric, leading
+from sottovoce.tasks.classification import field
+from sottovoce.tasks.learned import Fold, Item, LearnedTask, Model, Rows
+from sottovoce.tasks.probe import ProbeTask
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Translating:
+    """How speech is translated. Defaults: SUPERB-SG's (Tsai et al. 2022; s3prl's, whose model is fairseq's S2T Transformer).
+
+    primary: what is tuned on the dev set and comes first. "perplexity", that of the reference's tokens, needs no search on the dev set
+    and tells weak models apart whose sentences all are wrong; it compares models with the same units.
+    target: the language to translate into, for data with several; "": the column 'translation'. units: characters, or "bpe": at most
+    `vocabulary` sub-words, learned from the training translations. stride: so many frames become one before the decoder.
+    encoder_layers: of a Transformer over those, with the decoder's sizes.
+    decoder: "" for a Transformer of our own, of dim, layers, heads, ffn_dim and dropout; or a model of transformers, by name or folder,
+    with its own tokens and sizes. smoothing: of labels. beam: hypotheses kept on the test set (the dev set: greedy search). length_penalty:
+    a hypothesis is scored by log-probability / tokens ** length_penalty. max_tokens: most tokens said; never more than half
+    as many again as the longest training translation. tokenize: sacrebleu's for BLEU, "zh" or "ja-mecab" for instance.
+    """
+
+    training: Any = Training(lrs=(2e-3,), steps=32_000, batch=128, evaluate_every=2_000, patience=16, clip=10.0, warmup=10_000)
+    primary: Literal["bleu", "chrf", "perplexity"] = "bleu"
+    target: str = ""
+    units: Literal["characters", "bpe"] = "bpe"
+    vocabulary: int = 8000
+    stride: int = 4
+    encoder_layers: int = 3
+    decoder: str = ""
+    dim: int = 512
+    layers: int = 3
+    heads: int = 8
+    ffn_dim: int = 2048
+    dropout: float = 0.1
+    smoothing: float = 0.1
+    beam: int = 20
+    length_penalty: float = 1.0
+    max_tokens: int = 512
+    tokenize: str = "13a"
+
+    def __post_init__(self) -> None:
+        if self.dim % (2 * self.heads):
+            raise ValueError(f"dim {self.dim} must be a multiple of twice the heads ({self.heads})")
+        if min(self.beam, self.layers, self.max_tokens) < 1 or min(self.length_penalty, self.encoder_layers) < 0:
+            raise ValueError("beam, layers and max_tokens must be at least 1, length_penalty and encoder_layers at least 0")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A translation: as text, and for training as tokens without start and end."""
+
+    text: str
+    ids: list[int]
+
+
+class Translation(LearnedTask):
+    """Translation of what is said, by a decoder that attends to the encoder's frames. BLEU and chrF by sacrebleu, and perplexity.
+
+    With a `target`, a recording's translation is its field ``translation_TARGET``, else what any recording of the same ``sentence`` in
+    that language (its ``language`` or ``locale``) has as ``text``; recordings in the target language are left out.
+    """
+
+    reads = (
+        "the translation in a column 'translation' (or, with the option target, the text of the same 'sentence' in that language)"
+    )
+    metrics: tuple[Metric, ...] = (Metric("bleu", ""), Metric("chrf", ""), Metric("perplexity", "", better="lower"))
+    units: Units
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.metrics = leading(self.metrics, config.primary)
+
+    def arrange(self, recordings: Recordings) -> Recordings:
+        target = self.config.target
+        if not target:
+            return recordings
+        texts = {
+            item.fields["sentence"]: item.fields["text"]
+            for item in recordings
+            if target in _languages(item) and item.fields.get("sentence") and item.fields.get("text")
+        }
+        made = Recordings(skipped=recordings.skipped)
+        for item in recordings:
+            if target not in _languages(item):
+                own = item.fields.get(f"translation_{target}", "") or texts.get(item.fields.get("sentence", ""), "")
+                made.append(replace(item, fields={**item.fields, "translation": own}))
+        return made
+
+    def target(self, recording: Recording) -> str:
+        return " ".join(field(recording, "translation").split())
+
+    def prepare(self, fold: Fold) -> Fold:
+        config = self.config
+        self.bleu = CorpusScore(
+            "BLEU", tokenize=config.tokenize, force=True
+        )  # force: no warning of weak models' spaced full stops
+        self.chrf = CorpusScore("CHRF")
+        texts = [item.target for item in fold.train]
+        if config.decoder:
+            self.units = Pretrained(config.decoder)
+        else:
+            self.units = SubWords(texts, config.vocabulary) if config.units == "bpe" else Characters(texts)
+
+        def spelled(items: list[Item]) -> list[Item]:
+            return [replace(item, target=Reference(item.target, self.units.encode(item.target))) for item in items]
+
+        train = spelled(fold.train)
+        self.longest = min(config.max_tokens, round(1.5 * max(len(item.target.ids) for item in train)) + 1)
+        return super().prepare(Fold(train, spelled(fold.dev), spelled(fold.test)))
+
+    def head(self, dim: int) -> nn.Module:
+        return Translator(dim, self.units, self.config)
+
+    def loss(self, outputs: Heard, lengths: Tensor, targets: list[Reference]) -> Tensor:
+        """Cross-entropy with smoothed labels, the mean over all tokens of the batch and their ends."""
+        logits, wanted = self.read(outputs, targets)
+        return F.cross_entropy(
+            logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, label_smoothing=self.config.smoothing
+        )
+
+    def read(self, outputs: Heard, targets: list[Reference]) -> tuple[Tensor, Tensor]:
+        """(B, L, V) logits of every token of the references, those before it known; (B, L) the tokens, IGNORED after a row's end."""
+        start, end, device = self.units.start, self.units.end, outputs.memory.device
+        ids = [target.ids[: self.longest] for target in targets]
+        wanted = padded([[*each, end] for each in ids], IGNORED, device)
+        return outputs.decoder(padded([[start, *each] for each in ids], end, device), outputs.memory, outputs.frames), wanted
+
+    def count(self, outputs: Heard, lengths: Tensor, targets: list[Reference]) -> Rows:
+        """(B, parts of BLEU, then of chrF, then the reference's cross-entropy in nats and its tokens)."""
+        logits, wanted = self.read(outputs, targets)
+        nats = F.cross_entropy(logits.mT.float(), wanted, ignore_index=IGNORED, reduction="none").sum(1).tolist()
+        tokens = (wanted != IGNORED).sum(1).tolist()
+        said = self.said(outputs) if outputs.beam else [""] * len(targets)
+        rows = [
+            [*self.bleu.parts(text, target.text), *self.chrf.parts(text, target.text), *surprise]
+            for text, target, *surprise in zip(said, targets, nats, tokens, strict=True)
+        ]
+        return np.array(rows, dtype=np.float64)
+
+    def said(self, outputs: Heard) -> list[str]:
+        """What is understood, as text."""
+        decoder, memory = outputs.decoder, outputs.memory
+        state = decoder.begin(memory, outputs.frames)
+        limits = [self.longest] * len(memory)
+        found = beam_search(decoder, state, limits, outputs.beam, self.config.length_penalty, memory.device)
+        return [self.units.decode(ids) for ids, _ in found]
+
+    def ready(self, model: Model) -> Model:
+        assert isinstance(model.head, Translator)
+        model.head.beam = self.config.beam
+        return model
+
+    def scores(self, rows: Rows) -> tuple[float, ...]:
+        middle, end = self.bleu.width, self.bleu.width + self.chrf.width
+        nats, tokens = rows[:, end : end + 2].sum(0)
+        found = {
+            "bleu": self.bleu.score(rows[:, :middle]),
+            "chrf": self.chrf.score(rows[:, middle:end]),
+            "perplexity": float(np.exp(nats / tokens)),
+        }
+        return tuple(found[metric.name] for metric in self.metrics)
+
+    def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
+        """The signatures of sacrebleu, to be published beside the scores, and how many units there are."""
+        signatures = {"bleu": self.bleu.signature, "chrf": self.chrf.signature}
+        return {"signatures": signatures, "units": self.units.size, "longest": self.longest}
+
+
+@TASKS.register("st")
+class SpeechTranslation(ProbeTask, Translation):
+    """Speech translation: a Transformer on the features, beam search; BLEU and chrF."""
+
+    title = "Speech translation"
+
+    @dataclass(frozen=True)
+    class Config(Translating):
+        __doc__ = Translating.__doc__
+
+        training: Training = Translating.training
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a decoder attends to: (B, T, D) and (B,) frames; and the width of a search in it, 0 where nothing is to be said."""
+
+    memory: Tensor
+    frames: Tensor
+    decoder: Any
+    beam: int
+
+
+class Translator(nn.Module):
+    """Adapter, encoder and decoder. The decoder runs in the loss, which knows what was said before, and in the search."""
+
+    def __init__(self, dim: int, units: Units, config: Translating) -> None:
+        super().__init__()
+        self.decoder: Decoder | PretrainedDecoder
+        if config.decoder:
+            self.decoder = PretrainedDecoder(config.decoder, units.start, units.end)
+        else:
+            sizes = (config.dim, config.layers, config.heads, config.ffn_dim, config.dropout)
+            self.decoder = Decoder(units.size, units.start, units.end, *sizes)
+        self.adapter = Adapter(dim, self.decoder.width, config.stride)
+        self.encoder = Encoder(self.decoder.width, config.encoder_layers, config.heads, config.ffn_dim, config.dropout)
+        self.beam = 0 if config.primary == "perplexity" else 1
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Heard:
+        memory, frames = self.encoder(*self.adapter(x, lengths))
+        return Heard(memory, frames, self.decoder, self.beam)
+
+
+def padded(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
+    """(B, longest) of rows filled up with `value`."""
+    return nn.utils.rnn.pad_sequence([torch.tensor(row, device=device) for row in rows], True, value)
+
+
+def _languages(item: Recording) -> set[str]:
+    return {item.fields.get("language", ""), item.fields.get("locale", "")}
