@@ -109,7 +109,9 @@ def main() -> None:
     if name not in COMPARISONS:
         parser.error(f"no comparisons are known for '{name}'; known: {', '.join(COMPARISONS)}")
     values = read(options.folder)
-    compared = {title: gains(values, pairs) for title, pairs in COMPARISONS[name].items()}
+    swept = sorted({model for of in values.values() for model in of if model.startswith("sweep-")})
+    comparisons = COMPARISONS[name] | {f"{model} against the recipe": [(model, "colld")] for model in swept}
+    compared = {title: gains(values, pairs) for title, pairs in comparisons.items()}
     record = {
         **ledger.header(f"{name}-reading"),
         "wins": {
