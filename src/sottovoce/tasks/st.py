@@ -28,7 +28,8 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Translating:
-    """How speech is translated. Defaults: SUPERB-SG's (Tsai et al. 2022; s3prl's, whose model is fairseq's S2T Transformer).
+    """How speech is translated. Defaults: SUPERB-SG's (Tsai et al. 2022; s3prl's, whose model is fairseq's S2T Transformer),
+    but the size of a batch, there 80,000 frames (some 290 recordings of CoVoST 2), and that of the vocabulary are ours.
 
     primary: what is tuned on the dev set and comes first. "perplexity", that of the reference's tokens, needs no search on the dev set
     and tells weak models apart whose sentences all are wrong; it compares models with the same units.
@@ -41,7 +42,7 @@ class Translating:
     as many again as the longest training translation. tokenize: sacrebleu's for BLEU, "zh" or "ja-mecab" for instance.
     """
 
-    training: Any = Training(lrs=(2e-3,), steps=32_000, batch=128, evaluate_every=2_000, patience=16, clip=10.0, warmup=10_000)
+    training: Any = Training(lrs=(2e-3,), steps=32_000, batch=256, evaluate_every=2_000, patience=16, clip=10.0, warmup=10_000)
     primary: Literal["bleu", "chrf", "perplexity"] = "bleu"
     target: str = ""
     units: Literal["characters", "bpe"] = "bpe"
