@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sottovoce.encoder.distance import sinusoids
 from sottovoce.probing.probe import inside
 
 Pair = tuple[Tensor, Tensor]  # keys and values, (B, heads, length, width)
@@ -57,7 +58,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, frames: Tensor) -> Pair:
         if self.layers:
-            x = self.dropout(x + waves(0, x.shape[1], x.shape[2], x.device))
+            x = self.dropout(x + waves(0, x.shape[1], x))
         outside = ~inside(x.shape[1], frames)
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=outside)
@@ -163,16 +164,13 @@ class Decoder(nn.Module):
         return Said(own, speech, state.valid[rows], state.length)
 
     def _embed(self, tokens: Tensor, before: int) -> Tensor:
-        added = waves(before, tokens.shape[1], self.width, tokens.device)
-        return self.dropout(self.tokens(tokens) * math.sqrt(self.width) + added)
+        x = self.tokens(tokens) * math.sqrt(self.width)
+        return self.dropout(x + waves(before, tokens.shape[1], x))
 
 
-def waves(begin: int, count: int, width: int, device: torch.device) -> Tensor:
-    """(count, width) sinusoidal positions (Vaswani et al. 2017), from place `begin` on."""
-    place = torch.arange(begin, begin + count, device=device, dtype=torch.float32)
-    rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000) / width))
-    angles = place[:, None] * rates
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
+def waves(begin: int, count: int, like: Tensor) -> Tensor:
+    """(count, D) sinusoidal positions (Vaswani et al. 2017) as wide as `like`, from place `begin` on."""
+    return sinusoids(torch.arange(begin, begin + count, device=like.device, dtype=torch.float32), like.shape[-1])
 
 
 class PretrainedDecoder(nn.Module):
