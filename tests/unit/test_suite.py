@@ -127,6 +127,18 @@ class TestEvaluate:
         (again,) = evaluate(["log-mel"], tasks=["words"], seeds=[5], fresh=True, **{**options, "vs": []})
         assert again.record["seeds"] == [5]
 
+    def test_a_field_that_came_later_had_its_default_before(self, task_file: Path, tmp_path: Path) -> None:
+        options = {"data": task_file, "tasks": ["words"], "out": tmp_path / "out", "cache": tmp_path / "cache"}
+        (first,) = evaluate(["log-mel"], **options)
+        record = json.loads(first.path.read_text())
+        del record["task"]["config"]["training"]["warmup"]  # 0, as it is now
+        first.path.write_text(json.dumps(record))
+        assert not evaluate(["log-mel"], **options)[0].new
+        del record["task"]["config"]["training"]["steps"]  # the task file's are not the default's
+        first.path.write_text(json.dumps(record))
+        with pytest.raises(ValueError, match="another config"):
+            evaluate(["log-mel"], **options)
+
     def test_models_of_one_name_are_told_apart(self, teacher_folder: Path, corpus: Path, tmp_path: Path) -> None:
         for part in ("one", "two"):
             shutil.copytree(teacher_folder, tmp_path / part / "student")
