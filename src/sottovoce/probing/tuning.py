@@ -146,7 +146,7 @@ class Tuned(nn.Module):
         """Parameter groups with their peak rates; the encoder has none where it has no weights."""
         encoder = [weight for weight in self.encoder.parameters() if weight.requires_grad]
         head = [*self.head.parameters(), *([] if self.weights is None else [self.weights])]
-        made = [{"params": head, "peak": lr * tuning.head_rate}, {"params": encoder, "peak": lr}]
+        made = [{"params": head, "lr": lr * tuning.head_rate}, {"params": encoder, "lr": lr}]
         return [group for group in made if group["params"]]
 
     def train(self, mode: bool = True) -> Tuned:
@@ -197,6 +197,7 @@ def tune(
         torch.manual_seed(seed)
         model = Tuned(subject, build(), tuning, device)
         optimizer = torch.optim.AdamW(model.groups(lr, tuning), lr=lr, betas=(0.9, 0.98), weight_decay=tuning.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: tuning.rate(done + 1))
         found, step = Best(model), 0
         with closing(train.stream(tuning, seed)) as stream:
             for step in range(1, tuning.steps + 1):
@@ -210,10 +211,9 @@ def tune(
                 optimizer.zero_grad(set_to_none=True)
                 value.backward()
                 norm = nn.utils.clip_grad_norm_(model.parameters(), tuning.clip)
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak"] * tuning.rate(step)
                 if torch.isfinite(norm):
                     optimizer.step()
+                schedule.step()
                 if step % tuning.evaluate_every == 0 or step == tuning.steps:
                     model.eval()
                     found.look(step, judge(model))
