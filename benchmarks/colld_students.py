@@ -3,10 +3,11 @@
     python benchmarks/colld_students.py --teacher TEACHER --train train.tsv --speech FOLDER --work DIR --out results/colld
 
 Teacher: a Conformer 144 wide with 8 layers (recipe pretrain-conformer). CoLLD's students are as deep and thinner: half, a quarter and a
-tenth of its MACs. DPHuBERT and `sotto` get exactly these budgets. Names that begin with "colld" are the recipe and, at a quarter, its
-controls, one field changed each; with "sotto" the union and, at a tenth, its parts (at a quarter it is too near to its teacher for them to
-matter); with "sweep" what the paper leaves open, one value changed each, with the first seed alone. `--only sweep-temperature` narrows it
-down, `--data multilingual` fine-tunes instead. Options and resuming are those of `testbed_students.py`.
+tenth of its MACs; with half and a quarter of its layers, about 5 and 3 %. DPHuBERT and `sotto` get exactly these budgets. Names that
+begin with "colld" are the recipe and, at a quarter, its controls, one field changed each; with "sotto" the union and, at a tenth, its
+parts (at a quarter it is too near to its teacher for them to matter); with "sweep" what the paper leaves open, one value changed each,
+with the first seed alone. `--only sweep-temperature` narrows it down, `--data multilingual` fine-tunes instead. Options and resuming are
+those of `testbed_students.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ SIZES = {  # by the share of MACs, per cent
     50: {"dim": 92, "heads": 3, "ffn_dim": 360, "glu_dim": 92},
     25: {"dim": 56, "heads": 2, "ffn_dim": 224, "glu_dim": 56},
     10: {"dim": 32, "heads": 1, "ffn_dim": 96, "glu_dim": 32},
+    5: {"dim": 32, "heads": 1, "ffn_dim": 96, "glu_dim": 32, "depth": 4},
+    3: {"dim": 32, "heads": 1, "ffn_dim": 96, "glu_dim": 32, "depth": 2},
 }
 FIELD = "objectives.colld."
 DISTANCE = f"{FIELD}hidden=distance"
@@ -59,14 +62,14 @@ UNITS = "pruning.units=[conv,head,ffn,glu]"
 
 
 def colld(setting: Setting, name: str, seed: int, overrides: Sequence[str] = (), size: int = 25) -> Result:
-    shape = [f"student.{field}={value}" for field, value in {**SIZES[size], "depth": 0}.items()]
+    shape = [f"student.{field}={value}" for field, value in {"depth": 0, **SIZES[size]}.items()]
     return setting.compress(name, seed, "colld-demo", [*shape, *overrides, *setting.alike("distill")])
 
 
 def pruned(setting: Setting, name: str, recipe: str, seed: int, overrides: Sequence[str] = (), size: int = 25) -> Result:
     """At the MACs of CoLLD's student of that size."""
-    teacher = load_pretrained(setting.teacher).shape
-    keep = share_of(Narrow(Narrow.Config(**SIZES[size])).shape(teacher), teacher)
+    teacher = load_pretrained(setting.teacher)
+    keep = share_of(Narrow(Narrow.Config(**SIZES[size])).build(teacher).config, teacher.shape)
     return setting.compress(name, seed, recipe, [UNITS, *overrides], budget="macs", keep=keep, steps=setting.steps)
 
 
