@@ -316,3 +316,28 @@ def test_config_builds_from_a_recipe_and_checks_itself() -> None:
     for wrong in ({"min_seconds": 20.0}, {"seconds_per_batch": 0.0}, {"valid_share": 2.0}, {"workers": -1}, {"crop": "longest"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             build(DataConfig, wrong)
+
+
+def test_a_batch_at_another_speed_is_of_another_voice(tmp_path: Path) -> None:
+    """A tone of 1 kHz, 2 s: at speed 1.25 it is of 1.25 kHz and 1.6 s, and its speaker somebody else; what is held out stays as it was."""
+    tone = np.sin(2 * np.pi * 1000 * np.arange(32_000) / 16_000).astype(np.float32) / 2
+    lines = ["path\tspeaker"]
+    for number in range(12):
+        soundfile.write(tmp_path / f"{number}.wav", tone, 16_000)
+        lines.append(f"{number}.wav\t{'anna' if number % 2 else ''}")
+    (tmp_path / "all.tsv").write_text("\n".join(lines) + "\n")
+    config = settings(seconds_per_batch=4.0, label="speaker", speeds=(0.8, 1.0, 1.25), valid_share=0.2)
+    data = open_data(tmp_path / "all.tsv", config)
+    found = set()
+    for batch in take(data, 20):
+        seconds = batch.wave.shape[1] / 16_000
+        peak = torch.fft.rfft(batch.wave[0]).abs().argmax() / seconds
+        speed = round(float(peak) / 1000, 2)
+        assert seconds == pytest.approx(2 / speed, abs=0.01)
+        assert set(batch.labels) <= {"", "anna" if speed == 1 else f"anna x{speed:g}"}
+        found.add(speed)
+    assert found == {0.8, 1.0, 1.25}
+    assert {batch.wave.shape[1] for batch in data.valid} == {32_000}
+    assert same(take(data, 3), take(open_data(tmp_path / "all.tsv", settings(**vars(config))), 23)[20:])
+    with pytest.raises(ValueError, match=r"speeds must lie between 0\.5 and 2, not 0\.1, 3"):
+        settings(speeds=(0.1, 1.0, 3.0))

@@ -27,7 +27,7 @@ class Job:
 
     epoch, index: its position in the stream of this rank. begins: first sample of every row within its utterance.
     samples: length of every row. padded: whether the rows keep their own lengths. min_samples: shorter rows are given up.
-    label: the column that gives rows their labels.
+    label: the column that gives rows their labels. speed: at which all rows are played.
     """
 
     epoch: int
@@ -38,6 +38,7 @@ class Job:
     padded: bool
     min_samples: int
     label: str = ""
+    speed: float = 1.0
 
 
 def rng(*seeds: int) -> np.random.Generator:
@@ -80,7 +81,7 @@ def bucket(
 def make_job(
     utterances: Sequence[Utterance], config: DataConfig, generator: np.random.Generator | None, epoch: int = 0, index: int = 0
 ) -> Job:
-    """The job of one batch; without a generator the crops are from the middle."""
+    """The job of one batch; without a generator the crops are from the middle, and nothing is played faster or slower."""
     own = [utterance.samples for utterance in utterances]
     if config.crop == "none":
         begins, samples = [0] * len(own), own
@@ -91,9 +92,9 @@ def make_job(
         samples = [shortest] * len(own)
         spare = np.array([length - shortest for length in own])
         begins = (spare // 2 if generator is None else generator.integers(0, spare, endpoint=True)).tolist()
-    return Job(
-        epoch, index, tuple(utterances), tuple(begins), tuple(samples), config.crop == "none", config.min_samples, config.label
-    )
+    speed = float(generator.choice(config.speeds)) if generator is not None and config.speeds else 1.0
+    padded = config.crop == "none"
+    return Job(epoch, index, tuple(utterances), tuple(begins), tuple(samples), padded, config.min_samples, config.label, speed)
 
 
 class Plan:

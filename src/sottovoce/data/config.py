@@ -22,6 +22,8 @@ class DataConfig:
     workers: decoding processes; 0 decodes in the training process. The audio of a run does not depend on it.
     valid_share, valid_max_seconds: how much is held out, by whole recordings chosen by a hash of their id; 0 holds nothing out.
     label: the manifest's column that objectives with labels learn from (``speaker``); none of the published methods needs one.
+    speeds: every training batch is played at one of these, drawn at random; pitch and formants go with it, so that at another speed
+        than 1 a speaker is another one (Yamamoto et al. 2019), and labels then name the speed too. Empty: all as it was recorded.
     where: keep the rows of the manifest whose column has this value, for example ``{split: train}``.
     """
 
@@ -34,6 +36,7 @@ class DataConfig:
     valid_share: float = 0.01
     valid_max_seconds: float = 300.0
     label: str = ""
+    speeds: tuple[float, ...] = ()
     where: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -47,6 +50,8 @@ class DataConfig:
             raise ValueError(f"valid_max_seconds must not be negative, not {self.valid_max_seconds:g}")
         if not 0 <= self.crop_step < float("inf"):
             raise ValueError(f"crop_step must be 0 or more, not {self.crop_step:g}")
+        if wrong := [f"{speed:g}" for speed in self.speeds if not 0.5 <= speed <= 2]:
+            raise ValueError(f"speeds must lie between 0.5 and 2, not {', '.join(wrong)}")
         if self.workers < 0:
             raise ValueError(f"workers must be 0 or more, not {self.workers}")
         if self.crop not in ("shortest", "none"):

@@ -65,6 +65,13 @@ def read_audio(recording: Recording, start: float = 0.0, seconds: float | None =
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
+def played(audio: Samples, speed: float) -> Samples:
+    """16 kHz audio at that speed, in 1 / speed of the time, its pitch and formants changed as a tape's."""
+    if speed == 1:
+        return audio
+    return np.asarray(soxr.resample(audio, SAMPLE_RATE * speed, SAMPLE_RATE, quality="HQ"), np.float32)
+
+
 def read_frames(file: str | BinaryIO, start: float, seconds: float) -> tuple[Samples, int]:
     """((frames, channels) float32, sample rate) of a stretch as it is stored. Raises BadAudio."""
     with _open(file) as audio:

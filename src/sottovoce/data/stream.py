@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sottovoce.data.batches import Job, Plan, bucket, make_job
 from sottovoce.data.config import DataConfig
-from sottovoce.data.decode import BadAudio, read_audio
+from sottovoce.data.decode import BadAudio, played, read_audio
 from sottovoce.data.recording import Samples, Skipped, count_reasons
 from sottovoce.data.scan import Utterance
 from sottovoce.types import SAMPLE_RATE, Batch
@@ -50,10 +50,11 @@ def decode(job: Job) -> Decoded:
     skipped: list[Skipped] = []
     for utterance, begin, samples in zip(job.utterances, job.begins, job.samples, strict=True):
         try:
-            rows.append(_row(utterance, begin, samples, job.min_samples))
+            rows.append(played(_row(utterance, begin, samples, job.min_samples), job.speed))
             ids.append(utterance.id)
             if job.label:
-                labels.append(utterance.recording.fields.get(job.label, ""))
+                label = utterance.recording.fields.get(job.label, "")
+                labels.append(f"{label} x{job.speed:g}" if label and job.speed != 1 else label)
         except BadAudio as problem:
             skipped.append({"path": utterance.recording.path, "reason": problem.reason})
     if not rows:
