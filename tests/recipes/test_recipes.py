@@ -25,6 +25,7 @@ OWN = {
                              "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
     "pretrain-conformer": ["student.dim=32", "student.heads=4", "student.depth=2", "student.ffn_dim=48", "student.kernel=7",
                            "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
+    "pretrain-voices": ["objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
 }  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def test_trains_three_steps(name: str, teacher_folder: Path, speech_folder: Path
     options["overrides"] = [*SMALL, *OWN.get(name, []), "pruning.ramp=2"]
     options["overrides"] += [f"stages.{stage}.{key}" for stage in stages for key in ("steps=3", "warmup=1")]
     if name.startswith("pretrain"):
-        result = api.pretrain(teacher=teacher_folder if name.endswith("second") else "", **options)
+        result = api.pretrain(teacher=teacher_folder if name.endswith(("second", "voices")) else "", **options)
     else:
         keep = 0.6 if "cut" in recipe.stages else None
         result = api.compress(teacher_folder, keep=keep, **options)
