@@ -197,7 +197,7 @@ def tune(
         torch.manual_seed(seed)
         model = Tuned(subject, build(), tuning, device)
         optimizer = torch.optim.AdamW(model.groups(lr, tuning), lr=lr, betas=(0.9, 0.98), weight_decay=tuning.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: tuning.rate(done + 1))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: tuning.rate(min(done + 1, tuning.steps)))
         found, step = Best(model), 0
         with closing(train.stream(tuning, seed)) as stream:
             for step in range(1, tuning.steps + 1):
