@@ -216,6 +216,14 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def completed(cls: type, data: Mapping[str, Any]) -> Any:
+    """Plain data of an earlier version with the defaults of all fields that came later; as it is where it cannot be read any more."""
+    try:
+        return plain(build(cls, data))
+    except (ValueError, TypeError):
+        return dict(data)
+
+
 def read_yaml(path: Path, shipped: Path | None = None, within: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A YAML mapping; ``include: other.yaml`` (or a list), beside it or in the folder `shipped`, is read first and overlaid."""
     try:

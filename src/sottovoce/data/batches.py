@@ -83,7 +83,8 @@ def make_job(
 ) -> Job:
     """The job of one batch; without a generator the crops are from the middle, and nothing is played faster or slower."""
     own = [utterance.samples for utterance in utterances]
-    if config.crop == "none":
+    padded = config.crop == "none"
+    if padded:
         begins, samples = [0] * len(own), own
     else:
         shortest, step = min(own), round(config.crop_step * SAMPLE_RATE)
@@ -93,7 +94,6 @@ def make_job(
         spare = np.array([length - shortest for length in own])
         begins = (spare // 2 if generator is None else generator.integers(0, spare, endpoint=True)).tolist()
     speed = float(generator.choice(config.speeds)) if generator is not None and config.speeds else 1.0
-    padded = config.crop == "none"
     return Job(epoch, index, tuple(utterances), tuple(begins), tuple(samples), padded, config.min_samples, config.label, speed)
 
 

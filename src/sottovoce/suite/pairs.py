@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sottovoce import ledger
-from sottovoce.config import build, plain
+from sottovoce.config import completed, plain
 from sottovoce.data import Recordings
 from sottovoce.data.manifests import RTTM
 from sottovoce.probing.subject import Subject
@@ -71,7 +71,7 @@ def earlier(pair: Pair) -> Result | None:
     if not pair.path.exists():
         return None
     found = json.loads(pair.path.read_text(encoding="utf-8"))
-    config = _with_newer_fields(found["task"]["config"], type(pair.entry.task.config))
+    config = ledger.portable(completed(type(pair.entry.task.config), found["task"]["config"]))
     had = {"model": found["model"]["fingerprint"], "config": config, "data": found["data"]["fingerprint"]}
     had["seeds"] = found["seeds"]
     if "reference" in pair.asked:
@@ -80,14 +80,6 @@ def earlier(pair: Pair) -> Result | None:
         return Result(pair.path, found, False)
     changed = ", ".join(key for key, value in pair.asked.items() if had[key] != value)
     raise ValueError(f"{pair.path} holds a measurement with another {changed}; give another --out, or --fresh to replace it")
-
-
-def _with_newer_fields(config: dict[str, Any], kind: type) -> dict[str, Any]:
-    """A recorded config; a field that it lacks was added later and had what is its default now."""
-    try:
-        return dict(ledger.portable(plain(build(kind, config))))
-    except ValueError:
-        return config
 
 
 def measure(pair: Pair, recordings: Recordings, bench: Bench) -> Result | Failure:

@@ -21,7 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from sottovoce.config import build, plain
+from sottovoce.config import completed, plain
 from sottovoce.data import Data, Stream, open_data
 from sottovoce.encoder import EncoderConfig, normalize
 from sottovoce.encoder.packed import fastest
@@ -116,7 +116,8 @@ class Run:
         """ValueError when the folder holds a run with other settings."""
         path = self.folder / RECIPE
         if path.exists():
-            mine, theirs = self._settings(), completed(yaml.safe_load(path.read_text(encoding="utf-8")))
+            mine, had = self._settings(), yaml.safe_load(path.read_text(encoding="utf-8"))
+            theirs = {**had, **completed(Recipe, {key: value for key, value in had.items() if key != "data_source"})}
             changed = sorted(key for key, _ in differences(mine, theirs) if not key.startswith("data.workers"))
             if not changed and list(mine["stages"]) != list(theirs["stages"]):
                 changed = ["the order of stages"]
@@ -249,15 +250,6 @@ def claim(out: Path) -> None:
         (out / "run" / MARK).touch()
     except OSError as problem:
         raise ValueError(f"cannot write to the folder {out}: {problem.strerror}") from None
-
-
-def completed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of an earlier version with the defaults of all fields that came later; as they are where they cannot be read any more."""
-    try:
-        recipe = build(Recipe, {key: value for key, value in settings.items() if key != "data_source"})
-    except (ValueError, TypeError):
-        return settings
-    return {**settings, **plain(recipe)}
 
 
 def differences(mine: Any, theirs: Any, where: str = "") -> Iterator[tuple[str, Any]]:
