@@ -1,0 +1,150 @@
+"""Fills the tables of docs/ from the records they show, so that nobody copies a number by hand.
+
+    python benchmarks/doc_tables.py docs/*.md            # writes them
+    python benchmarks/doc_tables.py docs/*.md --check    # only says which are out of date, and fails
+
+A page says which rows and columns it shows; the records say the numbers. A table is one with a line before it that names the folders of
+its records, and the seed if it is to be a single one:
+
+    <!-- records: results/colld, seed 3 -->
+    | Part | ks-arabic | English <!-- asr-multilingual:languages.en.cer --> |
+    |---|---:|---:|
+    | live cutting <!-- sotto-10-live --> | | |
+
+A row is a model (the folder of its records, without `-seed3`), a column an entry of a task file, of which the first measure is shown, or
+`n`, the number of seeds. A comment says it where the words for people are others; behind a colon comes another measure, or a place in the
+record's details.
+Cells are means over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+MARK = re.compile(r"<!-- records: (?P<folders>[^,]+?)(?:, seed (?P<seed>\d+))? -->")
+NOTE = re.compile(r"<!-- (.+?) -->")
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the numbers of a table are. seed: the only one that counts; None for all."""
+
+    folders: tuple[Path, ...]
+    seed: int | None
+
+    def models(self, name: str) -> list[Path]:
+        """The folders of a model's records, one for each seed."""
+        ending = rf"-seed{self.seed or '[0-9]+'}"
+        found = (each for folder in self.folders for each in sorted(folder.iterdir()) if each.is_dir())
+        return [each for each in found if re.fullmatch(rf"{re.escape(name)}({ending})?", each.name)]
+
+    def cell(self, name: str, column: str) -> float | str:
+        folders = self.models(name)
+        if not folders:
+            raise ValueError(f"no records of '{name}' in {', '.join(map(str, self.folders))}")
+        if column == "n":
+            return str(len({each.name for each in folders} - {name}) or NOTHING)
+        entry, _, place = column.partition(":")
+        files = (each / f"{entry}.json" for each in folders)
+        values = [value(json.loads(file.read_text(encoding="utf-8")), place) for file in files if file.exists()]
+        return statistics.fmean(values) if values else NOTHING
+
+
+def value(record: Mapping[str, Any], place: str) -> float:
+    """Of the measure, or at the place in the details; "" for the first measure."""
+    measures = record["measures"]
+    found: Any = measures[place or next(iter(measures))]["value"] if not place or place in measures else record["details"]
+    for key in place.split(".") if isinstance(found, Mapping) else ():
+        found = found[key]
+    return float(found)
+
+
+def filled(text: str) -> str:
+    """The page with its tables as the records say. ValueError names what there is no record of."""
+    return "\n".join(lines(iter(text.split("\n"))))
+
+
+def lines(page: Iterator[str]) -> Iterator[str]:
+    for line in page:
+        yield line
+        mark = MARK.fullmatch(line)
+        if mark:
+            folders = tuple(found for each in mark["folders"].split() for found in sorted(ROOT.glob(each)))
+            yield from table(page, Source(folders, int(mark["seed"]) if mark["seed"] else None))
+
+
+def table(page: Iterator[str], source: Source) -> Iterator[str]:
+    header, rule = next(page, ""), next(page, "")
+    if not (header.startswith("|") and rule.startswith("|-")):
+        raise ValueError("no table where one was announced: the line after <!-- records: ... --> is its head")
+    yield from (header, rule)
+    labels, after = [], []
+    for line in page:
+        if not line.startswith("|"):
+            after = [line]
+            break
+        labels.append(cells(line)[0])
+    rows = [meant(label).replace("untrained:", "untrained-").strip("`") for label in labels]
+    columns = [written([source.cell(row, meant(head)) for row in rows]) for head in cells(header)[1:]]
+    for row in zip(labels, *columns, strict=True):
+        yield "| " + " | ".join(row) + " |"
+    yield from after
+
+
+def written(column: list[float | str]) -> list[str]:
+    """Three places where nothing is above 1, else one."""
+    numbers = [each for each in column if isinstance(each, float)]
+    places = 3 if max(numbers, default=0) <= 1 else 1
+    return [f"{each:.{places}f}" if isinstance(each, float) else each for each in column]
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def meant(cell: str) -> str:
+    """What the cell's comment says, or, without one, the cell."""
+    note = NOTE.search(cell)
+    return note[1] if note else cell
+
+
+def out_of_date(pages: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Pages whose tables are not what the records say, and what they would be."""
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        try:
+            made = filled(text)
+        except ValueError as problem:
+            raise ValueError(f"{page}: {problem}") from None
+        if made != text:
+            yield page, made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="+", type=Path)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
+    options = parser.parse_args()
+    try:
+        found = list(out_of_date(options.pages))
+    except (ValueError, OSError) as problem:
+        parser.error(str(problem))
+    for page, made in found:
+        if not options.check:
+            page.write_text(made, encoding="utf-8")
+        print(f"{page}: {'out of date' if options.check else 'written'}")
+    sys.exit(bool(found) and options.check)
+
+
+if __name__ == "__main__":
+    main()

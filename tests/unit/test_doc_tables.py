@@ -1,0 +1,58 @@
+"""The tables of docs/ are those of their records: benchmarks/doc_tables.py."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = """Before.
+
+<!-- records: results/colld, seed 3 -->
+| Model | n | qbe | words <!-- ks-arabic --> | chrF <!-- st-mboshi:chrf --> |
+|---|---:|---:|---:|---:|
+| as it is <!-- colld --> | 9 | 9 | 9 | 9 |
+| log-mel | | | | |
+
+After | with a bar.
+"""
+
+
+def fill(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "benchmarks" / "doc_tables.py"), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_tables_of_the_docs_are_those_of_their_records() -> None:
+    done = fill("--check", *map(str, sorted((ROOT / "docs").glob("*.md"))))
+    assert done.returncode == 0, f"run: python benchmarks/doc_tables.py docs/*.md\n{done.stdout}{done.stderr}"
+
+
+def test_cells_are_filled_and_the_rest_is_left(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE, encoding="utf-8")
+    assert fill("--check", str(page)).returncode == 1
+    assert page.read_text(encoding="utf-8") == PAGE
+    assert fill(str(page)).returncode == 0
+    assert page.read_text(encoding="utf-8") == PAGE.replace("| 9 | 9 | 9 | 9 |", "| 1 | 0.128 | 59.6 | – |").replace(
+        "| log-mel | | | | |", "| log-mel | – | 0.074 | 30.6 | 13.7 |"
+    )
+    assert fill("--check", str(page)).returncode == 0
+
+
+def test_a_model_without_records_is_named(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.replace("log-mel", "log-mle"), encoding="utf-8")
+    done = fill(str(page))
+    assert done.returncode == 2
+    assert "page.md: no records of 'log-mle' in" in done.stderr
+
+
+@pytest.mark.parametrize("table", ["| Model |\n", ""])
+def test_a_mark_without_a_table_is_named(tmp_path: Path, table: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"<!-- records: results/colld -->\n{table}", encoding="utf-8")
+    done = fill(str(page))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
