@@ -15,6 +15,9 @@ A row is a model (the folder of its records, without `-seed3`), a column an entr
 `n`, the number of seeds. A comment says it where the words for people are others; behind a colon comes another measure, or a place in the
 record's details.
 Cells are means over the seeds.
+
+Behind `<!-- gains: results/colld-reading.json -->` a row is a comparison, and cells say by how much the first model is better than the
+second, and the interval (`table_reading.py`).
 """
 
 from __future__ import annotations
@@ -27,17 +30,27 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 ROOT = Path(__file__).parents[1]
-MARK = re.compile(r"<!-- records: (?P<folders>[^,]+?)(?:, seed (?P<seed>\d+))? -->")
+RECORDS = re.compile(r"<!-- records: (?P<folders>[^,]+?)(?:, seed (?P<seed>\d+))? -->")
+GAINS = re.compile(r"<!-- gains: (?P<file>\S+) -->")
 NOTE = re.compile(r"<!-- (.+?) -->")
 NOTHING = "–"
 
+Cell = tuple[float, ...] | str  # a value, or with its interval; or text
+
+
+class Source(Protocol):
+    """Where the numbers of a table are."""
+
+    def cell(self, row: str, column: str) -> Cell:
+        """ValueError when nothing is known of the row."""
+
 
 @dataclass(frozen=True)
-class Source:
-    """Where the numbers of a table are. seed: the only one that counts; None for all."""
+class Records:
+    """Of evaluations. seed: the only one that counts; None for all."""
 
     folders: tuple[Path, ...]
     seed: int | None
@@ -48,7 +61,8 @@ class Source:
         found = (each for folder in self.folders for each in sorted(folder.iterdir()) if each.is_dir())
         return [each for each in found if re.fullmatch(rf"{re.escape(name)}({ending})?", each.name)]
 
-    def cell(self, name: str, column: str) -> float | str:
+    def cell(self, row: str, column: str) -> Cell:
+        name = row.replace("untrained:", "untrained-")
         folders = self.models(name)
         if not folders:
             raise ValueError(f"no records of '{name}' in {', '.join(map(str, self.folders))}")
@@ -57,7 +71,24 @@ class Source:
         entry, _, place = column.partition(":")
         files = (each / f"{entry}.json" for each in folders)
         values = [value(json.loads(file.read_text(encoding="utf-8")), place) for file in files if file.exists()]
-        return statistics.fmean(values) if values else NOTHING
+        return (statistics.fmean(values),) if values else NOTHING
+
+
+@dataclass(frozen=True)
+class Gains:
+    """Of comparisons between models."""
+
+    file: Path
+
+    def cell(self, row: str, column: str) -> Cell:
+        record = json.loads(self.file.read_text(encoding="utf-8"))
+        if row not in record["gains"]:
+            raise ValueError(f"no comparison '{row}' in {self.file}")
+        if column == "n":
+            return str(max(count for _, count in record["wins"][row].values()))
+        if column not in record["gains"][row]:
+            return NOTHING
+        return (record["gains"][row][column], *(record["intervals"][row][column] or ()))
 
 
 def value(record: Mapping[str, Any], place: str) -> float:
@@ -77,13 +108,14 @@ def filled(text: str) -> str:
 def lines(page: Iterator[str]) -> Iterator[str]:
     for line in page:
         yield line
-        mark = MARK.fullmatch(line)
-        if mark:
+        if mark := RECORDS.fullmatch(line):
             folders = tuple(found for each in mark["folders"].split() for found in sorted(ROOT.glob(each)))
-            yield from table(page, Source(folders, int(mark["seed"]) if mark["seed"] else None))
+            yield from table(page, Records(folders, int(mark["seed"]) if mark["seed"] else None))
+        elif mark := GAINS.fullmatch(line):
+            yield from table(page, Gains(ROOT / mark["file"]), sign="+")
 
 
-def table(page: Iterator[str], source: Source) -> Iterator[str]:
+def table(page: Iterator[str], source: Source, sign: str = "") -> Iterator[str]:
     header, rule = next(page, ""), next(page, "")
     if not (header.startswith("|") and rule.startswith("|-")):
         raise ValueError("no table where one was announced: the line after <!-- records: ... --> is its head")
@@ -94,18 +126,24 @@ def table(page: Iterator[str], source: Source) -> Iterator[str]:
             after = [line]
             break
         labels.append(cells(line)[0])
-    rows = [meant(label).replace("untrained:", "untrained-").strip("`") for label in labels]
-    columns = [written([source.cell(row, meant(head)) for row in rows]) for head in cells(header)[1:]]
+    rows = [meant(label).replace("`", "") for label in labels]
+    columns = [written([source.cell(row, meant(head)) for row in rows], sign) for head in cells(header)[1:]]
     for row in zip(labels, *columns, strict=True):
         yield "| " + " | ".join(row) + " |"
     yield from after
 
 
-def written(column: list[float | str]) -> list[str]:
-    """Three places where nothing is above 1, else one."""
-    numbers = [each for each in column if isinstance(each, float)]
-    places = 3 if max(numbers, default=0) <= 1 else 1
-    return [f"{each:.{places}f}" if isinstance(each, float) else each for each in column]
+def written(column: list[Cell], sign: str) -> list[str]:
+    """Three places where no value is above 1, else one."""
+    places = 3 if max((abs(each[0]) for each in column if not isinstance(each, str)), default=0) <= 1 else 1
+
+    def text(cell: Cell) -> str:
+        if isinstance(cell, str):
+            return cell
+        value, *ends = (f"{number:{sign}.{places}f}" for number in cell)
+        return f"{value} ({' to '.join(ends)})" if ends else value
+
+    return [text(cell) for cell in column]
 
 
 def cells(line: str) -> list[str]:

@@ -4,6 +4,7 @@
 
 The comparisons are those of the folder's name. wins: of the pairs with the same seed, how often the first model is better than the second,
 for each task; gains: by how much, the mean over the pairs, in the task's own unit (greater is better also where the measure is an error).
+intervals: of the gains, 95 % by Student's t, as if the pairs were independent (pairs of one seed and several sizes share a teacher).
 spread: by task, the standard deviation of a student's value over its seeds (within), that of the students' means (between), and their
 ratio: what is near 1 or below cannot tell these students apart.
 """
@@ -15,9 +16,11 @@ import json
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from scipy import stats
 
 from sottovoce import ledger
 
@@ -61,7 +64,12 @@ COMPARISONS: dict[str, dict[str, Pairs]] = {
         "contrast against ARMHuBERT's rule": [("colld", "colld-armhubert")],
         "masked against unmasked, contrast": [("colld", "colld-unmasked")],
         "masked against unmasked, L1 and cosine": [("colld-l1-cosine", "colld-unmasked-l1-cosine")],
-        "CoLLD against plain layer-to-layer": [("colld", "colld-unmasked-l1-cosine")],
+        **{f"{one} against plain layer-to-layer": [(name, "colld-unmasked-l1-cosine")]
+           for one, name in (("CoLLD", "colld"), ("DPHuBERT", "dphubert"), ("sotto", "sotto"))},
+        **{f"sotto against DPHuBERT, {size} % of the MACs": [(f"sotto-{size}-fast", f"dphubert-{size}-fast")] for size in (5, 3)},
+        "sotto against DPHuBERT with as much compute, 5 % of the MACs": [("sotto-5-fast", "dphubert-5-fast-longer")],
+        **{f"sotto against itself {PARTS[part]}, 5 % of the MACs": [("sotto-5-fast", f"sotto-5-fast-{part}")]
+           for part in ("no-contrast", "unmasked")},
         **{f"sotto against itself {what}, 10 % of the MACs": [("sotto-10", f"sotto-10-{part}")] for part, what in PARTS.items()},
     },
 }  # fmt: skip
@@ -87,6 +95,14 @@ def gains(values: Values, pairs: Pairs) -> dict[str, list[float]]:
         for task, of in values.items()
     }
     return {task: found for task, found in made.items() if found}
+
+
+def interval(of: Sequence[float]) -> list[float] | None:
+    """95 % for the mean; None for a single value."""
+    if len(of) < 2:
+        return None
+    half = stats.t.ppf(0.975, len(of) - 1) * statistics.stdev(of) / len(of) ** 0.5
+    return [round(statistics.fmean(of) + sign * half, 4) for sign in (-1, 1)]
 
 
 def spread(values: Values) -> dict[str, dict[str, Any]]:
@@ -118,10 +134,11 @@ def main() -> None:
             title: {task: [sum(g > 0 for g in of), len(of)] for task, of in each.items()} for title, each in compared.items()
         },
         "gains": {title: {task: round(statistics.fmean(of), 4) for task, of in each.items()} for title, each in compared.items()},
+        "intervals": {title: {task: interval(of) for task, of in each.items()} for title, each in compared.items()},
         "spread": spread(values),
     }
     ledger.write(options.out, record)
-    print(json.dumps({key: record[key] for key in ("wins", "gains", "spread")}, indent=1))
+    print(json.dumps({key: record[key] for key in ("wins", "gains", "intervals", "spread")}, indent=1))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,11 @@ PAGE = """Before.
 
 After | with a bar.
 """
+GAINS = """<!-- gains: results/colld-reading.json -->
+| Better by | n | ks-arabic | asr |
+|---|---:|---:|---:|
+| `sotto` against CoLLD | | | |
+"""
 
 
 def fill(*options: str) -> subprocess.CompletedProcess[str]:
@@ -47,6 +52,15 @@ def test_a_model_without_records_is_named(tmp_path: Path) -> None:
     done = fill(str(page))
     assert done.returncode == 2
     assert "page.md: no records of 'log-mle' in" in done.stderr
+
+
+def test_comparisons_come_with_their_interval(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(GAINS, encoding="utf-8")
+    assert fill(str(page)).returncode == 0
+    assert page.read_text(encoding="utf-8").splitlines()[-1] == "| `sotto` against CoLLD | 9 | +9.4 (+1.8 to +17.0) | – |"
+    page.write_text(page.read_text(encoding="utf-8").replace("CoLLD |", "nothing |"), encoding="utf-8")
+    assert "no comparison 'sotto against nothing' in" in fill(str(page)).stderr
 
 
 @pytest.mark.parametrize("table", ["| Model |\n", ""])
