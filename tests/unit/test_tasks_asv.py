@@ -129,6 +129,29 @@ def test_tells_new_voices_apart(voices: Recordings, tmp_path: Path) -> None:
     assert run(voices, tmp_path).measures == outcome.measures
 
 
+def test_the_interval_is_as_wide_as_other_speakers_would_spread_the_value() -> None:
+    """Some voices are like others and some change from day to day, and every one of them is in many trials."""
+
+    def speakers(seed: int, count: int = 12, each: int = 4) -> tuple[SpeakerVerification, Any, list[str]]:
+        random = np.random.default_rng(seed)
+        own = random.standard_normal((count, 1, 8)) * random.uniform(0.2, 1.2, (count, 1, 1))
+        takes = own + random.standard_normal((count, each, 8)) * random.uniform(0.1, 0.9, (count, 1, 1))
+        flat = (takes / np.linalg.norm(takes, axis=2, keepdims=True)).reshape(-1, 8)
+        items = [Recording(f"{i}", f"{i}", fields={"speaker": f"s{i // each}"}) for i in range(count * each)]
+        task = SpeakerVerification(SpeakerVerification.Config())
+        task.trials, task.first_test = {"test": make_trials(items, "", 4000)}, 0
+        return task, np.column_stack([np.arange(len(flat)), flat]), [item.fields["speaker"] for item in items]
+
+    spread = np.std([task.scores(embeddings)[0] for task, embeddings, _ in map(speakers, range(100))])
+    widths = []
+    for task, embeddings, names in map(speakers, range(4)):
+        eer = task.measures([embeddings], names)[0]
+        assert eer.low is not None
+        assert eer.high is not None
+        widths.append(eer.high - eer.low)
+    assert 0.8 < np.mean(widths) / (2 * 1.96 * spread) < 1.5
+
+
 def test_wrong_names_are_chance(voices: Recordings, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     names: dict[str, list[str]] = {}

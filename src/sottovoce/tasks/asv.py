@@ -42,8 +42,7 @@ class SpeakerVerification(ProbeTask):
     behind the pooling. minDCF: target prior 0.05. Departures: silence is not cut away, and training crops are consecutive stretches of
     an utterance instead of random ones, so that their features can be kept.
 
-    The interval draws trials again, by the speaker of their first recording when there are enough speakers; it knows nothing of how the
-    second recordings depend on each other, and is too narrow for that.
+    The interval draws speakers again, when there are enough, and a trial counts as often as both of its speakers were drawn.
     """
 
     title = "Speaker verification"
@@ -167,8 +166,8 @@ class SpeakerVerification(ProbeTask):
         embedding = F.normalize(outputs[0], dim=1).cpu().numpy()
         return np.column_stack([targets, embedding]).astype(np.float64)
 
-    def scored(self, rows: Rows) -> tuple[Rows, list[int]]:
-        """(N, 2) score and target of every trial whose recordings could be read, and the number of its first recording."""
+    def scored(self, rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
+        """(N, 2) score and target of every trial whose recordings could be read, and (N, 2) the numbers of these."""
         numbers = rows[:, 0].astype(int)
         trials = self.trials["test" if numbers.max() >= self.first_test else "dev"]
         place = np.full(max(int(trials.pairs.max()), int(numbers.max())) + 1, -1)
@@ -177,7 +176,7 @@ class SpeakerVerification(ProbeTask):
         there = (found >= 0).all(1)
         left, right = found[there].T
         scores = np.einsum("nd,nd->n", rows[left, 1:], rows[right, 1:])
-        return np.column_stack([scores, trials.same[there]]), trials.pairs[there, 0].tolist()
+        return np.column_stack([scores, trials.same[there]]), trials.pairs[there]
 
     def scores(self, rows: Rows) -> tuple[float, ...]:
         trials, _ = self.scored(rows)
@@ -187,7 +186,8 @@ class SpeakerVerification(ProbeTask):
         """As `ProbeTask.measures`, over trials."""
         speaker = dict(zip(rows[0][:, 0].astype(int).tolist(), groups, strict=True))
         trials = [self.scored(part)[0] for part in rows]
-        first = [speaker[number] for number in self.scored(rows[0])[1]]
+        # two people of whom each may be hard to tell from others; one person's own trials name that person once
+        people = [tuple({speaker[a]: None, speaker[b]: None}) for a, b in self.scored(rows[0])[1].tolist()]
         flat = np.column_stack([*(part[:, 0] for part in trials), trials[0][:, 1]])
         made = []
         for metric, score in zip(self.metrics, (equal_error_rate, min_dcf), strict=True):
@@ -198,7 +198,7 @@ class SpeakerVerification(ProbeTask):
                     return float("nan")
                 return float(np.mean([score(sample[:, seed], sample[:, -1]) for seed in range(len(trials))]))
 
-            low, high = interval(flat, mean, first, samples=SAMPLES)
+            low, high = interval(flat, mean, people, samples=SAMPLES)
             made.append(Measure(metric, float(np.mean(per_seed)), low, high, per_seed, len(flat)))
         return made
 
