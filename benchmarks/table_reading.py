@@ -66,9 +66,9 @@ COMPARISONS: dict[str, dict[str, Pairs]] = {
         "masked against unmasked, L1 and cosine": [("colld-l1-cosine", "colld-unmasked-l1-cosine")],
         **{f"{one} against plain layer-to-layer": [(name, "colld-unmasked-l1-cosine")]
            for one, name in (("CoLLD", "colld"), ("DPHuBERT", "dphubert"), ("sotto", "sotto"))},
-        **{f"sotto against DPHuBERT, {size} % of the MACs": [(f"sotto-{size}-fast", f"dphubert-{size}-fast")] for size in (5, 3)},
-        "sotto against DPHuBERT with as much compute, 5 % of the MACs": [("sotto-5-fast", "dphubert-5-fast-longer")],
-        **{f"sotto against itself {PARTS[part]}, 5 % of the MACs": [("sotto-5-fast", f"sotto-5-fast-{part}")]
+        **{f"sotto against DPHuBERT, {size} % of the MACs": [(f"sotto-{size}-pressed", f"dphubert-{size}-pressed")] for size in (5, 3)},
+        "sotto against DPHuBERT with as much compute, 5 % of the MACs": [("sotto-5-pressed", "dphubert-5-pressed-longer")],
+        **{f"sotto against itself {PARTS[part]}, 5 % of the MACs": [("sotto-5-pressed", f"sotto-5-pressed-{part}")]
            for part in ("no-contrast", "unmasked")},
         **{f"sotto against itself {what}, 10 % of the MACs": [("sotto-10", f"sotto-10-{part}")] for part, what in PARTS.items()},
     },
