@@ -15,6 +15,7 @@ from sottovoce.pruning import (
     BudgetConfig,
     GatedEncoder,
     Lagrangian,
+    Report,
     encoder_cost,
     full_widths,
     hit,
@@ -131,6 +132,13 @@ def test_a_budget_that_is_missed_says_why() -> None:
     report = hit(gated.gates, Budget(BudgetConfig("params", 0.99), student, gated.plan, teacher=config))
     assert not report.met
     assert "every unit open" in report.reason
+
+
+@pytest.mark.parametrize(("before", "change"), [(0.4, "raise"), (0.26, ""), (0.24, ""), (0.1, "lower")])
+def test_gates_far_from_the_budget_are_a_warning(before: float, change: str) -> None:
+    report = Report("macs", target=0.25, before=before, after=0.25, shift=0.0, filled=0, met=True)
+    assert bool(report.warning) == bool(change)
+    assert change in report.warning
 
 
 def test_teacher_without_scales_is_the_reference() -> None:

@@ -215,6 +215,15 @@ def test_a_budget_that_the_cut_misses_is_said(teacher_folder: Path, speech_folde
         result.check()
 
 
+def test_gates_that_do_not_arrive_are_said_with_what_helps(
+    teacher_folder: Path, speech_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small(teacher_folder, speech_folder, tmp_path / "s", ["pruning.gate_lr=1e-4"])
+    said = capsys.readouterr().err
+    assert "the cut chose for them" in said
+    assert "raise pruning.multiplier_lr" in said
+
+
 def test_a_budget_for_a_recipe_that_does_not_prune_is_refused() -> None:
     with pytest.raises(ValueError, match="need a recipe that prunes"):
         api.resolve("layer-to-layer-random", keep=0.5)

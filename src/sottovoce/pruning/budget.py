@@ -199,6 +199,19 @@ class Report:
         moved = f"as trained {self.before:.2%}; log_alpha moved by {self.shift:+.3f}, then {self.filled} units opened"
         return f"keeps {self.after:.2%} of the teacher's {self.counted or UNITS[self.unit]}, budget {self.target:.2%} {verdict} ({moved})"
 
+    @property
+    def warning(self) -> str:
+        """What to say, and what to do, when training did not bring the gates within a tenth of the target; else ""."""
+        if abs(self.before / self.target - 1) <= 0.1:
+            return ""
+        change = (
+            "raise" if self.before > self.target else "lower"
+        )  # faster gates would go too far at first and come back too late
+        return (
+            f"warning: when training ended the gates were at {self.before:.1%}, not near {self.target:.1%}; the cut chose for them. "
+            f"Train longer (--steps), or {change} pruning.multiplier_lr, the pressure towards the budget"
+        )
+
 
 @torch.no_grad()
 def hit(gates: Gates, budget: Budget) -> Report:

@@ -117,11 +117,8 @@ def cutting(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[s
     values = gated.gates.evaluate()
     encoder = gated.cut(values)
     run.say(report.text)
-    if abs(report.before / report.target - 1) > 0.1:
-        run.say(
-            f"warning: when training ended the gates were at {report.before:.1%}, not near {report.target:.1%}; the cut chose for them. "
-            "Train longer (--steps), or raise pruning.gate_lr"
-        )
+    if report.warning:
+        run.say(report.warning)
     found = {"budget": {**asdict(report), "text": report.text}, "cost": cost_of(encoder)}
     return Work(encoder, {}, work.objectives), {**found, "kept": composed(work.kept, open_units(gated.plan, values))}
 
