@@ -4,8 +4,8 @@
 
 Teacher: a Conformer 144 wide with 8 layers (recipe pretrain-conformer). CoLLD's students are as deep and thinner: half, a quarter and a
 tenth of its MACs; with half and a quarter of its layers, about 5 and 3 %. DPHuBERT and `sotto` get exactly these budgets; the two small
-ones, at which the recipe's gates do not arrive in time, also with more pressure towards the budget ("pressed", with which they do) and,
-besides, faster gates ("fast", with which they go too far and are opened again by the cut). Names that begin with "colld" are the recipe
+ones, at which the recipe's gates do not arrive in time, also with more pressure towards the budget ("pressed", with which they do, or go
+too far and are opened again by the cut) and, besides, dual restarts ("restarts", which hold them) or faster gates ("fast"). Names that begin with "colld" are the recipe
 and, at a quarter, its controls, one field changed each; with "sotto" the union and, at a tenth and at 5 %, its parts (at a quarter it is
 too near to its teacher for them to matter); with "sweep" what the paper leaves open, one value changed each, with the first seed alone.
 `--only sweep-temperature` narrows it down, `--data multilingual` fine-tunes instead. Options and resuming are those of
@@ -61,7 +61,11 @@ PARTS = {
     "live": ["pruning.live=20"],
 }
 PRESSED = ["pruning.multiplier_lr=1.0"]
-SCHEDULES = {"pressed": PRESSED, "fast": [*PRESSED, "pruning.gate_lr=0.5"]}
+SCHEDULES = {
+    "pressed": PRESSED,
+    "restarts": [*PRESSED, "pruning.restarts=true"],
+    "fast": [*PRESSED, "pruning.gate_lr=0.5"],
+}
 UNITS = "pruning.units=[conv,head,ffn,glu]"
 
 

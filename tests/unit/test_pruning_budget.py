@@ -164,6 +164,50 @@ def test_lagrangian_and_ramp() -> None:
     assert [target_at(step, 10, 0.75, 0.25) for step in (0, 5, 10, 50)] == [0.25, 0.5, 0.75, 0.75]
 
 
+def arrival(restarts: bool) -> float:
+    """How far from 95 % the sparsity ends when every gate is worth something and there are few updates for so many to close."""
+    torch.manual_seed(0)
+    gated = GatedEncoder(Encoder(tiny_shape()), ("conv", "head", "ffn"))
+    budget = Budget(BudgetConfig("macs", 0.05), gated.encoder.config, gated.plan)
+    lagrangian = Lagrangian()
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": list(gated.gates.parameters()), "lr": 0.25},
+            {"params": list(lagrangian.parameters()), "lr": 1.0, "maximize": True},
+        ],
+        weight_decay=0.0,
+    )
+    for step in range(200):
+        for group, rate in zip(optimizer.param_groups, (0.25, 1.0), strict=True):
+            group["lr"] = rate * (1 - step / 200)
+        optimizer.zero_grad()
+        sparsity, target = budget.sparsity(gated.gates), target_at(step, 70, budget.goal)
+        (sparsity + lagrangian(sparsity, target)).backward()
+        optimizer.step()
+        if restarts:
+            lagrangian.restart(sparsity, target, optimizer)
+    return abs(budget.sparsity(gated.gates).item() - budget.goal)
+
+
+def test_restarts_keep_the_gates_from_going_too_far() -> None:
+    without, with_restarts = arrival(restarts=False), arrival(restarts=True)
+    assert without > 0.01
+    assert with_restarts < 0.005
+
+
+def test_a_restart_waits_for_the_target() -> None:
+    lagrangian = Lagrangian()
+    optimizer = torch.optim.AdamW(lagrangian.parameters(), lr=0.5, maximize=True)
+    lagrangian(torch.tensor(0.2), 0.6).backward()
+    optimizer.step()
+    lagrangian.restart(torch.tensor(0.2), 0.6, optimizer)
+    assert lagrangian.lambda1.item() == pytest.approx(-0.5)
+    lagrangian.restart(torch.tensor(0.7), 0.6, optimizer)
+    assert lagrangian.lambda1.item() == 0
+    assert optimizer.state[lagrangian.lambda1]["exp_avg"].item() == 0
+    assert lagrangian.lambda2.item() == pytest.approx(0.5)
+
+
 def test_the_ramp_begins_where_the_student_does() -> None:
     """0 for the teacher's own shape, scales of positions or not; of a smaller student what it already lacks, but not beyond the goal."""
     teacher = tiny_shape()

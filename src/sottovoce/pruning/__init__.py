@@ -29,6 +29,8 @@ class PruningConfig:
     units: kinds of units with gates (see `make_plan`). ramp: updates in which the target sparsity grows to its goal, from 0 or what
     the student begins with.
     gate_lr, multiplier_lr: peak learning rates of log_alpha and of the Lagrange multipliers (which ascend).
+    restarts: lambda1 goes back to 0 while the student is as sparse as it should be (dual restarts, Gallego-Posada et al. 2022,
+    arXiv 2208.04425), so that what it gathered on the way does not press the gates past the target; in DPHuBERT it stays.
     live: after the ramp, every so many updates, units whose chance of being open has fallen below `live_below` are cut for good, with
     their optimiser state, so that later updates cost what is left; 0, as in the paper: never before the end.
     """
@@ -38,6 +40,7 @@ class PruningConfig:
     ramp: int = 5000
     gate_lr: float = 0.02
     multiplier_lr: float = 0.02
+    restarts: bool = False
     gates: GateConfig = field(default_factory=GateConfig)
     live: int = 0
     live_below: float = 1e-3

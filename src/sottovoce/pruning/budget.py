@@ -162,6 +162,17 @@ class Lagrangian(nn.Module):
         gap = sparsity - target
         return self.lambda1 * gap + self.lambda2 * gap**2
 
+    @torch.no_grad()
+    def restart(self, sparsity: Tensor, target: float, optimizer: torch.optim.Optimizer) -> None:
+        """Puts lambda1 and its momentum back to 0 if the target is met (Gallego-Posada et al. 2022, arXiv 2208.04425, section 4).
+
+        Without it lambda1, which grew while the gates were behind, goes on closing them. lambda2 holds them where they are to be.
+        """
+        missed = sparsity < target  # stays on the device: no waiting for it
+        self.lambda1.mul_(missed)
+        if "exp_avg" in optimizer.state[self.lambda1]:
+            optimizer.state[self.lambda1]["exp_avg"].mul_(missed)
+
 
 def target_at(step: int, ramp: int, goal: float, start: float = 0.0) -> float:
     """Sparsity to aim at in update `step`: from `start` linearly to `goal` at `ramp`, then constant."""

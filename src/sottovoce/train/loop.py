@@ -69,6 +69,8 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
             norms = optim.clip(optimizer, stage.clip)
             if all(torch.isfinite(norm) for norm in norms.values()):
                 optimizer.step()
+                if gates is not None and budget is not None and recipe.pruning.restarts:
+                    lagrangian.restart(sparsity, target, optimizer)
                 lost = 0
             else:  # bf16 overflow or a broken recording; the same on every process, because the gradients were summed
                 lost += 1
