@@ -5,11 +5,11 @@
 Teacher: a Conformer 144 wide with 8 layers (recipe pretrain-conformer). CoLLD's students are as deep and thinner: half, a quarter and a
 tenth of its MACs; with half and a quarter of its layers, about 5 and 3 %. DPHuBERT and `sotto` get exactly these budgets; the two small
 ones, at which the recipe's gates do not arrive in time, also with more pressure towards the budget ("pressed", with which they do, or go
-too far and are opened again by the cut) and, besides, dual restarts ("restarts", which hold them) or faster gates ("fast"). Names that begin with "colld" are the recipe
-and, at a quarter, its controls, one field changed each; with "sotto" the union and, at a tenth and at 5 %, its parts (at a quarter it is
-too near to its teacher for them to matter); with "sweep" what the paper leaves open, one value changed each, with the first seed alone.
-`--only sweep-temperature` narrows it down, `--data multilingual` fine-tunes instead. Options and resuming are those of
-`testbed_students.py`.
+too far and are opened again by the cut) and, besides, dual restarts ("restarts", which hold them) or faster gates ("fast"). Names that
+begin with "colld" are the recipe and, at a quarter, its controls, one field changed each; with "sotto" the union and, at a tenth and at 5
+%, its parts (at a quarter it is too near to its teacher for them to matter); with "sweep" what the paper leaves open, one value changed
+each, with the first seed alone. `--only sweep-temperature` narrows it down, `--data multilingual` fine-tunes instead. Options and resuming
+are those of `testbed_students.py`.
 """
 
 from __future__ import annotations
