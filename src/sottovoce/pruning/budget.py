@@ -164,7 +164,7 @@ class Lagrangian(nn.Module):
 
     @torch.no_grad()
     def restart(self, sparsity: Tensor, target: float, optimizer: torch.optim.Optimizer) -> None:
-        """Puts lambda1 and its momentum back to 0 if the target is met (Gallego-Posada et al. 2022, arXiv 2208.04425, section 4).
+        """Puts lambda1 and its momentum back to 0 if the target is met (Gallego-Posada et al. 2022, arXiv 2208.04425).
 
         Without it lambda1, which grew while the gates were behind, goes on closing them. lambda2 holds them where they are to be.
         """
