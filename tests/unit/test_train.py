@@ -215,6 +215,15 @@ def test_a_budget_that_the_cut_misses_is_said(teacher_folder: Path, speech_folde
         result.check()
 
 
+def test_with_restarts_nothing_presses_while_the_target_is_met(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    small(teacher_folder, speech_folder, tmp_path / "s", ["pruning.restarts=true", "pruning.gate_lr=1"])
+    rows = [json.loads(line) for line in (tmp_path / "s/run/metrics.jsonl").read_text().splitlines()]
+    pruned = [row for row in rows if "lambda1" in row]
+    assert any(row["sparsity"] >= row["target"] for row in pruned)
+    assert any(row["sparsity"] < row["target"] for row in pruned)
+    assert all((row["lambda1"] == 0) == (row["sparsity"] >= row["target"]) for row in pruned)
+
+
 def test_gates_that_do_not_arrive_are_said_with_what_helps(
     teacher_folder: Path, speech_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
