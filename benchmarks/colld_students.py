@@ -101,11 +101,12 @@ def table(setting: Setting, seeds: list[int]) -> Iterator[Row]:
                     name = f"{kind}-{size}-{schedule}"
                     yield name, seed, partial(pruned, setting, name, f"{kind}-demo", seed, overrides, size=size)
         # a second pass makes an update half as dear again: DPHuBERT with as much compute
-        name = "dphubert-5-pressed-longer"
-        yield name, seed, partial(pruned, setting, name, "dphubert-demo", seed, PRESSED, size=5, times=1.5)
+        for schedule in ("pressed", "restarts"):
+            name = f"dphubert-5-{schedule}-longer"
+            yield name, seed, partial(pruned, setting, name, "dphubert-demo", seed, SCHEDULES[schedule], size=5, times=1.5)
         for part in ("no-contrast", "unmasked"):
-            name = f"sotto-5-pressed-{part}"
-            yield name, seed, partial(pruned, setting, name, "sotto-demo", seed, [*PRESSED, *PARTS[part]], size=5)
+            name, overrides = f"sotto-5-restarts-{part}", [*SCHEDULES["restarts"], *PARTS[part]]
+            yield name, seed, partial(pruned, setting, name, "sotto-demo", seed, overrides, size=5)
         for name, overrides in CONTROLS.items():
             yield name, seed, partial(colld, setting, name, seed, overrides)
         for part, overrides in PARTS.items():

@@ -37,6 +37,7 @@ PARTS = {
     "block": "with the blocks' outputs as targets",
     "live": "with live cutting",
 }
+SCHEDULES = ("", "-fast", "-pressed", "-restarts")  # of the gates, at the small budgets
 SIZES = ("-50", "", "-10")  # of CoLLD's table; a quarter has no mark
 
 
@@ -66,9 +67,13 @@ COMPARISONS: dict[str, dict[str, Pairs]] = {
         "masked against unmasked, L1 and cosine": [("colld-l1-cosine", "colld-unmasked-l1-cosine")],
         **{f"{one} against plain layer-to-layer": [(name, "colld-unmasked-l1-cosine")]
            for one, name in (("CoLLD", "colld"), ("DPHuBERT", "dphubert"), ("sotto", "sotto"))},
-        **{f"sotto against DPHuBERT, {size} % of the MACs": [(f"sotto-{size}-pressed", f"dphubert-{size}-pressed")] for size in (5, 3)},
-        "sotto against DPHuBERT with as much compute, 5 % of the MACs": [("sotto-5-pressed", "dphubert-5-pressed-longer")],
-        **{f"sotto against itself {PARTS[part]}, 5 % of the MACs": [("sotto-5-pressed", f"sotto-5-pressed-{part}")]
+        "sotto against DPHuBERT, 5 % of the MACs": [(f"sotto-5{how}", f"dphubert-5{how}") for how in SCHEDULES],
+        "sotto against DPHuBERT, 3 % of the MACs": [(f"sotto-3{how}", f"dphubert-3{how}") for how in SCHEDULES],
+        "sotto against DPHuBERT with restarts, 5 % of the MACs": [("sotto-5-restarts", "dphubert-5-restarts")],
+        **{f"{one} with restarts against without, 5 % of the MACs": [(f"{kind}-5-restarts", f"{kind}-5-pressed")]
+           for one, kind in (("DPHuBERT", "dphubert"), ("sotto", "sotto"))},
+        "sotto against DPHuBERT with as much compute, 5 % of the MACs": [("sotto-5-restarts", "dphubert-5-restarts-longer")],
+        **{f"sotto against itself {PARTS[part]}, 5 % of the MACs": [("sotto-5-restarts", f"sotto-5-restarts-{part}")]
            for part in ("no-contrast", "unmasked")},
         **{f"sotto against itself {what}, 10 % of the MACs": [("sotto-10", f"sotto-10-{part}")] for part, what in PARTS.items()},
     },
