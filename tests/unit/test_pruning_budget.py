@@ -134,7 +134,7 @@ def test_a_budget_that_is_missed_says_why() -> None:
     assert "every unit open" in report.reason
 
 
-@pytest.mark.parametrize(("before", "change"), [(0.4, "raise"), (0.26, ""), (0.24, ""), (0.1, "lower")])
+@pytest.mark.parametrize(("before", "change"), [(0.4, "raise"), (0.26, ""), (0.24, ""), (0.1, "restarts")])
 def test_gates_far_from_the_budget_are_a_warning(before: float, change: str) -> None:
     report = Report("macs", target=0.25, before=before, after=0.25, shift=0.0, filled=0, met=True)
     assert bool(report.warning) == bool(change)

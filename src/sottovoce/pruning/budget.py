@@ -215,12 +215,12 @@ class Report:
         """What to say, and what to do, when training did not bring the gates within a tenth of the target; else ""."""
         if abs(self.before / self.target - 1) <= 0.1:
             return ""
-        change = (
-            "raise" if self.before > self.target else "lower"
-        )  # faster gates would go too far at first and come back too late
+        # not faster gates: they go too far at first and come back too late
+        less = "raise pruning.multiplier_lr, the pressure towards the budget"
+        more = "set pruning.restarts=true, which ends the pressure at the target"
         return (
             f"warning: when training ended the gates were at {self.before:.1%}, not near {self.target:.1%}; the cut chose for them. "
-            f"Train longer (--steps), or {change} pruning.multiplier_lr, the pressure towards the budget"
+            f"Train longer (--steps), or {less if self.before > self.target else more}"
         )
 
 
