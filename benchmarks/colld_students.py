@@ -80,7 +80,7 @@ def pruned(
     """At the MACs of CoLLD's student of that size; times: how many times the updates of the others."""
     teacher = load_pretrained(setting.teacher)
     keep = share_of(Narrow(Narrow.Config(**SIZES[size])).build(teacher).config, teacher.shape)
-    steps = setting.steps if times == 1 else round(setting.recipe.steps * times)
+    steps = round(setting.recipe.steps * times)
     return setting.compress(name, seed, recipe, [UNITS, *overrides], budget="macs", keep=keep, steps=steps)
 
 

@@ -70,25 +70,29 @@ class Records:
             return str(len({each.name for each in folders} - {name}) or NOTHING)
         entry, _, place = column.partition(":")
         files = (each / f"{entry}.json" for each in folders)
-        values = [value(json.loads(file.read_text(encoding="utf-8")), place) for file in files if file.exists()]
+        values = [value(read(file), place) for file in files if file.exists()]
         return (statistics.fmean(values),) if values else NOTHING
 
 
 @dataclass(frozen=True)
 class Gains:
-    """Of comparisons between models."""
+    """Of comparisons between models. reading: what `table_reading.py` wrote into `file`."""
 
     file: Path
+    reading: Mapping[str, Any]
 
     def cell(self, row: str, column: str) -> Cell:
-        record = json.loads(self.file.read_text(encoding="utf-8"))
-        if row not in record["gains"]:
+        if row not in self.reading["gains"]:
             raise ValueError(f"no comparison '{row}' in {self.file}")
         if column == "n":
-            return str(max(count for _, count in record["wins"][row].values()))
-        if column not in record["gains"][row]:
+            return str(max(count for _, count in self.reading["wins"][row].values()))
+        if column not in self.reading["gains"][row]:
             return NOTHING
-        return (record["gains"][row][column], *(record["intervals"][row][column] or ()))
+        return (self.reading["gains"][row][column], *(self.reading["intervals"][row][column] or ()))
+
+
+def read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def value(record: Mapping[str, Any], place: str) -> float:
@@ -112,7 +116,8 @@ def lines(page: Iterator[str]) -> Iterator[str]:
             folders = tuple(found for each in mark["folders"].split() for found in sorted(ROOT.glob(each)))
             yield from table(page, Records(folders, int(mark["seed"]) if mark["seed"] else None))
         elif mark := GAINS.fullmatch(line):
-            yield from table(page, Gains(ROOT / mark["file"]), sign="+")
+            file = ROOT / mark["file"]
+            yield from table(page, Gains(file, read(file)), sign="+")
 
 
 def table(page: Iterator[str], source: Source, sign: str = "") -> Iterator[str]:

@@ -25,6 +25,8 @@ from sottovoce.pruning import (
     target_at,
     total,
 )
+from sottovoce.train import optim
+from sottovoce.train.recipe import Stage
 from tests.conftest import tiny_shape
 
 from .test_pruning_styles import STYLES, make
@@ -170,16 +172,11 @@ def arrival(restarts: bool) -> float:
     gated = GatedEncoder(Encoder(tiny_shape()), ("conv", "head", "ffn"))
     budget = Budget(BudgetConfig("macs", 0.05), gated.encoder.config, gated.plan)
     lagrangian = Lagrangian()
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": list(gated.gates.parameters()), "lr": 0.25},
-            {"params": list(lagrangian.parameters()), "lr": 1.0, "maximize": True},
-        ],
-        weight_decay=0.0,
-    )
-    for step in range(200):
-        for group, rate in zip(optimizer.param_groups, (0.25, 1.0), strict=True):
-            group["lr"] = rate * (1 - step / 200)
+    stage = Stage("train", steps=200, warmup=0)
+    parts = optim.groups(stage, [], gated.gates.parameters(), lagrangian.parameters(), (0.25, 1.0))
+    optimizer = optim.optimizer(parts, stage)
+    for step in range(stage.steps):
+        optim.set_rates(optimizer, optim.schedule(step, stage))
         optimizer.zero_grad()
         sparsity, target = budget.sparsity(gated.gates), target_at(step, 70, budget.goal)
         (sparsity + lagrangian(sparsity, target)).backward()
