@@ -16,8 +16,10 @@ from sottovoce.data import Recording, Recordings
 from sottovoce.probing.features import FeatureStore
 from sottovoce.probing.probe import Training
 from sottovoce.probing.sources import open_subject
-from sottovoce.tasks.asv import CONTEXT, SpeakerVerification, XVector, additive_margin_loss, make_trials
+from sottovoce.tasks.asv import CONTEXT, SpeakerVerification, XVector, additive_margin_loss
+from sottovoce.tasks.asv_cosine import CosineVerification, Whitening
 from sottovoce.tasks.base import Bench, Outcome
+from sottovoce.tasks.verification import make_trials
 
 RATE = 16_000
 LIBRISPEECH = "^[^-]*-[^-]*"
@@ -226,3 +228,48 @@ def test_parts_of_disjoint_speakers_win_over_lists_for_identification() -> None:
     items = Recordings([*rows("a-1-0", part="dev", split="test"), *rows("b-1-0", part="test", split="train")])
     made = SpeakerVerification(SpeakerVerification.Config()).arrange(items)
     assert [item.fields["split"] for item in made] == ["train", "test"]
+
+
+class TestWithoutLabels:
+    @staticmethod
+    def run(recordings: Recordings, folder: Path, **settings: Any) -> Outcome:
+        task = CosineVerification(CosineVerification.Config(min_seconds=0.5, session=LIBRISPEECH, **settings))
+        return task.measure(open_subject("log-mel"), recordings, Bench(FeatureStore(folder), seeds=(1,)))
+
+    def test_tells_new_voices_apart_whatever_the_training_voices_are_called(self, voices: Recordings, tmp_path: Path) -> None:
+        outcome = self.run(voices, tmp_path, components=20)
+        eer = outcome.measures[0]
+        assert eer.value < 20
+        assert eer.low is not None
+        assert eer.high is not None
+        assert eer.low <= eer.value <= eer.high
+        assert outcome.details["components"] == 20
+        assert outcome.details["dev_by_layer"][outcome.details["layer"]] == min(outcome.details["dev_by_layer"])
+        json.dumps(outcome.record())
+        renamed = Recordings(
+            replace(item, fields={**item.fields, "speaker": f"x{i}"}) if item.fields["split"] == "train" else item
+            for i, item in enumerate(voices)
+        )
+        assert self.run(renamed, tmp_path, components=20).measures == outcome.measures
+
+    def test_few_crops_and_broken_files_are_no_harm(self, voices: Recordings, tmp_path: Path) -> None:
+        broken = tmp_path / "broken.wav"
+        broken.write_bytes(b"no audio")
+        extra = Recording("broken", str(broken), fields={"speaker": "s19", "split": "test"})
+        outcome = self.run(Recordings([*voices, extra]), tmp_path, crops_used=5)
+        assert outcome.details["components"] == 4
+        assert [Path(row["path"]).name for row in outcome.skipped] == ["broken.wav"]
+
+    def test_whitening_leaves_no_scale_and_no_correlation(self) -> None:
+        random = np.random.default_rng(0)
+        vectors = (random.standard_normal((500, 4)) @ random.standard_normal((4, 4)) * 7 + 3).astype(np.float32)
+        whitening = Whitening(vectors, 10)
+        assert whitening.kept == 4
+        made = whitening.principal.transform((vectors - whitening.mean) / whitening.deviation)
+        np.testing.assert_allclose(np.cov(made.T), np.eye(4), atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(whitening(vectors), axis=1), 1)
+
+    def test_mistakes_are_said(self) -> None:
+        for wrong in ({"components": 0}, {"crops_used": 1}, {"trials": 0}):
+            with pytest.raises(ValueError, match=next(iter(wrong))):
+                CosineVerification.Config(**wrong)

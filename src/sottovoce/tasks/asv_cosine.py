@@ -1,0 +1,131 @@
+"""Speaker verification without labels: what the encoder itself says of who speaks, before any probe has learned from speakers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sottovoce.data import Recordings
+from sottovoce.data.draw import draw
+from sottovoce.probing.features import FeatureSet
+from sottovoce.probing.metrics import library
+from sottovoce.probing.subject import Subject
+from sottovoce.registry import TASKS
+from sottovoce.tasks.base import Bench, Outcome
+from sottovoce.tasks.learned import SPLITS, Fold, Item, Rows, summary
+from sottovoce.tasks.verification import VerificationTask
+
+AT_ONCE = 64  # items whose frames are in memory together
+
+
+@TASKS.register("asv-cosine")
+class CosineVerification(VerificationTask):
+    """Speaker verification without any speaker label: the cosine between two recordings' whitened statistics of one layer; EER.
+
+    Mean and standard deviation over time of one layer, standardised and whitened by the principal components of training crops whose
+    speakers are not asked for. The layer is the best on dev. `asv` beside it says what a probe makes of the layers with many labelled
+    speakers; this one says how far speakers lie apart in the encoder as it is, as `qbe` does for words. All values are ours.
+    """
+
+    title = "Speaker verification without labels"
+
+    @dataclass(frozen=True)
+    class Config(VerificationTask.Config):
+        """components: principal components that are kept; crops_used: training crops that they come from, chosen by a hash."""
+
+        components: int = 100
+        crops_used: int = 2000
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.components < 1 or self.crops_used < 2:
+                raise ValueError("components must be at least 1 and crops_used at least 2")
+
+    def prepare(self, fold: Fold) -> Fold:
+        made = super().prepare(fold)
+        chosen = sorted(made.train, key=lambda item: (draw(item.piece.key), item.piece.key))[: self.config.crops_used]
+        return Fold(chosen, made.dev, made.test)
+
+    def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
+        splits, skipped = self.items(self.arrange(recordings))
+        (divided,) = self.folds(splits)
+        self._check(divided, skipped)
+        fold = self.prepare(divided)
+        parts = dict(zip(SPLITS, (fold.train, fold.dev, fold.test), strict=True))
+        bench.store.foresee(subject, [item.piece for part in parts.values() for item in part], "frames", bench.say)
+        clock = {"features": 0.0, "scoring": 0.0}
+        pooled: dict[str, NDArray[np.float32]] = {}
+        known: dict[str, list[Item]] = {}
+        for split, items in parts.items():
+            features = bench.store.get(subject, [item.piece for item in items], "frames")
+            known[split] = [items[i] for i in features.usable]
+            if len(features) < 2:
+                raise ValueError(
+                    f"fewer than two of the {split} recordings can be used for {self.name}; see what was skipped and why"
+                )
+            skipped += features.skipped
+            began = time.monotonic()
+            pooled[split] = statistics(features)
+            clock["features"] += features.seconds
+            clock["scoring"] += time.monotonic() - began
+        began = time.monotonic()
+        layers = [Whitening(pooled["train"][:, layer], self.config.components) for layer in range(subject.layers)]
+
+        def rows(split: str, layer: int) -> Rows:
+            numbers = np.array([item.target for item in known[split]], dtype=np.float64)
+            return np.column_stack([numbers, layers[layer](pooled[split][:, layer])])
+
+        dev = [self.scores(rows("dev", layer))[0] for layer in range(len(layers))]
+        best = int(np.argmin(dev))
+        tested = [rows("test", best)]
+        measures = self.measures(tested, [item.group for item in known["test"]])
+        clock["scoring"] += time.monotonic() - began
+        return Outcome(
+            measures=measures,
+            data=summary(splits),
+            seconds=clock,
+            details={
+                **self.details(fold, tested),
+                "layer": best,
+                "dev_by_layer": [round(value, 4) for value in dev],
+                "components": layers[best].kept,
+            },
+            skipped=skipped,
+        )
+
+
+class Whitening:
+    """Standardises and whitens (N, K) vectors as those it was made of ask for, by at most `components` principal components.
+
+    A call gives vectors of length 1. kept: components, fewer where there are fewer vectors or dimensions.
+    """
+
+    def __init__(self, vectors: NDArray[np.float32], components: int) -> None:
+        self.mean = vectors.mean(axis=0, dtype=np.float64)
+        self.deviation = np.maximum(vectors.std(axis=0, dtype=np.float64), 1e-9)
+        self.kept = min(components, vectors.shape[1], len(vectors) - 1)
+        self.principal: Any = library("sklearn.decomposition").PCA(self.kept, whiten=True, svd_solver="full")
+        self.principal.fit((vectors - self.mean) / self.deviation)
+
+    def __call__(self, vectors: NDArray[np.float32]) -> Rows:
+        made = self.principal.transform((vectors - self.mean) / self.deviation)
+        return np.asarray(made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-9))
+
+
+def statistics(features: FeatureSet) -> NDArray[np.float32]:
+    """(N, L, 2 D): mean and standard deviation over time of every item."""
+
+    def pooled(states: Sequence[Tensor]) -> list[Tensor]:
+        return [torch.cat([each.mean(0), each.std(0, correction=0)], dim=-1) for each in states]
+
+    found = [
+        each for i in range(0, len(features), AT_ONCE) for each in pooled(features.states(range(len(features))[i : i + AT_ONCE]))
+    ]
+    return torch.stack(found).numpy()
