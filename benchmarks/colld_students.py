@@ -14,7 +14,7 @@ are those of `testbed_students.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from testbed_students import Row, Setting, arguments, carry_out, setting_of, share_of
@@ -68,6 +68,8 @@ SCHEDULES = {
 }
 UNITS = "pruning.units=[conv,head,ffn,glu]"
 
+Make = Callable[[str, int], Result]
+
 
 def colld(setting: Setting, name: str, seed: int, overrides: Sequence[str] = (), size: int = 25) -> Result:
     shape = [f"student.{field}={value}" for field, value in {"depth": 0, **SIZES[size]}.items()]
@@ -75,47 +77,58 @@ def colld(setting: Setting, name: str, seed: int, overrides: Sequence[str] = (),
 
 
 def pruned(
-    setting: Setting, name: str, recipe: str, seed: int, overrides: Sequence[str] = (), size: int = 25, times: float = 1
+    setting: Setting, name: str, seed: int, kind: str, overrides: Sequence[str] = (), size: int = 25, times: float = 1
 ) -> Result:
     """At the MACs of CoLLD's student of that size; times: how many times the updates of the others."""
     teacher = load_pretrained(setting.teacher)
     keep = share_of(Narrow(Narrow.Config(**SIZES[size])).build(teacher).config, teacher.shape)
     steps = round(setting.recipe.steps * times)
-    return setting.compress(name, seed, recipe, [UNITS, *overrides], budget="macs", keep=keep, steps=steps)
+    return setting.compress(name, seed, f"{kind}-demo", [UNITS, *overrides], budget="macs", keep=keep, steps=steps)
 
 
 def named(name: str, size: int) -> str:
     return name if size == 25 else f"{name}-{size}"
 
 
-def table(setting: Setting, seeds: list[int]) -> Iterator[Row]:
-    for seed in seeds:
-        for size in SIZES:
-            yield named("colld", size), seed, partial(colld, setting, named("colld", size), seed, size=size)
+def students(setting: Setting) -> dict[str, Make]:
+    """The table's, in its order; how to make each, of a name and a seed."""
+    made: dict[str, Make] = {}
+    for size in SIZES:
+        made[named("colld", size)] = partial(colld, setting, size=size)
+        for kind in ("dphubert", "sotto"):
+            made[named(kind, size)] = partial(pruned, setting, kind=kind, size=size)
+    for schedule, overrides in SCHEDULES.items():
+        for size in (5, 3):
             for kind in ("dphubert", "sotto"):
-                name = named(kind, size)
-                yield name, seed, partial(pruned, setting, name, f"{kind}-demo", seed, size=size)
-        for schedule, overrides in SCHEDULES.items():
-            for size in (5, 3):
-                for kind in ("dphubert", "sotto"):
-                    name = f"{kind}-{size}-{schedule}"
-                    yield name, seed, partial(pruned, setting, name, f"{kind}-demo", seed, overrides, size=size)
-        # a second pass makes an update half as dear again: DPHuBERT with as much compute
-        for schedule in ("pressed", "restarts"):
-            name = f"dphubert-5-{schedule}-longer"
-            yield name, seed, partial(pruned, setting, name, "dphubert-demo", seed, SCHEDULES[schedule], size=5, times=1.5)
-        for part in ("no-contrast", "unmasked"):
-            name, overrides = f"sotto-5-restarts-{part}", [*SCHEDULES["restarts"], *PARTS[part]]
-            yield name, seed, partial(pruned, setting, name, "sotto-demo", seed, overrides, size=5)
-        for name, overrides in CONTROLS.items():
-            yield name, seed, partial(colld, setting, name, seed, overrides)
-        for part, overrides in PARTS.items():
-            name = f"sotto-10-{part}"
-            yield name, seed, partial(pruned, setting, name, "sotto-demo", seed, overrides, size=10)
-    for key, values in SWEEP.items():
-        for value in values:
-            name = f"sweep-{key.rpartition('.')[2]}-{value}"
-            yield name, seeds[0], partial(colld, setting, name, seeds[0], [f"{key}={value}"])
+                made[f"{kind}-{size}-{schedule}"] = partial(pruned, setting, kind=kind, overrides=overrides, size=size)
+    # a second pass makes an update half as dear again: DPHuBERT with as much compute
+    for schedule in ("pressed", "restarts"):
+        longer = partial(pruned, setting, kind="dphubert", overrides=SCHEDULES[schedule], size=5, times=1.5)
+        made[f"dphubert-5-{schedule}-longer"] = longer
+    for part in ("no-contrast", "unmasked"):
+        overrides = [*SCHEDULES["restarts"], *PARTS[part]]
+        made[f"sotto-5-restarts-{part}"] = partial(pruned, setting, kind="sotto", overrides=overrides, size=5)
+    for name, overrides in CONTROLS.items():
+        made[name] = partial(colld, setting, overrides=overrides)
+    for part, overrides in PARTS.items():
+        made[f"sotto-10-{part}"] = partial(pruned, setting, kind="sotto", overrides=overrides, size=10)
+    return made
+
+
+def sweep(setting: Setting) -> dict[str, Make]:
+    """What the paper leaves open, as `students`."""
+    return {
+        f"sweep-{key.rpartition('.')[2]}-{value}": partial(colld, setting, overrides=[f"{key}={value}"])
+        for key, values in SWEEP.items()
+        for value in values
+    }
+
+
+def table(setting: Setting, seeds: list[int]) -> Iterator[Row]:
+    for made, given in ((students(setting), seeds), (sweep(setting), seeds[:1])):
+        for seed in given:
+            for name, make in made.items():
+                yield name, seed, partial(make, name, seed)
 
 
 def main() -> None:
