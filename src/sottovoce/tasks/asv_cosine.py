@@ -27,26 +27,28 @@ AT_ONCE = 64  # items whose frames are in memory together
 
 @TASKS.register("asv-cosine")
 class CosineVerification(VerificationTask):
-    """Speaker verification without any speaker label: the cosine between two recordings' whitened statistics of one layer; EER.
+    """Speaker verification without any speaker label: the cosine between two recordings' statistics of one layer; EER.
 
-    Mean and standard deviation over time of one layer, standardised and whitened by the principal components of training crops whose
-    speakers are not asked for. The layer is the best on dev. `asv` beside it says what a probe makes of the layers with many labelled
-    speakers; this one says how far speakers lie apart in the encoder as it is, as `qbe` does for words. All values are ours.
+    Mean and standard deviation over time of one layer, standardised by training crops whose speakers are not asked for, and whitened by
+    their principal components. The layer, and how many components or whether to whiten at all, is what is best on dev. `asv` beside it
+    says what a probe makes of the layers with many labelled speakers; this one says how far speakers lie apart in the encoder as it is,
+    as `qbe` does for words. All values are ours.
     """
 
     title = "Speaker verification without labels"
 
     @dataclass(frozen=True)
     class Config(VerificationTask.Config):
-        """components: principal components that are kept; crops_used: training crops that they come from, chosen by a hash."""
+        """components: how many principal components to keep, each tried on dev; 0: standardised only, not whitened. crops_used: training
+        crops that they come from, chosen by a hash."""
 
-        components: int = 100
+        components: tuple[int, ...] = (0, 20, 100)
         crops_used: int = 2000
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.components < 1 or self.crops_used < 2:
-                raise ValueError("components must be at least 1 and crops_used at least 2")
+            if not self.components or min(self.components) < 0 or self.crops_used < 2:
+                raise ValueError("components must name at least one number, 0 or more each, and crops_used must be at least 2")
 
     def prepare(self, fold: Fold) -> Fold:
         made = super().prepare(fold)
@@ -76,15 +78,19 @@ class CosineVerification(VerificationTask):
             clock["features"] += features.seconds
             clock["scoring"] += time.monotonic() - began
         began = time.monotonic()
-        layers = [Whitening(pooled["train"][:, layer], self.config.components) for layer in range(subject.layers)]
+        numbers = {split: np.array([item.target for item in items], dtype=np.float64) for split, items in known.items()}
+        backs = [Whitening(pooled["train"][:, layer], max(self.config.components)) for layer in range(subject.layers)]
 
-        def rows(split: str, layer: int) -> Rows:
-            numbers = np.array([item.target for item in known[split]], dtype=np.float64)
-            return np.column_stack([numbers, layers[layer](pooled[split][:, layer])])
+        def rows(split: str, layer: int, components: int) -> Rows:
+            return np.column_stack([numbers[split], backs[layer](pooled[split][:, layer], components)])
 
-        dev = [self.scores(rows("dev", layer))[0] for layer in range(len(layers))]
-        best = int(np.argmin(dev))
-        tested = [rows("test", best)]
+        dev = {
+            (layer, components): self.scores(rows("dev", layer, components))[0]
+            for layer in range(subject.layers)
+            for components in self.config.components
+        }
+        best = min(dev, key=dev.__getitem__)
+        tested = [rows("test", *best)]
         measures = self.measures(tested, [item.group for item in known["test"]])
         clock["scoring"] += time.monotonic() - began
         return Outcome(
@@ -93,29 +99,35 @@ class CosineVerification(VerificationTask):
             seconds=clock,
             details={
                 **self.details(fold, tested),
-                "layer": best,
-                "dev_by_layer": [round(value, 4) for value in dev],
-                "components": layers[best].kept,
+                "layer": best[0],
+                "components": min(best[1], backs[best[0]].most),
+                "dev_by_layer": [round(dev[layer, best[1]], 4) for layer in range(subject.layers)],
             },
             skipped=skipped,
         )
 
 
 class Whitening:
-    """Standardises and whitens (N, K) vectors as those it was made of ask for, by at most `components` principal components.
+    """Standardises (N, K) vectors as those it was made of ask for, and whitens them by their principal components, up to `components`.
 
-    A call gives vectors of length 1. kept: components, fewer where there are fewer vectors or dimensions.
+    A call takes vectors and how many components to keep (0: standardised only), and gives vectors of length 1. most: components there
+    are, fewer than asked for where there are fewer vectors or dimensions.
     """
 
     def __init__(self, vectors: NDArray[np.float32], components: int) -> None:
         self.mean = vectors.mean(axis=0, dtype=np.float64)
         self.deviation = np.maximum(vectors.std(axis=0, dtype=np.float64), 1e-9)
-        self.kept = min(components, vectors.shape[1], len(vectors) - 1)
-        self.principal: Any = library("sklearn.decomposition").PCA(self.kept, whiten=True, svd_solver="full")
-        self.principal.fit((vectors - self.mean) / self.deviation)
+        self.most = min(components, vectors.shape[1], len(vectors) - 1)
+        self.principal: Any = library("sklearn.decomposition").PCA(self.most, whiten=True, svd_solver="full")
+        self.principal.fit(self.standardised(vectors))
 
-    def __call__(self, vectors: NDArray[np.float32]) -> Rows:
-        made = self.principal.transform((vectors - self.mean) / self.deviation)
+    def standardised(self, vectors: NDArray[np.float32]) -> Rows:
+        return (vectors - self.mean) / self.deviation
+
+    def __call__(self, vectors: NDArray[np.float32], components: int) -> Rows:
+        made = self.standardised(vectors)
+        if components:
+            made = self.principal.transform(made)[:, :components]
         return np.asarray(made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-9))
 
 
