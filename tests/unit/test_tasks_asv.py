@@ -260,6 +260,17 @@ class TestWithoutLabels:
         assert outcome.details["components"] == 4
         assert [Path(row["path"]).name for row in outcome.skipped] == ["broken.wav"]
 
+    def test_the_same_crops_are_used_wherever_the_files_are(self, voices: Recordings) -> None:
+        task = CosineVerification(CosineVerification.Config(min_seconds=0.25, max_seconds=0.25, crops_used=50))
+
+        def used(recordings: Recordings) -> list[tuple[str, float]]:
+            (fold,) = task.folds(task.items(task.arrange(recordings))[0])
+            return [(item.piece.recording.id, item.piece.start) for item in task.prepare(fold).train]
+
+        moved = Recordings(replace(item, path=f"/elsewhere/{item.id}") for item in reversed(voices))
+        assert used(voices) == used(moved)
+        assert len(set(used(voices))) == 50
+
     def test_whitening_leaves_no_scale_and_no_correlation(self) -> None:
         random = np.random.default_rng(0)
         vectors = (random.standard_normal((500, 4)) @ random.standard_normal((4, 4)) * 7 + 3).astype(np.float32)

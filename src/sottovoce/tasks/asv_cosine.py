@@ -43,7 +43,7 @@ class CosineVerification(VerificationTask):
         crops that they come from, chosen by a hash."""
 
         components: tuple[int, ...] = (0, 20, 100)
-        crops_used: int = 2000
+        crops_used: int = 4000
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -52,8 +52,9 @@ class CosineVerification(VerificationTask):
 
     def prepare(self, fold: Fold) -> Fold:
         made = super().prepare(fold)
-        chosen = sorted(made.train, key=lambda item: (draw(item.piece.key), item.piece.key))[: self.config.crops_used]
-        return Fold(chosen, made.dev, made.test)
+        names = {f"{item.piece.recording.id} {item.piece.start:g}": item for item in made.train}
+        chosen = sorted(names, key=lambda name: (draw(name), name))[: self.config.crops_used]
+        return Fold([names[name] for name in chosen], made.dev, made.test)
 
     def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
         splits, skipped = self.items(self.arrange(recordings))
