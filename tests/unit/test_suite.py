@@ -278,6 +278,11 @@ class TestLengths:
         assert result.record["data"]["splits"]["train"]["hours"] > 0
         assert result.record["data"]["skipped"] == 1
         assert said[0] == "ks: 1 of 24 recordings left out (1 not audio, or broken)"
+        listed = tmp_path / "one" / "log-mel" / "skipped.jsonl"
+        (row,) = listed.read_text().splitlines()
+        assert "03.wav" in row
+        evaluate(["log-mel"], out=tmp_path / "one", overrides=short, fresh=True, **options)
+        assert listed.read_text().splitlines() == [row]  # measured anew, listed once
         opened: list[str] = []
         monkeypatch.setattr("sottovoce.data.durations.header_seconds", lambda path: opened.append(path) or 1.0)
         evaluate(["log-mel"], out=tmp_path / "two", overrides=short, **options)

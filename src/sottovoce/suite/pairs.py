@@ -11,7 +11,7 @@ from typing import Any
 
 from sottovoce import ledger
 from sottovoce.config import completed, plain
-from sottovoce.data import Recordings
+from sottovoce.data import Recordings, Skipped
 from sottovoce.data.manifests import RTTM
 from sottovoce.probing.subject import Subject
 from sottovoce.registry import TASKS
@@ -104,17 +104,20 @@ def measure(pair: Pair, recordings: Recordings, bench: Bench) -> Result | Failur
         "cost": {**made["cost"], "cached": bench.store.limit > 0},
     }
     ledger.write(pair.path, record)
-    if outcome.skipped:
-        rows = "".join(
-            json.dumps(
-                {"task": pair.name, "path": "/".join(Path(row["path"]).parts[-2:]), "reason": row["reason"]}, ensure_ascii=False
-            )
-            + "\n"
-            for row in outcome.skipped  # results are shared, folders are private
-        )
-        with open(pair.path.parent / SKIPPED, "a", encoding="utf-8") as file:
-            file.write(rows)
+    list_skipped(pair.path.parent / SKIPPED, pair.name, outcome.skipped)
     return Result(pair.path, record, True)
+
+
+def list_skipped(path: Path, task: str, skipped: Sequence[Skipped]) -> None:
+    """Adds what a task could not use to the list at `path`, unless it is there from a measurement before."""
+    known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
+    rows = [  # results are shared, folders are private
+        json.dumps({"task": task, "path": "/".join(Path(row["path"]).parts[-2:]), "reason": row["reason"]}, ensure_ascii=False)
+        for row in skipped
+    ]
+    if new := dict.fromkeys(row for row in rows if row not in known):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write("".join(f"{row}\n" for row in new))
 
 
 def task_of(entry: Entry) -> Task:
