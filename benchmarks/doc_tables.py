@@ -104,19 +104,19 @@ def value(record: Mapping[str, Any], place: str) -> float:
     return float(found)
 
 
-def filled(text: str) -> str:
-    """The page with its tables as the records say. ValueError names what there is no record of."""
-    return "\n".join(lines(iter(text.split("\n"))))
+def filled(text: str, root: Path) -> str:
+    """The page with its tables as the records below `root` say. ValueError names what there is no record of."""
+    return "\n".join(lines(iter(text.split("\n")), root))
 
 
-def lines(page: Iterator[str]) -> Iterator[str]:
+def lines(page: Iterator[str], root: Path) -> Iterator[str]:
     for line in page:
         yield line
         if mark := RECORDS.fullmatch(line):
-            folders = tuple(found for each in mark["folders"].split() for found in sorted(ROOT.glob(each)))
+            folders = tuple(found for each in mark["folders"].split() for found in sorted(root.glob(each)))
             yield from table(page, Records(folders, int(mark["seed"]) if mark["seed"] else None))
         elif mark := GAINS.fullmatch(line):
-            file = ROOT / mark["file"]
+            file = root / mark["file"]
             yield from table(page, Gains(file, read(file)), sign="+")
 
 
@@ -161,12 +161,12 @@ def meant(cell: str) -> str:
     return note[1] if note else cell
 
 
-def out_of_date(pages: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+def out_of_date(pages: Iterable[Path], root: Path) -> Iterator[tuple[Path, str]]:
     """Pages whose tables are not what the records say, and what they would be."""
     for page in pages:
         text = page.read_text(encoding="utf-8")
         try:
-            made = filled(text)
+            made = filled(text, root)
         except ValueError as problem:
             raise ValueError(f"{page}: {problem}") from None
         if made != text:
@@ -177,9 +177,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="+", type=Path)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the folder that the names of records start from")
     options = parser.parse_args()
     try:
-        found = list(out_of_date(options.pages))
+        found = list(out_of_date(options.pages, options.root))
     except (ValueError, OSError) as problem:
         parser.error(str(problem))
     for page, made in found:
