@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +72,11 @@ class FeatureSet:
             computed[piece.key] = found.states.float().cpu()
         return [self._rows(i) if self._kept(i) else computed[self.pieces[i].key] for i in items]
 
+    def each(self, items: Sequence[int]) -> Iterator[Tensor]:
+        """`states`, one after another; few are in memory together."""
+        for begin in range(0, len(items), AT_ONCE):
+            yield from self.states(items[begin : begin + AT_ONCE])
+
     def batch(self, items: Sequence[int]) -> Rows:
         """Features of some items, as they are kept."""
         if self._table is not None:
@@ -101,11 +106,9 @@ def moments(sets: Sequence[FeatureSet], most: int) -> tuple[Tensor, Tensor]:
     count, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double()
     step = max(1, sum(len(each) for each in sets) // most)
     for features in sets:
-        chosen = range(0, len(features), step)
-        for begin in range(0, len(chosen), AT_ONCE):
-            for states in features.states(chosen[begin : begin + AT_ONCE]):
-                rows = states.double()
-                count, total, square = count + len(rows), total + rows.sum(0), square + rows.square().sum(0)
+        for states in features.each(range(0, len(features), step)):
+            rows = states.double()
+            count, total, square = count + len(rows), total + rows.sum(0), square + rows.square().sum(0)
     mean = total / count
     return mean, (square / count - mean.square()).clamp(min=0).sqrt()
 

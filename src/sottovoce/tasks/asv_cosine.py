@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sottovoce.data import Recordings
 from sottovoce.data.draw import draw
@@ -21,8 +19,6 @@ from sottovoce.registry import TASKS
 from sottovoce.tasks.base import Bench, Outcome
 from sottovoce.tasks.learned import SPLITS, Fold, Item, Rows, summary
 from sottovoce.tasks.verification import VerificationTask
-
-AT_ONCE = 64  # items whose frames are in memory together
 
 
 @TASKS.register("asv-cosine")
@@ -52,9 +48,12 @@ class CosineVerification(VerificationTask):
 
     def prepare(self, fold: Fold) -> Fold:
         made = super().prepare(fold)
-        names = {f"{item.piece.recording.id} {item.piece.start:g}": item for item in made.train}
-        chosen = sorted(names, key=lambda name: (draw(name), name))[: self.config.crops_used]
-        return Fold([names[name] for name in chosen], made.dev, made.test)
+
+        def place(item: Item) -> tuple[float, str]:
+            name = f"{item.piece.recording.id} {item.piece.start:g}"
+            return draw(name), name
+
+        return Fold(sorted(made.train, key=place)[: self.config.crops_used], made.dev, made.test)
 
     def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
         splits, skipped = self.items(self.arrange(recordings))
@@ -134,11 +133,5 @@ class Whitening:
 
 def statistics(features: FeatureSet) -> NDArray[np.float32]:
     """(N, L, 2 D): mean and standard deviation over time of every item."""
-
-    def pooled(states: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.cat([each.mean(0), each.std(0, correction=0)], dim=-1) for each in states]
-
-    found = [
-        each for i in range(0, len(features), AT_ONCE) for each in pooled(features.states(range(len(features))[i : i + AT_ONCE]))
-    ]
-    return torch.stack(found).numpy()
+    frames = features.each(range(len(features)))
+    return torch.stack([torch.cat([each.mean(0), each.std(0, correction=0)], dim=-1) for each in frames]).numpy()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from sottovoce.data import Recording, Recordings
 from sottovoce.data.draw import draw
 from sottovoce.registry import TASKS
 from sottovoce.tasks.classification import Classification, Utterance, field
 from sottovoce.tasks.learned import Fold, Item, held_out
+from sottovoce.tasks.sessions import check_session, session_of
 
 
 @TASKS.register("sid")
@@ -36,10 +35,7 @@ class SpeakerIdentification(Classification):
         folds: int = 3
 
         def __post_init__(self) -> None:
-            try:
-                re.compile(self.session)
-            except re.error as problem:
-                raise ValueError(f"session '{self.session}' is not a regular expression: {problem}") from None
+            check_session(self.session)
             if self.folds < 2:
                 raise ValueError("folds must be at least 2")
 
@@ -74,9 +70,9 @@ def with_sessions(recordings: Recordings, pattern: str) -> Recordings:
     """The recordings of speakers with several sessions; a field ``turn`` counts each speaker's sessions from 0. ValueError without any."""
     heard: dict[str, set[str]] = {}
     for item in recordings:
-        found = re.search(pattern, Path(item.id).stem)
-        if found and item.fields.get("speaker"):
-            heard.setdefault(item.fields["speaker"], set()).add(found.group())
+        session = session_of(item, pattern)
+        if session is not None and item.fields.get("speaker"):
+            heard.setdefault(item.fields["speaker"], set()).add(session)
     turns = {
         speaker: {name: i for i, name in enumerate(sorted(names, key=draw))} for speaker, names in heard.items() if len(names) > 1
     }
@@ -84,8 +80,8 @@ def with_sessions(recordings: Recordings, pattern: str) -> Recordings:
         raise ValueError(f"session '{pattern}' finds no two speakers with two sessions each; it is matched against file names")
     made = Recordings(skipped=recordings.skipped)
     for item in recordings:
-        found = re.search(pattern, Path(item.id).stem)
-        if found and item.fields.get("speaker", "") in turns:
-            turn = turns[item.fields["speaker"]][found.group()]
+        session = session_of(item, pattern)
+        if session is not None and item.fields.get("speaker", "") in turns:
+            turn = turns[item.fields["speaker"]][session]
             made.append(replace(item, fields={**item.fields, "split": "", "turn": str(turn)}))
     return made

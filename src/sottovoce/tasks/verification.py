@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from sottovoce.probing.metrics import equal_error_rate, min_dcf
 from sottovoce.tasks.base import Measure, Metric
 from sottovoce.tasks.classification import field
 from sottovoce.tasks.learned import Fold, Item, LearnedTask, Rows, Unusable
+from sottovoce.tasks.sessions import check_session, session_of
 
 PAIRED = 2000  # recordings that trials are made of at most; their pairs are two million
 PARTS = {"dev": "train", "test": "test"}  # of VoxCeleb1
@@ -52,10 +51,7 @@ class VerificationTask(LearnedTask):
         trials: int = 20_000
 
         def __post_init__(self) -> None:
-            try:
-                re.compile(self.session)
-            except re.error as problem:
-                raise ValueError(f"session '{self.session}' is not a regular expression: {problem}") from None
+            check_session(self.session)
             if not 0 < self.min_seconds <= self.max_seconds:
                 raise ValueError("min_seconds must be above 0 and not above max_seconds")
             if self.trials < 1 or (self.crops is not None and self.crops < 1):
@@ -194,9 +190,7 @@ def make_trials(recordings: Sequence[Recording], session: str, most: int) -> Tri
         sorted(range(len(recordings)), key=lambda i: (draw(recordings[i].id), recordings[i].id))[:PAIRED], dtype=int
     )
     items = [recordings[i] for i in chosen]
-    pattern = re.compile(session)
-    read = [pattern.search(Path(item.id).stem) if session else None for item in items]
-    sessions = _codes([found.group() if found else "" for found in read])
+    sessions = _codes([session_of(item, session) or "" for item in items])
     sexes = _codes([(item.fields.get("sex") or item.fields.get("gender") or "").strip().lower()[:1] for item in items])
     speakers = _codes([item.fields["speaker"] for item in items])
     a, b = np.triu_indices(len(items), 1)
