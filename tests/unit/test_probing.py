@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from transformers import SeamlessM4TFeatureExtractor
 
 from sottovoce.data import open_source
 from sottovoce.encoder import Encoder
+from sottovoce.probing.controls import CONTROLS
 from sottovoce.probing.features import INDEX, ROWS, FeatureStore, Piece, encode
 from sottovoce.probing.probe import Examples, Training, WeightedSum, batches, fit, sweep, without_denormals
 from sottovoce.probing.sources import open_subject
@@ -34,14 +36,41 @@ class TestSubject:
         assert subject.role == "teacher"
         assert subject.frame_rate == 50
 
-    def test_log_mel_ignores_padding(self) -> None:
-        subject, wave = open_subject("log-mel"), torch.randn(1, 6000)
+    @pytest.mark.parametrize("name", CONTROLS)
+    def test_controls_ignore_padding(self, name: str) -> None:
+        subject, wave = open_subject(name), torch.randn(1, 6000)
         padded = torch.cat([wave, torch.randn(1, 3000)], dim=1)
         alone, frames = subject.states(Batch(wave))
         beside, own = subject.states(Batch(padded, torch.tensor([6000])))
         assert frames.tolist() == own.tolist()
-        torch.testing.assert_close(beside[:, : int(own)], alone)
+        torch.testing.assert_close(beside[:, : int(own)], alone, atol=1e-5, rtol=1e-5)
         assert subject.role == "control"
+
+    def test_fbank_is_the_benchmarks(self) -> None:
+        """Kaldi's filter bank as transformers computes it, then differences and norm by numpy, each as SUPERB's baseline defines them."""
+        wave = torch.randn(1, 16_000) * torch.linspace(0.01, 0.3, 16_000)
+        extractor = SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, stride=1)
+        energies = extractor._extract_fbank_features(wave[0].numpy())  # of 16-bit numbers: an offset, which the norm takes away
+
+        def differences(x: np.ndarray) -> np.ndarray:
+            held = np.concatenate([x[:1], x[:1], x, x[-1:], x[-1:]])
+            return (held[3:-1] - held[1:-3] + 2 * (held[4:] - held[:-4])) / 10
+
+        first = differences(energies)
+        expected = np.concatenate([energies, first, differences(first)], axis=1)
+        expected = (expected - expected.mean(0)) / expected.std(0, ddof=1)
+        subject = open_subject("fbank")
+        found, frames = subject.states(Batch(wave))
+        assert (subject.frame_rate, frames.tolist()) == (100, [98])
+        np.testing.assert_allclose(found[0, :, 0].numpy(), expected, atol=2e-3)
+
+    def test_fbank_does_not_know_the_level(self) -> None:
+        wave = torch.randn(1, 16_000) * torch.linspace(0.1, 1, 16_000)
+        (loud, quiet), (level, low) = (
+            [open_subject(name).states(Batch(x))[0] for x in (wave, wave / 8)] for name in ("fbank", "log-mel")
+        )
+        torch.testing.assert_close(quiet, loud, atol=1e-3, rtol=1e-3)
+        assert (level - low).abs().max() > 2
 
     def test_untrained_has_the_shape_and_a_seed(self, teacher_folder: Path) -> None:
         one, same, two = (open_subject(f"untrained:{teacher_folder}{seed}") for seed in ("", "#1", "#2"))

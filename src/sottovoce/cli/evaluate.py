@@ -14,7 +14,7 @@ from sottovoce.cli.base import Device, app, say
 def evaluate(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL", help="Students or teachers (and KEY=VALUE), 'log-mel', or 'untrained:MODEL'."),
+        typer.Argument(metavar="MODEL", help="Students or teachers (and KEY=VALUE), 'log-mel', 'fbank', or 'untrained:MODEL'."),
     ],
     data: Annotated[
         str, typer.Option("--data", help="A task file (.yaml), 'testbed', or for one task a corpus folder or a manifest.")

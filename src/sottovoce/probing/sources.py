@@ -9,58 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sottovoce.encoder import Encoder
-from sottovoce.encoder.fbank import LogMel
 from sottovoce.families import Pretrained, load_pretrained
+from sottovoce.probing.controls import CONTROLS, open_control
 from sottovoce.probing.runtime import open_onnx
 from sottovoce.probing.subject import Role, Subject
 from sottovoce.pruning import encoder_cost, total
-from sottovoce.types import SAMPLE_RATE, Features
+from sottovoce.types import SAMPLE_RATE
 
-LOG_MEL, UNTRAINED = "log-mel", "untrained:"
+UNTRAINED = "untrained:"
 RECORD = Path("run") / "result.json"  # what a run of ours leaves beside its model
 
 
-class LogMelFeatures(nn.Module):
-    """80 log-mel energies and their first and second differences every 20 ms: the features that a speech encoder has to beat."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mel = LogMel(80)
-
-    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
-        if wave.shape[1] < self.mel.size:
-            wave = nn.functional.pad(wave, (0, self.mel.size - wave.shape[1]))
-        x = self.mel(wave)
-        frames = at = None
-        if lengths is not None:
-            frames = self.mel.frames(lengths).clamp(min=1)
-            at = torch.minimum(torch.arange(x.shape[1], device=x.device), frames[:, None] - 1)  # differences must not see padding
-        parts = [_held(x, at)]
-        for _ in range(2):
-            padded = nn.functional.pad(parts[-1].transpose(1, 2), (1, 1), mode="replicate").transpose(1, 2)
-            parts.append(_held((padded[:, 2:] - padded[:, :-2]) / 2, at))
-        x = torch.cat(parts, dim=-1)
-        return Features([x, x], frames, x, x)
-
-
-def _held(x: Tensor, at: Tensor | None) -> Tensor:
-    """(B, T, D) with frame ``at[b, t]`` in place t: the last valid one repeated to the end."""
-    return x if at is None else x.gather(1, at[..., None].expand_as(x))
-
-
 def open_subject(source: str, name: str | None = None) -> Subject:
-    """The model at `source`: whatever `load_pretrained` takes, an exported ``.onnx`` file, ``log-mel``, or ``untrained:SOURCE``
-    (``untrained:SOURCE#2``: of seed 2), the same shape with random weights. ValueError as `load_pretrained` raises it."""
+    """The model at `source`: whatever `load_pretrained` takes, an exported ``.onnx`` file, a control (``log-mel``, ``fbank``), or
+    ``untrained:SOURCE`` (``untrained:SOURCE#2``: of seed 2), the same shape with random weights. ValueError as `load_pretrained` has it."""
     if source.endswith(".onnx"):
         return open_onnx(source, name)
-    if source == LOG_MEL:
-        rate = SAMPLE_RATE / 320
-        return Subject(
-            name or source, "control", LogMelFeatures().eval(), False, 1, 240, rate, "log-mel-80-delta2-20ms", "log-mel", 0
-        )
+    if source in CONTROLS:
+        return open_control(source, name)
     if source.startswith(UNTRAINED):
         of, _, seed = source.removeprefix(UNTRAINED).partition("#")
         if seed and not seed.isdigit():

@@ -57,9 +57,9 @@ def evaluate(
 ) -> list[Result]:
     """Runs `tasks` on `models` and, beside them, on `vs`, whose first one is the teacher that fidelity compares with.
 
-    models, vs: folders, hub ids, ``demo``, ``log-mel``, ``untrained:MODEL``. data: a task file (``.yaml``), the shipped ``testbed``, or
-    one source of recordings for a single task. Each pair is written to ``out/MODEL/TASK.json`` and not measured again; with `fresh` it
-    is. jobs: so many tasks at a time, each on one core. overrides: ``key=value`` of the task file, or of the single task.
+    models, vs: folders, hub ids, ``demo``, ``log-mel``, ``fbank``, ``untrained:MODEL``. data: a task file (``.yaml``), the shipped
+    ``testbed``, or one source of recordings for a single task. Each pair is written to ``out/MODEL/TASK.json`` and not measured again;
+    with `fresh` it is. jobs: so many tasks at a time, each on one core. overrides: ``key=value`` of the task file, or of the single task.
 
     ValueError for anything that cannot be done, before hours are spent: models and data are opened and looked at first, and all that is
     wrong with them is said together. `Unmeasured`, which is a ValueError too, at the end, when a pair failed all the same.

@@ -28,7 +28,7 @@ class FineTuned(LearnedTask):
 
     One model serves all languages, which the field ``language`` names. A score is the mean over the languages of the test set (macro
     average), whatever their sizes; `details` has each. A language without a dev split gives a tenth of its train split to it.
-    A subject without weights (log-mel) has its head trained alone, and the record says so. The record's splits are what was used.
+    A subject without weights (log-mel, fbank) has its head trained alone, and the record says so. The record's splits are what was used.
     """
 
     languages: list[str]
