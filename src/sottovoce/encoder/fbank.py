@@ -49,7 +49,15 @@ def mfcc(logmel: Tensor, count: int = 13) -> Tensor:
     basis[:, 0] /= math.sqrt(2.0)
     parts = [logmel @ basis]
     for _ in range(2):
-        last = parts[-1]
-        padded = torch.cat([last[:, :1], last, last[:, -1:]], dim=1)
-        parts.append((padded[:, 2:] - padded[:, :-2]) / 2)
+        parts.append(slope(parts[-1]))
     return torch.cat(parts, dim=-1)
+
+
+def slope(x: Tensor, reach: int = 1) -> Tensor:
+    """(B, T, D) -> (B, T, D): slope of the line through each frame and `reach` to both sides; the ends are repeated beyond the ends."""
+    padded = nn.functional.pad(x.transpose(1, 2), (reach, reach), mode="replicate").transpose(1, 2)
+    total, frames = torch.zeros_like(x), x.shape[1]
+    for n in range(1, reach + 1):
+        after, before = padded[:, reach + n : reach + n + frames], padded[:, reach - n : reach - n + frames]
+        total = total + n * (after - before)
+    return total / (2 * sum(n * n for n in range(1, reach + 1)))

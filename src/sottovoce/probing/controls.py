@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sottovoce.encoder.config import FbankConfig
-from sottovoce.encoder.fbank import LogMel
+from sottovoce.encoder.fbank import LogMel, slope
 from sottovoce.encoder.filterbank import Fbank, standardised
 from sottovoce.probing.subject import Subject
 from sottovoce.types import SAMPLE_RATE, Features
@@ -71,16 +71,6 @@ class SuperbFbank(Spectrum):
 
     def finished(self, x: Tensor, frames: Tensor | None) -> Tensor:
         return standardised(x, frames)
-
-
-def slope(x: Tensor, reach: int) -> Tensor:
-    """(B, T, D) -> (B, T, D): slope of the line through each frame and `reach` to both sides; the ends are repeated beyond the ends."""
-    padded = nn.functional.pad(x.transpose(1, 2), (reach, reach), mode="replicate").transpose(1, 2)
-    total, frames = torch.zeros_like(x), x.shape[1]
-    for n in range(1, reach + 1):
-        after, before = padded[:, reach + n : reach + n + frames], padded[:, reach - n : reach - n + frames]
-        total = total + n * (after - before)
-    return total / (2 * sum(n * n for n in range(1, reach + 1)))
 
 
 def _held(x: Tensor, at: Tensor | None) -> Tensor:
