@@ -26,6 +26,7 @@ from sottovoce.registry import TASKS
 from sottovoce.suite.config import Entry, load_suite
 from sottovoce.tasks.base import Bench, Measure
 from sottovoce.tasks.learned import LearnedTask, Rows
+from sottovoce.tasks.verification import VerificationTask
 
 
 def tested(subject: Subject, entry: Entry, root: Path, bench: Bench) -> tuple[LearnedTask, list[Rows], list[str], list[Measure]]:
@@ -83,12 +84,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     suite = load_suite(options.data).choose(options.task)
+    for name, entry in suite.tasks.items():
+        kind = TASKS.get(entry.task.name)
+        if not issubclass(kind, LearnedTask) or issubclass(kind, VerificationTask):
+            parser.error(f"{name} has no probe whose answers to single recordings could be compared")
     one, other = open_subject(options.one), open_subject(options.other)
     bench = Bench(FeatureStore(options.cache, options.cache_gb), tuple(options.seeds))
     tasks = {}
     for name, entry in suite.tasks.items():
-        if not issubclass(TASKS.get(entry.task.name), LearnedTask):
-            parser.error(f"{name} has no probe whose answers could be compared")
         tasks[name] = compared(one, other, entry, options.root, bench)
         for metric, found in tasks[name].items():
             values = {model: measure["value"] for model, measure in found["models"].items()}

@@ -24,7 +24,7 @@ def task_file(speech_folder: Path, tmp_path: Path) -> Path:
     (tmp_path / "manifest.tsv").write_text("\n".join(["path\tlabel\tsplit", *rows]) + "\n")
     (tmp_path / "tasks.yaml").write_text(
         f"tasks:\n  words: {{task: {{name: ks, training: {TRAINING}}}, data: manifest.tsv}}\n"
-        "  near: {task: fidelity, data: manifest.tsv}\n"
+        "  near: {task: fidelity, data: manifest.tsv}\n  same: {task: asv, data: manifest.tsv}\n"
     )
     return tmp_path / "tasks.yaml"
 
@@ -48,7 +48,10 @@ def test_a_model_is_no_better_than_itself(task_file: Path, teacher_folder: Path)
     assert found["better"] == {"value": 0, "low": 0, "high": 0}
 
 
-def test_a_task_without_a_probe_is_refused(task_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("task", ["near", "same"])
+def test_tasks_without_answers_to_single_recordings_are_refused(
+    task: str, task_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        paired("log-mel", "fbank", task_file, "near")
-    assert "near has no probe" in capsys.readouterr().err
+        paired("log-mel", "fbank", task_file, task)
+    assert f"{task} has no probe whose answers" in capsys.readouterr().err
