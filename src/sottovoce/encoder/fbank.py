@@ -18,6 +18,11 @@ def mel_filters(bins: int, mels: int, rate: float, low: float = 20.0, device: to
     return torch.minimum(rising, falling).clamp(min=0)
 
 
+def windows(samples: Tensor, size: int, hop: int) -> Tensor:
+    """Windows of `size` samples, one every `hop`, that fit into so many samples (integers, any shape)."""
+    return ((samples - size) // hop + 1).clamp(min=0)
+
+
 class LogMel(nn.Module):
     """(B, S) samples -> (B, T, mels) natural logarithms of mel energies; 25 ms Hann windows every 20 ms, no padding."""
 
@@ -32,7 +37,7 @@ class LogMel(nn.Module):
 
     def frames(self, samples: Tensor) -> Tensor:
         """Frames that come out of so many samples (integers, any shape)."""
-        return ((samples - self.size) // self.hop + 1).clamp(min=0)
+        return windows(samples, self.size, self.hop)
 
     def forward(self, wave: Tensor) -> Tensor:
         frames = wave.float().unfold(-1, self.size, self.hop)

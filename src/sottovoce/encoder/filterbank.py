@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import FbankConfig
-from .fbank import mel_filters
+from .fbank import mel_filters, windows
 
 FLOOR = 1.192092955078125e-07  # of a mel energy before the logarithm: float32's epsilon, as in Kaldi
 FFT = 512
@@ -33,7 +33,7 @@ class Fbank(nn.Module):
         with torch.autocast(wave.device.type, enabled=False):
             x = self.logarithms(wave.float())
             if self.config.normalize:
-                count = None if lengths is None else ((lengths - size) // hop + 1).clamp(min=0)
+                count = None if lengths is None else windows(lengths, size, hop)
                 x = standardised(x, count)
         frames = x.shape[1] // stack
         whole = torch.arange(frames * stack, device=x.device)  # not a slice: torch.export wants to know whether that is all of x

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sottovoce.encoder.config import FbankConfig
-from sottovoce.encoder.fbank import LogMel, slope
+from sottovoce.encoder.fbank import LogMel, slope, windows
 from sottovoce.encoder.filterbank import Fbank, standardised
 from sottovoce.probing.subject import Subject
 from sottovoce.types import SAMPLE_RATE, Features
@@ -22,7 +22,7 @@ class Spectrum(nn.Module):
 
     def energies(self, wave: Tensor) -> Tensor:
         """(B, S) -> (B, T, 80)."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define energies")
 
     def finished(self, x: Tensor, frames: Tensor | None) -> Tensor:
         """(B, T, 240), of which (B,) `frames` are valid, as the control has it."""
@@ -34,7 +34,7 @@ class Spectrum(nn.Module):
         x = self.energies(wave)
         frames = at = None
         if lengths is not None:
-            frames = ((lengths - self.size) // self.hop + 1).clamp(min=1)
+            frames = windows(lengths, self.size, self.hop).clamp(min=1)
             at = torch.minimum(torch.arange(x.shape[1], device=x.device), frames[:, None] - 1)  # differences must not see padding
         parts = [_held(x, at)]
         for _ in range(2):
