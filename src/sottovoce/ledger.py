@@ -1,4 +1,7 @@
-"""The ledger of results: one JSON per finished measurement, which says what was asked, on what, on which machine. Never edited."""
+"""Records of measurements. Each says what was measured, on what data, with which settings and on which machine; none is ever edited.
+
+A folder of results keeps them in one file, `RECORDS`, one JSON object per line, in the order in which they were measured (decision 0019).
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,16 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 SCHEMA = 1
+RECORDS = "records.jsonl"
 
 
 def header(kind: str) -> dict[str, Any]:
@@ -31,9 +36,48 @@ def header(kind: str) -> dict[str, Any]:
 
 
 def write(path: Path, record: Mapping[str, Any]) -> None:
-    """`record` as JSON at `path`, all of it or nothing."""
+    """Writes `record`: as a further line of a ``.jsonl`` file, else as the only content of `path`. All of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, dump(record))
+    if path.suffix == ".jsonl":
+        append(path, [json.dumps(record, ensure_ascii=False)])
+    else:
+        write_atomically(path, dump(record))
+
+
+def append(path: Path, lines: Sequence[str]) -> None:
+    """Adds `lines` to the file. Several processes may do so at the same time; a line that a killed process left unfinished stays apart."""
+    with FileLock(f"{path}.lock"), path.open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        start = "\n" if file.read(1) not in (b"", b"\n") else ""
+        file.write((start + "".join(f"{line}\n" for line in lines)).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a ``.jsonl`` file with their numbers, from 1 on, without empty ones."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # text may hold other ends of lines
+        if line.strip():
+            yield number, line
+
+
+def read_all(path: Path) -> list[dict[str, Any]]:
+    """The records of a ``.jsonl`` file, the oldest first, without unfinished lines; none when there is no such file."""
+    found = []
+    for _, line in lines(path) if path.exists() else ():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            found.append(record)
+    return found
+
+
+def task_version(evaluation: Mapping[str, Any]) -> int:
+    """The version of the task that a record of an evaluation was measured with. Records from before there were versions have version 1."""
+    return int(evaluation["task"].get("version", 1))
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -32,6 +32,13 @@ def test_has_a_summary_and_a_config_of_defaults(registry: Registry, name: str) -
     assert isinstance(plain(cls.Config()), dict)
 
 
+@pytest.mark.parametrize("name", TASKS.names())
+def test_a_task_says_by_which_version_it_scores(name: str) -> None:
+    version = TASKS.get(name).version
+    assert isinstance(version, int)
+    assert version >= 1
+
+
 def features(frames: int = 24, rows: int = 3, dim: int = 32, depth: int = 3) -> Features:
     hidden = [torch.randn(rows, frames, dim, requires_grad=True) for _ in range(depth + 1)]
     return Features(hidden, None, hidden[0], hidden[-1], hidden[1:])

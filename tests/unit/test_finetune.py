@@ -15,6 +15,7 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
+from sottovoce import ledger
 from sottovoce.data import Recording, Recordings
 from sottovoce.encoder import Encoder
 from sottovoce.probing import decoder
@@ -409,9 +410,8 @@ tasks:
 """)
     out = tmp_path / "out"
     results = evaluate([str(teacher_folder)], data=tmp_path / "tasks.yaml", out=out, seeds=(1,), cache=tmp_path / "cache")
-    assert [result.path.name for result in results] == ["recognise.json", "translate.json"]
-    for result in results:
-        record = json.loads(result.path.read_text())
+    assert [result.record["task"]["entry"] for result in results] == ["recognise", "translate"]
+    for record in ledger.read_all(out / "records.jsonl"):
         assert problems(record) == []
         assert record["data"]["splits"]["test"]["recordings"] == 10
         assert set(record["details"]["languages"]) == {"aa", "bb"}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+from concurrent.futures import ProcessPoolExecutor
 from importlib import resources
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,30 @@ def test_a_new_header_is_one() -> None:
     record = ledger.header("anything")
     assert faults(record) == []
     assert problems(record) == []
+
+
+def append_some(path: Path, writer: int) -> None:
+    for number in range(20):
+        ledger.write(path, {"writer": writer, "number": number, "text": "line\u2028separator" * 500})
+
+
+def test_several_processes_may_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    with ProcessPoolExecutor(3, get_context("spawn")) as pool:
+        list(pool.map(append_some, [path] * 3, range(3)))
+    records = ledger.read_all(path)
+    assert len(records) == 60
+    for writer in range(3):
+        assert [each["number"] for each in records if each["writer"] == writer] == list(range(20))
+
+
+def test_half_a_line_is_passed_over_and_the_next_record_is_not_harmed(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    ledger.write(path, {"number": 1})
+    with path.open("a") as file:
+        file.write('{"number": 2, "kil')
+    ledger.write(path, {"number": 3})
+    assert [each["number"] for each in ledger.read_all(path)] == [1, 3]
 
 
 def test_older_records_may_lack_the_date_but_new_kinds_may_not() -> None:

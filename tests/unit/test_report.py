@@ -15,6 +15,7 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
+from sottovoce.registry import TASKS
 from sottovoce.report import bars, board, looks, page, pareto, probes, speed, table, words
 from sottovoce.report.collect import Evaluation, gather
 from sottovoce.report.figure import Chart
@@ -65,6 +66,38 @@ def test_the_newer_of_two_measurements_counts(tmp_path: Path) -> None:
     seen = gather([tmp_path])
     assert [Path(one.file).name for one in seen.evaluations] == ["b.json"]
     assert "measured again in" in seen.left_out[0].reason
+
+
+def test_a_file_of_many_records_is_read_line_by_line(tmp_path: Path) -> None:
+    records = [evaluation("sid"), evaluation("qbe"), {**run_record(), "name": "first"}]
+    lines = [json.dumps(record) for record in records]
+    (tmp_path / "records.jsonl").write_text("\n".join([*lines, lines[0][:100], '{"schema": 9, "kind": "run"}']) + "\n")
+    seen = gather([tmp_path])
+    assert [one.record for one in seen.evaluations] == records[:2]
+    assert [run.name for run in seen.runs] == ["first"]
+    broken, unknown = seen.left_out
+    assert (Path(broken.file).name, broken.reason) == ("records.jsonl:4", "is not JSON")
+    assert "schema 9" in unknown.reason
+
+
+def test_a_later_line_replaces_an_earlier_one(tmp_path: Path) -> None:
+    """As after `evaluate --fresh` of a model that was trained again."""
+    record = evaluation("sid")
+    again = {**record, "model": {**record["model"], "fingerprint": "other"}}
+    other_seed = {**record, "seeds": [9], "model": {**record["model"], "fingerprint": "third"}}
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (record, again, other_seed)))
+    seen = gather([tmp_path])
+    assert [one.record for one in seen.evaluations] == [again, other_seed]
+    assert "measured again in" in seen.left_out[0].reason
+
+
+def test_a_task_that_scores_otherwise_by_now_is_marked() -> None:
+    """And its old numbers have a column of their own."""
+    old, new = evaluation("asv"), evaluation("asv", 1)
+    new["task"] = {**new["task"], "version": TASKS.get("asv").version}
+    labels = [task.label for task in board.build(found(old, new)).tasks]
+    assert sorted(labels) == ["asv (1), version 1", "asv (2)"]
+    assert [task.label for task in board.build(found(evaluation("sid"))).tasks] == ["sid"]
 
 
 def test_no_private_folder_is_shown(tmp_path: Path) -> None:

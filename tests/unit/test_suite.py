@@ -11,9 +11,10 @@ import pytest
 import soundfile
 
 import sottovoce
-from sottovoce import recipes
+from sottovoce import ledger, recipes
 from sottovoce.config import ConfigError
 from sottovoce.data import Recording, Recordings
+from sottovoce.registry import TASKS
 from sottovoce.suite.config import load_suite, single
 from sottovoce.suite.pairs import fingerprint
 from sottovoce.suite.run import Unmeasured, evaluate
@@ -114,7 +115,9 @@ class TestEvaluate:
         assert len(said) == len(results)
         assert not any(result.new for result in evaluate([f"untrained:{teacher_folder}", "log-mel"], **options))
 
-        record = json.loads((tmp_path / "out" / "log-mel" / "words.json").read_text())
+        records = ledger.read_all(tmp_path / "out" / "records.jsonl")
+        assert len(records) == len(results)
+        (record,) = [each for each in records if (each["model"]["name"], each["task"]["entry"]) == ("log-mel", "words")]
         assert record["kind"] == "evaluation"
         assert record["seeds"] == [1, 2]
         assert record["model"]["role"] == "control"
@@ -122,10 +125,43 @@ class TestEvaluate:
         assert record["data"]["splits"]["train"]["recordings"] == 12
         assert str(tmp_path) not in json.dumps(record)
 
-        with pytest.raises(ValueError, match="another seeds; give another --out, or --fresh"):
+        with pytest.raises(ValueError, match="of log-mel on words with another seeds; give another --out, or --fresh"):
             evaluate(["log-mel"], tasks=["words"], seeds=[5], **{**options, "vs": []})
         (again,) = evaluate(["log-mel"], tasks=["words"], seeds=[5], fresh=True, **{**options, "vs": []})
         assert again.record["seeds"] == [5]
+        assert not any(
+            evaluate(["log-mel"], tasks=["words"], seeds=seeds, **{**options, "vs": []})[0].new for seeds in ([5], [1, 2])
+        )
+
+    def test_a_ledger_of_one_file_per_record_counts(self, task_file: Path, tmp_path: Path) -> None:
+        options = {"data": task_file, "tasks": ["words"], "out": tmp_path / "out", "cache": tmp_path / "cache"}
+        (first,) = evaluate(["log-mel"], **options)
+        first.path.unlink()
+        ledger.write(tmp_path / "out" / "log-mel" / "words.json", first.record)
+        (again,) = evaluate(["log-mel"], **options)
+        assert not again.new
+        assert again.record == first.record
+
+    def test_a_record_of_an_older_version_of_the_task_no_longer_counts(
+        self, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        said: list[str] = []
+        options = {
+            "data": task_file,
+            "tasks": ["words"],
+            "out": tmp_path / "out",
+            "cache": tmp_path / "cache",
+            "say": said.append,
+        }
+        (first,) = evaluate(["log-mel"], **options)
+        assert first.record["task"]["version"] == 1
+        monkeypatch.setattr(TASKS.get("ks"), "version", 2)
+        (again,) = evaluate(["log-mel"], **options)
+        assert again.new
+        assert again.record["task"]["version"] == 2
+        assert "log-mel  words  measured anew: its record is of version 1 of the task, this is 2" in said
+        assert not evaluate(["log-mel"], **options)[0].new
+        assert [each["task"]["version"] for each in ledger.read_all(first.path)] == [1, 2]  # none is lost
 
     def test_a_field_that_came_later_had_its_default_before(self, task_file: Path, tmp_path: Path) -> None:
         options = {"data": task_file, "tasks": ["words"], "out": tmp_path / "out", "cache": tmp_path / "cache"}
@@ -151,7 +187,7 @@ class TestEvaluate:
             seeds=[1],
             overrides=["training.steps=4", "training.evaluate_every=2"],
         )
-        assert sorted(result.path.parent.name for result in found) == ["one-student", "two-student"]
+        assert sorted(result.record["model"]["name"] for result in found) == ["one-student", "two-student"]
 
     def test_several_at_a_time_measure_the_same(self, teacher_folder: Path, task_file: Path, tmp_path: Path) -> None:
         options = {"data": task_file, "tasks": ["ks"], "cache": tmp_path / "cache"}
@@ -258,7 +294,7 @@ tasks:
         with pytest.raises(Unmeasured, match="are measured; the others were left out because of 2 mistakes") as caught:
             evaluate(["log-mel"], say=said.append, **options)
         assert {result.record["task"]["entry"] for result in caught.value.results} == {"voices"}
-        assert (tmp_path / "out" / "log-mel" / "voices.json").is_file()
+        assert {each["task"]["entry"] for each in ledger.read_all(tmp_path / "out" / "records.jsonl")} == {"words", "voices"}
         last = str(caught.value).splitlines()[1:]
         assert any("words" in line and "--fresh" in line for line in last)
         assert any("quiet" in line and "see what was skipped" in line for line in last)
@@ -278,7 +314,7 @@ class TestLengths:
         assert result.record["data"]["splits"]["train"]["hours"] > 0
         assert result.record["data"]["skipped"] == 1
         assert said[0] == "ks: 1 of 24 recordings left out (1 not audio, or broken)"
-        listed = tmp_path / "one" / "log-mel" / "skipped.jsonl"
+        listed = tmp_path / "one" / "skipped.jsonl"
         (row,) = listed.read_text().splitlines()
         assert "03.wav" in row
         evaluate(["log-mel"], out=tmp_path / "one", overrides=short, fresh=True, **options)

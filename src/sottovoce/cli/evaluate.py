@@ -1,4 +1,4 @@
-"""`sottovoce evaluate`: what models still do, into the ledger."""
+"""`sottovoce evaluate`: what models still do, as records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def evaluate(
     vs: Annotated[
         list[str] | None, typer.Option("--vs", help="Measured beside them; the first is the teacher. Repeatable.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Ledger folder: one JSON per model and task.")] = Path("results"),
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for results; its records.jsonl gets a line per model and task.")
+    ] = Path("results"),
     root: Annotated[
         Path | None, typer.Option("--root", help="What the task file's paths start from; its folder by default.")
     ] = None,
@@ -48,8 +50,8 @@ def evaluate(
 
         sottovoce evaluate students/first --vs demo --data testbed --root /data/testbed --out results
 
-    Each pair of model and task becomes one JSON, which `sottovoce report` draws. A pair that fails does not end the others. KEY=VALUE
-    overrides any field of the task file, or of the single task, e.g. training.lrs=[1e-3,3e-3].
+    Each pair of model and task becomes a line of `records.jsonl`, which `sottovoce report` draws. A pair that fails does not end the
+    others. KEY=VALUE overrides any field of the task file, or of the single task, e.g. training.lrs=[1e-3,3e-3].
     """
     from sottovoce.suite.run import evaluate as run
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sottovoce import ledger
+from sottovoce.registry import TASKS
 from sottovoce.report.collect import Evaluation, question
 from sottovoce.report.words import SPACE
 
@@ -19,7 +21,8 @@ ORDER = {"teacher": 0, "student": 1, "control": 2}
 
 @dataclass(frozen=True)
 class Task:
-    """A column. key: for the page's use. label: the entry, numbered where one entry stands for different questions."""
+    """A column. key: for the page's use. label: the entry, numbered where one entry stands for different questions, and the version of
+    the task where the task has a newer one."""
 
     key: str
     label: str
@@ -27,7 +30,7 @@ class Task:
     measure: str
     unit: str
     better: str
-    question: tuple[str, str, str]
+    question: tuple[str, str, str, int]
 
     @property
     def sign(self) -> int:
@@ -123,10 +126,10 @@ def frontier(points: Iterable[tuple[float, float]], sign: int) -> list[tuple[flo
 
 
 def _tasks(evaluations: Sequence[Evaluation]) -> list[Task]:
-    first: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+    first: dict[tuple[str, str, str, int], Mapping[str, Any]] = {}
     for one in evaluations:
         first.setdefault(question(one.record), one.record)
-    asked: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
+    asked: dict[str, list[tuple[str, str, str, int]]] = defaultdict(list)
     for key in first:
         asked[key[0]].append(key)
     made = []
@@ -134,11 +137,18 @@ def _tasks(evaluations: Sequence[Evaluation]) -> list[Task]:
         name, measure = next(iter(record["measures"].items()))
         twins = asked[key[0]]
         label = key[0] if len(twins) == 1 else f"{key[0]} ({twins.index(key) + 1})"
+        label += _outdated(record)
         made.append(Task(f"t{i}", label, record["task"]["title"], name, measure["unit"], measure["better"], key))
     return made
 
 
-def _single(found: Sequence[Evaluation], tasks: Mapping[tuple[str, str, str], Task]) -> Row:
+def _outdated(record: Mapping[str, Any]) -> str:
+    """', version 1' for an evaluation whose task scores otherwise by now; "" else, and for tasks that are not installed."""
+    name, version = record["task"]["name"], ledger.task_version(record)
+    return f", version {version}" if name in TASKS.names() and TASKS.get(name).version != version else ""
+
+
+def _single(found: Sequence[Evaluation], tasks: Mapping[tuple[str, str, str, int], Task]) -> Row:
     model = found[0].record["model"]
     cells, evaluations = {}, {}
     for one in found:

@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from sottovoce import ledger
 from sottovoce.report.check import number, problems
 
 MARK, RUN, EVALUATION = ".sottovoce", "run", "evaluation"
@@ -112,14 +113,14 @@ def is_run(folder: Path) -> bool:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path]]:
-    """Runs, and JSON files outside of them, in the order of their names."""
+    """Runs, and JSON and ``records.jsonl`` files outside of them, in the order of their names."""
     if is_run(root):
         yield "run", root
         return
     for at, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if name.endswith(".json"):
+            if name.endswith(".json") or name == ledger.RECORDS:
                 yield "file", Path(at) / name
         for name in [name for name in folders if is_run(Path(at) / name)]:
             folders.remove(name)
@@ -158,16 +159,29 @@ def _run_folder(folder: Path, shown: str, found: Found) -> None:
             models={key: row for key, row in _object(demo.get("models")).items() if isinstance(row, dict)},
         )
     )
-    for file in sorted((folder / EVALUATION).glob("**/*.json")):
+    for file in sorted(file for name in ("*.json", ledger.RECORDS) for file in (folder / EVALUATION).glob(f"**/{name}")):
         _file(file, f"{shown}/{file.relative_to(folder).as_posix()}", found, run=key)
 
 
 def _file(file: Path, shown: str, found: Found, run: str = "") -> None:
+    """A JSON file with one record, or a ``.jsonl`` file with one in each line."""
     try:
-        record = _parse(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
+        if file.suffix != ".jsonl":
+            _record(file.read_text(encoding="utf-8"), shown, str(file.resolve()), found, run)
+            return
+        for place, line in ledger.lines(file):
+            _record(line, f"{shown}:{place}", f"{file.resolve()}:{place}", found, run)
+    except (OSError, ValueError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else "is not JSON"
         found.left_out.append(LeftOut(shown, reason or "cannot be read"))
+
+
+def _record(text: str, shown: str, key: str, found: Found, run: str) -> None:
+    """A record as JSON. shown: its file, and its line where the file has several. key: the same in full."""
+    try:
+        record = _parse(text)
+    except (ValueError, RecursionError):
+        found.left_out.append(LeftOut(shown, "is not JSON"))
         return
     reasons = problems(record)
     if reasons:
@@ -176,19 +190,29 @@ def _file(file: Path, shown: str, found: Found, run: str = "") -> None:
     elif record.get("kind") == "evaluation":
         found.evaluations.append(Evaluation(record, shown, run))
     elif record.get("kind") == "run":
-        found.runs.append(Run(name=Path(shown).stem, key=str(file.resolve()), file=shown, record=record))
+        found.runs.append(Run(name=str(record.get("name") or Path(shown).stem), key=key, file=shown, record=record))
     elif record.get("kind") == "bench":
         found.benches.append(Bench(record, shown))
     else:
         found.others.append(
-            Other(str(record.get("kind") or file.stem), record.get("date") or "", record.get("commit") or "", shown)
+            Other(str(record.get("kind") or Path(shown).stem), record.get("date") or "", record.get("commit") or "", shown)
         )
 
 
 def _newest_only(found: Found) -> None:
-    """One evaluation per model and question: a copy is dropped, an older measurement is left out and said to be."""
+    """One evaluation per model and question: a copy is dropped, an older measurement is left out and said to be.
+
+    Within a ``records.jsonl`` a later line replaces an earlier one of the same model name, task entry and seeds (``evaluate --fresh``).
+    """
     newest: dict[str, Evaluation] = {}
+    latest: dict[str, Evaluation] = {}
     for one in found.evaluations:
+        file, _, line = one.file.rpartition(":")
+        same = [file, one.record["model"]["name"], one.record["task"]["entry"], one.record.get("seeds")] if file else [line]
+        if before := latest.get(key := json.dumps(same)):
+            found.left_out.append(LeftOut(before.file, f"measured again in {one.file}"))
+        latest[key] = one
+    for one in latest.values():
         record = one.record
         key = json.dumps([record["model"]["role"], record["model"]["fingerprint"], *question(record)])
         known = newest.get(key)
@@ -202,10 +226,10 @@ def _newest_only(found: Found) -> None:
     found.evaluations = list(newest.values())
 
 
-def question(record: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What decides whether two evaluations may stand in one column: the entry, the data, and the settings of the task."""
+def question(record: Mapping[str, Any]) -> tuple[str, str, str, int]:
+    """What decides whether two evaluations may stand in one column: the entry, the data, the settings of the task, and its version."""
     task = record["task"]
-    return task["entry"], record["data"]["fingerprint"], json.dumps(task["config"], sort_keys=True)
+    return task["entry"], record["data"]["fingerprint"], json.dumps(task["config"], sort_keys=True), ledger.task_version(record)
 
 
 def _before(inside: Path, record: Mapping[str, Any]) -> Mapping[str, Any] | None:

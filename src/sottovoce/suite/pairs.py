@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from sottovoce.tasks.base import Bench, Task
 
 SKIPPED = "skipped.jsonl"
 
+Known = Mapping[tuple[str, str], Sequence[dict[str, Any]]]  # (model, task entry): its records, the oldest first
+
 
 @dataclass(frozen=True)
 class Result:
-    """One measured pair. path: of the ledger entry; record: what it holds; new: measured now, not read from an earlier run."""
+    """One measured pair. path: the file of its record; new: measured now, not read from an earlier run."""
 
     path: Path
     record: dict[str, Any]
@@ -32,7 +35,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Pair:
-    """A task entry on a model. asked: what a ledger entry must say to be of this pair."""
+    """A task entry on a model. asked: what a record must say to be of this pair. path: the file for its record."""
 
     subject: Subject
     name: str
@@ -55,35 +58,75 @@ class Failure:
 
 def pair_of(subject: Subject, name: str, entry: Entry, data: str, bench: Bench, out: Path) -> Pair:
     """data: the `fingerprint` of what the entry reads."""
+    kind = TASKS.get(entry.task.name)
     asked = {
+        "version": kind.version,
         "model": subject.fingerprint,
         "config": ledger.portable(plain(entry.task.config)),
         "data": data,
         "seeds": list(bench.seeds),
     }
-    if TASKS.get(entry.task.name).compares and bench.reference is not None:
+    if kind.compares and bench.reference is not None:
         asked["reference"] = bench.reference.fingerprint
-    return Pair(subject, name, entry, asked, out / slug(subject.name) / f"{name}.json")
+    return Pair(subject, name, entry, asked, out / ledger.RECORDS)
 
 
-def earlier(pair: Pair) -> Result | None:
-    """The pair's ledger entry, if it is there. ValueError when there is one that says something else."""
-    if not pair.path.exists():
+def records_of(pairs: Sequence[Pair]) -> Known:
+    """All that was measured before in the folder of `pairs`. Ledgers of one file per record, ``MODEL/TASK.json``, are read, too."""
+    known: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for pair in pairs:
+        single = pair.path.parent / slug(pair.subject.name) / f"{pair.name}.json"
+        if single.exists():
+            known[pair.subject.name, pair.name].append(ledger.read(single))
+    for path in dict.fromkeys(pair.path for pair in pairs):
+        for record in ledger.read_all(path):
+            if record.get("kind") == "evaluation":
+                known[record["model"]["name"], record["task"]["entry"]].append(record)
+    return known
+
+
+def earlier(pair: Pair, known: Known) -> Result | None:
+    """The pair's newest record, if it is measured already and its task scores as it did then.
+
+    ValueError when all that was measured of the model on the task entry is of other data, settings or seeds.
+    """
+    changes = []
+    for record in reversed(known.get((pair.subject.name, pair.name), ())):
+        changed = _changed(pair, record)
+        if not changed:
+            return Result(pair.path, record, False)
+        changes.append(changed)
+    if not changes or ["version"] in changes:
         return None
-    found = json.loads(pair.path.read_text(encoding="utf-8"))
-    config = ledger.portable(completed(type(pair.entry.task.config), found["task"]["config"]))
-    had = {"model": found["model"]["fingerprint"], "config": config, "data": found["data"]["fingerprint"]}
-    had["seeds"] = found["seeds"]
+    different = ", ".join(key for key in min(changes, key=len) if key != "version")
+    raise ValueError(
+        f"{pair.path.parent} holds a measurement of {pair.subject.name} on {pair.name} with another {different}; "
+        "give another --out, or --fresh to measure it again"
+    )
+
+
+def older_version(pair: Pair, known: Known) -> int | None:
+    """The version of the task that the pair was measured with, where that is the only thing that has changed."""
+    records = known.get((pair.subject.name, pair.name), ())
+    return next((ledger.task_version(record) for record in reversed(records) if _changed(pair, record) == ["version"]), None)
+
+
+def _changed(pair: Pair, record: Mapping[str, Any]) -> list[str]:
+    """What of `Pair.asked` is different in a record."""
+    had = {
+        "version": ledger.task_version(record),
+        "model": record["model"]["fingerprint"],
+        "config": ledger.portable(completed(type(pair.entry.task.config), record["task"]["config"])),
+        "data": record["data"]["fingerprint"],
+        "seeds": record["seeds"],
+    }
     if "reference" in pair.asked:
-        had["reference"] = found["details"]["reference"]["fingerprint"]
-    if had == pair.asked:
-        return Result(pair.path, found, False)
-    changed = ", ".join(key for key, value in pair.asked.items() if had[key] != value)
-    raise ValueError(f"{pair.path} holds a measurement with another {changed}; give another --out, or --fresh to replace it")
+        had["reference"] = record["details"]["reference"]["fingerprint"]
+    return [key for key, value in pair.asked.items() if had[key] != value]
 
 
 def measure(pair: Pair, recordings: Recordings, bench: Bench) -> Result | Failure:
-    """The pair's task on its model, written to the ledger. What is wrong with the data, and shows only now, is a Failure."""
+    """The pair's task on its model, and writes its record. What is wrong with the data, and shows only now, is a Failure."""
     task = task_of(pair.entry)
     try:
         outcome = task.measure(pair.subject, recordings, bench)
@@ -93,7 +136,13 @@ def measure(pair: Pair, recordings: Recordings, bench: Bench) -> Result | Failur
     record = {
         **ledger.header("evaluation"),
         "model": pair.subject.record(),
-        "task": {"entry": pair.name, "name": task.name, "title": task.title, "config": pair.asked["config"]},
+        "task": {
+            "entry": pair.name,
+            "name": task.name,
+            "version": task.version,
+            "title": task.title,
+            "config": pair.asked["config"],
+        },
         **made,
         "data": {
             "source": [Path(source.path).parent.name or Path(source.path).name for source in pair.entry.data],
@@ -115,9 +164,8 @@ def list_skipped(path: Path, task: str, skipped: Sequence[Skipped]) -> None:
         json.dumps({"task": task, "path": "/".join(Path(row["path"]).parts[-2:]), "reason": row["reason"]}, ensure_ascii=False)
         for row in skipped
     ]
-    if new := dict.fromkeys(row for row in rows if row not in known):
-        with open(path, "a", encoding="utf-8") as file:
-            file.write("".join(f"{row}\n" for row in new))
+    if new := list(dict.fromkeys(row for row in rows if row not in known)):
+        ledger.append(path, new)
 
 
 def task_of(entry: Entry) -> Task:

@@ -1,4 +1,4 @@
-"""`sottovoce evaluate`: tasks on models, one ledger entry for each pair."""
+"""`sottovoce evaluate`: tasks on models, one record for each pair."""
 
 from __future__ import annotations
 
@@ -23,7 +23,18 @@ from sottovoce.probing.subject import Subject
 from sottovoce.registry import TASKS
 from sottovoce.suite.config import Entry, Suite, load_suite, single
 from sottovoce.suite.mistakes import Mistakes, block
-from sottovoce.suite.pairs import Failure, Pair, Result, earlier, fingerprint, measure, pair_of, task_of
+from sottovoce.suite.pairs import (
+    Failure,
+    Pair,
+    Result,
+    earlier,
+    fingerprint,
+    measure,
+    older_version,
+    pair_of,
+    records_of,
+    task_of,
+)
 from sottovoce.tasks.base import Bench
 
 Say = Callable[[str], None]
@@ -58,8 +69,9 @@ def evaluate(
     """Runs `tasks` on `models` and, beside them, on `vs`, whose first one is the teacher that fidelity compares with.
 
     models, vs: folders, hub ids, ``demo``, ``log-mel``, ``fbank``, ``untrained:MODEL``. data: a task file (``.yaml``), the shipped
-    ``testbed``, or one source of recordings for a single task. Each pair is written to ``out/MODEL/TASK.json`` and not measured again;
-    with `fresh` it is. jobs: so many tasks at a time, each on one core. overrides: ``key=value`` of the task file, or of the single task.
+    ``testbed``, or one source of recordings for a single task. The record of each pair is added to ``out/records.jsonl``, and the pair is
+    not measured again unless the task has a newer version; with `fresh` it is.
+    jobs: so many tasks at a time, each on one core. overrides: ``key=value`` of the task file, or of the single task.
 
     ValueError for anything that cannot be done, before hours are spent: models and data are opened and looked at first, and all that is
     wrong with them is said together. `Unmeasured`, which is a ValueError too, at the end, when a pair failed all the same.
@@ -90,7 +102,7 @@ def evaluate(
         for name, digest in digests.items()
         if not (TASKS.get(suite.tasks[name].task.name).compares and subject is reference)
     ]
-    results, todo, failures = _sorted(pairs, fresh)
+    results, todo, failures = _sorted(pairs, fresh, say)
     asked_for = {pair.name: pair.entry for pair in todo}
     for name, entry in asked_for.items():
         opened[name] = present(opened[name])
@@ -118,18 +130,24 @@ def evaluate(
     return results
 
 
-def _sorted(pairs: Sequence[Pair], fresh: bool) -> tuple[list[Result], list[Pair], list[Failure]]:
+def _sorted(pairs: Sequence[Pair], fresh: bool, say: Say) -> tuple[list[Result], list[Pair], list[Failure]]:
     """What is measured already, what is to be measured, and what stands in the way of an earlier measurement."""
     results: list[Result] = []
     todo: list[Pair] = []
     failures: list[Failure] = []
+    known = {} if fresh else records_of(pairs)
     for pair in pairs:
         try:
-            found = None if fresh else earlier(pair)
+            found = earlier(pair, known)
         except ValueError as problem:
             failures.append(Failure(pair, str(problem)))
             continue
         if found is None:
+            if before := older_version(pair, known):
+                now = pair.asked["version"]
+                say(
+                    f"{pair.subject.name}  {pair.name}  measured anew: its record is of version {before} of the task, this is {now}"
+                )
             todo.append(pair)
         else:
             results.append(found)

@@ -31,6 +31,7 @@ class SpeakerVerification(VerificationTask, ProbeTask):
     """
 
     title = "Speaker verification"
+    version = 2  # 1: the interval drew the speakers of first recordings only
 
     @dataclass(frozen=True)
     class Config(VerificationTask.Config):

@@ -100,6 +100,8 @@ class Bench:
 class Task:
     """Measures a model. A subclass is one file: ``@TASKS.register("name")``, a nested frozen ``Config``, `title` and `measure`.
 
+    version: how the task scores. A change after which old numbers must not stand beside new ones raises it; records of another version
+    no longer count as measured.
     The Config's defaults are the benchmark's values. reads: the fields of the recordings that it needs, in words, for messages.
     compares: whether it measures against `Bench.reference`, so that measuring the reference itself says nothing.
     timed: whether it wants to know how long every recording is; files whose header knows it are then looked at before it begins.
@@ -107,6 +109,7 @@ class Task:
 
     name: ClassVar[str]
     title: ClassVar[str]
+    version: ClassVar[int] = 1
     reads: ClassVar[str] = ""
     compares: ClassVar[bool] = False
     timed: ClassVar[bool] = True
