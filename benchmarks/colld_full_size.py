@@ -11,9 +11,9 @@ import resource
 import time
 from pathlib import Path
 
-from sottovoce import ledger
+from sottovoce.core import ledger
 from sottovoce.encoder import Encoder
-from sottovoce.families import load_pretrained
+from sottovoce.hub.pretrained import load_pretrained
 from sottovoce.pruning import encoder_cost, total
 from sottovoce.train import api, needs
 from sottovoce.train.recipe import load_recipe

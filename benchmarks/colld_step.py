@@ -31,13 +31,13 @@ CONTROLS = {
 
 
 def worker(name: str, steps: int) -> None:
+    from sottovoce.core.types import Batch, Features
     from sottovoce.encoder import Encoder
-    from sottovoce.encoder.packed import fastest
+    from sottovoce.inference.packed import fastest
     from sottovoce.objectives.base import Shape
     from sottovoce.students.random import Random
     from sottovoce.train.learner import Learner
     from sottovoce.train.recipe import load_recipe
-    from sottovoce.types import Batch, Features
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ def main() -> None:
         worker(options.worker, options.steps)
         return
     found = turns.in_turns(CONTROLS, options.rounds)
-    from sottovoce import ledger
+    from sottovoce.core import ledger
 
     for row in found.values():
         row["times_layer_to_layer"] = round(row["median"] / found["layer-to-layer"]["median"], 3)

@@ -19,7 +19,7 @@ from functools import partial
 
 from testbed_students import Row, Setting, arguments, carry_out, setting_of, share_of
 
-from sottovoce.families import load_pretrained
+from sottovoce.hub.pretrained import load_pretrained
 from sottovoce.students.narrow import Narrow
 from sottovoce.train.api import Result
 

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from testbed_students import Setting, dphubert, from_random_start
 
-from sottovoce import ledger
+from sottovoce.core import ledger
+from sottovoce.core.registry import TASKS
+from sottovoce.core.types import Batch
 from sottovoce.data import DataConfig, open_data
 from sottovoce.encoder import Encoder, normalize
-from sottovoce.families import Pretrained, load_pretrained
+from sottovoce.hub.pretrained import Pretrained, load_pretrained
 from sottovoce.pruning import GatedEncoder
-from sottovoce.registry import TASKS
 from sottovoce.train.stages import cost_of
-from sottovoce.types import Batch
 
 
 def held_out(manifest: str, wants_norm: bool, seconds: float) -> list[Batch]:

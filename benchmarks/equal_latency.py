@@ -15,9 +15,9 @@ from functools import partial
 
 from testbed_students import Row, Setting, api, arguments, carry_out, dphubert, setting_of
 
-from sottovoce import ledger
 from sottovoce.bench.measure import bench
-from sottovoce.families import load_pretrained
+from sottovoce.core import ledger
+from sottovoce.hub.pretrained import load_pretrained
 from sottovoce.pruning.latency import load_latency
 
 KEEP, UNITS, THREADS = 0.25, ("params", "macs"), 2

@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-from sottovoce import ledger
+from sottovoce.core import ledger
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT)]
 
 from tests.unit import test_export_onnx as tests  # noqa: E402  the tests' own models, so that the numbers are about what is tested
 
+from sottovoce.evaluation.subjects.onnx_file import RuntimeEncoder  # noqa: E402
 from sottovoce.export import api, audio, check, half, onnx, quantize  # noqa: E402
-from sottovoce.families import load_pretrained  # noqa: E402
-from sottovoce.probing.runtime import RuntimeEncoder  # noqa: E402
+from sottovoce.hub.pretrained import load_pretrained  # noqa: E402
 
 WHAT = (
     "file through onnxruntime against torch, all hidden states, valid frames, padded batches of lengths that the export did not see. "

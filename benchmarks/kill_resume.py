@@ -22,8 +22,8 @@ import numpy as np
 import soundfile
 import torch
 
-from sottovoce import ledger
-from sottovoce.export.pretrained import save_pretrained
+from sottovoce.core import ledger
+from sottovoce.hub.pretrained import save_pretrained
 from sottovoce.students.random import Random
 
 OPTIONS = [

@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from sottovoce import ledger
-from sottovoce.probing.bootstrap import interval
-from sottovoce.probing.features import FeatureStore
-from sottovoce.probing.sources import open_subject
-from sottovoce.probing.subject import Subject
-from sottovoce.registry import TASKS
-from sottovoce.suite.config import Entry, load_suite
-from sottovoce.tasks.base import Bench, Measure
-from sottovoce.tasks.learned import LearnedTask, Rows
-from sottovoce.tasks.verification import VerificationTask
+from sottovoce.core import ledger
+from sottovoce.core.registry import TASKS
+from sottovoce.evaluation.features.store import FeatureStore
+from sottovoce.evaluation.kinds.learned import LearnedTask, Rows
+from sottovoce.evaluation.kinds.task import Bench, Measure
+from sottovoce.evaluation.kinds.verification import VerificationTask
+from sottovoce.evaluation.statistics.bootstrap import interval
+from sottovoce.evaluation.subjects.sources import open_subject
+from sottovoce.evaluation.subjects.subject import Subject
+from sottovoce.evaluation.suite.config import Entry, load_suite
 
 
 def tested(subject: Subject, entry: Entry, root: Path, bench: Bench) -> tuple[LearnedTask, list[Rows], list[str], list[Measure]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sottovoce import ledger
+from sottovoce.core import ledger
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "golden")]

@@ -19,11 +19,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from sottovoce import ledger
+from sottovoce.core import ledger
 from sottovoce.data import BadAudio, open_source, read_audio
 from sottovoce.encoder import Encoder, normalize
-from sottovoce.encoder.fbank import LogMel
-from sottovoce.families import load_pretrained
+from sottovoce.encoder.log_mel import LogMel
+from sottovoce.hub.pretrained import load_pretrained
 
 
 def pool(frames: Tensor) -> Tensor:

@@ -34,8 +34,8 @@ def batches(many: bool) -> Callable[[], Tensor]:
 
 
 def worker(name: str, steps: int) -> None:
+    from sottovoce.core.registry import STUDENTS
     from sottovoce.encoder import Encoder, product
-    from sottovoce.registry import STUDENTS
     from sottovoce.train.recipe import load_recipe
 
     torch.set_num_threads(1)
@@ -59,7 +59,7 @@ def main() -> None:
         worker(options.worker, options.steps)
         return
     found = turns.in_turns(WORKERS, options.rounds)
-    from sottovoce import ledger
+    from sottovoce.core import ledger
 
     ratio = {
         sizes: round(

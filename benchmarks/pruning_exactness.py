@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from sottovoce import ledger
+from sottovoce.core import ledger
 from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, FrontendConfig, LayerConfig, PositionConfig, RelativeConfig
 from sottovoce.pruning import KINDS, Budget, BudgetConfig, GatedEncoder, encoder_cost, hit, total
 

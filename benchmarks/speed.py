@@ -25,14 +25,14 @@ import torch
 import torch.nn.functional as F
 
 import sottovoce
-from sottovoce import ledger
 from sottovoce.bench.measure import bench
 from sottovoce.bench.parts import take_apart
 from sottovoce.bench.rounds import median_ms
+from sottovoce.core import ledger
 from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, LayerConfig
-from sottovoce.encoder.packed import PackedLinear
-from sottovoce.export.hf import save_student
-from sottovoce.export.pretrained import save_pretrained
+from sottovoce.hub.pretrained import save_pretrained
+from sottovoce.hub.student import save_student
+from sottovoce.inference.packed import PackedLinear
 from sottovoce.pruning import Budget, BudgetConfig, Gates, encoder_cost, hit, make_plan, narrow, total
 from sottovoce.students.random import Random
 

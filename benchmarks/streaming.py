@@ -24,12 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sottovoce
-from sottovoce import ledger
+from sottovoce.core import ledger
+from sottovoce.core.types import SAMPLE_RATE, Features
 from sottovoce.data.decode import BadAudio, read_audio
 from sottovoce.data.sources import open_source
-from sottovoce.export.hf import Speech
-from sottovoce.streaming.live import Stream
-from sottovoce.types import SAMPLE_RATE, Features
+from sottovoce.hub.student import Speech
+from sottovoce.streaming.stream import Stream
 
 WHAT = "time per chunk and real-time factor of streams, and cosine of their hidden states to those of whole recordings"
 

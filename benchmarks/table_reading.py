@@ -22,7 +22,7 @@ from typing import Any
 
 from scipy import stats
 
-from sottovoce import ledger
+from sottovoce.core import ledger
 
 Pairs = list[tuple[str, str]]
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import sottovoce
 from sottovoce.encoder import EncoderConfig
-from sottovoce.families import load_pretrained
+from sottovoce.hub.pretrained import load_pretrained
 from sottovoce.pruning import encoder_cost, total
 from sottovoce.train import api
 from sottovoce.train.recipe import Recipe, load_recipe

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import sottovoce
-from sottovoce import ledger
-from sottovoce.suite.config import load_suite
-from sottovoce.suite.run import Result
+from sottovoce.core import ledger
+from sottovoce.evaluation.suite.config import load_suite
+from sottovoce.evaluation.suite.run import Result
 
 WITHOUT = ("asr", "sd")
 

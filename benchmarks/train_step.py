@@ -96,7 +96,7 @@ def states(encoder: Any) -> Ask:
 
 def ours(wave: Tensor, sparsity: float, live: bool = False) -> Any:
     """live: units whose gates are closed for good have left student, gates and optimiser."""
-    from sottovoce.encoder.packed import fastest
+    from sottovoce.inference.packed import fastest
     from sottovoce.pruning import lasting, shrink
 
     teacher, gated, budget, _ = build(sparsity)
@@ -111,7 +111,7 @@ def ours(wave: Tensor, sparsity: float, live: bool = False) -> Any:
 def distil(wave: Tensor, sparsity: float, stock: bool = False) -> Any:
     """A step of the second stage: the student cut, no gates. stock: teacher of transformers, and torch's own linear layers."""
     from sottovoce.encoder import product
-    from sottovoce.encoder.packed import fastest
+    from sottovoce.inference.packed import fastest
 
     teacher, gated, _, _ = build(sparsity)
     student, maps = gated.cut(), heads()
@@ -203,7 +203,7 @@ def main() -> None:
         worker(options.worker, options.steps, options.threads, options.sparsity)
         return
     found = turns.in_turns(WORKERS, options.rounds)
-    from sottovoce import ledger
+    from sottovoce.core import ledger
 
     took = {name: row["median"] for name, row in found.items()}
     whole = {

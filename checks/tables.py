@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from sottovoce.core.registry import FAMILIES
 from sottovoce.pruning import encoder_cost, load_latency, total
-from sottovoce.registry import FAMILIES
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}

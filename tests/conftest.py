@@ -13,7 +13,7 @@ import torch
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test uses the network
 
 from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, FrontendConfig, LayerConfig, PositionConfig
-from sottovoce.export.pretrained import save_pretrained
+from sottovoce.hub.pretrained import save_pretrained
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from train_step import gates as late_gates
 
-from sottovoce import ledger
+from sottovoce.core import ledger
+from sottovoce.core.types import Batch
 from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.objectives import Shape
 from sottovoce.objectives.layer_to_layer import LayerToLayer
@@ -36,7 +37,6 @@ from sottovoce.pruning import Budget, BudgetConfig, GatedEncoder, Lagrangian, en
 from sottovoce.students.random import Random
 from sottovoce.train import optim
 from sottovoce.train.recipe import Stage
-from sottovoce.types import Batch
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12}  # dense bfloat16 FLOP/s, from the makers' data sheets
 SCHEDULE = {"step 1": 50_000, "step 2": 25_000}

@@ -11,25 +11,25 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .export import auto
+from sottovoce.hub import auto
 
 if TYPE_CHECKING:
-    from .export.api import export as export
-    from .export.hf import load as load
-    from .streaming.live import stream as stream
-    from .suite.run import evaluate as evaluate
-    from .train.api import compress as compress
-    from .train.api import pretrain as pretrain
+    from sottovoce.evaluation.suite.run import evaluate as evaluate
+    from sottovoce.export.api import export as export
+    from sottovoce.hub.student import load as load
+    from sottovoce.streaming.stream import stream as stream
+    from sottovoce.train.api import compress as compress
+    from sottovoce.train.api import pretrain as pretrain
 
     __version__: str
 
 # public name -> where it is; sub-packages shadow names, so none of these may be called like one (`export` is, and can be called itself)
 _LAZY = {
-    "evaluate": "sottovoce.suite.run:evaluate",
-    "load": "sottovoce.export.hf:load",
+    "evaluate": "sottovoce.evaluation.suite.run:evaluate",
+    "load": "sottovoce.hub.student:load",
     "compress": "sottovoce.train.api:compress",
     "pretrain": "sottovoce.train.api:pretrain",
-    "stream": "sottovoce.streaming.live:stream",
+    "stream": "sottovoce.streaming.stream:stream",
 }
 
 __all__ = ["__version__", "compress", "evaluate", "export", "load", "pretrain", "stream"]

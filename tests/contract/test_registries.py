@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from sottovoce.config import plain
+from sottovoce.core.config import plain
+from sottovoce.core.registry import FAMILIES, OBJECTIVES, STUDENTS, TASKS, Registry
+from sottovoce.core.types import Batch, Features
 from sottovoce.data import open_source
 from sottovoce.encoder import Encoder
-from sottovoce.families import Pretrained
+from sottovoce.evaluation.features.store import FeatureStore
+from sottovoce.evaluation.kinds.task import Bench
+from sottovoce.evaluation.subjects.sources import open_subject
+from sottovoce.hub.pretrained import Pretrained
 from sottovoce.objectives import Objective, Shape
-from sottovoce.probing.features import FeatureStore
-from sottovoce.probing.sources import open_subject
-from sottovoce.registry import FAMILIES, OBJECTIVES, STUDENTS, TASKS, Registry
-from sottovoce.tasks.base import Bench
-from sottovoce.types import Batch, Features
 from tests.conftest import tiny_shape
 
 ALL = [(registry, name) for registry in (FAMILIES, OBJECTIVES, STUDENTS, TASKS) for name in registry.names()]

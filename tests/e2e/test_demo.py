@@ -12,8 +12,7 @@ import pytest
 import torch
 from transformers import HubertModel
 
-from sottovoce.families import load_pretrained
-from sottovoce.families.load import DEMO
+from sottovoce.hub.pretrained import DEMO, load_pretrained
 
 
 def test_the_teacher_is_small_enough_to_ship_and_loads_in_transformers() -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from sottovoce.encoder import Encoder
-from sottovoce.families import load_pretrained
+from sottovoce.hub.pretrained import load_pretrained
 
 torch.set_num_threads(1)
 

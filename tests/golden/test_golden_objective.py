@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sottovoce.core.types import Batch, Features
 from sottovoce.objectives import Shape
 from sottovoce.objectives.layer_to_layer import LayerToLayer
-from sottovoce.types import Batch, Features
 
 DATA = Path(__file__).parent / "data"
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sottovoce.encoder import Encoder
-from sottovoce.families.load import load_pretrained
+from sottovoce.hub.pretrained import load_pretrained
 from sottovoce.pruning import GatedEncoder, Gates, Lagrangian, encoder_cost, total
 
 DATA = Path(__file__).parent / "data"

@@ -10,9 +10,9 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
+from sottovoce.core.types import SAMPLE_RATE, Features
 from sottovoce.data import Recording
-from sottovoce.probing.subject import Subject
-from sottovoce.types import SAMPLE_RATE, Features
+from sottovoce.evaluation.subjects.subject import Subject
 
 HOP = 320  # samples in a frame
 SYMBOLS = 40  # more would need finer levels

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sottovoce.core.types import Batch
 from sottovoce.data.augment import Augment, recolour
 from sottovoce.encoder import Encoder
 from sottovoce.objectives import Shape
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Masking, load_recipe
-from sottovoce.types import Batch
 from tests.conftest import tiny_shape
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sottovoce.probing.beam import beam_search
+from sottovoce.evaluation.heads.beam import beam_search
 
 CPU = torch.device("cpu")
 END, START = 0, 1

@@ -19,7 +19,7 @@ from sottovoce.bench.rounds import in_turns, interval, median, percentile
 from sottovoce.bench.runtimes import RUNTIMES, Unavailable
 from sottovoce.bench.worker import Worker
 from sottovoce.encoder import Encoder
-from sottovoce.export.hf import save_student
+from sottovoce.hub.student import save_student
 from sottovoce.report.check import problems
 from tests.conftest import tiny_shape
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from sottovoce.probing.bootstrap import MIN_GROUPS, interval, ratio
+from sottovoce.evaluation.statistics.bootstrap import MIN_GROUPS, interval, ratio
 
 
 def test_ratio_is_a_rate_in_percent() -> None:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sottovoce.core.types import Batch, Features, Loss
 from sottovoce.objectives import Shape, contrast
 from sottovoce.objectives.colld import Colld
-from sottovoce.types import Batch, Features, Loss
 
 ROWS, FRAMES, DIM = 2, 9, 8
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sottovoce.config import ConfigError, build, overlay, override, plain, read_yaml
+from sottovoce.core.config import ConfigError, build, overlay, override, plain, read_yaml
 from sottovoce.train.recipe import Recipe, load_recipe
 
 

@@ -16,13 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sottovoce.core.registry import FAMILIES
 from sottovoce.encoder import DistanceConfig, Encoder, EncoderConfig, FbankConfig, FrontendConfig, LayerConfig, PositionConfig
 from sottovoce.encoder.config import ConvConfig
 from sottovoce.encoder.distance import KeyDistance, Rotary, SinusoidDistance, shared_table
-from sottovoce.encoder.filterbank import Fbank
-from sottovoce.export.pretrained import save_pretrained
-from sottovoce.families import load_pretrained
-from sottovoce.registry import FAMILIES
+from sottovoce.encoder.kaldi_fbank import Fbank
+from sottovoce.hub.pretrained import load_pretrained, save_pretrained
 
 from .test_families import BATCH, difference, edit, speech
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from sottovoce.core.registry import CORPORA
 from sottovoce.data import DataConfig, Recording, Recordings, open_data, open_source, read_audio, scan, turns_of
 from sottovoce.data.labels import read_rttm
 from sottovoce.data.sources import read_folder
-from sottovoce.registry import CORPORA
 
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 

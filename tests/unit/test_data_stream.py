@@ -14,12 +14,12 @@ import pytest
 import soundfile
 import torch
 
-from sottovoce.config import build
+from sottovoce.core.config import build
+from sottovoce.core.types import Batch
 from sottovoce.data import Data, DataConfig, Recording, Utterance, open_data
 from sottovoce.data.batches import Plan, bucket, rng
 from sottovoce.data.scan import hold_out, scan, select, split
 from sottovoce.data.stream import SkipLog, Stream, decode
-from sottovoce.types import Batch
 
 CONFIG = DataConfig(seconds_per_batch=8.0, min_seconds=0.5, max_seconds=3.0, workers=0)
 

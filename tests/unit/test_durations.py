@@ -82,7 +82,7 @@ def test_files_that_are_not_there_are_left_out_unopened(recordings: Recordings, 
 
 
 def test_one_setting_says_where_everything_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sottovoce.probing.features import FeatureStore
+    from sottovoce.evaluation.features.store import FeatureStore
 
     for name in ("SOTTOVOCE_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

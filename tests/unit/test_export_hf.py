@@ -32,10 +32,10 @@ from sottovoce.encoder import (
     RelativeConfig,
     normalize,
 )
-from sottovoce.export import store
-from sottovoce.export.bundle import remote_code
-from sottovoce.export.hf import Card, save_student
-from sottovoce.export.modeling import SottovoceModel
+from sottovoce.hub import folder as store
+from sottovoce.hub.modeling import SottovoceModel
+from sottovoce.hub.source_code import remote_code
+from sottovoce.hub.student import Card, save_student
 
 CONVS = (ConvConfig(6, 10, 5), ConvConfig(5, 3, 2), ConvConfig(7, 3, 2))
 
@@ -170,7 +170,7 @@ def test_loading_is_exact_and_says_what_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "ratio"), [("wavlm-cut-heads", 20), ("w2v-bert", 320), ("conformer", 20)])
 @torch.no_grad()
 def test_a_model_without_weights_starts_finite(name: str, ratio: int) -> None:
-    from sottovoce.export.configuration import SottovoceConfig
+    from sottovoce.hub.configuration import SottovoceConfig
 
     model = SottovoceModel(SottovoceConfig(encoder=SHAPES[name].to_dict())).eval()
     assert model(waves()).last_hidden_state.isfinite().all()
@@ -302,7 +302,7 @@ def test_import_is_cheap_and_registers_when_transformers_comes(tmp_path: Path) -
         "from transformers import PreTrainedModel, AutoConfig\n"  # this order imports AutoConfig half-way through PreTrainedModel
         f"assert AutoConfig.from_pretrained({folder!r}).hidden_size == 16\n"
         "from transformers import AutoModel\n"
-        f"assert type(AutoModel.from_pretrained({folder!r})).__module__ == 'sottovoce.export.modeling'\n"
+        f"assert type(AutoModel.from_pretrained({folder!r})).__module__ == 'sottovoce.hub.modeling'\n"
         "from transformers.models.auto import modeling_auto\n"
         "assert 'AutoModel' in inspect.getsource(modeling_auto)\n"  # the hook left the module's loader as it was
     )
@@ -313,13 +313,13 @@ def test_registers_at_once_after_transformers(tmp_path: Path) -> None:
     code = (
         "from transformers import AutoModel\n"
         "import sottovoce\n"
-        f"assert type(AutoModel.from_pretrained({str(save(tmp_path))!r})).__module__ == 'sottovoce.export.modeling'\n"
+        f"assert type(AutoModel.from_pretrained({str(save(tmp_path))!r})).__module__ == 'sottovoce.hub.modeling'\n"
     )
     run(code)
 
 
 def test_a_failing_registration_only_warns(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sottovoce.export import auto
+    from sottovoce.hub import auto
 
     def fail() -> None:
         raise ImportError("another transformers")
@@ -393,7 +393,7 @@ def test_a_kill_leaves_the_old_student_whole(step: str, tmp_path: Path, monkeypa
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    target = {"write": "safetensors.torch.save_file", "flush": "sottovoce.export.store._flush", "rename": "os.rename"}[step]
+    target = {"write": "safetensors.torch.save_file", "flush": "sottovoce.hub.folder._flush", "rename": "os.rename"}[step]
     with monkeypatch.context() as patch:
         patch.setattr(target, die)
         patch.setattr(store.shutil, "rmtree", lambda *_, **__: None)  # killed, so nobody tidies up

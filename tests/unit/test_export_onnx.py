@@ -22,16 +22,16 @@ from torch import Tensor
 
 import sottovoce
 from sottovoce import cli
+from sottovoce.core.types import Batch
 from sottovoce.encoder import Encoder, EncoderConfig, PositionConfig
-from sottovoce.encoder.filterbank import Fbank
+from sottovoce.encoder.kaldi_fbank import Fbank
+from sottovoce.evaluation.subjects.onnx_file import RuntimeEncoder
+from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.export import api, audio, check, half, proto, quantize
 from sottovoce.export import onnx as export_onnx
 from sottovoce.export.check import View
 from sottovoce.export.graph import ALL, Graph, PlainFbank
-from sottovoce.families import load_pretrained
-from sottovoce.probing.runtime import RuntimeEncoder
-from sottovoce.probing.sources import open_subject
-from sottovoce.types import Batch
+from sottovoce.hub.pretrained import load_pretrained
 
 from .test_export_hf import HUBERT, SHAPES, W2V_BERT, encoder, waves
 
@@ -428,7 +428,7 @@ def test_the_example_needs_no_torch(tmp_path: Path) -> None:
 
 
 def test_teachers_that_run_inside_transformers_are_not_exported() -> None:
-    from sottovoce.families import Pretrained
+    from sottovoce.hub.pretrained import Pretrained
 
     stranger = Pretrained(torch.nn.Linear(1, 1), None, "generic", False, "who", hf_config={"model_type": "whisper"})
     with pytest.raises(ValueError, match="'whisper' runs inside transformers"):

@@ -14,11 +14,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sottovoce.core.registry import FAMILIES
 from sottovoce.encoder import Encoder, normalize
-from sottovoce.families import Family, Pretrained, load_pretrained
+from sottovoce.families import Family
 from sottovoce.families.base import fold_weight_norm
 from sottovoce.families.generic import GenericEncoder, load_generic
-from sottovoce.registry import FAMILIES
+from sottovoce.hub.pretrained import Pretrained, load_pretrained
 
 torch.set_num_threads(1)
 
@@ -360,10 +361,10 @@ def test_places_without_a_model(folder: Path, tmp_path: Path, monkeypatch: pytes
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json cannot be read"):
         load_pretrained(folder)
-    monkeypatch.setattr("sottovoce.families.load.DEMO", tmp_path / "empty")
+    monkeypatch.setattr("sottovoce.hub.pretrained.DEMO", tmp_path / "empty")
     with pytest.raises(ValueError, match="without the demo teacher"):
         load_pretrained("demo")
-    monkeypatch.setattr("sottovoce.families.load.DEMO", save(tiny("hubert"), tmp_path / "demo"))
+    monkeypatch.setattr("sottovoce.hub.pretrained.DEMO", save(tiny("hubert"), tmp_path / "demo"))
     assert load_pretrained("demo").source == "demo"
 
 

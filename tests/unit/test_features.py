@@ -14,15 +14,15 @@ import pytest
 import soundfile
 import torch
 
+from sottovoce.core.types import Batch
 from sottovoce.data import Recording, open_source
 from sottovoce.data.mixtures import Mixture, Part
-from sottovoce.probing import features as module
-from sottovoce.probing.bank import ROWS
-from sottovoce.probing.features import FeatureStore, moments
-from sottovoce.probing.pieces import Piece
-from sottovoce.probing.sources import open_subject
-from sottovoce.probing.subject import Subject
-from sottovoce.types import Batch
+from sottovoce.evaluation.features import store as module
+from sottovoce.evaluation.features.bank import ROWS
+from sottovoce.evaluation.features.pieces import Piece
+from sottovoce.evaluation.features.store import FeatureStore, moments
+from sottovoce.evaluation.subjects.sources import open_subject
+from sottovoce.evaluation.subjects.subject import Subject
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ class TestKeys:
             raise BadAudio("permission denied")
 
         with monkeypatch.context() as patch:
-            patch.setattr("sottovoce.probing.pieces.read_audio", refuse)
+            patch.setattr("sottovoce.evaluation.features.pieces.read_audio", refuse)
             for _ in range(2):
                 found = FeatureStore(tmp_path).get(subject, pieces[:3], "pooled")
                 assert [row["reason"] for row in found.skipped] == ["permission denied"] * 3

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sottovoce.core.types import Batch, Features
 from sottovoce.data.corrupt import add_noise, impulse_responses, reverberate
 from sottovoce.encoder import Encoder
 from sottovoce.tasks import fidelity
 from sottovoce.tasks.fidelity import Fidelity, linear_cka
-from sottovoce.types import Batch, Features
 from tests.conftest import tiny_shape
 
 

@@ -15,23 +15,23 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from sottovoce import ledger
+from sottovoce.core import ledger
+from sottovoce.core.types import Features
 from sottovoce.data import Recording, Recordings
 from sottovoce.encoder import Encoder
-from sottovoce.probing import decoder
-from sottovoce.probing.features import FeatureStore
-from sottovoce.probing.probe import Training, Trial
-from sottovoce.probing.sources import open_subject
-from sottovoce.probing.subject import Subject
-from sottovoce.probing.tuning import Speech, Tuned, Tuning, silenced, tune
+from sottovoce.evaluation.features.store import FeatureStore
+from sottovoce.evaluation.heads import decoder
+from sottovoce.evaluation.heads.probe import Training, Trial
+from sottovoce.evaluation.heads.tuning import Speech, Tuned, Tuning, silenced, tune
+from sottovoce.evaluation.kinds.learned import Fold, LearnedTask
+from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.subjects.sources import open_subject
+from sottovoce.evaluation.subjects.subject import Subject
+from sottovoce.evaluation.suite.run import evaluate
 from sottovoce.report.check import problems
-from sottovoce.suite.run import evaluate
-from sottovoce.tasks.base import Bench, Outcome
 from sottovoce.tasks.finetune_asr import MultilingualRecognition
 from sottovoce.tasks.finetune_st import FineTunedTranslation
-from sottovoce.tasks.learned import Fold, LearnedTask
 from sottovoce.tasks.st import IGNORED, SpeechTranslation, Translating, padded
-from sottovoce.types import Features
 from tests.conftest import tiny_shape
 from tests.unit.probing_helpers import SYMBOLS, Levels, gpt, levels_subject, recording
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from sottovoce import ledger
+from sottovoce.core import ledger
 from sottovoce.report.check import problems
 from tests.ledger_records import MODELS, TASKS, evaluation, run_record
 

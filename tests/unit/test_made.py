@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from sottovoce.data import Recording
-from sottovoce.probing.features import FeatureStore
-from sottovoce.probing.made import MadeAudio
-from sottovoce.probing.pieces import Piece
-from sottovoce.probing.sources import open_subject
+from sottovoce.evaluation.features.generated import MadeAudio
+from sottovoce.evaluation.features.pieces import Piece
+from sottovoce.evaluation.features.store import FeatureStore
+from sottovoce.evaluation.subjects.sources import open_subject
 
 
 @dataclass

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from sottovoce.probing import metrics
+from sottovoce.evaluation.statistics import metrics
 
 
 def test_errors_are_counted_beside_what_they_are_counted_in() -> None:

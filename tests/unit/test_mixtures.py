@@ -12,7 +12,7 @@ import soundfile
 
 from sottovoce.data import Recording, Recordings, read_audio, turns_of
 from sottovoce.data.mixtures import LEVEL, MixtureConfig, mixtures, speech
-from sottovoce.probing.features import Piece
+from sottovoce.evaluation.features.store import Piece
 
 RATE = 16_000
 

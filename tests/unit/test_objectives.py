@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sottovoce.core.registry import OBJECTIVES
+from sottovoce.core.types import Batch, Features, Loss
 from sottovoce.encoder import Encoder
 from sottovoce.objectives import Shape
 from sottovoce.objectives.base import layer_index
 from sottovoce.objectives.layer_to_layer import LayerToLayer
 from sottovoce.objectives.masked_prediction import MaskedPrediction
-from sottovoce.registry import OBJECTIVES
-from sottovoce.types import Batch, Features, Loss
 from tests.conftest import tiny_shape
 
 

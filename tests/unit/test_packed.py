@@ -21,8 +21,8 @@ from sottovoce.encoder import (
     PositionConfig,
     RelativeConfig,
 )
-from sottovoce.encoder import packed as packed_module
-from sottovoce.encoder.packed import can_pack, fastest, pack
+from sottovoce.inference import packed as packed_module
+from sottovoce.inference.packed import can_pack, fastest, pack
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="needs oneDNN")
 

@@ -11,13 +11,13 @@ import soundfile
 import torch
 from transformers import SeamlessM4TFeatureExtractor
 
+from sottovoce.core.types import Batch
 from sottovoce.data import open_source
 from sottovoce.encoder import Encoder
-from sottovoce.probing.controls import CONTROLS
-from sottovoce.probing.features import INDEX, ROWS, FeatureStore, Piece, encode
-from sottovoce.probing.probe import Examples, Training, WeightedSum, batches, fit, sweep, without_denormals
-from sottovoce.probing.sources import open_subject
-from sottovoce.types import Batch
+from sottovoce.evaluation.features.store import INDEX, ROWS, FeatureStore, Piece, encode
+from sottovoce.evaluation.heads.probe import Examples, Training, WeightedSum, batches, fit, sweep, without_denormals
+from sottovoce.evaluation.subjects.controls import CONTROLS
+from sottovoce.evaluation.subjects.sources import open_subject
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ class TestSubject:
             open_subject(f"untrained:{teacher_folder}#x")
 
     def test_a_changed_weight_is_another_fingerprint(self, teacher_folder: Path) -> None:
-        from sottovoce.probing.sources import fingerprint
+        from sottovoce.evaluation.subjects.sources import fingerprint
 
         subject = open_subject(str(teacher_folder))
         assert isinstance(subject.encoder, Encoder)

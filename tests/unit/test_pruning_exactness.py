@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sottovoce.core.types import Features
 from sottovoce.encoder import Encoder
 from sottovoce.encoder.modules import LayerNorm
 from sottovoce.pruning import (
@@ -23,7 +24,6 @@ from sottovoce.pruning import (
     prepare,
     total,
 )
-from sottovoce.types import Features
 
 from .test_pruning_styles import CASES, STYLES, all_units, make, waves
 

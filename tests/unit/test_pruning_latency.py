@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from sottovoce import ledger
 from sottovoce.bench import fit
 from sottovoce.bench.parts import Timeable, front, grid
+from sottovoce.core import ledger
 from sottovoce.encoder import Encoder, EncoderConfig, FbankConfig, FrontendConfig, LayerConfig, PositionConfig
 from sottovoce.pruning import (
     Budget,

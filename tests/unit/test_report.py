@@ -15,11 +15,13 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
-from sottovoce.registry import TASKS
-from sottovoce.report import bars, board, looks, page, pareto, probes, speed, table, words
+from sottovoce.core.registry import TASKS
+from sottovoce.report import bars, board, page, pareto, probes, speed, table
+from sottovoce.report import style as looks
+from sottovoce.report import text as words
 from sottovoce.report.collect import Evaluation, gather
+from sottovoce.report.composition import picture
 from sottovoce.report.figure import Chart
-from sottovoce.report.kept import picture
 from tests.ledger_records import MODELS, evaluation, header, run_record, write_all, write_run
 
 

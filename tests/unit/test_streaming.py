@@ -14,10 +14,10 @@ from torch import Tensor, nn
 import sottovoce
 from sottovoce.encoder import DistanceConfig, Encoder, EncoderConfig, FbankConfig, FrontendConfig, LayerConfig, PositionConfig
 from sottovoce.encoder.attention import Attention
-from sottovoce.export.hf import Speech
-from sottovoce.export.space import TeacherSpace
-from sottovoce.streaming.sight import Piece
-from sottovoce.streaming.whole import limited
+from sottovoce.hub.student import Speech
+from sottovoce.hub.teacher_space import TeacherSpace
+from sottovoce.streaming.layers import Piece
+from sottovoce.streaming.one_pass import limited
 
 from . import test_pruning_styles as styles
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from sottovoce.core.registry import STUDENTS
 from sottovoce.encoder import Encoder
-from sottovoce.families import Pretrained
-from sottovoce.registry import STUDENTS
+from sottovoce.hub.pretrained import Pretrained
 from sottovoce.students.layers import chosen
 from tests.conftest import tiny_shape
 

@@ -11,13 +11,14 @@ import pytest
 import soundfile
 
 import sottovoce
-from sottovoce import ledger, recipes
-from sottovoce.config import ConfigError
+from sottovoce import recipes
+from sottovoce.core import ledger
+from sottovoce.core.config import ConfigError
+from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording, Recordings
-from sottovoce.registry import TASKS
-from sottovoce.suite.config import load_suite, single
-from sottovoce.suite.pairs import fingerprint
-from sottovoce.suite.run import Unmeasured, evaluate
+from sottovoce.evaluation.suite.config import load_suite, single
+from sottovoce.evaluation.suite.pairs import fingerprint
+from sottovoce.evaluation.suite.run import Unmeasured, evaluate
 
 QUICK = "{lrs: [1e-2], steps: 20, batch: 8, evaluate_every: 10, standardize: true}"
 

@@ -13,13 +13,13 @@ import soundfile
 import torch
 
 from sottovoce.data import Recording, Recordings
-from sottovoce.probing.features import FeatureStore
-from sottovoce.probing.probe import Training
-from sottovoce.probing.sources import open_subject
+from sottovoce.evaluation.features.store import FeatureStore
+from sottovoce.evaluation.heads.probe import Training
+from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.kinds.verification import make_trials
+from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.tasks.asv import CONTEXT, SpeakerVerification, XVector, additive_margin_loss
 from sottovoce.tasks.asv_cosine import CosineVerification, Whitening
-from sottovoce.tasks.base import Bench, Outcome
-from sottovoce.tasks.verification import make_trials
 
 RATE = 16_000
 LIBRISPEECH = "^[^-]*-[^-]*"

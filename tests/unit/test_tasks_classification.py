@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording, Recordings
-from sottovoce.probing.features import FeatureStore
-from sottovoce.probing.probe import Training
-from sottovoce.probing.sources import open_subject
-from sottovoce.registry import TASKS
-from sottovoce.tasks.base import Bench, Outcome
+from sottovoce.evaluation.features.store import FeatureStore
+from sottovoce.evaluation.heads.probe import Training
+from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.subjects.sources import open_subject
 
 FAST = Training(lrs=(1e-2, 3e-2), steps=120, batch=16, evaluate_every=20, patience=6, standardize=True)
 PITCHES = (200, 400, 800, 1600)

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from sottovoce.config import ConfigError, build
+from sottovoce.core.config import ConfigError, build
 from sottovoce.data import Recording, Recordings, espeak
 from sottovoce.data.phones import phones
-from sottovoce.probing.features import FeatureStore
-from sottovoce.probing.probe import Training
+from sottovoce.evaluation.features.store import FeatureStore
+from sottovoce.evaluation.heads.probe import Training
+from sottovoce.evaluation.kinds.ctc import BLSTM, Linear, Masks, ctc_loss, greedy, normalized, stack, stretches
+from sottovoce.evaluation.kinds.probing import ProbeTask, Unusable
+from sottovoce.evaluation.kinds.task import Bench, Outcome
 from sottovoce.tasks.asr import SpeechRecognition
-from sottovoce.tasks.base import Bench, Outcome
-from sottovoce.tasks.ctc import BLSTM, Linear, Masks, ctc_loss, greedy, normalized, stack, stretches
 from sottovoce.tasks.pr import PhoneRecognition
-from sottovoce.tasks.probe import ProbeTask, Unusable
 from sottovoce.tasks.sf import Request, SlotFilling, read_slots, slots_in, tagged
 from tests.unit.probing_helpers import levels_subject, recording
 

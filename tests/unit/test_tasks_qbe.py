@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from sottovoce.data import Recording, Recordings
-from sottovoce.probing.features import FeatureStore
-from sottovoce.probing.sources import open_subject
-from sottovoce.tasks.base import Bench, Outcome
+from sottovoce.evaluation.features.store import FeatureStore
+from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.tasks.qbe import QueryByExample, warp
 
 RATE = 16_000

@@ -14,10 +14,10 @@ import torch
 
 from sottovoce.data import Recording, Recordings
 from sottovoce.data.mixtures import MixtureConfig
-from sottovoce.probing.features import FeatureStore
-from sottovoce.probing.probe import Training
-from sottovoce.probing.sources import open_subject
-from sottovoce.tasks.base import Bench, Outcome
+from sottovoce.evaluation.features.store import FeatureStore
+from sottovoce.evaluation.heads.probe import Training
+from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.tasks.sd import SpeakerDiarization, decide, fitted, frame_labels, permutation_free_loss
 
 RATE = 16_000
@@ -123,7 +123,7 @@ def test_long_recordings_are_cut_and_their_turns_with_them() -> None:
     splits, _ = task.items(Recordings([item, replace(item, id="y", fields={**item.fields, "split": "test"})]))
     assert [(each.piece.start, each.piece.seconds) for each in splits["train"]] == [(0.0, 10.0), (10.0, 10.0)]
     assert [(each.piece.start, each.piece.seconds) for each in splits["test"]] == [(0.0, None)]
-    from sottovoce.tasks.probe import Fold
+    from sottovoce.evaluation.kinds.probing import Fold
 
     labels = [each.target[0] for each in task.prepare(Fold(splits["train"], [], splits["test"])).train]
     assert labels[0].sum(0).tolist() == [100, 0]
@@ -172,7 +172,7 @@ def test_the_interval_draws_speakers() -> None:
     hard = random.integers(0, 80, 10)
     errors = [sum(hard[int(name[1:])] for name in pair.split()) for pair in pairs]
     rows = np.column_stack([errors, np.full(40, 400)]).astype(float)
-    from sottovoce.probing.bootstrap import interval, ratio
+    from sottovoce.evaluation.statistics.bootstrap import interval, ratio
 
     (found,) = task.measures([rows], pairs)
     low, high = interval(rows, ratio, pairs)

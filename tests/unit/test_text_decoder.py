@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from sottovoce.probing.decoder import Adapter, Decoder, PretrainedDecoder
-from sottovoce.probing.units import Characters, Pretrained, SubWords
+from sottovoce.evaluation.heads.decoder import Adapter, Decoder, PretrainedDecoder
+from sottovoce.evaluation.heads.text_units import Characters, Pretrained, SubWords
 from tests.unit.probing_helpers import gpt
 
 TEXTS = ["le chat dort.", "le chien  voit\tle chat", "Où est-ce que l'été dort ?", "ça va, œuf"]

@@ -18,14 +18,14 @@ import yaml
 from safetensors.torch import load_file
 
 import sottovoce
-from sottovoce.config import Component
+from sottovoce.core.config import Component
+from sottovoce.core.types import Batch, Features
 from sottovoce.encoder import Encoder
 from sottovoce.objectives import Shape
 from sottovoce.objectives.colld import Colld
 from sottovoce.train import api, optim
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Masking, Stage, load_recipe
-from sottovoce.types import Batch, Features
 from tests.conftest import tiny_shape
 
 FAST = ["data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2", "data.workers=0", "precision=fp32"]
@@ -315,8 +315,8 @@ def test_any_other_transformers_model_can_teach_a_student_of_another_design(spee
 
 @pytest.mark.parametrize("family", ["wav2vec2_bert", "wav2vec2_conformer"])
 def test_conformers_are_compressed_like_the_others(family: str, speech_folder: Path, tmp_path: Path) -> None:
-    from sottovoce.export.pretrained import save_pretrained
-    from sottovoce.registry import FAMILIES
+    from sottovoce.core.registry import FAMILIES
+    from sottovoce.hub.pretrained import save_pretrained
 
     shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "conv_dim": [12] * 7}
     config = FAMILIES.get(family)().encoder_config({**shape, "conv_depthwise_kernel_size": 5})

@@ -14,13 +14,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sottovoce import ledger
 from sottovoce.bench.parts import Timeable, front, grid, take_apart
 from sottovoce.bench.rounds import Clock, median_ms
+from sottovoce.core import ledger
+from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import Encoder, EncoderConfig, LayerConfig, PositionConfig
-from sottovoce.encoder.packed import fastest
+from sottovoce.inference.packed import fastest
 from sottovoce.pruning.latency import KIND, TERMS, LatencyModel, from_record
-from sottovoce.types import SAMPLE_RATE
 
 Say = Callable[[str], None]
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import (
     ConvConfig,
     ConvolutionConfig,
@@ -25,9 +26,8 @@ from sottovoce.encoder import (
     PositionConfig,
     RelativeConfig,
 )
-from sottovoce.encoder.packed import PackedFrontend, fastest
+from sottovoce.inference.packed import PackedFrontend, fastest
 from sottovoce.pruning.latency import Part, encoder_parts
-from sottovoce.types import SAMPLE_RATE
 
 STEPS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))  # kernels and strides of wav2vec 2.0 and its kin
 FIXED = FrontendConfig((), fbank=FbankConfig())  # for what stands behind the front end

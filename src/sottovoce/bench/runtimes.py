@@ -39,7 +39,7 @@ def eager(source: str, threads: int) -> Forward:
     """Our encoder, as `sottovoce.load` runs it."""
     import torch
 
-    from sottovoce.families import load_pretrained
+    from sottovoce.hub.pretrained import load_pretrained
 
     torch.set_num_threads(threads)
     encoder = load_pretrained(source).encoder.requires_grad_(False)
@@ -51,8 +51,8 @@ def packed(source: str, threads: int) -> Forward:
     import torch
 
     from sottovoce.encoder import Encoder
-    from sottovoce.encoder.packed import pack
-    from sottovoce.families import load_pretrained
+    from sottovoce.hub.pretrained import load_pretrained
+    from sottovoce.inference.packed import pack
 
     torch.set_num_threads(threads)
     encoder = load_pretrained(source).encoder
@@ -66,7 +66,7 @@ def compiled(source: str, threads: int) -> Forward:
     """The same after torch.compile, for clips of any length."""
     import torch
 
-    from sottovoce.families import load_pretrained
+    from sottovoce.hub.pretrained import load_pretrained
 
     torch.set_num_threads(threads)
     run = torch.compile(load_pretrained(source).encoder.requires_grad_(False), dynamic=True)
@@ -77,7 +77,7 @@ def stock(source: str, scratch: Path) -> str:
     """Where transformers finds the model. Unavailable for students, which none of its classes can hold."""
     from transformers import AutoConfig
 
-    from sottovoce.families.load import DEMO
+    from sottovoce.hub.pretrained import DEMO
 
     at = str(DEMO) if source == "demo" else source
     try:

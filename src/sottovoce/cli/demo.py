@@ -22,6 +22,6 @@ def demo(
 
         sottovoce demo --out students/demo
     """
-    from sottovoce.demo import main as run_demo
+    from sottovoce.train.demonstration import main as run_demo
 
     run_demo(out, steps, fresh)

@@ -53,7 +53,7 @@ def evaluate(
     Each pair of model and task becomes a line of `records.jsonl`, which `sottovoce report` draws. A pair that fails does not end the
     others. KEY=VALUE overrides any field of the task file, or of the single task, e.g. training.lrs=[1e-3,3e-3].
     """
-    from sottovoce.suite.run import evaluate as run
+    from sottovoce.evaluation.suite.run import evaluate as run
 
     overrides = [text for text in models if "=" in text and not Path(text).exists()]
     run(

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.corrupt import add_noise, as_loud, valid_samples, voices
-from sottovoce.types import SAMPLE_RATE
 
 BANDS = 10  # control points of a random equaliser, equally spaced in log frequency from 60 Hz up
 FADE = 0.02  # seconds, between two colours

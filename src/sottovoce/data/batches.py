@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.config import DataConfig
 from sottovoce.data.scan import Utterance
-from sottovoce.types import SAMPLE_RATE
 
 NOISE = 0.05  # lengths are sorted after a random change of up to this share: other neighbours in every epoch, little cropped away
 SPREAD = 0.2

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sottovoce.types import SAMPLE_RATE
+from sottovoce.core.types import SAMPLE_RATE
 
 
 @dataclass(frozen=True)

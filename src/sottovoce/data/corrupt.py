@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sottovoce.types import SAMPLE_RATE
+from sottovoce.core.types import SAMPLE_RATE
 
 NOISES = ("white", "pink", "babble")
 TALKERS = 4  # voices that make babble

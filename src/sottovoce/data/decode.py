@@ -12,8 +12,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.recording import Recording, Samples
-from sottovoce.types import SAMPLE_RATE
 
 RATES = (1_000, 400_000)  # Hz; outside, the header is wrong
 LONGEST = 30 * 24 * 3600  # seconds; a longer claim is a header that does not know (a stream)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.augment import colours, equalize
 from sottovoce.data.corrupt import add_noise, as_loud, reverberate
 from sottovoce.data.decode import read_audio
 from sottovoce.data.draw import draw
 from sottovoce.data.recording import Recording, Recordings, Samples, file_state
-from sottovoce.types import SAMPLE_RATE
 
 MADE_AS = 1  # counts up when the same settings begin to sound different
 

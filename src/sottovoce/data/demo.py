@@ -13,11 +13,11 @@ import numpy as np
 import soundfile
 import soxr
 
+from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data import espeak
 from sottovoce.data.cache import cache_home
 from sottovoce.data.demo_words import WORDS
 from sottovoce.data.recording import Samples
-from sottovoce.types import SAMPLE_RATE
 
 VERSION = 1  # of the cached demo; raise it when the audio changes
 MINUTES = 20.0

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.decode import BadAudio, header_rate
 from sottovoce.data.recording import Recording, Recordings, Skipped
-from sottovoce.types import SAMPLE_RATE
 
 PATHS = ("path", "audio_filepath", "audio_path", "audio")
 STARTS, DURATIONS, CHANNEL = ("start", "offset"), ("duration", "seconds"), "channel"

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from sottovoce.core.registry import suggestion
+from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.config import DataConfig
 from sottovoce.data.decode import BadAudio, header_seconds
 from sottovoce.data.draw import digest
 from sottovoce.data.recording import Recording, Skipped, count_reasons
-from sottovoce.registry import suggestion
-from sottovoce.types import SAMPLE_RATE
 
 Progress = Callable[[int, int], None]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sottovoce.core.registry import CORPORA
 from sottovoce.data.lhotse_sets import read_shar
 from sottovoce.data.manifests import read_json_lines, read_list, read_table
 from sottovoce.data.recording import Recording, Recordings
-from sottovoce.registry import CORPORA
 
 if TYPE_CHECKING:
     from sottovoce.data.corpora.base import Corpus

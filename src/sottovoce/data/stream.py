@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from sottovoce.core.types import SAMPLE_RATE, Batch
 from sottovoce.data.batches import Job, Plan, bucket, make_job
 from sottovoce.data.config import DataConfig
 from sottovoce.data.decode import BadAudio, played, read_audio
 from sottovoce.data.recording import Samples, Skipped, count_reasons
 from sottovoce.data.scan import Utterance
-from sottovoce.types import SAMPLE_RATE, Batch
 
 SLACK = SAMPLE_RATE // 10  # samples by which a duration may be wrong without a second look
 

@@ -1,6 +1,6 @@
 """THE encoder: one module for every teacher and every student, described by data (`EncoderConfig`)."""
 
-from .config import (
+from sottovoce.encoder.config import (
     ConvConfig,
     ConvolutionConfig,
     DistanceConfig,
@@ -12,8 +12,8 @@ from .config import (
     PositionConfig,
     RelativeConfig,
 )
-from .encoder import Encoder
-from .frontend import normalize
+from sottovoce.encoder.encoder import Encoder
+from sottovoce.encoder.frontend import normalize
 
 __all__ = [
     "ConvConfig",

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import EncoderConfig, LayerConfig
-from .distance import KeyDistance, Rotary, SinusoidDistance
-from .modules import Offset
-from .product import Linear
+from sottovoce.encoder.config import EncoderConfig, LayerConfig
+from sottovoce.encoder.distance import KeyDistance, Rotary, SinusoidDistance
+from sottovoce.encoder.modules import Offset
+from sottovoce.encoder.product import Linear
 
 
 class RelativeGate(nn.Module):

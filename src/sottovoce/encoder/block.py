@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .attention import Attention
-from .config import EncoderConfig, LayerConfig
-from .modules import LayerNorm, Offset, activation
-from .product import Linear
+from sottovoce.encoder.attention import Attention
+from sottovoce.encoder.config import EncoderConfig, LayerConfig
+from sottovoce.encoder.modules import LayerNorm, Offset, activation
+from sottovoce.encoder.product import Linear
 
 
 class FeedForward(nn.Module):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import Attention
-from .block import FeedForward
-from .config import EncoderConfig, LayerConfig
-from .modules import FixedNorm, LayerNorm, activation
-from .product import Linear
+from sottovoce.encoder.attention import Attention
+from sottovoce.encoder.block import FeedForward
+from sottovoce.encoder.config import EncoderConfig, LayerConfig
+from sottovoce.encoder.modules import FixedNorm, LayerNorm, activation
+from sottovoce.encoder.product import Linear
 
 
 class Convolution(nn.Module):

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import DistanceConfig
-from .product import Linear
+from sottovoce.encoder.config import DistanceConfig
+from sottovoce.encoder.product import Linear
 
 
 def shared_table(config: DistanceConfig, frames: int, dim: int, like: Tensor) -> Tensor | None:

@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..types import Features
-from .block import TransformerLayer
-from .config import EncoderConfig
-from .conformer import ConformerLayer
-from .distance import KeyDistance, shared_table
-from .frontend import WaveFrontend
-from .modules import LayerNorm
-from .position import ConvPosition, RelativeTable
+from sottovoce.core.types import Features
+from sottovoce.encoder.block import TransformerLayer
+from sottovoce.encoder.config import EncoderConfig
+from sottovoce.encoder.conformer import ConformerLayer
+from sottovoce.encoder.distance import KeyDistance, shared_table
+from sottovoce.encoder.frontend import WaveFrontend
+from sottovoce.encoder.modules import LayerNorm
+from sottovoce.encoder.position import ConvPosition, RelativeTable
 
 LAYERS: dict[str, type[nn.Module]] = {"transformer": TransformerLayer, "conformer": ConformerLayer}
 

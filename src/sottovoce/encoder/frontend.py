@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .config import ConvConfig, FrontendConfig
-from .filterbank import Fbank
-from .modules import ChannelNorm, LayerNorm, activation
-from .product import Conv1d, Linear
+from sottovoce.encoder.config import ConvConfig, FrontendConfig
+from sottovoce.encoder.kaldi_fbank import Fbank
+from sottovoce.encoder.modules import ChannelNorm, LayerNorm, activation
+from sottovoce.encoder.product import Conv1d, Linear
 
 
 class ConvBlock(nn.Module):

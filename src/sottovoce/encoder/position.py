@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import PositionConfig, RelativeConfig
-from .modules import activation
+from sottovoce.encoder.config import PositionConfig, RelativeConfig
+from sottovoce.encoder.modules import activation
 
 
 class ConvPosition(nn.Module):

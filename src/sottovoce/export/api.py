@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..families import load_pretrained
-from ..ledger import dump, write
-from ..probing.sources import open_subject, origin_of
-from ..probing.subject import Subject
-from . import audio, check, executorch, onnx
-from .graph import LAST, Graph
-from .store import finish, replacing
+from sottovoce.core.ledger import dump, write
+from sottovoce.evaluation.subjects.sources import open_subject, origin_of
+from sottovoce.evaluation.subjects.subject import Subject
+from sottovoce.export import audio, check, executorch, onnx
+from sottovoce.export.graph import LAST, Graph
+from sottovoce.hub.folder import finish, replacing
+from sottovoce.hub.pretrained import load_pretrained
 
 
 class Format(Protocol):

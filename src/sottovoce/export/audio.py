@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data import Recordings, open_source
 from sottovoce.data.draw import draw
-from sottovoce.probing.pieces import Piece, decoded
-from sottovoce.types import SAMPLE_RATE
+from sottovoce.evaluation.features.pieces import Piece, decoded
 
 LONGEST, SHORTEST = 10.0, 0.3  # seconds of a recording that are heard; what is shorter is left out
 

@@ -17,15 +17,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from ..config import build, override, plain
-from ..data import Recordings
-from ..ledger import header, version
-from ..probing.features import FeatureStore
-from ..probing.subject import Subject
-from ..registry import TASKS
-from ..tasks.base import Bench, Task
-from ..types import SAMPLE_RATE, Batch, Features
-from .graph import Graph
+from sottovoce.core.config import build, override, plain
+from sottovoce.core.ledger import header, version
+from sottovoce.core.registry import TASKS
+from sottovoce.core.types import SAMPLE_RATE, Batch, Features
+from sottovoce.data import Recordings
+from sottovoce.evaluation.features.store import FeatureStore
+from sottovoce.evaluation.kinds.task import Bench, Task
+from sottovoce.evaluation.subjects.subject import Subject
+from sottovoce.export.graph import Graph
 
 ROWS = 4  # recordings in a batch: shorter ones are padded, as users will do
 

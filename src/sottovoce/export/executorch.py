@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..encoder import normalize
-from ..extras import Missing, optional
-from ..probing.runtime import features_of, layers_of, subject_of
-from ..probing.subject import Subject
-from ..types import SAMPLE_RATE, Features
-from .graph import Graph, quiet
+from sottovoce.core.extras import Missing, optional
+from sottovoce.core.types import SAMPLE_RATE, Features
+from sottovoce.encoder import normalize
+from sottovoce.evaluation.subjects.onnx_file import features_of, layers_of, subject_of
+from sottovoce.evaluation.subjects.subject import Subject
+from sottovoce.export.graph import Graph, quiet
 
 NAME, RUNTIME, FILE = "ExecuTorch", "executorch", "model.pte"
 PRECISIONS: tuple[str, ...] = ("fp32", "int8")

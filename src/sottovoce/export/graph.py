@@ -15,10 +15,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ..encoder import Encoder, normalize
-from ..encoder.fbank import mel_filters
-from ..encoder.filterbank import BINS, FFT, Fbank
-from ..types import Features
+from sottovoce.core.types import Features
+from sottovoce.encoder import Encoder, normalize
+from sottovoce.encoder.kaldi_fbank import BINS, FFT, Fbank
+from sottovoce.encoder.log_mel import mel_filters
 
 LAST, ALL = "last", "all"
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..encoder import Encoder
-from ..families import Pretrained, load_pretrained
-from ..probing.runtime import open_onnx
-from ..probing.subject import Subject
-from ..pruning import encoder_cost, total
-from ..types import SAMPLE_RATE
-from . import half, quantize
-from .graph import LAST, Graph, quiet
-from .proto import INPUTS, OUTPUTS, SCOPES, drop_unused, library, weights
-from .proto import PARTS as PARTS  # as a `Format` has them
-from .proto import save as save
-from .proto import size as size
+from sottovoce.core.types import SAMPLE_RATE
+from sottovoce.encoder import Encoder
+from sottovoce.evaluation.subjects.onnx_file import open_onnx
+from sottovoce.evaluation.subjects.subject import Subject
+from sottovoce.export import half, quantize
+from sottovoce.export.graph import LAST, Graph, quiet
+from sottovoce.export.proto import INPUTS, OUTPUTS, SCOPES, drop_unused, library, weights
+from sottovoce.export.proto import PARTS as PARTS  # as a `Format` has them
+from sottovoce.export.proto import save as save
+from sottovoce.export.proto import size as size
+from sottovoce.hub.pretrained import Pretrained, load_pretrained
+from sottovoce.pruning import encoder_cost, total
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..extras import optional
+from sottovoce.core.extras import optional
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

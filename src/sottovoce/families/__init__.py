@@ -1,6 +1,5 @@
-"""Teacher families: Hugging Face config and weight names <-> `encoder/`. One file per family; `load_pretrained` picks."""
+"""Teacher families: Hugging Face config and weight names <-> `encoder/`. One file per family; `hub.pretrained` picks."""
 
-from .base import Family
-from .load import Pretrained, load_pretrained
+from sottovoce.families.base import Family
 
-__all__ = ["Family", "Pretrained", "load_pretrained"]
+__all__ = ["Family"]

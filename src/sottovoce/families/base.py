@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..encoder import (
+from sottovoce.core.types import SAMPLE_RATE
+from sottovoce.encoder import (
     ConvConfig,
     ConvolutionConfig,
     DistanceConfig,
@@ -26,8 +27,7 @@ from ..encoder import (
     PositionConfig,
     RelativeConfig,
 )
-from ..encoder.modules import ACTIVATIONS
-from ..types import SAMPLE_RATE
+from sottovoce.encoder.modules import ACTIVATIONS
 
 # Our module (or whole tensor) -> Hugging Face's; '#' is a running number.
 NAMES: dict[str, str] = {

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..encoder import DistanceConfig, DropoutConfig, EncoderConfig, LayerConfig, PositionConfig
-from .base import NAMES, Family
+from sottovoce.encoder import DistanceConfig, DropoutConfig, EncoderConfig, LayerConfig, PositionConfig
+from sottovoce.families.base import NAMES, Family
 
 _LAYER = "encoder.layers.#."
 CONFORMER_NAMES: dict[str, str] = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..encoder import EncoderConfig, PositionConfig
-from ..registry import FAMILIES
-from .base import DEFAULTS, NAMES
-from .wav2vec2 import Wav2Vec2
+from sottovoce.core.registry import FAMILIES
+from sottovoce.encoder import EncoderConfig, PositionConfig
+from sottovoce.families.base import DEFAULTS, NAMES
+from sottovoce.families.wav2vec2 import Wav2Vec2
 
 
 @FAMILIES.register("data2vec_audio")

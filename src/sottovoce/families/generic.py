@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..types import SAMPLE_RATE, Features
-from .base import PICKLED
+from sottovoce.core.types import SAMPLE_RATE, Features
+from sottovoce.families.base import PICKLED
 
 # Left out by transformers where a config does not ask for masking; not used at inference in any case.
 _UNUSED = "masked_spec_embed"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..registry import FAMILIES
-from .base import Family
+from sottovoce.core.registry import FAMILIES
+from sottovoce.families.base import Family
 
 
 @FAMILIES.register("hubert")

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..encoder import EncoderConfig
-from ..registry import FAMILIES
-from .base import Family
+from sottovoce.core.registry import FAMILIES
+from sottovoce.encoder import EncoderConfig
+from sottovoce.families.base import Family
 
 PROJECTIONS = "projections."
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..registry import FAMILIES
-from .wav2vec2 import Wav2Vec2
+from sottovoce.core.registry import FAMILIES
+from sottovoce.families.wav2vec2 import Wav2Vec2
 
 
 @FAMILIES.register("unispeech_sat")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..registry import FAMILIES
-from .base import Family
-from .hubert import refuse_adapters
+from sottovoce.core.registry import FAMILIES
+from sottovoce.families.base import Family
+from sottovoce.families.hubert import refuse_adapters
 
 
 @FAMILIES.register("wav2vec2")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..encoder import ConvolutionConfig, EncoderConfig, FbankConfig, FrontendConfig
-from ..registry import FAMILIES
-from ..types import SAMPLE_RATE
-from .conformer import CONFORMER_NAMES, ConformerFamily
+from sottovoce.core.registry import FAMILIES
+from sottovoce.core.types import SAMPLE_RATE
+from sottovoce.encoder import ConvolutionConfig, EncoderConfig, FbankConfig, FrontendConfig
+from sottovoce.families.conformer import CONFORMER_NAMES, ConformerFamily
 
 MELS = 80  # of SeamlessM4TFeatureExtractor, which every published checkpoint comes with
 NORMALIZE = "do_normalize_per_mel_bins"  # an argument of that extractor's call, on by default; we keep it in config.json

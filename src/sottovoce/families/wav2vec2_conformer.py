@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..encoder import ConvolutionConfig, EncoderConfig
-from ..registry import FAMILIES
-from .base import DEFAULTS, NAMES, Family
-from .conformer import CONFORMER_NAMES, ConformerFamily
+from sottovoce.core.registry import FAMILIES
+from sottovoce.encoder import ConvolutionConfig, EncoderConfig
+from sottovoce.families.base import DEFAULTS, NAMES, Family
+from sottovoce.families.conformer import CONFORMER_NAMES, ConformerFamily
 
 EPS = 1e-5  # of the norms inside the layers, whatever config.json says
 

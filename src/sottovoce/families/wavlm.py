@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..encoder import EncoderConfig, RelativeConfig
-from ..registry import FAMILIES
-from .base import DEFAULTS, NAMES, Family
+from sottovoce.core.registry import FAMILIES
+from sottovoce.encoder import EncoderConfig, RelativeConfig
+from sottovoce.families.base import DEFAULTS, NAMES, Family
 
 
 @FAMILIES.register("wavlm")

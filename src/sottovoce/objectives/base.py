@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sottovoce.types import Batch, Features, Loss
+from sottovoce.core.types import Batch, Features, Loss
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sottovoce.core.registry import OBJECTIVES
+from sottovoce.core.types import Batch, Features, Loss
 from sottovoce.objectives import contrast
 from sottovoce.objectives.base import Objective, Shape
 from sottovoce.objectives.distance import Distance
-from sottovoce.registry import OBJECTIVES
-from sottovoce.types import Batch, Features, Loss
 
 Kind = Literal["contrast", "distance", "none"]
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from sottovoce.core.registry import OBJECTIVES
+from sottovoce.core.types import Batch, Features, Loss
 from sottovoce.objectives.base import Objective, Shape, identity_, layer_index
 from sottovoce.objectives.distance import Distance
-from sottovoce.registry import OBJECTIVES
-from sottovoce.types import Batch, Features, Loss
 
 
 @OBJECTIVES.register("layer_to_layer")

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sottovoce.encoder.fbank import LogMel, mfcc
+from sottovoce.core.registry import OBJECTIVES
+from sottovoce.core.types import Batch, Features, Loss
+from sottovoce.encoder.log_mel import LogMel, mfcc
 from sottovoce.objectives.base import Objective, Shape, by_mask
-from sottovoce.registry import OBJECTIVES
-from sottovoce.types import Batch, Features, Loss
 
 
 @OBJECTIVES.register("masked_prediction")

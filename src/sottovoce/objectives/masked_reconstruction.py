@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sottovoce.encoder.fbank import LogMel
+from sottovoce.core.registry import OBJECTIVES
+from sottovoce.core.types import Batch, Features, Loss
+from sottovoce.encoder.log_mel import LogMel
 from sottovoce.objectives.base import Objective, Shape, by_mask, layer_index
-from sottovoce.registry import OBJECTIVES
-from sottovoce.types import Batch, Features, Loss
 
 
 @OBJECTIVES.register("masked_reconstruction")

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from sottovoce.core.registry import OBJECTIVES
+from sottovoce.core.types import Batch, Features, Loss
 from sottovoce.objectives.base import Objective, Shape, layer_index
 from sottovoce.objectives.distance import Distance
-from sottovoce.registry import OBJECTIVES
-from sottovoce.types import Batch, Features, Loss
 
 
 @OBJECTIVES.register("prediction_heads")

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sottovoce.core.registry import OBJECTIVES
+from sottovoce.core.types import Batch, Features, Loss
 from sottovoce.objectives.base import Objective, Shape, layer_index
-from sottovoce.registry import OBJECTIVES
-from sottovoce.types import Batch, Features, Loss
 
 
 @OBJECTIVES.register("utterance_contrast")

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .apply import cut, cut_like, gather, named_tensors, narrow, open_units
-from .budget import Budget, BudgetConfig, Lagrangian, Report, hit, target_at
-from .cost import encoder_cost, full_widths, total
-from .gated import GatedEncoder
-from .gates import GateConfig, Gates, hard_concrete, open_probability
-from .latency import LatencyModel, encoder_parts, load_latency
-from .live import composed, lasting, moments, shrink
-from .plan import KINDS, Group, Plan, Slice, check_units, make_plan, prepare, prepare_config
+from sottovoce.pruning.apply import cut, cut_like, gather, named_tensors, narrow, open_units
+from sottovoce.pruning.budget import Budget, BudgetConfig, Lagrangian, Report, hit, target_at
+from sottovoce.pruning.cost import encoder_cost, full_widths, total
+from sottovoce.pruning.gated import GatedEncoder
+from sottovoce.pruning.gates import GateConfig, Gates, hard_concrete, open_probability
+from sottovoce.pruning.latency import LatencyModel, encoder_parts, load_latency
+from sottovoce.pruning.live import composed, lasting, moments, shrink
+from sottovoce.pruning.plan import KINDS, Group, Plan, Slice, check_units, make_plan, prepare, prepare_config
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..encoder import Encoder, EncoderConfig, LayerConfig
-from .plan import Plan, rebuild
+from sottovoce.encoder import Encoder, EncoderConfig, LayerConfig
+from sottovoce.pruning.plan import Plan, rebuild
 
 Values = Mapping[str, Tensor]  # group name -> (size,) gate values in [0, 1]; groups that are not named stay as they are
 Kept = Mapping[str, Sequence[int]]  # group name -> numbers of the open units, ascending

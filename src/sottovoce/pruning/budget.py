@@ -11,11 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..encoder import EncoderConfig
-from .cost import Width, encoder_cost, full_widths, total
-from .gates import Gates
-from .latency import load_latency
-from .plan import Group, Plan
+from sottovoce.encoder import EncoderConfig
+from sottovoce.pruning.cost import Width, encoder_cost, full_widths, total
+from sottovoce.pruning.gates import Gates
+from sottovoce.pruning.latency import load_latency
+from sottovoce.pruning.plan import Group, Plan
 
 TOLERANCE = 0.01  # a budget is met when the cut student's cost is within this share of it
 UNITS = {"params": "parameters", "macs": "MACs", "latency": "latency"}

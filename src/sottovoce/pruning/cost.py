@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ..encoder import EncoderConfig
-from ..types import Cost
-from .walk import Piece, Width, any_unit, full_widths, walk
+from sottovoce.core.types import Cost
+from sottovoce.encoder import EncoderConfig
+from sottovoce.pruning.walk import Piece, Width, any_unit, full_widths, walk
 
 __all__ = ["Width", "encoder_cost", "full_widths", "total"]
 

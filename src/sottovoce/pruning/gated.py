@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..encoder import Encoder
-from ..types import Features
-from .apply import Values, cut, gather, named_tensors
-from .gates import GateConfig, Gates
-from .plan import make_plan, prepare
+from sottovoce.core.types import Features
+from sottovoce.encoder import Encoder
+from sottovoce.pruning.apply import Values, cut, gather, named_tensors
+from sottovoce.pruning.gates import GateConfig, Gates
+from sottovoce.pruning.plan import make_plan, prepare
 
 
 class GatedEncoder(nn.Module):

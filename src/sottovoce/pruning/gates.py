@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .plan import Group, Plan
+from sottovoce.pruning.plan import Group, Plan
 
 EVAL_SLOPE = 0.8  # flop's constant: soft gate values in evaluation are sigmoid(0.8 log_alpha / beta)
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..encoder import EncoderConfig
-from .walk import Piece, Width, any_unit, walk
+from sottovoce.encoder import EncoderConfig
+from sottovoce.pruning.walk import Piece, Width, any_unit, walk
 
 KIND = "latency-cost"  # of the file, which is a record in the ledger's format
 DEFAULT = Path(__file__).parents[1] / "assets" / "latency-default.json"

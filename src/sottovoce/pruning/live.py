@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .apply import cut, cut_like
-from .budget import Budget
-from .gated import GatedEncoder
-from .gates import open_probability
+from sottovoce.pruning.apply import cut, cut_like
+from sottovoce.pruning.budget import Budget
+from sottovoce.pruning.gated import GatedEncoder
+from sottovoce.pruning.gates import open_probability
 
 Kept = dict[str, list[int]]  # group name -> numbers of the units that stay
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..encoder import Encoder, EncoderConfig, PositionConfig
-from ..registry import suggestion
+from sottovoce.core.registry import suggestion
+from sottovoce.encoder import Encoder, EncoderConfig, PositionConfig
 
 KINDS = ("conv", "head", "ffn", "glu", "attention", "feed_forward", "position")
 

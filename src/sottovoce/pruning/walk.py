@@ -12,9 +12,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..encoder import EncoderConfig, LayerConfig
-from ..encoder.filterbank import BINS
-from ..types import SAMPLE_RATE
+from sottovoce.core.types import SAMPLE_RATE
+from sottovoce.encoder import EncoderConfig, LayerConfig
+from sottovoce.encoder.kaldi_fbank import BINS
 
 Width = float | Tensor
 Kind = Literal["conv.first", "conv", "fbank", "projection", "position", "relative", "attention", "ffn", "glu", "norms"]

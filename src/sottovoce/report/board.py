@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sottovoce import ledger
-from sottovoce.registry import TASKS
+from sottovoce.core import ledger
+from sottovoce.core.registry import TASKS
 from sottovoce.report.collect import Evaluation, question
-from sottovoce.report.words import SPACE
+from sottovoce.report.text import SPACE
 
 SAME = 1.01
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sottovoce.ledger import SCHEMA
+from sottovoce.core.ledger import SCHEMA
 
 COUNTS = ("recordings", "hours", "speakers")
 ROLES = ("student", "teacher", "control")

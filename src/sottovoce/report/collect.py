@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from sottovoce import ledger
+from sottovoce.core import ledger
 from sottovoce.report.check import number, problems
 
 MARK, RUN, EVALUATION = ".sottovoce", "run", "evaluation"

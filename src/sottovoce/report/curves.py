@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from sottovoce.report import words
+from sottovoce.report import text as words
 from sottovoce.report.collect import Run
 from sottovoce.report.figure import Chart, Table, label, layout
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sottovoce.families import load_pretrained
+from sottovoce.hub.pretrained import load_pretrained
 from sottovoce.pruning import encoder_cost, total
 
 

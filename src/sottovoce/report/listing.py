@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sottovoce import recipes
-from sottovoce.registry import CORPORA, FAMILIES, OBJECTIVES, STUDENTS, TASKS, Registry
+from sottovoce.core.registry import CORPORA, FAMILIES, OBJECTIVES, STUDENTS, TASKS, Registry
 
 REGISTRIES: dict[str, Registry] = {
     "teachers": FAMILIES,

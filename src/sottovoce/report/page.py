@@ -15,14 +15,16 @@ from typing import Any
 
 import yaml
 
-from sottovoce import ledger
-from sottovoce.extras import optional
-from sottovoce.report import bars, curves, looks, pareto, probes, speed, table, words
+from sottovoce.core import ledger
+from sottovoce.core.extras import optional
+from sottovoce.report import bars, curves, pareto, probes, speed, table
 from sottovoce.report import board as boards
+from sottovoce.report import style as looks
+from sottovoce.report import text as words
 from sottovoce.report.board import Board, Row, Task
 from sottovoce.report.collect import Found, Run, gather, is_run, question
+from sottovoce.report.composition import picture
 from sottovoce.report.figure import Chart, all_of
-from sottovoce.report.kept import picture
 
 library = functools.partial(optional, extra="report", purpose="the report")
 

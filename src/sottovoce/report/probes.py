@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sottovoce.report import words
+from sottovoce.report import text as words
 from sottovoce.report.board import Board, Row, Task
 from sottovoce.report.figure import Chart, Table, label, layout
-from sottovoce.report.looks import colours
+from sottovoce.report.style import colours
 
 
 def trials(board: Board, task: Task) -> Chart | None:

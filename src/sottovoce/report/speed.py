@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sottovoce.report import words
+from sottovoce.report import text as words
 from sottovoce.report.collect import Bench
 from sottovoce.report.figure import Chart, Table, beside, label, layout
-from sottovoce.report.looks import SERIES
+from sottovoce.report.style import SERIES
 
 
 def charts(benches: Sequence[Bench]) -> list[Chart]:

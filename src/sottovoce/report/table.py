@@ -6,7 +6,8 @@ import csv
 import io
 from collections.abc import Callable, Mapping
 
-from sottovoce.report import looks, words
+from sottovoce.report import style as looks
+from sottovoce.report import text as words
 from sottovoce.report.board import Board, Cell, Row, Task
 
 

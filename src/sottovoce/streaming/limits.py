@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..encoder import Encoder
-from ..export.hf import Speech
-from ..types import SAMPLE_RATE
+from sottovoce.core.types import SAMPLE_RATE
+from sottovoce.encoder import Encoder
+from sottovoce.hub.student import Speech
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

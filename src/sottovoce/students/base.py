@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sottovoce.encoder import Encoder
-from sottovoce.families import Pretrained
+from sottovoce.hub.pretrained import Pretrained
 from sottovoce.pruning.plan import rebuild
 
 

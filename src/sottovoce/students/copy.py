@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+from sottovoce.core.registry import STUDENTS
 from sottovoce.encoder import Encoder
-from sottovoce.families import Pretrained
-from sottovoce.registry import STUDENTS
+from sottovoce.hub.pretrained import Pretrained
 from sottovoce.students.base import Joining, Student, own_encoder
 
 

@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from sottovoce.core.registry import STUDENTS
 from sottovoce.encoder import Encoder
-from sottovoce.families import Pretrained
-from sottovoce.registry import STUDENTS
+from sottovoce.hub.pretrained import Pretrained
 from sottovoce.students.base import Joining, Student, own_encoder
 
 

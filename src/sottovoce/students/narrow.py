@@ -10,14 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sottovoce.core.registry import STUDENTS
 from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig
-from sottovoce.families import Pretrained
 from sottovoce.families.base import shapes
+from sottovoce.hub.pretrained import Pretrained
 from sottovoce.pruning import Group, cut, make_plan
 from sottovoce.pruning.apply import named_tensors
 from sottovoce.pruning.cost import full_widths
 from sottovoce.pruning.plan import rebuild
-from sottovoce.registry import STUDENTS
 from sottovoce.students.base import Joining, Student, own_encoder
 from sottovoce.students.layers import chosen, take
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sottovoce.core.registry import STUDENTS
 from sottovoce.encoder import (
     ConvConfig,
     ConvolutionConfig,
@@ -17,8 +18,7 @@ from sottovoce.encoder import (
     LayerConfig,
     PositionConfig,
 )
-from sottovoce.families import Pretrained, load_pretrained
-from sottovoce.registry import STUDENTS
+from sottovoce.hub.pretrained import Pretrained, load_pretrained
 from sottovoce.students.base import Student
 
 

@@ -1,5 +1,1 @@
 """Evaluation tasks, one file each."""
-
-from sottovoce.tasks.base import Task
-
-__all__ = ["Task"]

@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 from torch import nn
 
+from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording
-from sottovoce.probing.bootstrap import ratio
-from sottovoce.probing.metrics import character_errors, word_errors
-from sottovoce.registry import TASKS
-from sottovoce.tasks.base import Metric, leading
-from sottovoce.tasks.classification import field
-from sottovoce.tasks.ctc import CTC, SPACE, Recurrent, normalized, spelled
-from sottovoce.tasks.probe import Rows, Unusable
+from sottovoce.evaluation.kinds.classification import field
+from sottovoce.evaluation.kinds.ctc import CTC, SPACE, Recurrent, normalized, spelled
+from sottovoce.evaluation.kinds.probing import Rows, Unusable
+from sottovoce.evaluation.kinds.task import Metric, leading
+from sottovoce.evaluation.statistics.bootstrap import ratio
+from sottovoce.evaluation.statistics.metrics import character_errors, word_errors
 
 
 @TASKS.register("asr")

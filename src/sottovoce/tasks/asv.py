@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sottovoce.core.registry import TASKS
 from sottovoce.encoder import product
-from sottovoce.probing.probe import Training
-from sottovoce.registry import TASKS
-from sottovoce.tasks.probe import Fold, ProbeTask, Rows
-from sottovoce.tasks.verification import VerificationTask
+from sottovoce.evaluation.heads.probe import Training
+from sottovoce.evaluation.kinds.probing import Fold, ProbeTask, Rows
+from sottovoce.evaluation.kinds.verification import VerificationTask
 
 LAYERS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))  # (kernel, dilation) of the x-vector's time-delay layers
 CONTEXT = sum((kernel - 1) * dilation for kernel, dilation in LAYERS)  # frames that they take away

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sottovoce.core.registry import TASKS
 from sottovoce.data import Recordings
 from sottovoce.data.draw import draw
-from sottovoce.probing.features import FeatureSet
-from sottovoce.probing.metrics import library
-from sottovoce.probing.subject import Subject
-from sottovoce.registry import TASKS
-from sottovoce.tasks.base import Bench, Outcome
-from sottovoce.tasks.learned import SPLITS, Fold, Item, Rows, summary
-from sottovoce.tasks.verification import VerificationTask
+from sottovoce.evaluation.features.store import FeatureSet
+from sottovoce.evaluation.kinds.learned import SPLITS, Fold, Item, Rows, summary
+from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.kinds.verification import VerificationTask
+from sottovoce.evaluation.statistics.metrics import library
+from sottovoce.evaluation.subjects.subject import Subject
 
 
 @TASKS.register("asv-cosine")

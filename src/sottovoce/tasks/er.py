@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording
 from sottovoce.data.draw import draw
-from sottovoce.probing.probe import Training
-from sottovoce.registry import TASKS
-from sottovoce.tasks.classification import Classification, Utterance, field
-from sottovoce.tasks.probe import Fold, Item
+from sottovoce.evaluation.heads.probe import Training
+from sottovoce.evaluation.kinds.classification import Classification, Utterance, field
+from sottovoce.evaluation.kinds.probing import Fold, Item
 
 
 @TASKS.register("er")

@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sottovoce.core.registry import TASKS
+from sottovoce.core.types import SAMPLE_RATE, Batch, Features
 from sottovoce.data import Recordings, Skipped
 from sottovoce.data.corrupt import NOISES, add_noise, reverberate, voices
 from sottovoce.data.draw import draw
-from sottovoce.probing.features import Piece, decoded
-from sottovoce.probing.metrics import library, unit_agreement
-from sottovoce.probing.subject import Subject
-from sottovoce.registry import TASKS
-from sottovoce.tasks.base import Bench, Measure, Metric, Outcome, Task
-from sottovoce.types import SAMPLE_RATE, Batch, Features
+from sottovoce.evaluation.features.store import Piece, decoded
+from sottovoce.evaluation.kinds.task import Bench, Measure, Metric, Outcome, Task
+from sottovoce.evaluation.statistics.metrics import library, unit_agreement
+from sottovoce.evaluation.subjects.subject import Subject
 
 Frames = list[Tensor]  # of one layer: for each batch its valid frames, (n, D) float32
 REVERB = "reverb"

@@ -7,11 +7,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sottovoce.probing.tuning import Tuning
-from sottovoce.registry import TASKS
+from sottovoce.core.registry import TASKS
+from sottovoce.evaluation.heads.tuning import Tuning
+from sottovoce.evaluation.kinds.ctc import BLSTM, Masks, Outputs
+from sottovoce.evaluation.kinds.finetuning import FineTuned
 from sottovoce.tasks.asr import SpeechRecognition
-from sottovoce.tasks.ctc import BLSTM, Masks, Outputs
-from sottovoce.tasks.finetune import FineTuned
 
 
 @TASKS.register("finetune-asr")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sottovoce.probing.tuning import Tuning
-from sottovoce.registry import TASKS
-from sottovoce.tasks.finetune import FineTuned
+from sottovoce.core.registry import TASKS
+from sottovoce.evaluation.heads.tuning import Tuning
+from sottovoce.evaluation.kinds.finetuning import FineTuned
 from sottovoce.tasks.st import Translating, Translation
 
 

@@ -6,12 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
+from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording
-from sottovoce.probing.bootstrap import ratio
-from sottovoce.registry import TASKS
-from sottovoce.tasks.base import Metric, leading
-from sottovoce.tasks.classification import Classification, Utterance, field
-from sottovoce.tasks.probe import Rows, Unusable
+from sottovoce.evaluation.kinds.classification import Classification, Utterance, field
+from sottovoce.evaluation.kinds.probing import Rows, Unusable
+from sottovoce.evaluation.kinds.task import Metric, leading
+from sottovoce.evaluation.statistics.bootstrap import ratio
 
 METRICS = (Metric("accuracy"), Metric("answers"))
 

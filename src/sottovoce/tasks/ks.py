@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording
-from sottovoce.registry import TASKS
-from sottovoce.tasks.classification import Classification, field
+from sottovoce.evaluation.kinds.classification import Classification, field
 
 
 @TASKS.register("ks")

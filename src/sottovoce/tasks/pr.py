@@ -10,17 +10,17 @@ from typing import Any, Literal
 
 from torch import nn
 
+from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording, Recordings
 from sottovoce.data.manifests import read_lines
 from sottovoce.data.phones import phones
-from sottovoce.probing.bootstrap import ratio
-from sottovoce.probing.metrics import token_errors
-from sottovoce.probing.probe import Training
-from sottovoce.registry import TASKS
-from sottovoce.tasks.base import Metric
-from sottovoce.tasks.classification import field
-from sottovoce.tasks.ctc import CTC, Linear, normalized
-from sottovoce.tasks.probe import Fold, Rows, Unusable
+from sottovoce.evaluation.heads.probe import Training
+from sottovoce.evaluation.kinds.classification import field
+from sottovoce.evaluation.kinds.ctc import CTC, Linear, normalized
+from sottovoce.evaluation.kinds.probing import Fold, Rows, Unusable
+from sottovoce.evaluation.kinds.task import Metric
+from sottovoce.evaluation.statistics.bootstrap import ratio
+from sottovoce.evaluation.statistics.metrics import token_errors
 
 Source = Literal["auto", "phones", "lexicon", "espeak"]
 

@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording, Recordings
 from sottovoce.data.draw import draw
-from sottovoce.probing.bootstrap import interval
-from sottovoce.probing.features import FeatureSet, Piece, moments
-from sottovoce.probing.metrics import library, mtwv
-from sottovoce.probing.subject import Subject
-from sottovoce.registry import TASKS
-from sottovoce.tasks.base import Bench, Measure, Metric, Outcome, Task
-from sottovoce.tasks.probe import Item, Rows, summary
+from sottovoce.evaluation.features.store import FeatureSet, Piece, moments
+from sottovoce.evaluation.kinds.probing import Item, Rows, summary
+from sottovoce.evaluation.kinds.task import Bench, Measure, Metric, Outcome, Task
+from sottovoce.evaluation.statistics.bootstrap import interval
+from sottovoce.evaluation.statistics.metrics import library, mtwv
+from sottovoce.evaluation.subjects.subject import Subject
 
 Distance = Literal["cosine_exp", "cosine", "cosine_log"]
 SHORTEST = 5  # frames of a query; s3prl does not search for shorter ones

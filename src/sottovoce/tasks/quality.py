@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording
-from sottovoce.probing.features import Kind
-from sottovoce.probing.metrics import pearson, spearman
-from sottovoce.registry import TASKS
-from sottovoce.tasks.base import Metric
-from sottovoce.tasks.classification import MeanPool, Utterance, field
-from sottovoce.tasks.probe import Fold, Item, ProbeTask, Rows, Unusable
+from sottovoce.evaluation.features.store import Kind
+from sottovoce.evaluation.kinds.classification import MeanPool, Utterance, field
+from sottovoce.evaluation.kinds.probing import Fold, Item, ProbeTask, Rows, Unusable
+from sottovoce.evaluation.kinds.task import Metric
+from sottovoce.evaluation.statistics.metrics import pearson, spearman
 
 
 @TASKS.register("quality")

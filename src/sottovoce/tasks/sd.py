@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording, Recordings, turns_of
 from sottovoce.data.labels import Turn
 from sottovoce.data.mixtures import MixtureConfig, check_voices, mixtures
-from sottovoce.probing.bootstrap import ratio
-from sottovoce.probing.features import Piece
-from sottovoce.probing.metrics import diarization_errors
-from sottovoce.probing.probe import Examples, Probe, Training, inside
-from sottovoce.probing.subject import Subject
-from sottovoce.registry import TASKS
-from sottovoce.tasks.base import Bench, Metric, Outcome
-from sottovoce.tasks.probe import Fold, Item, ProbeTask, Rows, Unusable
+from sottovoce.evaluation.features.store import Piece
+from sottovoce.evaluation.heads.probe import Examples, Probe, Training, inside
+from sottovoce.evaluation.kinds.probing import Fold, Item, ProbeTask, Rows, Unusable
+from sottovoce.evaluation.kinds.task import Bench, Metric, Outcome
+from sottovoce.evaluation.statistics.bootstrap import ratio
+from sottovoce.evaluation.statistics.metrics import diarization_errors
+from sottovoce.evaluation.subjects.subject import Subject
 
 Labels = NDArray[np.float32]
 TURN = '[[0, 1, "a"]]'

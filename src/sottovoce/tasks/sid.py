@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording, Recordings
 from sottovoce.data.draw import draw
-from sottovoce.registry import TASKS
-from sottovoce.tasks.classification import Classification, Utterance, field
-from sottovoce.tasks.learned import Fold, Item, held_out
-from sottovoce.tasks.sessions import check_session, session_of
+from sottovoce.evaluation.kinds.classification import Classification, Utterance, field
+from sottovoce.evaluation.kinds.learned import Fold, Item, held_out
+from sottovoce.evaluation.kinds.sessions import check_session, session_of
 
 
 @TASKS.register("sid")

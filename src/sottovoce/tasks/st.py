@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording, Recordings
-from sottovoce.probing.beam import beam_search
-from sottovoce.probing.decoder import Adapter, Decoder, Encoder, PretrainedDecoder
-from sottovoce.probing.metrics import CorpusScore
-from sottovoce.probing.probe import Training
-from sottovoce.probing.units import Characters, Pretrained, SubWords, Units
-from sottovoce.registry import TASKS
-from sottovoce.tasks.base import Metric, leading
-from sottovoce.tasks.classification import field
-from sottovoce.tasks.learned import Fold, Item, LearnedTask, Model, Rows
-from sottovoce.tasks.probe import ProbeTask
+from sottovoce.evaluation.heads.beam import beam_search
+from sottovoce.evaluation.heads.decoder import Adapter, Decoder, Encoder, PretrainedDecoder
+from sottovoce.evaluation.heads.probe import Training
+from sottovoce.evaluation.heads.text_units import Characters, Pretrained, SubWords, Units
+from sottovoce.evaluation.kinds.classification import field
+from sottovoce.evaluation.kinds.learned import Fold, Item, LearnedTask, Model, Rows
+from sottovoce.evaluation.kinds.probing import ProbeTask
+from sottovoce.evaluation.kinds.task import Metric, leading
+from sottovoce.evaluation.statistics.metrics import CorpusScore
 
 IGNORED = -100
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sottovoce import ledger
-from sottovoce.config import ConfigError, plain
+from sottovoce.core import ledger
+from sottovoce.core.config import ConfigError, plain
+from sottovoce.core.registry import STUDENTS
 from sottovoce.encoder import Encoder
-from sottovoce.export.hf import save_student
-from sottovoce.export.pretrained import save_pretrained
-from sottovoce.families import load_pretrained
-from sottovoce.registry import STUDENTS
+from sottovoce.hub.pretrained import load_pretrained, save_pretrained
+from sottovoce.hub.student import save_student
 from sottovoce.train import needs
 from sottovoce.train.dist import join
 from sottovoce.train.learner import Learner

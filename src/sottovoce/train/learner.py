@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sottovoce.config import Component
+from sottovoce.core.config import Component
+from sottovoce.core.registry import OBJECTIVES
+from sottovoce.core.types import Batch, Features, Loss
 from sottovoce.data.augment import Augment
 from sottovoce.encoder import Encoder
 from sottovoce.objectives import Objective, Shape
 from sottovoce.pruning import GatedEncoder
-from sottovoce.registry import OBJECTIVES
 from sottovoce.train.recipe import Masking
-from sottovoce.types import Batch, Features, Loss
 
 Teach = Callable[
     [Batch, Tensor | None, bool], Features

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.pruning import encoder_cost, total
 from sottovoce.train.recipe import Recipe
-from sottovoce.types import SAMPLE_RATE
 
 GIB = 2**30
 ADAM = 16  # bytes per trained number: weight, gradient, two moments

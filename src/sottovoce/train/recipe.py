@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sottovoce import recipes
-from sottovoce.config import Component, ConfigError, build, component, components, nested, overlay, override, read_yaml
+from sottovoce.core.config import Component, ConfigError, build, component, components, nested, overlay, override, read_yaml
+from sottovoce.core.registry import FAMILIES, OBJECTIVES, STUDENTS, TASKS, suggestion
 from sottovoce.data import DataConfig
 from sottovoce.data.augment import Augment
 from sottovoce.pruning import PruningConfig
-from sottovoce.registry import FAMILIES, OBJECTIVES, STUDENTS, TASKS, suggestion
 
 TRAVEL = 40.0  # in units of log_alpha, ramp-up and decay of the rate included
 

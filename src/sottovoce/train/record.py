@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from sottovoce import ledger
-from sottovoce.config import plain
-from sottovoce.export.card import Card
-from sottovoce.families import Pretrained
+from sottovoce.core import ledger
+from sottovoce.core.config import plain
+from sottovoce.core.registry import TASKS
+from sottovoce.hub.card import Card
+from sottovoce.hub.pretrained import Pretrained
 from sottovoce.pruning import encoder_cost, total
-from sottovoce.registry import TASKS
 from sottovoce.train.run import Run
 
 

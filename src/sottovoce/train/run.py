@@ -21,17 +21,17 @@ import yaml
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from sottovoce.config import completed, plain
+from sottovoce.core.config import completed, plain
+from sottovoce.core.ledger import write_atomically
+from sottovoce.core.types import Batch, Features
 from sottovoce.data import Data, Stream, open_data
 from sottovoce.encoder import EncoderConfig, normalize
-from sottovoce.encoder.packed import fastest
-from sottovoce.families import Pretrained, load_pretrained
-from sottovoce.ledger import write_atomically
+from sottovoce.hub.pretrained import Pretrained, load_pretrained
+from sottovoce.inference.packed import fastest
 from sottovoce.train import checkpoint, track
 from sottovoce.train.dist import World
 from sottovoce.train.needs import packs
 from sottovoce.train.recipe import Recipe
-from sottovoce.types import Batch, Features
 
 MARK = ".sottovoce"  # its presence says that a folder is ours
 CLEARING = ".clearing"  # its presence says that --fresh was interrupted

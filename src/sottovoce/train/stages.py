@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from sottovoce.core.registry import STUDENTS, TASKS
 from sottovoce.encoder import Encoder, EncoderConfig
-from sottovoce.families import Pretrained
+from sottovoce.hub.pretrained import Pretrained
 from sottovoce.objectives import Shape
 from sottovoce.pruning import Budget, GatedEncoder, PruningConfig, composed, encoder_cost, hit, open_units, total
-from sottovoce.registry import STUDENTS, TASKS
 from sottovoce.train import needs
 from sottovoce.train.learner import Learner
 from sottovoce.train.loop import fit

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from sottovoce.core.registry import CORPORA
 from sottovoce.data.corpora.base import Corpus, labelled, missing, peek, required_lines, row
 from sottovoce.data.manifests import MALFORMED
 from sottovoce.data.recording import Recordings, Skipped
 from sottovoce.data.sources import read_folder
-from sottovoce.registry import CORPORA
 
 LIST = r"covost_v2\.([A-Za-z-]+)_([A-Za-z-]+)\.(train|dev|test)\.tsv"
 CLIPS = "clips"

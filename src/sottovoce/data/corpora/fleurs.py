@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from sottovoce.core.registry import CORPORA
 from sottovoce.data.corpora.base import Corpus, labelled, missing, optional_lines, peek, row
 from sottovoce.data.manifests import MALFORMED
 from sottovoce.data.recording import Recordings, Skipped
 from sottovoce.data.sources import read_folder
-from sottovoce.registry import CORPORA
 
 LOCALE = r"[a-z]{2,3}(?:_[a-z0-9]{2,4})+"
 SPLITS = ("train", "dev", "test")

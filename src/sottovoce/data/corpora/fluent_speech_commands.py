@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from sottovoce.core.registry import CORPORA
 from sottovoce.data.corpora.base import Corpus, labelled, missing, required, row
 from sottovoce.data.manifests import MALFORMED, read_lines, split_rows
 from sottovoce.data.recording import Recordings
 from sottovoce.data.sources import read_folder
-from sottovoce.registry import CORPORA
 
 TABLES = {"train_data.csv": "train", "valid_data.csv": "dev", "test_data.csv": "test"}
 SLOTS = ("action", "object", "location")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from sottovoce.core.registry import CORPORA
 from sottovoce.data.corpora.base import Corpus, labelled, missing, optional_lines, row
 from sottovoce.data.manifests import MALFORMED
 from sottovoce.data.recording import Recordings, Skipped
 from sottovoce.data.sources import read_folder
-from sottovoce.registry import CORPORA
 
 SESSIONS = tuple(f"Session{number}" for number in range(1, 6))
 CLASSES = {"neu": "neu", "hap": "hap", "exc": "hap", "ang": "ang", "sad": "sad"}

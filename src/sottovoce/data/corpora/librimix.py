@@ -8,12 +8,12 @@ import os
 import re
 from pathlib import Path
 
+from sottovoce.core.registry import CORPORA
 from sottovoce.data.corpora.base import Corpus, labelled, optional_lines, required_lines, row
 from sottovoce.data.labels import Turn, read_rttm, turns_text
 from sottovoce.data.manifests import MALFORMED
 from sottovoce.data.recording import Recording, Recordings, Skipped
 from sottovoce.data.sources import read_folder
-from sottovoce.registry import CORPORA
 
 RATES, MODES = ("wav16k", "wav8k"), ("max", "min")
 SUBSETS = {"train-100": "train", "train-360": "train", "dev": "dev", "test": "test"}

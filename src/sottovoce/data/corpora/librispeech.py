@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from sottovoce.core.registry import CORPORA
 from sottovoce.data.corpora.base import Corpus, labelled, optional_lines, peek, row
 from sottovoce.data.manifests import MALFORMED
 from sottovoce.data.recording import Recordings, Skipped
 from sottovoce.data.sources import read_folder
-from sottovoce.registry import CORPORA
 
 SUBSETS = (
     "train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other",

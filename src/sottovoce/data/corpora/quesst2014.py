@@ -6,11 +6,11 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+from sottovoce.core.registry import CORPORA
 from sottovoce.data.corpora.base import Corpus, labelled, missing, required_lines, row
 from sottovoce.data.manifests import MALFORMED
 from sottovoce.data.recording import Recordings, Skipped
 from sottovoce.data.sources import read_folder
-from sottovoce.registry import CORPORA
 
 ROLES = {"Audio": "doc", "dev_queries": "query", "eval_queries": "query"}
 SPLITS = {"dev_queries": "dev", "eval_queries": "test"}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from sottovoce.core.registry import CORPORA
 from sottovoce.data.corpora.base import Corpus, labelled, missing, required_lines, row
 from sottovoce.data.manifests import MALFORMED
 from sottovoce.data.recording import Recordings
 from sottovoce.data.sources import read_folder
-from sottovoce.registry import CORPORA
 
 LIST = "all.iob.snips.txt"
 PARTS = {"train": "train", "valid": "dev", "test": "test"}

@@ -6,11 +6,11 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from sottovoce.core.registry import CORPORA
 from sottovoce.data.corpora.base import Corpus, labelled, missing, pieces, required_lines, row
 from sottovoce.data.decode import BadAudio, header_seconds
 from sottovoce.data.recording import Recording, Recordings
 from sottovoce.data.sources import read_folder
-from sottovoce.registry import CORPORA
 
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 UNKNOWN, SILENCE, NOISE = "_unknown_", "_silence_", "_background_noise_"

@@ -6,11 +6,11 @@ import os
 import re
 from pathlib import Path
 
+from sottovoce.core.registry import CORPORA
 from sottovoce.data.corpora.base import Corpus, labelled, missing, optional_lines, peek, row
 from sottovoce.data.manifests import MALFORMED
 from sottovoce.data.recording import Recordings, Skipped, Trial
 from sottovoce.data.sources import read_folder
-from sottovoce.registry import CORPORA
 
 SPEAKER = r"id1\d{4}"  # those of VoxCeleb2 begin with id0
 PARTS = {"dev": "dev", "test": "test", "vox1_dev_wav": "dev", "vox1_test_wav": "test"}

@@ -1,0 +1,153 @@
+"""Records of measurements. Each says what was measured, on what data, with which settings and on which machine; none is ever edited.
+
+A folder of results keeps them in one file, `RECORDS`, one JSON object per line, in the order in which they were measured (decision 0019).
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+SCHEMA = 1
+RECORDS = "records.jsonl"
+
+
+def header(kind: str) -> dict[str, Any]:
+    """What every result says of itself: schema, kind, version, commit, day and machine."""
+    return {
+        "schema": SCHEMA,
+        "kind": kind,
+        "sottovoce": version("sottovoce"),
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": machine(),
+    }
+
+
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes `record`: as a further line of a ``.jsonl`` file, else as the only content of `path`. All of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jsonl":
+        append(path, [json.dumps(record, ensure_ascii=False)])
+    else:
+        write_atomically(path, dump(record))
+
+
+def append(path: Path, lines: Sequence[str]) -> None:
+    """Adds `lines` to the file. Several processes may do so at the same time; a line that a killed process left unfinished stays apart."""
+    with FileLock(f"{path}.lock"), path.open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        start = "\n" if file.read(1) not in (b"", b"\n") else ""
+        file.write((start + "".join(f"{line}\n" for line in lines)).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a ``.jsonl`` file with their numbers, from 1 on, without empty ones."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # text may hold other ends of lines
+        if line.strip():
+            yield number, line
+
+
+def read_all(path: Path) -> list[dict[str, Any]]:
+    """The records of a ``.jsonl`` file, the oldest first, without unfinished lines; none when there is no such file."""
+    found = []
+    for _, line in lines(path) if path.exists() else ():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            found.append(record)
+    return found
+
+
+def task_version(evaluation: Mapping[str, Any]) -> int:
+    """The version of the task that a record of an evaluation was measured with. Records from before there were versions have version 1."""
+    return int(evaluation["task"].get("version", 1))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The file is either the old one or the new one, whenever the process dies."""
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def dump(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+
+
+def portable(value: Any) -> Any:
+    """The same nested data with local paths cut down to their last part: records are shared, folders are private."""
+    if isinstance(value, dict):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [portable(item) for item in value]
+    return Path(value).name if isinstance(value, str) and ("/" in value or "\\" in value) and Path(value).exists() else value
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were taken on."""
+    made = {"system": platform.system(), "cpu": _cpu(), "threads": torch.get_num_threads()}
+    made |= {"python": platform.python_version(), "torch": torch.__version__, "transformers": version("transformers")}
+    if torch.cuda.is_available():
+        made["gpu"] = torch.cuda.get_device_name()
+    return made
+
+
+def version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a source tree on the path, not installed
+        return "0+unknown"
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+@functools.cache
+def commit() -> str | None:
+    """The source checkout's commit, with '+' when it has changes; ``None`` for an installed package.
+
+    Found once in a process: long measurements ask when they begin, since by their end the checkout may have moved on.
+    """
+    here = Path(__file__).parents[1]
+    if not (here.parents[1] / ".git").exists():
+        return None
+    try:
+        name = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return name + ("+" if dirty else "")

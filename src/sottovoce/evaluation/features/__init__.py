@@ -1,0 +1,1 @@
+"""Features of a model under evaluation, computed once and kept on disk."""

@@ -1,0 +1,125 @@
+"""A file of features that only ever grows, and the index of which rows belong to which piece of audio."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sottovoce.core.ledger import write_atomically
+from sottovoce.evaluation.features.pieces import Encoded, Entry, Kind, Piece
+from sottovoce.evaluation.subjects.subject import Subject
+
+LARGEST = 60_000.0  # of a half-precision number, nearly
+ROWS, INDEX = "rows.f16", "index.json"
+
+
+class Rows(NamedTuple):
+    """Features of B items, one after another. values: (N, L, D), half precision or float32, to be multiplied by `unit`, (L,); lengths:
+    (B,), rows of each item, N in all."""
+
+    values: Tensor
+    lengths: Tensor
+    unit: Tensor
+
+    def to(self, device: torch.device) -> Rows:
+        return Rows(*(part.to(device) for part in self))
+
+
+class Bank:
+    """One file of half-precision rows (L, D) and its index. Written by one process at a time; rows once written never change.
+
+    Every layer has one scale, a power of two chosen at its first rows, that keeps large activations within half precision.
+    """
+
+    def __init__(self, folder: Path, kind: Kind, subject: Subject) -> None:
+        self.folder, self.kind, self.layers, self.dim = folder, kind, subject.layers, subject.dim
+        self.index: dict[str, Entry] = {}
+        self._scale = torch.ones(0)
+        self._end = 0
+        self._file: BinaryIO | None = None
+        self._map: NDArray[np.float16] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of rows."""
+        return self._end * self.layers * self.dim * 2
+
+    def kept(self, key: str) -> bool:
+        """Whether there are rows of the piece with this key."""
+        return key in self.index and self.index[key].begin >= 0
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Opens the bank for `add`, alone among all processes; what was added is kept when the block is left, by an error as well."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.folder}.lock"):
+            self.folder.mkdir(exist_ok=True)
+            self.read()
+            with open(self.folder / ROWS, "ab") as file:
+                file.truncate(self.size)  # rows that no index knows: a process died here
+                self._file = file
+                try:
+                    yield
+                finally:
+                    file.flush()
+                    self._file = None
+                    entries = {key: list(entry) for key, entry in self.index.items()}
+                    write_atomically(self.folder / INDEX, json.dumps({"scale": self._scale.tolist(), "entries": entries}))
+        self._map = None
+
+    def read(self) -> None:
+        """Takes the index from the disk."""
+        try:
+            found = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = {"scale": [], "entries": {}}
+        self._scale = torch.tensor(found["scale"])
+        self.index = {key: Entry(*entry) for key, entry in found["entries"].items()}
+        self._end = max((e.begin + self.rows_of(e) for e in self.index.values() if e.begin >= 0), default=0)
+        rows = self.folder / ROWS
+        if not rows.exists() or rows.stat().st_size < self.size:  # damaged: begin again
+            self.index, self._end, self._scale = {}, 0, torch.ones(0)
+
+    def add(self, piece: Piece, found: Encoded | Entry) -> None:
+        if isinstance(found, Entry):
+            self.index[piece.key] = found
+            return
+        assert self._file is not None, "a bank takes rows only within writing()"
+        if not len(self._scale):
+            largest = found.states.abs().amax((0, 2)).clamp(min=1e-6)
+            self._scale = torch.exp2(torch.ceil(torch.log2(largest / 256)).clamp(min=0)).cpu()
+        rows = (found.states.cpu().float() / self._scale[:, None]).clamp(-LARGEST, LARGEST).half()
+        self._file.write(rows.numpy().tobytes())
+        self.index[piece.key] = Entry(self._end, found.frames, found.seconds)
+        self._end += len(rows)
+
+    def open(self) -> None:
+        """Opens the rows for reading. From then on another process may delete the bank and this one still reads it."""
+        if self._end:
+            self._map = np.memmap(self.folder / ROWS, np.float16, "r", shape=(self._end, self.layers, self.dim))
+            os.utime(self.folder / INDEX)  # used now: the longest unused bank goes first
+
+    def rows(self, entry: Entry) -> Tensor:
+        """(T, L, D) float32 of a piece whose rows are kept."""
+        found = self.batch([entry])
+        return found.values.float() * found.unit[:, None]
+
+    def batch(self, entries: Sequence[Entry]) -> Rows:
+        """The rows of several pieces, all of them kept."""
+        assert self._map is not None
+        parts = [self._map[entry.begin : entry.begin + self.rows_of(entry)] for entry in entries]
+        return Rows(torch.from_numpy(np.concatenate(parts)), torch.tensor([len(part) for part in parts]), self._scale)
+
+    def rows_of(self, entry: Entry) -> int:
+        """How many rows a piece has, or would have."""
+        return 1 if self.kind == "pooled" else entry.frames

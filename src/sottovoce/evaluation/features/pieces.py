@@ -1,0 +1,150 @@
+"""Stretches of audio that features are wanted of, and what a model makes of them."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sottovoce.core.types import SAMPLE_RATE, Batch
+from sottovoce.data import BadAudio, Recording, read_audio
+from sottovoce.data.recording import file_state
+from sottovoce.evaluation.subjects.subject import Subject
+
+Kind = Literal["frames", "pooled"]
+
+SHORTEST = 0.1  # seconds; less is padded with silence, so that every encoder gives at least one frame
+BATCH_SECONDS = 30.0  # of audio encoded at once
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Audio that features are wanted of: the first `seconds` of a recording (``None``: all), or its `start`..`start + seconds`."""
+
+    recording: Recording
+    start: float = 0.0
+    seconds: float | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """Names the audio by what decides it, the file's size and time of change included. Looks at the file once.
+
+        Of audio that is no plain file the loader says what decides it, in ``identity()``, where it has that.
+        """
+        item = self.recording
+        identity = getattr(item.loader, "identity", None)
+        state = file_state(item.path)
+        parts: tuple[object, ...] = (item.id, os.path.abspath(item.path), item.start, item.duration, item.channel)
+        parts = (*parts, self.start, self.seconds, state, *([identity()] if identity is not None else []))
+        return hashlib.blake2b(repr(parts).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+
+    @property
+    def length(self) -> float | None:
+        """Seconds, where the recording's are known or the piece is bounded."""
+        whole = self.recording.duration
+        rest = None if whole is None else max(whole - self.start, 0.0)
+        return self.seconds if rest is None else rest if self.seconds is None else min(rest, self.seconds)
+
+    def read(self) -> Tensor:
+        """(S,) samples. Raises BadAudio."""
+        wave = torch.from_numpy(read_audio(self.recording, self.start, self.seconds))
+        if not len(wave):
+            raise BadAudio("no samples")
+        return torch.nn.functional.pad(wave, (0, max(0, int(SHORTEST * SAMPLE_RATE) - len(wave))))
+
+
+class Entry(NamedTuple):
+    """Where a piece's rows begin in the bank (-1: not kept), its frames and length in seconds; or why it cannot be read."""
+
+    begin: int
+    frames: int
+    seconds: float
+    reason: str = ""
+
+
+class Encoded(NamedTuple):
+    """What an encoder made of a piece: (T, L, D) or, pooled, (1, L, D) states, of how many frames and seconds."""
+
+    states: Tensor
+    frames: int
+    seconds: float
+
+
+def encode(
+    subject: Subject,
+    pieces: Sequence[Piece],
+    kind: Kind,
+    seconds_per_batch: float = BATCH_SECONDS,
+    read: Callable[[Piece], Tensor] = Piece.read,
+) -> Iterator[tuple[Piece, Encoded | Entry]]:
+    """Every piece with what the model makes of it, or with the reason why it cannot be read; similar lengths after one another."""
+    order = sorted(pieces, key=lambda piece: piece.seconds or piece.recording.duration or 0.0)
+    batch: list[tuple[Piece, Tensor]] = []
+    for piece, wave in decoded(order, read=read):
+        if isinstance(wave, str):
+            yield piece, Entry(-1, 0, 0.0, wave)
+            continue
+        longest = max(len(wave), max((len(w) for _, w in batch), default=0))
+        if batch and longest * (len(batch) + 1) > seconds_per_batch * SAMPLE_RATE:
+            yield from _states(subject, batch, kind)
+            batch = []
+        batch.append((piece, wave))
+    if batch:
+        yield from _states(subject, batch, kind)
+
+
+def _states(subject: Subject, batch: list[tuple[Piece, Tensor]], kind: Kind) -> Iterator[tuple[Piece, Encoded]]:
+    waves = [wave for _, wave in batch]
+    lengths = torch.tensor([len(wave) for wave in waves])
+    padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    same = len(set(lengths.tolist())) == 1
+    states, frames = subject.states(Batch(padded, None if same else lengths))
+    for (piece, wave), rows, count in zip(batch, states, frames.tolist(), strict=True):
+        own = rows[: max(1, count)].float()
+        yield piece, Encoded(own.mean(0, keepdim=True) if kind == "pooled" else own, len(own), len(wave) / SAMPLE_RATE)
+
+
+def decoded(
+    pieces: Sequence[Piece], ahead: int = 64, read: Callable[[Piece], Tensor] = Piece.read
+) -> Iterator[tuple[Piece, Tensor | str]]:
+    """Audio in the order of `pieces`, or why it cannot be read, decoded by threads a little ahead."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        waiting: deque[tuple[Piece, Future[Tensor | str]]] = deque()
+        todo = iter(pieces)
+        while True:
+            for piece in itertools.islice(todo, ahead - len(waiting)):
+                waiting.append((piece, pool.submit(_wave, piece, read)))
+            if not waiting:
+                return
+            piece, future = waiting.popleft()
+            yield piece, future.result()
+
+
+def _wave(piece: Piece, read: Callable[[Piece], Tensor] = Piece.read) -> Tensor | str:
+    try:
+        return read(piece)
+    except BadAudio as problem:
+        return problem.reason
+
+
+def looked_at(subject: Subject, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Entry]]:
+    """Every piece with an entry of nothing kept; the audio is decoded once, to know that it can be. Frames are an estimate."""
+    for piece, wave in decoded(pieces):
+        if isinstance(wave, str):
+            yield piece, Entry(-1, 0, 0.0, wave)
+        else:
+            seconds = len(wave) / SAMPLE_RATE
+            yield piece, Entry(-1, max(1, int(seconds * subject.frame_rate)), seconds)
+
+
+def readable(piece: Piece) -> bool:
+    return not isinstance(_wave(piece), str)

@@ -1,0 +1,253 @@
+"""Features of a frozen model, computed once for each recording and kept on disk, so that ten trials do not cost ten encodings.
+
+One bank for each model, kind and crop: a file of rows that only ever grows, and an index of which rows belong to which recording. Tasks
+that share recordings share rows. Banks of other models make room when the store's limit is reached, the longest unused first; what does
+not fit even then is computed anew whenever it is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from sottovoce.data import Skipped
+from sottovoce.data.cache import cache_home
+from sottovoce.evaluation.features.bank import INDEX, ROWS, Bank, Rows
+from sottovoce.evaluation.features.generated import MadeAudio
+from sottovoce.evaluation.features.pieces import BATCH_SECONDS, Encoded, Entry, Kind, Piece, decoded, encode, looked_at, readable
+from sottovoce.evaluation.subjects.subject import Subject
+
+Progress = Callable[[int, int], None]
+
+FORMAT = 1
+ON_CPU, ON_GPU = 8.0, 240.0  # seconds of audio encoded at once in training: what fits a processor's cache, what keeps a GPU busy
+MADE = 0.1  # of the limit, besides it, for audio that is made
+AT_ONCE = 8  # items of which features are in memory when a set is gone through
+
+_said: dict[Path, float] = {}  # bytes of a bank that this process has said to be too many
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of those pieces that could be read. `usable[i]`: the position of item i in what was asked for; `skipped`: the rest.
+
+    kind "frames": an item is (T, L, D); "pooled": (1, L, D), its mean over time. frames: (N,) frames per item, an estimate where
+    nothing is kept. seconds: the time it took to compute them; hours: of audio.
+    """
+
+    subject: Subject
+    kind: Kind
+    pieces: list[Piece]
+    usable: list[int]
+    skipped: list[Skipped]
+    frames: list[int]
+    hours: float
+    entries: list[Entry]
+    bank: Bank | None = None
+    seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.usable)
+
+    def item(self, i: int) -> Tensor:
+        """(T, L, D) float32."""
+        return self.states([i])[0]
+
+    def states(self, items: Sequence[int]) -> list[Tensor]:
+        """(T, L, D) float32 of each of some items. What is not kept is computed together, similar lengths after one another."""
+        rest = [self.pieces[i] for i in items if not self._kept(i)]
+        computed: dict[str, Tensor] = {}
+        seconds = ON_CPU if self.subject.device.type == "cpu" else ON_GPU
+        for piece, found in encode(self.subject, rest, self.kind, seconds) if rest else ():
+            assert isinstance(found, Encoded), f"{piece.recording.path} could be read a moment ago: {found.reason}"
+            computed[piece.key] = found.states.float().cpu()
+        return [self._rows(i) if self._kept(i) else computed[self.pieces[i].key] for i in items]
+
+    def each(self, items: Sequence[int]) -> Iterator[Tensor]:
+        """`states`, one after another; few are in memory together."""
+        for begin in range(0, len(items), AT_ONCE):
+            yield from self.states(items[begin : begin + AT_ONCE])
+
+    def batch(self, items: Sequence[int]) -> Rows:
+        """Features of some items, as they are kept."""
+        if self._table is not None:
+            return Rows(self._table[items], torch.ones(len(items), dtype=torch.long), torch.ones(self.subject.layers))
+        if self.bank is not None and all(map(self._kept, items)):
+            return self.bank.batch([self.entries[i] for i in items])
+        found = self.states(items)
+        return Rows(torch.cat(found), torch.tensor([len(rows) for rows in found]), torch.ones(self.subject.layers))
+
+    def _kept(self, i: int) -> bool:
+        return self.bank is not None and self.entries[i].begin >= 0
+
+    def _rows(self, i: int) -> Tensor:
+        assert self.bank is not None
+        return self.bank.rows(self.entries[i])
+
+    @cached_property
+    def _table(self) -> Tensor | None:
+        """(N, L, D): all of a pooled set, which is small enough to stay in memory."""
+        if self.kind != "pooled" or not len(self) or not all(map(self._kept, range(len(self)))):
+            return None
+        return torch.cat(self.states(range(len(self))))
+
+
+def moments(sets: Sequence[FeatureSet], most: int) -> tuple[Tensor, Tensor]:
+    """(L, D) mean and standard deviation over the rows of the sets, float64 on the CPU, of up to about `most` items spread over them."""
+    count, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double()
+    step = max(1, sum(len(each) for each in sets) // most)
+    for features in sets:
+        for states in features.each(range(0, len(features), step)):
+            rows = states.double()
+            count, total, square = count + len(rows), total + rows.sum(0), square + rows.square().sum(0)
+    mean = total / count
+    return mean, (square / count - mean.square()).clamp(min=0).sqrt()
+
+
+class FeatureStore:
+    """Banks of features in a folder, `limit_gb` in all (0: nothing is kept, every request encodes), and `MadeAudio`, a tenth of that.
+
+    folder: by default ``features`` in `cache_home`.
+    """
+
+    def __init__(self, folder: Path | None = None, limit_gb: float = 10.0, seconds_per_batch: float = BATCH_SECONDS) -> None:
+        self.folder = (folder or cache_home() / "features").expanduser()
+        self.limit = limit_gb * 1e9
+        self.seconds_per_batch = seconds_per_batch
+        self.made = MadeAudio(self.folder / "made", MADE * self.limit)
+
+    def foresee(self, subject: Subject, pieces: Sequence[Piece], kind: Kind, say: Callable[[str], None]) -> float:
+        """Bytes that the bank will have with all these pieces, as far as their lengths are known; says so when they are too many.
+
+        Nothing is said again in a process unless it is a fifth more than before, and nothing when nothing is to be kept.
+        """
+        if self.limit <= 0:
+            return 0.0
+        bank = self._bank(subject, kind)
+        bank.read()
+        wanted = {piece.key: piece for piece in pieces}
+        lengths = [piece.length for key, piece in wanted.items() if not bank.kept(key)]
+        known = [length for length in lengths if length is not None]
+        usual = sum(known) / len(known) if known else 0.0
+        frames = [1.0 if kind == "pooled" else (usual if length is None else length) * subject.frame_rate for length in lengths]
+        total = bank.size + sum(frames) * subject.layers * subject.dim * 2
+        if total > self.limit and total > 1.2 * _said.get(bank.folder, 0.0):
+            _said[bank.folder] = total
+            say(
+                f"the features of {subject.name} take about {total / 1e9:.3g} GB and --cache-gb is {self.limit / 1e9:.3g}: what does "
+                f"not fit is computed again in every step, which is slow; --cache-gb {_rounded_up(1.05 * total / 1e9)} holds all of them"
+            )
+        return total
+
+    def _bank(self, subject: Subject, kind: Kind) -> Bank:
+        return Bank(self.folder / f"{subject.fingerprint}-{kind}-{FORMAT}", kind, subject)
+
+    def get(self, subject: Subject, pieces: Sequence[Piece], kind: Kind, progress: Progress | None = None) -> FeatureSet:
+        """Features of `pieces`; what no bank has is computed and kept. `progress` is called with (done, to do)."""
+        began = time.monotonic()
+        keys = [piece.key for piece in pieces]
+        wanted = dict(zip(keys, pieces, strict=True))
+        if self.limit <= 0:
+            index = {piece.key: entry for piece, entry in looked_at(subject, list(wanted.values()))}
+            return _select(subject, pieces, keys, kind, index, None)
+        bank = self._bank(subject, kind)
+        bank.read()
+        doubtful = {key for key in wanted if key in bank.index and bank.index[key].reason}
+        mended = {key for key in doubtful if readable(wanted[key])}  # a disk that was away, a right that has been given since
+        if self._lacks(bank, subject, wanted, mended):  # else nobody needs to be waited for
+            self._fill(bank, subject, wanted, mended, progress)
+        bank.open()
+        made = _select(subject, pieces, keys, kind, bank.index, bank)
+        return replace(made, seconds=time.monotonic() - began)
+
+    def _lacks(self, bank: Bank, subject: Subject, wanted: Mapping[str, Piece], mended: set[str]) -> bool:
+        """Whether there is something to compute, or room by now for something that did not fit."""
+        if mended or any(key not in bank.index for key in wanted):
+            return True
+        frames = [bank.rows_of(bank.index[key]) for key in wanted if not bank.kept(key) and not bank.index[key].reason]
+        return bool(frames) and self._room(bank, min(frames) * subject.layers * subject.dim * 2)
+
+    def _fill(
+        self, bank: Bank, subject: Subject, wanted: Mapping[str, Piece], mended: set[str], progress: Progress | None
+    ) -> None:
+        """Computes what the bank has not, until it is full; the rest is only looked at, and computed whenever it is asked for."""
+        with bank.writing():
+            for key in mended:
+                if not bank.kept(key):
+                    bank.index.pop(key, None)
+            todo = {
+                key: piece
+                for key, piece in wanted.items()
+                if key not in bank.index or not (bank.kept(key) or bank.index[key].reason)
+            }
+            count = len(todo)
+
+            def add(piece: Piece, found: Encoded | Entry) -> None:
+                bank.add(piece, found)
+                del todo[piece.key]
+                if progress is not None:
+                    progress(count - len(todo), count)
+
+            for piece, found in encode(subject, list(todo.values()), bank.kind, self.seconds_per_batch, self.made.read):
+                if isinstance(found, Encoded) and not self._room(bank, found.states.numel() * 2):
+                    break
+                add(piece, found)
+            for piece, entry in looked_at(subject, [piece for key, piece in todo.items() if key not in bank.index]):
+                add(piece, entry)
+
+    def _room(self, bank: Bank, wanted: int) -> bool:
+        """Whether `wanted` more bytes fit, after deleting as many other banks as must be, the longest unused first."""
+        if bank.size + wanted > self.limit:
+            return False
+        others = [path for path in self.folder.glob(f"*-{FORMAT}") if path != bank.folder]
+        sizes = {path: (path / ROWS).stat().st_size for path in others if (path / ROWS).exists()}
+        for path in sorted(sizes, key=lambda path: (path / INDEX).stat().st_mtime if (path / INDEX).exists() else 0.0):
+            if bank.size + wanted + sum(sizes.values()) <= self.limit:
+                break
+            try:
+                with FileLock(f"{path}.lock", timeout=0):
+                    shutil.rmtree(path, ignore_errors=True)
+            except Timeout:  # being filled by another process, which may be waiting for ours
+                continue
+            del sizes[path]
+        return bank.size + wanted + sum(sizes.values()) <= self.limit
+
+
+def _select(
+    subject: Subject, pieces: Sequence[Piece], keys: Sequence[str], kind: Kind, index: Mapping[str, Entry], bank: Bank | None
+) -> FeatureSet:
+    entries = [index[key] for key in keys]
+    usable = [i for i, entry in enumerate(entries) if not entry.reason]
+    return FeatureSet(
+        subject=subject,
+        kind=kind,
+        pieces=[pieces[i] for i in usable],
+        usable=usable,
+        skipped=[
+            Skipped(path=piece.recording.path, reason=entry.reason)
+            for piece, entry in zip(pieces, entries, strict=True)
+            if entry.reason
+        ],
+        frames=[entries[i].frames for i in usable],
+        hours=sum(entry.seconds for entry in entries) / 3600,
+        entries=[entries[i] for i in usable],
+        bank=bank,
+    )
+
+
+def _rounded_up(gigabytes: float) -> str:
+    """To two digits."""
+    step = 10.0 ** (math.floor(math.log10(gigabytes)) - 1)
+    return f"{math.ceil(gigabytes / step) * step:.10g}"
+
+
+__all__ = ["INDEX", "ROWS", "FeatureSet", "FeatureStore", "Kind", "Piece", "Rows", "decoded", "encode", "moments"]

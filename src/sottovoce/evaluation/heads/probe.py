@@ -1,0 +1,279 @@
+"""Training of a probe on a frozen model's features: weighted sum of layers, a head, a sweep over learning rates, early stopping.
+
+As SUPERB does it (Yang et al. 2021): only the layer weights and the head learn, and the learning rate is the one thing tuned for each
+model. Here the sweep is part of every evaluation, and every trial of it is recorded.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sottovoce.evaluation.features.store import FeatureSet, Rows, moments
+
+T = TypeVar("T")
+M = TypeVar("M")
+N = TypeVar("N", bound=nn.Module)
+PIECE = 128  # rows
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a probe learns.
+
+    lrs: learning rates tried (Adam). steps: most updates of a trial. batch: utterances per update. evaluate_every: updates between two
+    looks at the dev set. patience: looks without an improvement before a trial ends. clip: largest norm of the gradient.
+    warmup: updates in which the rates rise, to fall afterwards with the inverse square root of the updates; 0: they stay as they are.
+    layers_lr: learning rate of the layer weights; ``None``: that of the head, as in SUPERB, whose 200,000 updates have the time that a
+    short schedule lacks to find the layers that a task uses.
+    standardize: every feature of every layer to zero mean and about unit variance over the training set first, which makes one range of
+    learning rates fit all models (SUPERB does not).
+    """
+
+    lrs: tuple[float, ...] = (1e-4,)
+    steps: int = 200_000
+    batch: int = 32
+    evaluate_every: int = 2_000
+    patience: int = 10
+    clip: float = 1.0
+    layers_lr: float | None = None
+    standardize: bool = False
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.lrs or min(self.lrs) <= 0:
+            raise ValueError("lrs must name at least one learning rate above 0")
+        if min(self.steps, self.batch, self.evaluate_every, self.patience) < 1 or self.warmup < 0:
+            raise ValueError("steps, batch, evaluate_every and patience must be at least 1, warmup at least 0")
+
+    def rate(self, step: int) -> float:
+        """Share of the learning rates at update `step`, from 1."""
+        return min(step / self.warmup, (self.warmup / step) ** 0.5) if self.warmup else 1.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One learning rate with one seed. dev: best score on the dev set (higher is better), reached after best_step updates.
+
+    curve: (updates, dev score) at every look.
+    """
+
+    seed: int
+    lr: float
+    dev: float
+    best_step: int
+    steps: int
+    seconds: float
+    curve: list[tuple[int, float]] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        made = asdict(self)
+        finite = {"dev": self.dev if math.isfinite(self.dev) else None, "seconds": round(self.seconds, 2)}
+        return {**made, **finite, "curve": [list(point) for point in self.curve]}
+
+
+class Best(Generic[N]):
+    """The state of `model` at the look with the highest score, which came after `step` updates; curve: (updates, score) of every look."""
+
+    def __init__(self, model: N) -> None:
+        self.model, self.score, self.step = model, -math.inf, 0
+        self.curve: list[tuple[int, float]] = []
+        self._state = copy.deepcopy(model.state_dict())
+
+    def look(self, step: int, score: float) -> None:
+        self.curve.append((step, round(score, 4)))
+        if score > self.score:
+            self.score, self.step, self._state = score, step, copy.deepcopy(self.model.state_dict())
+
+    def restore(self) -> N:
+        """The model in that state, for use."""
+        self.model.load_state_dict(self._state)
+        return self.model.eval()
+
+
+@dataclass(frozen=True)
+class Examples(Generic[T]):
+    """Features and one target for each item. group: whom an item belongs to (its speaker), for intervals; "" where unknown."""
+
+    features: FeatureSet
+    targets: list[T]
+    groups: list[str]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def inside(frames: int, lengths: Tensor) -> Tensor:
+    """(B, frames) bool, true before the end of every row."""
+    return torch.arange(frames, device=lengths.device) < lengths[:, None]
+
+
+class Mix(torch.autograd.Function):
+    """(N, L, D) rows and (L, D) factors -> (N, D): the sum over layers.
+
+    In pieces that stay in the processor's cache, read as they are kept: the rows are most of what a probe's step moves.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, factors: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, factors)
+        out = factors.new_empty((len(rows), rows.shape[2]))
+        size = PIECE if rows.device.type == "cpu" else max(1, len(rows))
+        for part, piece in zip(out.split(size), rows.split(size), strict=True):
+            torch.sum(piece.to(factors.dtype, copy=True).mul_(factors), 1, out=part)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        (gradient,) = gradients
+        rows, factors = ctx.saved_tensors
+        out = torch.zeros_like(factors)
+        size = PIECE if rows.device.type == "cpu" else max(1, len(rows))
+        for part, piece in zip(gradient.split(size), rows.split(size), strict=True):
+            out += piece.to(factors.dtype, copy=True).mul_(part[:, None]).sum(0)
+        return None, out
+
+
+class WeightedSum(nn.Module):
+    """Rows of B items -> (B, T, D): a learned softmax-weighted sum over the layers (SUPERB; Peters et al. 2018), zero beyond an item's end.
+
+    `mean`, `std`: (L, D) of the features, where they are standardised first; both steps are one linear map.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, layers: int, dim: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(layers))
+        self.register_buffer("mean", torch.zeros(layers, dim))
+        self.register_buffer("std", torch.ones(layers, dim))
+
+    def forward(self, rows: Rows) -> Tensor:
+        scale = self.weights.softmax(0)[:, None] / self.std
+        mixed: Tensor = Mix.apply(rows.values, scale * rows.unit[:, None]) - (scale * self.mean).sum(0)
+        return nn.utils.rnn.pad_sequence(mixed.split(rows.lengths.tolist()), batch_first=True)
+
+    def fit(self, features: FeatureSet, items: int = 1000) -> None:
+        """Takes mean and standard deviation from up to `items` items spread over `features`."""
+        mean, deviation = moments([features], items)
+        self.mean.copy_(mean)
+        # not below half of the layer's mean: what hardly varies (differences averaged over time) would come out as loud noise
+        self.std.copy_(torch.maximum(deviation, deviation.mean(1, keepdim=True) / 2) + 1e-8)
+
+    def shares(self) -> list[float]:
+        """The weight of every layer; they sum to 1."""
+        found: list[float] = self.weights.detach().softmax(0).tolist()
+        return found
+
+
+class Probe(nn.Module):
+    """Weighted sum and head. head: (B, T, D) summed features, (B,) lengths -> whatever the task's loss and decoder read."""
+
+    def __init__(self, layers: int, dim: int, head: nn.Module) -> None:
+        super().__init__()
+        self.sum = WeightedSum(layers, dim)
+        self.head = head
+
+    def forward(self, rows: Rows) -> Any:
+        return self.head(self.sum(rows), rows.lengths)
+
+
+@contextmanager
+def without_denormals() -> Iterator[None]:
+    """Inside, this thread's CPU takes numbers too small for float32's full precision as 0: gradients of CTC and old moments of Adam are
+    full of them, and each costs many times what others do. Elsewhere than on a CPU, nothing changes."""
+    before = bool(torch.tensor(1e-39) * 1 == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+@without_denormals()
+def fit(
+    build: Callable[[], nn.Module],
+    loss: Callable[[Any, Tensor, list[Any]], Tensor],
+    judge: Callable[[Probe], float],
+    train: Examples[Any],
+    training: Training,
+    seed: int,
+    lr: float,
+    device: torch.device,
+) -> tuple[Probe, Trial]:
+    """One trial. build() makes the head; loss(outputs, lengths, targets) a mean; judge(probe) the dev score, higher is better.
+
+    The probe returned is that of the best look. A loss that is not finite ends the trial with what was best before.
+    """
+    began = time.monotonic()
+    features = train.features
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        probe = Probe(features.subject.layers, features.subject.dim, build()).to(device)
+        if training.standardize:
+            probe.sum.fit(features)
+        groups: list[dict[str, Any]] = [
+            {"params": probe.head.parameters()},
+            {"params": probe.sum.parameters(), "lr": lr if training.layers_lr is None else training.layers_lr},
+        ]
+        optimizer = torch.optim.Adam(groups, lr=lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: training.rate(done + 1))
+        found, step = Best(probe), 0
+        order = batches(features.frames, training.batch, seed, pooled=features.kind == "pooled")
+        for step in range(1, training.steps + 1):
+            items = next(order)
+            rows = features.batch(items).to(device)
+            probe.train()
+            value = loss(probe(rows), rows.lengths, [train.targets[i] for i in items])
+            if not torch.isfinite(value):
+                break
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            nn.utils.clip_grad_norm_(probe.parameters(), training.clip)
+            optimizer.step()
+            schedule.step()
+            if step % training.evaluate_every == 0 or step == training.steps:
+                probe.eval()
+                with torch.inference_mode():
+                    score = judge(probe)
+                found.look(step, score)
+                if (step - found.step) // training.evaluate_every >= training.patience:
+                    break
+    return found.restore(), Trial(seed, lr, found.score, found.step, step, time.monotonic() - began, found.curve)
+
+
+def batches(frames: Sequence[int], size: int, seed: int, pooled: bool) -> Iterator[list[int]]:
+    """Endless batches of items, every item once an epoch; frames of similar lengths together, so that little is padding."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(len(frames), generator=generator).tolist()
+        if not pooled:
+            pools = [order[i : i + 16 * size] for i in range(0, len(order), 16 * size)]
+            order = [i for pool in pools for i in sorted(pool, key=lambda i: frames[i])]
+        groups = [order[i : i + size] for i in range(0, len(order), size)]
+        for i in torch.randperm(len(groups), generator=generator).tolist():
+            yield groups[i]
+
+
+def sweep(
+    train_one: Callable[[int, float], tuple[M, Trial]], lrs: Sequence[float], seeds: Sequence[int]
+) -> tuple[list[M], list[dict[str, Any]]]:
+    """Every learning rate with the first seed, then the other seeds with the one that did best on the dev set.
+
+    One model for each seed, and a record of every trial; ``chosen`` marks those whose model is used.
+    """
+    tried = [train_one(seeds[0], lr) for lr in lrs]
+    model, best = max(tried, key=lambda found: found[1].dev)
+    others = [train_one(seed, best.lr) for seed in seeds[1:]]
+    used = {id(best), *(id(trial) for _, trial in others)}
+    trials = [trial for _, trial in (*tried, *others)]
+    return [model, *(made for made, _ in others)], [{**trial.record(), "chosen": id(trial) in used} for trial in trials]

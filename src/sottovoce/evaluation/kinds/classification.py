@@ -1,0 +1,112 @@
+"""Classification of whole utterances: SUPERB's head, which all tasks of this kind share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sottovoce.data import Recording
+from sottovoce.evaluation.features.store import Kind
+from sottovoce.evaluation.heads.probe import Training, inside
+from sottovoce.evaluation.kinds.probing import Fold, Item, ProbeTask, Rows, Unusable
+from sottovoce.evaluation.kinds.task import Metric
+from sottovoce.evaluation.statistics.bootstrap import ratio
+
+
+class MeanPool(nn.Module):
+    """Linear projection, mean over time, one linear layer for each question (SUPERB's UtteranceLevel with mean pooling).
+
+    All of it is linear, so features that are already a mean over time give the same output as frames.
+    """
+
+    def __init__(self, dim: int, projector: int, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.projector = nn.Linear(dim, projector)
+        self.outputs = nn.ModuleList(nn.Linear(projector, size) for size in sizes)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
+        valid = inside(x.shape[1], lengths)[..., None].to(x.dtype)
+        pooled = self.projector((x * valid).sum(1) / lengths[:, None])
+        return [output(pooled) for output in self.outputs]
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What tasks on whole utterances share; SUPERB's values (s3prl: speech_commands, fluent_commands, voxceleb1).
+
+    projector: width of the projection. max_seconds: how much of a recording is heard, from its start.
+    """
+
+    training: Training = Training(lrs=(1e-4,), steps=200_000, batch=32, evaluate_every=5_000)
+    projector: int = 256
+    max_seconds: float | None = None
+
+
+class Classification(ProbeTask):
+    """One or several questions about an utterance, each with its own classes; right is who has all answers right.
+
+    A subclass says in `answers` what the questions are. Its Config is an `Utterance`.
+    """
+
+    Config: ClassVar[type] = Utterance
+    kind: ClassVar[Kind] = "pooled"
+    metrics: tuple[Metric, ...] = (Metric("accuracy"),)
+
+    def answers(self, recording: Recording) -> dict[str, str]:
+        """Question -> answer. Raises Unusable."""
+        raise TypeError(f"{type(self).__name__} must define answers")
+
+    def target(self, recording: Recording) -> dict[str, str]:
+        return self.answers(recording)
+
+    def prepare(self, fold: Fold) -> Fold:
+        questions = sorted({question for item in fold.train for question in item.target})
+        answers = {q: sorted({item.target.get(q, "") for item in fold.train}) for q in questions}
+        if all(len(known) < 2 for known in answers.values()):
+            raise ValueError(f"{self.name} needs at least two classes in the train split; it reads {self.reads}")
+        self.classes = {q: known for q, known in answers.items() if len(known) > 1}
+        index = {q: {answer: i for i, answer in enumerate(known)} for q, known in self.classes.items()}
+
+        def numbered(items: list[Item]) -> list[Item]:
+            return [replace(item, target=[index[q].get(item.target.get(q, ""), -1) for q in index]) for item in items]
+
+        return Fold(numbered(fold.train), numbered(fold.dev), numbered(fold.test))
+
+    def head(self, dim: int) -> nn.Module:
+        return MeanPool(dim, self.config.projector, [len(known) for known in self.classes.values()])
+
+    def loss(self, outputs: list[Tensor], lengths: Tensor, targets: list[list[int]]) -> Tensor:
+        wanted = torch.tensor(targets, device=lengths.device)
+        return torch.stack([F.cross_entropy(out, wanted[:, i]) for i, out in enumerate(outputs)]).sum()
+
+    def count(self, outputs: list[Tensor], lengths: Tensor, targets: list[list[int]]) -> Rows:
+        """(B, 4): all right, 1; right answers, answers. An answer never trained on (-1) cannot be right."""
+        said = torch.stack([out.argmax(-1) for out in outputs], dim=1).cpu().numpy()
+        right = said == np.array(targets)
+        columns = [right.all(1), np.ones(len(right)), right.sum(1), np.full(len(right), right.shape[1])]
+        return np.column_stack(columns).astype(np.float64)
+
+    def scores(self, rows: Rows) -> tuple[float, ...]:
+        return (ratio(rows),)
+
+    def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
+        """Number of classes, and what always saying the commonest answer to the first question would score."""
+        made: dict[str, Any] = {"classes": {q: len(known) for q, known in self.classes.items()}}
+        counts = np.bincount([item.target[0] for item in fold.train])
+        made["majority"] = round(100 * float(np.mean([item.target[0] == counts.argmax() for item in fold.test])), 2)
+        return made
+
+
+def field(recording: Recording, *names: str) -> str:
+    """The first of the fields that has a value. Raises Unusable when none has."""
+    for name in names:
+        value = recording.fields.get(name, "").strip()
+        if value:
+            return value
+    raise Unusable(f"no {' or '.join(names)}")

@@ -1,0 +1,134 @@
+"""Tasks on which the encoder itself is fine-tuned, in many languages at once: what all of them share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from sottovoce.data import DataConfig, Recording, Recordings, Skipped, scan
+from sottovoce.evaluation.features.store import Piece
+from sottovoce.evaluation.heads.probe import sweep
+from sottovoce.evaluation.heads.tuning import SHORTEST, Speech, Tuned, Tuning, tune
+from sottovoce.evaluation.kinds.learned import SPLITS, Fold, Item, LearnedTask, Rows
+from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.subjects.subject import Subject
+
+UNNAMED = "und"  # ISO 639 for a language that is not known
+
+
+class FineTuned(LearnedTask):
+    """A copy of the encoder learns with the head (`probing.tuning`). Stands before the class that says what is learnt:
+
+    ``class FineTunedX(FineTuned, X)``, where X is any `LearnedTask` on frames; its Config has a `training` of type `Tuning`.
+
+    One model serves all languages, which the field ``language`` names. A score is the mean over the languages of the test set (macro
+    average), whatever their sizes; `details` has each. A language without a dev split gives a tenth of its train split to it.
+    A subject without weights (log-mel, fbank) has its head trained alone, and the record says so. The record's splits are what was used.
+    """
+
+    languages: list[str]
+
+    def pieces(self, recording: Recording, split: str) -> list[Piece]:
+        return [Piece(recording, 0.0, None)]
+
+    def stratum(self, item: Item) -> str:
+        return item.piece.recording.fields.get("language", "") or UNNAMED
+
+    def prepare(self, fold: Fold) -> Fold:
+        self.languages = sorted({self.stratum(item) for part in (fold.train, fold.dev, fold.test) for item in part})
+        return super().prepare(fold)
+
+    def scores(self, rows: Rows) -> tuple[float, ...]:
+        """Means over languages; the last column of the rows is the language's place."""
+        parts = [super(FineTuned, self).scores(rows[rows[:, -1] == place]) for place in np.unique(rows[:, -1])]
+        return tuple(float(value) for value in np.mean(parts, axis=0))
+
+    def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
+        """Each language's own scores, means over seeds, and its number of test recordings."""
+        found: dict[str, Any] = {}
+        for place in np.unique(rows[0][:, -1]):
+            chosen = [each[each[:, -1] == place] for each in rows]
+            values = np.mean([super(FineTuned, self).scores(each) for each in chosen], axis=0)
+            named = {metric.name: round(float(value), 4) for metric, value in zip(self.metrics, values, strict=True)}
+            found[self.languages[int(place)]] = {**named, "items": len(chosen[0])}
+        return {**super().details(fold, rows), "languages": found}
+
+    def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
+        splits, skipped = self.items(self.arrange(recordings))
+        training: Tuning = self.config.training
+        (divided,) = self.folds(splits)
+        self._check(divided, skipped)
+        fold = self.prepare(divided)
+        train, dev, test = (self._speech(getattr(fold, split), split, skipped) for split in SPLITS)
+        learns = any(weight.is_floating_point() for weight in subject.encoder.parameters())
+        began = time.monotonic()
+
+        def judge(model: Tuned) -> float:
+            return self.metrics[0].sign * self.scores(self.counted(model, dev, bench.device, skipped)[1])[0]
+
+        def one(seed: int, lr: float) -> tuple[Tuned, Any]:
+            def build() -> torch.nn.Module:
+                return self.head(subject.dim)
+
+            return tune(subject, build, self.loss, judge, train, training, seed, lr, bench.device, bench.say)
+
+        models, trials = sweep(one, training.lrs, bench.seeds)
+        middle = time.monotonic()
+        tested = [self.counted(self.ready(model), test, bench.device, skipped) for model in models]
+        rows = [each for _, each in tested]
+        return Outcome(
+            measures=self.measures(rows, [test.groups[i] for i in tested[0][0]]),
+            data={"splits": {split: each.summary() for split, each in zip(SPLITS, (train, dev, test), strict=True)}},
+            seconds={"training": middle - began, "scoring": time.monotonic() - middle},
+            trials=trials,
+            layer_weights=[shares for shares in (model.shares() for model in models) if shares],
+            details={**self.details(fold, rows), "encoder": "fine-tuned" if learns else "has no weights; the head alone learnt"},
+            skipped=unique(skipped),
+        )
+
+    @torch.no_grad()
+    def counted(self, model: Tuned, speech: Speech[Any], device: torch.device, skipped: list[Skipped]) -> tuple[list[int], Rows]:
+        """Places of the utterances that could be read, and for each the numbers of `count` and the place of its language."""
+        found: dict[int, Any] = {}
+        for batch, places in speech.once(self.config.training, skipped):
+            outputs, frames = model(batch.to(device))
+            counts = self.count(outputs, frames, [speech.targets[i] for i in places])
+            found.update(zip(places, counts, strict=True))
+        if not found:
+            raise ValueError(f"none of the recordings to test {self.name} on can be read; see what was skipped and why")
+        order = sorted(found)
+        languages = [self.languages.index(speech.languages[i]) for i in order]
+        return order, np.column_stack([np.stack([found[i] for i in order]), languages])
+
+    def _speech(self, items: Sequence[Item], split: str, skipped: list[Skipped]) -> Speech[Any]:
+        """The items whose audio is there; for training also short enough."""
+        placed = [replace(item.piece.recording, id=str(i), group="") for i, item in enumerate(items)]
+        scanned = scan(placed, DataConfig(min_seconds=SHORTEST, max_seconds=1e6))
+        skipped += scanned.skipped
+        limit = self.config.training.max_seconds if split == "train" else float("inf")
+        kept = [utterance for utterance in scanned.utterances if utterance.seconds <= limit]
+        skipped += [
+            Skipped(path=utterance.recording.path, reason=f"longer than {limit:g} s")
+            for utterance in scanned.utterances
+            if utterance.seconds > limit
+        ]
+        if not kept:
+            raise ValueError(f"every train recording is longer than {limit:g} s; raise training.max_seconds")
+        chosen = [items[int(utterance.recording.id)] for utterance in kept]
+        utterances = [replace(u, recording=replace(u.recording, id=str(i))) for i, u in enumerate(kept)]
+        return Speech(
+            utterances,
+            [item.target for item in chosen],
+            [item.group for item in chosen],
+            [self.stratum(item) for item in chosen],
+        )
+
+
+def unique(skipped: Sequence[Skipped]) -> list[Skipped]:
+    """One row for each path: dev recordings are read again at every look."""
+    return list({row["path"]: row for row in skipped}.values())

@@ -1,0 +1,1 @@
+"""Models under evaluation: encoders, exported files, and controls, behind one interface."""

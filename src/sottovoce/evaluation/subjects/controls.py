@@ -1,0 +1,91 @@
+"""Controls without weights: the features that a speech encoder has to beat."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sottovoce.core.types import SAMPLE_RATE, Features
+from sottovoce.encoder.config import FbankConfig
+from sottovoce.encoder.kaldi_fbank import Fbank, standardised
+from sottovoce.encoder.log_mel import LogMel, slope, windows
+from sottovoce.evaluation.subjects.subject import Subject
+
+
+class Spectrum(nn.Module):
+    """(B, S) samples -> 80 log-mel energies and their first and second differences, 240 numbers in a frame.
+
+    hop: samples from one frame to the next. reach: frames to each side from which a difference is computed (as the slope of a line).
+    """
+
+    size, hop, reach = 400, 320, 1
+
+    def energies(self, wave: Tensor) -> Tensor:
+        """(B, S) -> (B, T, 80)."""
+        raise TypeError(f"{type(self).__name__} must define energies")
+
+    def finished(self, x: Tensor, frames: Tensor | None) -> Tensor:
+        """(B, T, 240), of which (B,) `frames` are valid, as the control has it."""
+        return x
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
+        if wave.shape[1] < self.size:
+            wave = nn.functional.pad(wave, (0, self.size - wave.shape[1]))
+        x = self.energies(wave)
+        frames = at = None
+        if lengths is not None:
+            frames = windows(lengths, self.size, self.hop).clamp(min=1)
+            at = torch.minimum(torch.arange(x.shape[1], device=x.device), frames[:, None] - 1)  # differences must not see padding
+        parts = [_held(x, at)]
+        for _ in range(2):
+            parts.append(_held(slope(parts[-1], self.reach), at))
+        x = self.finished(torch.cat(parts, dim=-1), frames)
+        return Features([x, x], frames, x, x)
+
+
+class LogMelFeatures(Spectrum):
+    """Every 20 ms, with the level and the room in them: all that an encoder could know of a spectrum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mel = LogMel(80, self.size, self.hop)
+
+    def energies(self, wave: Tensor) -> Tensor:
+        found: Tensor = self.mel(wave)
+        return found
+
+
+class SuperbFbank(Spectrum):
+    """The baseline FBANK of SUPERB (Yang et al. 2021, arXiv 2105.01051; s3prl's ``fbank``): Kaldi's filter bank every 10 ms, differences
+    over five frames, each of the 240 features to zero mean and unit variance over the utterance."""
+
+    hop, reach = 160, 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bank = Fbank(FbankConfig(mels=80, stack=1, normalize=False))
+
+    def energies(self, wave: Tensor) -> Tensor:
+        # The benchmark leaves samples between -1 and 1, where Kaldi has 16-bit numbers: the energies' floor is the same, and so higher.
+        return self.bank.logarithms(wave.float() / 2.0**15)
+
+    def finished(self, x: Tensor, frames: Tensor | None) -> Tensor:
+        return standardised(x, frames)
+
+
+def _held(x: Tensor, at: Tensor | None) -> Tensor:
+    """(B, T, D) with frame ``at[b, t]`` in place t: the last valid one repeated to the end."""
+    return x if at is None else x.gather(1, at[..., None].expand_as(x))
+
+
+CONTROLS: dict[str, tuple[type[Spectrum], str]] = {  # by name: what makes it, and the fingerprint of what it makes
+    "log-mel": (LogMelFeatures, "log-mel-80-delta2-20ms"),
+    "fbank": (SuperbFbank, "superb-fbank-80-delta2-10ms-cmvn"),
+}
+
+
+def open_control(source: str, name: str | None = None) -> Subject:
+    """The control of that name among `CONTROLS`."""
+    made, fingerprint = CONTROLS[source]
+    rate = SAMPLE_RATE / made.hop
+    return Subject(name or source, "control", made().eval(), False, 1, 240, rate, fingerprint, source, 0)

@@ -1,0 +1,115 @@
+"""An exported ONNX file as a subject: what it gives through onnxruntime is measured like any encoder's output."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sottovoce.core.extras import optional
+from sottovoce.core.types import Features
+from sottovoce.evaluation.subjects.subject import Subject
+
+NEEDED = ("sottovoce", "layers", "dim", "frame_rate", "kernel", "family", "precision", "source")
+
+
+class RuntimeEncoder(nn.Module):
+    """(B, S) raw 16 kHz samples and (B,) valid samples, or ``None`` -> `Features`, computed by onnxruntime on the CPU, on as many
+    threads as torch has.
+
+    A file with one layer gives it as `embedded`, as `last` and as both of `hidden`; a file with all of them gives them as transformers
+    lists them: ``hidden[0]`` is what the first layer reads, the last one is normed where the model does so.
+
+    facts: the file's metadata. ValueError when the file is not one of ours, or damaged, or onnxruntime is missing.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path).expanduser()
+        self._open()
+        lost = [key for key in NEEDED if key not in self.facts]
+        if lost:
+            raise ValueError(f"{path}: not written by 'sottovoce export': its metadata does not say {', '.join(lost)}")
+
+    def _open(self) -> None:
+        onnxruntime = optional("onnxruntime", "onnx", f"running {self.path.name}")
+        if not self.path.is_file():
+            raise ValueError(f"{self.path}: no such file; 'sottovoce export MODEL --to onnx' writes one")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors
+        try:
+            self.session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
+        except Exception as problem:  # its exceptions have no common ancestor but this one
+            raise ValueError(f"{self.path}: onnxruntime {onnxruntime.__version__} cannot load it: {problem}") from None
+        self.facts: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "session"}  # sessions stay in their process
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the hidden states that it gives."""
+        return layers_of(self.facts)
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
+        kernel = int(self.facts["kernel"])
+        if wave.shape[1] < kernel:
+            raise ValueError(f"{wave.shape[1]} samples are too few: one frame needs {kernel} (16 kHz)")
+        size = torch.full((len(wave),), wave.shape[1]) if lengths is None else lengths
+        names = [item.name for item in self.session.get_inputs()]
+        given = (wave.float().cpu().numpy(), size.to(torch.int64).cpu().numpy())
+        found = [torch.from_numpy(x).to(wave.device) for x in self.session.run(None, dict(zip(names, given, strict=True)))]
+        return features_of(found[0], None if lengths is None else found[1])
+
+
+def open_onnx(source: str | Path, name: str | None = None) -> Subject:
+    """The subject that an exported file is. ValueError as `RuntimeEncoder` raises it."""
+    encoder = RuntimeEncoder(source)
+    return subject_of(
+        encoder, encoder.facts, encoder.path, name or f"{encoder.facts['source']}-onnx-{encoder.facts['precision']}"
+    )
+
+
+def subject_of(encoder: nn.Module, facts: Mapping[str, str], path: Path, name: str) -> Subject:
+    """An encoder that runs the exported file `path`, which says `facts` of itself."""
+    origin = json.loads(facts.get("origin", "null"))
+    return Subject(
+        name=name,
+        role="student" if origin is not None and origin.get("teacher") else "teacher",
+        encoder=encoder.eval(),
+        normalize=False,  # the file does it
+        layers=len(layers_of(facts)),
+        dim=int(facts["dim"]),
+        frame_rate=float(facts["frame_rate"]),
+        fingerprint=hashlib.sha256(path.read_bytes()).hexdigest()[:32],
+        family=facts["family"],
+        params=_number(facts.get("params")),
+        macs_per_s=_number(facts.get("macs_per_s")),
+        origin=origin,
+    )
+
+
+def layers_of(facts: Mapping[str, str]) -> list[str]:
+    """Names of the hidden states that a file gives."""
+    found: list[str] = json.loads(facts["layers"])
+    return found
+
+
+def features_of(states: Tensor, lengths: Tensor | None) -> Features:
+    """(B, T, D) of a file with one layer, which stands for all that is asked for; or (B, layers, T, D)."""
+    hidden = list(states.unbind(1)) if states.dim() == 4 else [states, states]
+    return Features(hidden, lengths, hidden[0], hidden[-1])
+
+
+def _number(text: str | None) -> float | None:
+    return None if text is None else float(text)

@@ -1,0 +1,119 @@
+"""Subjects by name: models, exported files and controls."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sottovoce.core.types import SAMPLE_RATE
+from sottovoce.encoder import Encoder
+from sottovoce.evaluation.subjects.controls import CONTROLS, open_control
+from sottovoce.evaluation.subjects.onnx_file import open_onnx
+from sottovoce.evaluation.subjects.subject import Role, Subject
+from sottovoce.hub.pretrained import Pretrained, load_pretrained
+from sottovoce.pruning import encoder_cost, total
+
+UNTRAINED = "untrained:"
+RECORD = Path("run") / "result.json"  # what a run of ours leaves beside its model
+
+
+def open_subject(source: str, name: str | None = None) -> Subject:
+    """The model at `source`: whatever `load_pretrained` takes, an exported ``.onnx`` file, a control (``log-mel``, ``fbank``), or
+    ``untrained:SOURCE`` (``untrained:SOURCE#2``: of seed 2), the same shape with random weights. ValueError as `load_pretrained` has it."""
+    if source.endswith(".onnx"):
+        return open_onnx(source, name)
+    if source in CONTROLS:
+        return open_control(source, name)
+    if source.startswith(UNTRAINED):
+        of, _, seed = source.removeprefix(UNTRAINED).partition("#")
+        if seed and not seed.isdigit():
+            raise ValueError(f"'{source}': after # stands a whole number, the seed, e.g. untrained:{of}#2")
+        loaded = load_pretrained(of)
+        shown = f"untrained:{_short(of)}" + (f"#{seed}" if seed else "")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(seed or 1))
+            encoder = Encoder(loaded.shape).reset_parameters().eval()
+        made = _of(replace(loaded, encoder=encoder), name or shown, "control")
+        return replace(made, origin={"recipe": "untrained", "seed": int(seed or 1), "teacher": _short(of)})
+    loaded = load_pretrained(source)
+    origin = origin_of(Path(source)) if Path(source).is_dir() else None
+    role: Role = "student" if origin is not None and origin["teacher"] else "teacher"
+    return replace(_of(loaded, name or _short(source), role), origin=origin)
+
+
+def _of(loaded: Pretrained, name: str, role: Role) -> Subject:
+    encoder = loaded.encoder
+    cost = None if loaded.config is None else total(encoder_cost(loaded.config))
+    rate, pads = _frame_rate(encoder)
+    return Subject(
+        name=name,
+        role=role,
+        encoder=encoder,
+        normalize=loaded.normalize,
+        layers=loaded.depth + 1,
+        dim=loaded.dim,
+        frame_rate=rate,
+        pads=pads,
+        fingerprint=fingerprint(encoder, loaded.normalize),
+        family=loaded.family,
+        params=float(sum(p.numel() for p in encoder.parameters())) if cost is None else float(cost.params),
+        macs_per_s=None if cost is None else float(cost.macs),
+    )
+
+
+@torch.inference_mode()
+def _frame_rate(encoder: nn.Module) -> tuple[float, bool]:
+    """Frames a second, and whether there are as many for any audio. ValueError when such a model does not say which are real."""
+    second, two = (encoder(torch.zeros(1, count * SAMPLE_RATE)).last.shape[1] for count in (1, 2))
+    if two != second:
+        return float(two - second), False
+    lengths = encoder(torch.zeros(2, 2 * SAMPLE_RATE), torch.tensor([1, 2]) * SAMPLE_RATE).lengths
+    if lengths is None or lengths[0] == lengths[1]:
+        raise ValueError(
+            f"the model gives {second} frames for audio of any length and does not say which of them are of the audio"
+        )
+    return float(lengths[1] - lengths[0]), True
+
+
+def fingerprint(encoder: nn.Module, normalized: bool) -> str:
+    """Digest of the weights, the shape and the treatment of the input."""
+    digest = hashlib.sha256(f"{type(encoder).__name__} {getattr(encoder, 'config', '')} {normalized}".encode())
+    extractor = getattr(encoder, "extractor", None)  # of a model that runs inside transformers
+    if extractor is not None and hasattr(extractor, "to_dict"):
+        digest.update(json.dumps(extractor.to_dict(), sort_keys=True, default=_of_numbers).encode())
+    for key, value in sorted(encoder.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _of_numbers(value: Any) -> Any:
+    """Arrays (mel filters, windows) as lists."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _short(source: str) -> str:
+    return Path(source).name or source
+
+
+def origin_of(folder: Path) -> dict[str, Any] | None:
+    """Which run made the model in `folder`; ``None`` when it says nothing of that."""
+    try:
+        made = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        budget = made.get("budget") or {}
+        return {
+            "recipe": made["recipe"].get("name"),
+            "unit": budget.get("unit"),
+            "keep": budget.get("target"),
+            "seed": made["seed"],
+            "teacher": (made["teacher"] or {}).get("name"),
+            "commit": made.get("commit"),
+        }
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None

@@ -1,0 +1,92 @@
+"""What is under evaluation: any encoder, or a control, behind one interface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sottovoce.core.types import Batch, Features
+from sottovoce.encoder import normalize
+from sottovoce.inference.packed import fastest
+
+Role = Literal["student", "teacher", "control"]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A frozen model as probes see it: `layers` feature maps of width `dim`, `frame_rate` frames a second.
+
+    name: as results show it. role: who it is in a comparison. fingerprint: hex digest of everything that decides its output; equal
+    models have equal ones. params, macs_per_s: ``None`` where the shape is not known. origin: of our own students, the run behind it.
+    pads: whether it gives as many frames for any audio (Whisper: 30 s), of which only those on real audio count.
+    """
+
+    name: str
+    role: Role
+    encoder: nn.Module
+    normalize: bool
+    layers: int
+    dim: int
+    frame_rate: float
+    fingerprint: str
+    family: str
+    params: float | None = None
+    macs_per_s: float | None = None
+    origin: dict[str, Any] | None = None
+    pads: bool = False
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def features(self, batch: Batch) -> Features:
+        """The encoder's own output on waves as decoded."""
+        batch = batch.to(self.device)
+        wave = normalize(batch.wave, batch.lengths) if self.normalize else batch.wave
+        lengths = batch.lengths
+        if self.pads and lengths is None:
+            lengths = torch.full((len(wave),), wave.shape[1], device=wave.device)
+        found: Features = self.encoder(wave, lengths)
+        return trimmed(found) if self.pads else found
+
+    @cached_property
+    def frozen(self) -> Subject:
+        """The same for use without gradients: on a CPU, with the encoder packed. Weights that change later are not seen."""
+        return replace(self, encoder=fastest(self.encoder))
+
+    @torch.inference_mode()
+    def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B, T, L, D) `stacked` hidden states, and (B,) valid frames."""
+        found = self.frozen.features(batch)
+        return self.stacked(found), frames_of(found)
+
+    def stacked(self, found: Features) -> Tensor:
+        """(B, T, L, D) hidden states as transformers lists them (what the first layer reads, then every layer's output, the last one
+        normed where the model does so)."""
+        layers = [found.last] if self.layers == 1 else [found.embedded, *found.hidden[1:-1], found.last]
+        return torch.stack(layers, dim=2)
+
+    def to(self, device: torch.device) -> Subject:
+        return replace(self, encoder=self.encoder.to(device), device=device)
+
+    def record(self) -> dict[str, Any]:
+        """What the ledger keeps of it."""
+        keys = ("name", "role", "fingerprint", "params", "macs_per_s", "layers", "dim", "frame_rate", "family", "origin")
+        return {key: getattr(self, key) for key in keys}
+
+
+def frames_of(found: Features) -> Tensor:
+    """(B,) valid frames, counted out where no row is padded."""
+    if found.lengths is not None:
+        return found.lengths
+    return torch.full((len(found.last),), found.last.shape[1], device=found.last.device)
+
+
+def trimmed(found: Features) -> Features:
+    """Without the frames that stand on real audio in no row."""
+    assert found.lengths is not None
+    frames = max(1, int(found.lengths.max()))
+    hidden = [state[:, :frames] for state in found.hidden]
+    embedded, last, ffn = found.embedded[:, :frames], found.last[:, :frames], [state[:, :frames] for state in found.ffn]
+    return replace(found, hidden=hidden, embedded=embedded, last=last, ffn=ffn)

@@ -1,0 +1,136 @@
+"""Task files: which tasks to run on what data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sottovoce import recipes
+from sottovoce.core.config import Component, ConfigError, build, component, nested, overlay, override, read_yaml
+from sottovoce.core.registry import TASKS, suggestion
+from sottovoce.data import Recording, Recordings, open_source
+from sottovoce.data.degrade import Degrade, degrade
+from sottovoce.data.draw import draw
+from sottovoce.data.scan import select
+
+SINGLE = "fidelity"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where recordings come from.
+
+    path: whatever `open_source` takes; relative to the suite's root. where: only rows with these values. fields: new column: old
+    column, e.g. {label: language}. split: old name of a split: new name, for data that calls its splits otherwise. limit: at most so
+    many recordings of a split, chosen by a hash of their ids, the same everywhere. degrade: hear every recording in a room, through a
+    microphone and in noise of its own (see `data/degrade.py`).
+    """
+
+    path: str
+    where: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
+    split: Mapping[str, str] = field(default_factory=dict)
+    limit: Mapping[str, int] = field(default_factory=dict)
+    degrade: Degrade | None = None
+
+    def open(self, root: Path) -> Recordings:
+        found = open_source(self.path if self.path == "demo" else root / Path(self.path).expanduser())
+        made = Recordings(skipped=found.skipped, trials=found.trials)
+        chosen: dict[str, list[Recording]] = {}
+        for item in select(found, self.where):
+            fields = {**item.fields, **{new: item.fields[old] for new, old in self.fields.items() if old in item.fields}}
+            named = fields.get("split", "")
+            fields["split"] = self.split.get(named, named)
+            chosen.setdefault(fields["split"], []).append(replace(item, fields=fields))
+        for name, items in chosen.items():
+            kept = items
+            if name in self.limit:
+                kept = sorted(items, key=lambda item: draw(item.id))[: self.limit[name]]
+            made += kept
+        return made if self.degrade is None else degrade(made, self.degrade)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One task on one collection of data."""
+
+    data: tuple[Source, ...]
+    task: Component = component(TASKS, SINGLE)
+
+    def open(self, root: Path) -> Recordings:
+        """The recordings of all sources. ValueError as `open_source` raises it."""
+        parts = [source.open(root) for source in self.data]
+        return Recordings(
+            (item for part in parts for item in part),
+            (row for part in parts for row in part.skipped),
+            (trial for part in parts for trial in part.trials),
+        )
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A task file. root: what relative paths start from (default: the file's folder). seeds: of heads and batches."""
+
+    tasks: Mapping[str, Entry]
+    root: str = ""
+    seeds: tuple[int, ...] = (1, 2, 3)
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ValueError("a task file must name at least one task under 'tasks'")
+        if not self.seeds:
+            raise ValueError("seeds must name at least one seed")
+
+    def choose(self, names: Sequence[str]) -> Suite:
+        """Only the entries of these names, or of tasks of these names; all for ``all`` or none. ValueError for unknown ones."""
+        wanted = [name for name in names if name != "all"]
+        if not wanted:
+            return self
+        known = {*self.tasks, *(entry.task.name for entry in self.tasks.values())}
+        for name in wanted:
+            if name not in known:
+                raise ValueError(f"the task file has no task '{name}'{suggestion(name, known)}")
+        kinds = set(wanted) - set(self.tasks)  # an entry's own name means that entry alone
+        kept = {name: entry for name, entry in self.tasks.items() if name in wanted or entry.task.name in kinds}
+        return replace(self, tasks=kept)
+
+
+def load_suite(source: str | Path, overrides: Sequence[str] = (), root: str | Path | None = None) -> Suite:
+    """A task file, or the name of a shipped one, with ``key=value`` laid over it. ConfigError lists all mistakes."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        if str(source) not in recipes.task_files():
+            raise ConfigError(
+                f"there is no task file '{source}'; give a .yaml file, or one of: {', '.join(recipes.task_files())}"
+            )
+        path = recipes.FOLDER / f"{source}.yaml"
+    data = override(read_yaml(path, path.parent), overrides)
+    made = build(Suite, _written_out(data))
+    return replace(made, root=str(root if root is not None else path.parent / made.root))
+
+
+def single(task: str, data: str | Path, overrides: Sequence[str] = ()) -> Suite:
+    """One task on one source; overrides are of the task's own fields."""
+    settings: dict[str, Any] = {"name": task}
+    if overrides:
+        settings = overlay(settings, override({}, overrides))
+    entry = {"task": settings, "data": [{"path": str(data)}]}
+    return replace(build(Suite, {"tasks": {task: entry}}), root=".")
+
+
+def _written_out(data: Mapping[str, Any]) -> dict[str, Any]:
+    """`data: PATH` and lists of paths are short for mappings with a path."""
+    made = dict(data)
+    tasks = made.get("tasks")
+    if isinstance(tasks, Mapping):
+        made["tasks"] = {name: _entry(entry) for name, entry in tasks.items()}
+    return made
+
+
+def _entry(entry: Any) -> Any:
+    if not isinstance(entry, Mapping) or "data" not in entry:
+        return entry
+    sources = entry["data"] if isinstance(entry["data"], list) else [entry["data"]]
+    return {**entry, "data": [source if isinstance(source, Mapping) else nested("path", source) for source in sources]}

@@ -1,0 +1,205 @@
+"""One task entry on one model: what was asked, whether it is measured already, and its entry in the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sottovoce.core import ledger
+from sottovoce.core.config import completed, plain
+from sottovoce.core.registry import TASKS
+from sottovoce.data import Recordings, Skipped
+from sottovoce.data.manifests import RTTM
+from sottovoce.evaluation.kinds.task import Bench, Task
+from sottovoce.evaluation.subjects.subject import Subject
+from sottovoce.evaluation.suite.config import Entry
+
+SKIPPED = "skipped.jsonl"
+
+Known = Mapping[tuple[str, str], Sequence[dict[str, Any]]]  # (model, task entry): its records, the oldest first
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured pair. path: the file of its record; new: measured now, not read from an earlier run."""
+
+    path: Path
+    record: dict[str, Any]
+    new: bool
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A task entry on a model. asked: what a record must say to be of this pair. path: the file for its record."""
+
+    subject: Subject
+    name: str
+    entry: Entry
+    asked: dict[str, Any]
+    path: Path
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A pair that could not be measured, and why."""
+
+    pair: Pair
+    reason: str
+
+    def line(self) -> str:
+        """In words."""
+        return f"{self.pair.subject.name}  {self.pair.name}  not measured: {self.reason}"
+
+
+def pair_of(subject: Subject, name: str, entry: Entry, data: str, bench: Bench, out: Path) -> Pair:
+    """data: the `fingerprint` of what the entry reads."""
+    kind = TASKS.get(entry.task.name)
+    asked = {
+        "version": kind.version,
+        "model": subject.fingerprint,
+        "config": ledger.portable(plain(entry.task.config)),
+        "data": data,
+        "seeds": list(bench.seeds),
+    }
+    if kind.compares and bench.reference is not None:
+        asked["reference"] = bench.reference.fingerprint
+    return Pair(subject, name, entry, asked, out / ledger.RECORDS)
+
+
+def records_of(pairs: Sequence[Pair]) -> Known:
+    """All that was measured before in the folder of `pairs`. Ledgers of one file per record, ``MODEL/TASK.json``, are read, too."""
+    known: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for pair in pairs:
+        single = pair.path.parent / slug(pair.subject.name) / f"{pair.name}.json"
+        if single.exists():
+            known[pair.subject.name, pair.name].append(ledger.read(single))
+    for path in dict.fromkeys(pair.path for pair in pairs):
+        for record in ledger.read_all(path):
+            if record.get("kind") == "evaluation":
+                known[record["model"]["name"], record["task"]["entry"]].append(record)
+    return known
+
+
+def earlier(pair: Pair, known: Known) -> Result | None:
+    """The pair's newest record, if it is measured already and its task scores as it did then.
+
+    ValueError when all that was measured of the model on the task entry is of other data, settings or seeds.
+    """
+    changes = []
+    for record in reversed(known.get((pair.subject.name, pair.name), ())):
+        changed = _changed(pair, record)
+        if not changed:
+            return Result(pair.path, record, False)
+        changes.append(changed)
+    if not changes or ["version"] in changes:
+        return None
+    different = ", ".join(key for key in min(changes, key=len) if key != "version")
+    raise ValueError(
+        f"{pair.path.parent} holds a measurement of {pair.subject.name} on {pair.name} with another {different}; "
+        "give another --out, or --fresh to measure it again"
+    )
+
+
+def older_version(pair: Pair, known: Known) -> int | None:
+    """The version of the task that the pair was measured with, where that is the only thing that has changed."""
+    records = known.get((pair.subject.name, pair.name), ())
+    return next((ledger.task_version(record) for record in reversed(records) if _changed(pair, record) == ["version"]), None)
+
+
+def _changed(pair: Pair, record: Mapping[str, Any]) -> list[str]:
+    """What of `Pair.asked` is different in a record."""
+    had = {
+        "version": ledger.task_version(record),
+        "model": record["model"]["fingerprint"],
+        "config": ledger.portable(completed(type(pair.entry.task.config), record["task"]["config"])),
+        "data": record["data"]["fingerprint"],
+        "seeds": record["seeds"],
+    }
+    if "reference" in pair.asked:
+        had["reference"] = record["details"]["reference"]["fingerprint"]
+    return [key for key, value in pair.asked.items() if had[key] != value]
+
+
+def measure(pair: Pair, recordings: Recordings, bench: Bench) -> Result | Failure:
+    """The pair's task on its model, and writes its record. What is wrong with the data, and shows only now, is a Failure."""
+    task = task_of(pair.entry)
+    try:
+        outcome = task.measure(pair.subject, recordings, bench)
+    except ValueError as problem:
+        return Failure(pair, str(problem))
+    made = outcome.record()
+    record = {
+        **ledger.header("evaluation"),
+        "model": pair.subject.record(),
+        "task": {
+            "entry": pair.name,
+            "name": task.name,
+            "version": task.version,
+            "title": task.title,
+            "config": pair.asked["config"],
+        },
+        **made,
+        "data": {
+            "source": [Path(source.path).parent.name or Path(source.path).name for source in pair.entry.data],
+            "fingerprint": pair.asked["data"],
+            **made["data"],
+        },
+        "seeds": pair.asked["seeds"],
+        "cost": {**made["cost"], "cached": bench.store.limit > 0},
+    }
+    ledger.write(pair.path, record)
+    list_skipped(pair.path.parent / SKIPPED, pair.name, outcome.skipped)
+    return Result(pair.path, record, True)
+
+
+def list_skipped(path: Path, task: str, skipped: Sequence[Skipped]) -> None:
+    """Adds what a task could not use to the list at `path`, unless it is there from a measurement before."""
+    known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
+    rows = [  # results are shared, folders are private
+        json.dumps({"task": task, "path": "/".join(Path(row["path"]).parts[-2:]), "reason": row["reason"]}, ensure_ascii=False)
+        for row in skipped
+    ]
+    if new := list(dict.fromkeys(row for row in rows if row not in known)):
+        ledger.append(path, new)
+
+
+def task_of(entry: Entry) -> Task:
+    made: Task = TASKS.get(entry.task.name)(entry.task.config)
+    return made
+
+
+def fingerprint(recordings: Recordings, files: Sequence[str] = ()) -> str:
+    """Digest of what is heard and what is to be said of it, the same on every machine. files: others that decide it, by their content."""
+    digest = hashlib.sha256()
+    contents: dict[str, str] = {}
+
+    def content(path: str) -> str:
+        if path not in contents:
+            contents[path] = _content(path)
+        return contents[path]
+
+    for item in recordings:
+        fields = {**item.fields, RTTM: content(item.fields[RTTM])} if item.fields.get(RTTM) else item.fields
+        digest.update(repr((item.id, item.start, item.duration, item.channel, sorted(fields.items()))).encode("utf-8", "replace"))
+    digest.update(repr(recordings.trials).encode())
+    for path in files:
+        digest.update(content(path).encode())
+    return digest.hexdigest()[:16]
+
+
+def _content(path: str) -> str:
+    """Digest of a file; its name where it cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return Path(path).name
+
+
+def slug(name: str) -> str:
+    """A folder's name for a model's."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip("-.") or "model"

@@ -1,0 +1,261 @@
+"""A student on disk, in Hugging Face format: `save_student` writes it, `load` reads it, and any teacher, for use."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sottovoce.core.types import SAMPLE_RATE, Features
+from sottovoce.encoder import Encoder, EncoderConfig
+from sottovoce.encoder import normalize as normalize_wave
+from sottovoce.hub.card import Card, render
+from sottovoce.hub.folder import finish, replacing
+from sottovoce.hub.source_code import source_code
+from sottovoce.hub.teacher_space import TeacherSpace, check_space, missing
+from sottovoce.inference.packed import pack
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Card", "Speech", "load", "save_student"]
+
+
+def save_student(
+    folder: str | Path,
+    encoder: Encoder,
+    *,
+    normalize: bool,
+    preprocessor: Mapping[str, Any] | None = None,
+    projections: Mapping[str, nn.Linear] | None = None,
+    layers: Mapping[str, Sequence[int]] | None = None,
+    join: int = 1,
+    teacher: str,
+    card: Card | None = None,
+) -> None:
+    """Writes `folder` so that sottovoce and transformers load it, the latter also where sottovoce is not installed.
+
+    normalize: whether the encoder wants waveforms of zero mean and unit variance. preprocessor: the teacher's
+    preprocessor_config.json. projections: linear maps of student width -> teacher width, by name; layers: for each name, the
+    student layers (0 is the front end) that were distilled through it. join: how many frames of the teacher a projection gives for
+    each of the student's. teacher: its source as the user gave it; of a folder, only
+    the last part is written down. Files in `folder` that are not the student's stay; a kill at any moment leaves the old student
+    or the new.
+
+    ValueError when the folder holds another kind of model or projections do not fit; OSError when writing fails.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    from sottovoce import __version__
+
+    folder = Path(folder).expanduser()
+    _check_folder(folder)
+    projections, layers = dict(projections or {}), dict(layers or {})
+    shape = encoder.config
+    teacher_dim = _check_projections(projections, layers, shape, join)
+    teacher = Path(teacher).expanduser().resolve().name if Path(teacher).expanduser().is_dir() else teacher
+
+    tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    for name, linear in projections.items():
+        tensors[f"projections.{name}.weight"] = linear.weight
+        bias = linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
+        tensors[f"projections.{name}.bias"] = bias
+    # cloned, because weights that were cut may be views, and safetensors refuses those
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    config = {
+        "model_type": "sottovoce",
+        "architectures": ["SottovoceModel"],
+        "auto_map": {"AutoConfig": "modeling_sottovoce.SottovoceConfig", "AutoModel": "modeling_sottovoce.SottovoceModel"},
+        "sottovoce_version": __version__,
+        "transformers_version": version("transformers"),
+        "dtype": str(next(encoder.parameters()).dtype).removeprefix("torch."),
+        "teacher": teacher,
+        "hidden_size": shape.dim,
+        "num_hidden_layers": len(shape.layers),
+        "normalize": bool(normalize),
+        "teacher_dim": teacher_dim,
+        **({"teacher_frames": join} if join > 1 else {}),
+        "projections": {name: list(indexes) for name, indexes in layers.items()},
+        "encoder": shape.to_dict(),
+    }
+    readme = render(
+        card or Card(),
+        teacher=teacher,
+        dim=shape.dim,
+        projected=bool(projections),
+        parameters=sum(p.numel() for p in encoder.parameters()),
+        version=__version__,
+    )
+    texts = {
+        "config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
+        "preprocessor_config.json": json.dumps(_preprocessor(preprocessor or {}, normalize), indent=2) + "\n",
+        "README.md": readme,
+        **source_code(),
+    }
+    try:
+        with replacing(folder) as new:
+            save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
+            for name, text in texts.items():
+                (new / name).write_text(text, encoding="utf-8")
+    except (OSError, SafetensorError) as problem:
+        full = getattr(problem, "errno", None) == errno.ENOSPC or "No space left" in str(problem)
+        size = sum(tensor.nbytes for tensor in tensors.values()) / 2**20
+        reason = f"the disk is full (the student needs {size:.0f} MiB beside what is there)" if full else str(problem)
+        code = errno.ENOSPC if full else getattr(problem, "errno", None) or errno.EIO
+        raise OSError(
+            code, f"cannot write the student: {reason}; what was in the folder is unchanged", os.fspath(folder)
+        ) from problem
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        return
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError):
+        kind = None
+    if kind != "sottovoce":
+        raise ValueError(f"{folder} holds a model that sottovoce did not write (model_type '{kind}'); name another folder")
+
+
+def _check_projections(
+    projections: Mapping[str, nn.Linear], layers: Mapping[str, Sequence[int]], shape: EncoderConfig, join: int
+) -> int | None:
+    """Their common output width, or ``None`` without projections."""
+    if set(projections) != set(layers):
+        raise ValueError(
+            f"projections {sorted(projections)} and the layers they are for {sorted(layers)} do not go by the same names"
+        )
+    indexes = [index for each in layers.values() for index in each]
+    if len(set(indexes)) < len(indexes) or any(not 0 <= index <= len(shape.layers) for index in indexes):
+        raise ValueError(f"a layer has one projection at most, and there are layers 0 to {len(shape.layers)}; got {dict(layers)}")
+    widths = {(linear.in_features, linear.out_features) for linear in projections.values()}
+    if len(widths) > 1 or any(width != shape.dim or out % join for width, out in widths):
+        raise ValueError(
+            f"projections must all lead from the student's width, {shape.dim}, to the teacher's; got {sorted(widths)}"
+        )
+    return widths.pop()[1] // join if widths else None
+
+
+def _preprocessor(teachers: Mapping[str, Any], normalize: bool) -> dict[str, Any]:
+    kind = "Wav2Vec2FeatureExtractor"
+    kept = dict(teachers) if teachers.get("feature_extractor_type") == kind else {}
+    kept.pop("processor_class", None)  # names a tokenizer, which a student has not
+    return {
+        **kept,
+        "feature_extractor_type": kind,
+        "feature_size": 1,
+        "sampling_rate": SAMPLE_RATE,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "do_normalize": bool(normalize),
+        "return_attention_mask": True,  # the encoder wants it for every family: padding must not change valid frames
+    }
+
+
+class Speech(nn.Module):
+    """An encoder for use: raw 16 kHz audio -> `Features`.
+
+    encoder, config (`EncoderConfig`, or ``None`` for a teacher that runs inside transformers), normalize, sample_rate in Hz,
+    frame_rate in frames per second (``None`` when `config` is). With `projections`, `hidden` has gone through them into the
+    teacher's space (see `TeacherSpace`), `last` is the last of those, and `embedded` stays as the encoder gave it.
+    """
+
+    sample_rate = SAMPLE_RATE
+
+    def __init__(
+        self, encoder: nn.Module, config: EncoderConfig | None, *, normalize: bool, projections: TeacherSpace | None = None
+    ) -> None:
+        super().__init__()
+        self.encoder, self.config, self.normalize, self.projections = encoder, config, normalize, projections
+
+    @property
+    def join(self) -> int:
+        """Frames that come out for each of the encoder's: more than one in the space of a teacher whose frames the student joins."""
+        return 1 if self.projections is None else self.projections.join
+
+    @property
+    def frame_rate(self) -> float | None:
+        return None if self.config is None else SAMPLE_RATE / self.config.frontend.stride * self.join
+
+    def forward(self, wave: Tensor | NDArray[Any], lengths: Tensor | NDArray[Any] | Sequence[int] | None = None) -> Features:
+        """wave: (S,) or (B, S) floats, not normalised; lengths: valid samples per row when rows are padded on the right.
+
+        Every result has a batch axis. ValueError on integer samples and on shapes and lengths that do not fit.
+        """
+        parameter = next(self.encoder.parameters())
+        x = wave if isinstance(wave, Tensor) else torch.tensor(np.ascontiguousarray(wave))
+        if not x.is_floating_point():
+            way = "divide 16-bit samples by 32768" if x.dtype == torch.int16 else "convert it to floats between -1 and 1"
+            raise ValueError(f"expected a waveform of floats, got {str(x.dtype).removeprefix('torch.')}; {way}")
+        if x.dim() not in (1, 2):
+            raise ValueError(f"expected a waveform (samples,) or a batch (batch, samples), got shape {tuple(x.shape)}")
+        x = torch.atleast_2d(x).to(parameter.device, torch.float32)
+        samples = None if lengths is None else _lengths(lengths, x).to(parameter.device)
+        if self.normalize:
+            x = normalize_wave(x, samples)
+        if self.config is None or self.config.frontend.fbank is None:  # a filter bank is computed in float32
+            x = x.to(parameter.dtype)
+        features: Features = self.encoder(x, samples)
+        if self.projections is None:
+            return features
+        hidden = self.projections(features.hidden)
+        frames = None if features.lengths is None else features.lengths * self.join
+        return Features(hidden, frames, features.embedded, hidden[-1])
+
+
+def _lengths(lengths: Tensor | NDArray[Any] | Sequence[int], wave: Tensor) -> Tensor:
+    """`lengths` as (B,) int64, checked against `wave` (B, S)."""
+    samples = torch.atleast_1d(torch.as_tensor(lengths)).to(torch.int64)
+    if samples.shape != wave.shape[:1]:
+        raise ValueError(f"{wave.shape[0]} rows need as many lengths, got shape {tuple(samples.shape)}")
+    if samples.device.type == "cpu" and not bool(((samples > 0) & (samples <= wave.shape[1])).all()):  # elsewhere it would stall
+        raise ValueError(f"lengths must lie between 1 and the {wave.shape[1]} samples of a row, got {samples.tolist()}")
+    return samples
+
+
+def load(
+    source: str | Path,
+    space: Literal["student", "teacher"] = "student",
+    device: str | torch.device = "cpu",
+    *,
+    fast: bool = False,
+) -> Speech:
+    """A student or a teacher, in evaluation mode: a folder, a hub id, or ``demo``.
+
+    >>> student = sottovoce.load("students/hubert")
+    >>> features = student(wave, lengths)           # (B, S) raw 16 kHz floats -> features.hidden[i]: (B, T, D)
+
+    space: "teacher" gives a student's layers in its teacher's space, for code that expects the teacher's width. ValueError when
+    it was saved without projections, or when `source` does not load exactly.
+
+    fast: prepared for inference on a CPU: the same features to 1e-4, in about half the time (docs/bench.md says what is measured),
+    without gradients and with twice the memory for weights. ValueError where it cannot be done.
+    """
+    from sottovoce.hub.pretrained import load_pretrained
+
+    check_space(space)
+    finish(Path(source).expanduser())
+    found = load_pretrained(source)
+    projections = None
+    if space == "teacher":
+        if not found.projections:
+            raise missing(str(source))
+        want = found.hf_config
+        projections = TeacherSpace(want["projections"], found.shape.dim, want["teacher_dim"], want.get("teacher_frames", 1))
+        projections.load_state_dict(found.projections)
+    encoder: nn.Module = found.encoder
+    if fast:
+        if not isinstance(found.encoder, Encoder) or torch.device(device).type != "cpu":
+            raise ValueError("fast=True is for the encoders of sottovoce on a CPU; load this model without it")
+        encoder = pack(found.encoder)
+    return Speech(encoder, found.config, normalize=found.normalize, projections=projections).eval().to(device)

@@ -1,0 +1,188 @@
+"""An encoder's layers under limits. Only attention and convolutions look along time: what they get to see is somebody else's to say.
+
+Everything else is the encoder's own code: its layers run as they are, with these two parts in place of theirs.
+B batch, T frames that are computed, K frames that are seen, C channels, D width, H heads, E head width.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sottovoce.core.types import SAMPLE_RATE, Features
+from sottovoce.encoder import Encoder
+from sottovoce.encoder.attention import Attention
+from sottovoce.encoder.conformer import Convolution
+from sottovoce.encoder.distance import SinusoidDistance, sinusoids
+from sottovoce.encoder.modules import Offset
+from sottovoce.encoder.position import ConvPosition
+from sottovoce.hub.teacher_space import TeacherSpace
+
+
+class Sight(ABC):
+    """What the frames at hand see of others. at: (T,) their numbers; mask: (T, K) true where a frame sees a key, or ``None`` for all.
+
+    table, place: what the layers share of the positions; (heads, T, K) of a relative table, (T, K) numbers of key vectors, or (N, D)
+    sinusoids and the (T, K) place of each pair among them.
+    """
+
+    at: Tensor
+    mask: Tensor | None = None
+    table: Tensor | None = None
+    place: Tensor | None = None
+
+    @abstractmethod
+    def keys(self, name: str, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H, T, E) keys and values of the frames at hand -> (B, H, K, E), those that they see, in attention `name`."""
+
+    @abstractmethod
+    def convolve(self, name: str, x: Tensor, conv: nn.Conv1d, before: int, after: int, groups: int) -> Tensor:
+        """(B, C, T) -> (B, C, T): `conv` over `before` frames, the current one and `after` frames, zeros for those not seen."""
+
+    def place_at(self, encoder: Encoder, queries: Tensor, keys: Tensor) -> None:
+        """`table` and `place` for frames `queries` (T,) that look at frames `keys` (K,)."""
+        distance, kind = keys[None, :] - queries[:, None], encoder.config.distance
+        if encoder.relative is not None:
+            self.table = encoder.relative.of(distance)
+        elif kind is not None and kind.kind == "key":
+            self.table = distance.clamp(-kind.left, kind.right) + kind.left
+        elif kind is not None and kind.kind == "sinusoid":
+            first, last = int(distance.min()), int(distance.max())
+            back = -torch.arange(first, last + 1, device=distance.device, dtype=torch.float32)  # keys to the left are positive
+            self.table, self.place = sinusoids(back, encoder.config.dim), distance - first
+
+
+class Attending(nn.Module):
+    """`Attention` to the frames that `sight` gives; (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, attention: Attention, sight: Sight, name: str) -> None:
+        super().__init__()
+        self.attention, self.sight, self.name = attention, sight, name
+        self.projected: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor, valid: Tensor | None = None, table: Tensor | None = None) -> Tensor:
+        of, sight = self.attention, self.sight
+        if isinstance(of.out_proj, Offset) or of.q_proj.weight.shape[0] == 0:
+            return of.out_proj.bias.expand_as(x)
+        turned = x if of.rotary is None else of.rotary(x, sight.at.float())
+        q, k, v = (
+            proj(y).unflatten(-1, (-1, of.head_dim)).transpose(1, 2)
+            for proj, y in ((of.q_proj, turned), (of.k_proj, turned), (of.v_proj, x))
+        )
+        k, v = sight.keys(self.name, k, v)
+        bias = None
+        if of.gate is not None and sight.table is not None:
+            bias = of.gate(x, sight.table)
+        elif isinstance(of.distance, SinusoidDistance):
+            q, bias = self.sinusoid(of.distance, q)
+        elif of.distance is not None and sight.table is not None:
+            q, bias = of.distance(q, sight.table)
+        mask = sight.mask
+        if bias is not None:
+            mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        projected: Tensor = of.out_proj(y.transpose(1, 2).flatten(2))
+        return projected
+
+    def sinusoid(self, part: SinusoidDistance, q: Tensor) -> tuple[Tensor, Tensor]:
+        """As `SinusoidDistance`, for any frames: scores of all distances, each pair's picked out of them."""
+        table, place = self.sight.table, self.sight.place
+        assert table is not None
+        assert place is not None
+        if self.projected is None or self.projected[0] is not table:
+            self.projected = (table, part.proj(table).unflatten(-1, (-1, q.shape[-1])).permute(1, 2, 0))
+        scores = (q + part.v[:, None]) @ self.projected[1] * q.shape[-1] ** -0.5
+        return q + part.u[:, None], scores.gather(-1, place.expand(*q.shape[:2], -1, -1))
+
+
+class Convolving(nn.Module):
+    """A Conformer's `Convolution` over the frames that `sight` gives; (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, convolution: Convolution, sight: Sight, name: str) -> None:
+        super().__init__()
+        self.convolution, self.sight, self.name = convolution, sight, name
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        of = self.convolution
+        if of.depthwise.weight.shape[0] == 0:
+            return x.new_zeros(x.shape)
+        value, gate = of.in_proj(x).unflatten(-1, (-1, 2)).unbind(-1)
+        y = (value * gate.sigmoid()).transpose(1, 2)
+        y = self.sight.convolve(self.name, y, of.depthwise, of.before, of.after, y.shape[1]).transpose(1, 2)
+        projected: Tensor = of.out_proj(of.act(of.norm(y)))
+        return projected
+
+
+def positioned(of: ConvPosition, x: Tensor, sight: Sight) -> Tensor:
+    """As `ConvPosition`: (B, T, D) -> (B, T, D)."""
+    if of.scale is not None and of.scale.shape[0] == 0:
+        return x
+    before = of.config.kernel // 2
+    y = x if of.scale is None else x[..., of.channels]
+    for i, conv in enumerate(of.convs):
+        assert isinstance(conv, nn.Conv1d)
+        after, groups = of.config.kernel - 1 - before, conv.weight.shape[0] // of.width
+        y = sight.convolve(f"position.{i}", y.transpose(1, 2), conv, before, after, groups).transpose(1, 2)
+        if of.config.norm:
+            y = F.layer_norm(y, y.shape[-1:])
+        y = of.act(y)
+    if of.scale is None:
+        return x + y
+    return x.index_add(2, of.channels, y * of.scale.repeat_interleave(of.width))
+
+
+class Walk:
+    """What comes after the front end, with the eyes of `sight`. It shares the encoder's weights and leaves the encoder as it is."""
+
+    def __init__(self, encoder: Encoder, sight: Sight) -> None:
+        self.encoder, self.sight = encoder, sight
+        self.layers = [self._rewired(layer, f"layer.{i}") for i, layer in enumerate(encoder.layers)]
+
+    def _rewired(self, layer: nn.Module, name: str) -> nn.Module:
+        layer = copy.copy(layer)
+        layer._modules = dict(layer._modules)
+        for part, module in layer._modules.items():
+            if isinstance(module, Attention):
+                layer._modules[part] = Attending(module, self.sight, f"{name}.{part}")
+            elif isinstance(module, Convolution):
+                layer._modules[part] = Convolving(module, self.sight, f"{name}.{part}")
+        return layer
+
+    def __call__(self, x: Tensor) -> Features:
+        """(B, T, D) frames of the front end -> what the encoder makes of them."""
+        encoder, hidden = self.encoder, [x]
+        if encoder.position is not None:
+            x = positioned(encoder.position, x, self.sight)
+        embedded = x = x if encoder.config.norm_first else encoder.norm(x)
+        for layer in self.layers:
+            x, _ = layer(x, None, None)
+            hidden.append(x)
+        return Features(hidden, None, embedded, encoder.norm(x) if encoder.config.norm_first else x)
+
+
+@dataclass(frozen=True)
+class Piece(Features):
+    """Features of consecutive frames. first: number of the first of them in the stream; stride: samples from one frame to the next;
+    kernel: samples that a frame of the front end stands on."""
+
+    first: int = 0
+    stride: int = 320
+    kernel: int = 400
+
+    def through(self, projections: TeacherSpace) -> Piece:
+        """The same in the teacher's space."""
+        hidden, join = projections(self.hidden), projections.join
+        step = self.stride // join
+        kernel = self.kernel - (join - 1) * step
+        return Piece(hidden, None, self.embedded, hidden[-1], first=self.first * join, stride=step, kernel=kernel)
+
+    @property
+    def times(self) -> Tensor:
+        """(T,) float64: the middle of the samples under each frame, in seconds from the start of the stream."""
+        at = torch.arange(self.first, self.first + self.last.shape[1], dtype=torch.float64)
+        return (at * self.stride + self.kernel / 2) / SAMPLE_RATE

@@ -1,0 +1,109 @@
+"""The features that a stream must give, computed from a whole recording in one pass over all chunks. Nothing here is remembered.
+
+Frames ahead of a chunk are computed with it, seeing what it sees, and again with each chunk that they serve, so that what is waited for
+does not grow with the number of layers (Emformer, arXiv 2010.10759). So every chunk has copies of the frames ahead of it, and one pass
+computes all frames and all copies: N together, of which the first T are the frames themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sottovoce.core.types import SAMPLE_RATE
+from sottovoce.encoder import Encoder, normalize
+from sottovoce.hub.student import Speech, load
+from sottovoce.streaming.layers import Piece, Sight, Walk
+from sottovoce.streaming.limits import Limits, encoder_of, limits_of, waveform
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@torch.no_grad()
+def limited(
+    model: Speech | str | Path,
+    wave: Tensor | NDArray[Any],
+    chunk: float = 0.32,
+    left: float = 2.0,
+    right: float = 0.0,
+    rate: int = SAMPLE_RATE,
+) -> Piece:
+    """What `sottovoce.stream` with the same limits gives for `wave`, (S,) or (B, S) floats of 16 kHz, no row padded.
+
+    Memory grows with the square of its length. ValueError as `stream`, and when `wave` is too short for one frame.
+    """
+    model = model if isinstance(model, Speech) else load(model)
+    limits, encoder = limits_of(model, chunk, left, right), encoder_of(model)
+    shape = encoder.config.frontend
+    x = front(model, encoder, waveform(wave, rate, next(encoder.parameters()).device), limits)
+    frames = x.shape[1]
+    sight = Copies(encoder, limits, frames)
+    found = Walk(encoder, sight)(x[:, sight.at])
+    hidden = [state[:, :frames] for state in found.hidden]
+    last = found.last[:, :frames]
+    piece = Piece(hidden, None, found.embedded[:, :frames], last, stride=shape.stride, kernel=shape.kernel)
+    return piece if model.projections is None else piece.through(model.projections)
+
+
+def front(model: Speech, encoder: Encoder, wave: Tensor, limits: Limits) -> Tensor:
+    """(B, S) -> (B, T, D). Where the front end norms over time, a frame is the one that it gives for the audio up to the last sample
+    that the first chunk to see the frame waits for."""
+    shape = encoder.config.frontend
+    if not (model.normalize or shape.over_time):
+        alone: Tensor = encoder.frontend(wave, None)[0]
+        return alone
+    found: list[Tensor] = []
+    total, done, end = max(1, shape.frames(wave.shape[1])), 0, limits.chunk + limits.right
+    while done < total:
+        heard = wave if end > total else wave[:, : (end - 1) * shape.stride + shape.kernel]
+        x = encoder.frontend(normalize(heard) if model.normalize else heard, None)[0]
+        found.append(x[:, done:])
+        done, end = done + found[-1].shape[1], end + limits.chunk
+    return torch.cat(found, dim=1)
+
+
+class Copies(Sight):
+    """Who sees whom among T frames and the copies of those ahead of each chunk."""
+
+    def __init__(self, encoder: Encoder, limits: Limits, frames: int) -> None:
+        device = next(encoder.parameters()).device
+        chunk, right = min(limits.chunk, frames), min(limits.right, frames)
+        self.width, count = chunk + right, math.ceil(frames / chunk)
+        first = torch.arange(count, device=device)[:, None] * chunk
+        window = first + torch.arange(self.width, device=device)  # (chunks, width): every chunk's frames, and those ahead
+        there, ahead = window < frames, window >= first + chunk
+        own, copies = there & ~ahead, there & ahead
+        self.at = torch.cat([window[own], window[copies]])
+        chunk_of = first.expand_as(window) // chunk
+        of = torch.cat([chunk_of[own], chunk_of[copies]])
+
+        # where each of the N stands among all chunks' windows, and the way back; what is not there is number N, a zero
+        order = torch.arange(window.numel(), device=device).view_as(window)
+        self.out = torch.cat([order[own], order[copies]])
+        self.into = torch.full((window.numel(),), len(self.at), device=device)
+        self.into[self.out] = torch.arange(len(self.at), device=device)
+        self.into = self.into.view_as(window)
+
+        begins = of[:, None] * chunk
+        copy = torch.arange(len(self.at), device=device) >= frames
+        seen_own = ~copy & (self.at >= begins - limits.left) & (self.at < begins + chunk)
+        self.mask = torch.where(copy, of[:, None] == of, seen_own)
+        self.place_at(encoder, self.at, self.at)
+
+    def keys(self, name: str, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return k, v
+
+    def convolve(self, name: str, x: Tensor, conv: nn.Conv1d, before: int, after: int, groups: int) -> Tensor:
+        rows, chunks = len(x), len(self.into)
+        zero = x.shape[2]
+        back = self.into[:, :1] - torch.arange(before, 0, -1, device=x.device)  # a chunk's past: frames, never copies
+        index = torch.cat([torch.where(back < 0, zero, back), self.into], dim=1)
+        windows = F.pad(x, (0, 1))[:, :, index].transpose(1, 2).flatten(0, 1)  # (B * chunks, C, before + width)
+        y = F.conv1d(F.pad(windows, (0, after)), conv.weight, conv.bias, groups=groups)
+        return y.unflatten(0, (rows, chunks)).transpose(1, 2).flatten(2)[:, :, self.out]

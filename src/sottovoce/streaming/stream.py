@@ -1,0 +1,162 @@
+"""`sottovoce.stream`: features of audio while it is being heard."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sottovoce.core.types import SAMPLE_RATE
+from sottovoce.encoder import Encoder
+from sottovoce.hub.student import Speech, load
+from sottovoce.streaming.frontend import Ears
+from sottovoce.streaming.layers import Piece, Sight, Walk
+from sottovoce.streaming.limits import UNLIMITED, Limits, encoder_of, limits_of, waveform
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def stream(model: Speech | str | Path, chunk: float = 0.32, left: float = 2.0, right: float = 0.0) -> Stream:
+    """`model` (what `sottovoce.load` gives or takes) for live audio.
+
+    chunk: seconds of frames that are computed together; left: seconds before a chunk that its attention reaches in every layer; right:
+    seconds after it that are waited for. Each of whole frames (20 ms in the usual shape); left and right may be ``math.inf``.
+
+    >>> stream = sottovoce.stream("students/hubert", chunk=0.32, left=2.0)
+    >>> for samples in microphone:                  # 16 kHz mono floats, any number at a time
+    ...     piece = stream.push(samples)            # piece.hidden[i]: (1, frames that are now final, dim); often none
+    >>> piece = stream.flush()                      # the rest; the next push begins a new stream
+
+    ValueError when the limits are no whole frames or the model cannot be streamed.
+    """
+    model = model if isinstance(model, Speech) else load(model)
+    return Stream(model, limits_of(model, chunk, left, right))
+
+
+class Stream:
+    """One live stream, or several of equal length in a batch. See `stream`.
+
+    What comes out is what `whole.limited` computes from the whole recording, whatever is pushed at a time. Memory and time of a chunk
+    do not grow, unless `left` is unlimited. Not to be shared between threads; any number of streams may share a model.
+    """
+
+    def __init__(self, model: Speech, limits: Limits) -> None:
+        self.model, self.limits, self.encoder = model, limits, encoder_of(model)
+        self.reset()
+
+    @property
+    def latency(self) -> float:
+        """Algorithmic latency in ms: how long after its first sample a frame comes out at the latest, on a machine that computes
+        in no time. The chunk's last frame comes out earlier, by a chunk less one frame. Infinite without a limit to the right."""
+        if self.limits.right >= UNLIMITED:
+            return math.inf
+        shape = self.encoder.config.frontend
+        return ((self.limits.chunk + self.limits.right - 1) * shape.stride + shape.kernel) / SAMPLE_RATE * 1000
+
+    def reset(self) -> None:
+        """Forgets everything heard: the next push begins a new stream."""
+        self.rows: int | None = None
+        self.first = 0  # number of the next chunk's first frame
+        self.frames: Tensor | None = None  # those of the front end from there on
+        self.ears = Ears(self.encoder.frontend, self.model.normalize)
+        self.memory = Memory(self.encoder, self.limits.left)
+        self.walk = Walk(self.encoder, self.memory)
+
+    @torch.no_grad()
+    def push(self, samples: Tensor | NDArray[Any], rate: int = SAMPLE_RATE) -> Piece:
+        """(S,) or (B, S) floats at `rate` Hz, which must be 16000 -> the frames that became final, possibly none.
+
+        ValueError, and the stream is as before, on what is not such a waveform.
+        """
+        wave = waveform(samples, rate, next(self.encoder.parameters()).device)
+        if self.rows not in (None, len(wave)):
+            raise ValueError(f"the stream began with {self.rows} rows and goes on with {len(wave)}; flush or reset it first")
+        self.rows = len(wave)
+        self.ears.hear(wave)
+        found = []
+        ahead = self.limits.chunk + self.limits.right
+        while self.ears.ready >= self.first + ahead:
+            self._take(self.first + ahead)
+            found.append(self._chunk())
+        return self._joined(found)
+
+    @torch.no_grad()
+    def flush(self) -> Piece:
+        """The frames that were waiting for more audio, as at the end of a recording. What is pushed next begins a new stream."""
+        if (end := self.ears.ready) > self.ears.taken:
+            self._take(end, ending=True)
+        found = []
+        while self.first < end:
+            found.append(self._chunk())
+        piece = self._joined(found)
+        self.reset()
+        return piece
+
+    def _take(self, end: int, ending: bool = False) -> None:
+        new = self.ears.take(end - self.ears.taken, ending)
+        self.frames = new if self.frames is None else torch.cat([self.frames, new], dim=1)
+
+    def _chunk(self) -> Piece:
+        """The next chunk, from the frames at hand: its own, and those ahead, which the next chunks compute again."""
+        assert self.frames is not None
+        window = self.frames[:, : self.limits.chunk + self.limits.right]
+        own = min(self.limits.chunk, window.shape[1])
+        self.memory.look(self.first, own, window.shape[1])
+        found = self.walk(window)
+        hidden = [x[:, :own] for x in found.hidden]
+        self.first += own
+        self.frames = self.frames[:, own:]
+        return self._piece(hidden, found.embedded[:, :own], found.last[:, :own], self.first - own)
+
+    def _piece(self, hidden: list[Tensor], embedded: Tensor, last: Tensor, first: int) -> Piece:
+        shape = self.encoder.config.frontend
+        return Piece(hidden, None, embedded, last, first=first, stride=shape.stride, kernel=shape.kernel)
+
+    def _joined(self, pieces: list[Piece]) -> Piece:
+        if not pieces:
+            none = next(self.encoder.parameters()).new_zeros(self.rows or 1, 0, self.encoder.config.dim)
+            pieces = [self._piece([none] * (len(self.encoder.layers) + 1), none, none, self.first)]
+        hidden = [torch.cat(states, dim=1) for states in zip(*(piece.hidden for piece in pieces), strict=True)]
+        embedded, last = (torch.cat([getattr(piece, name) for piece in pieces], dim=1) for name in ("embedded", "last"))
+        piece = self._piece(hidden, embedded, last, pieces[0].first)
+        return piece if self.model.projections is None else piece.through(self.model.projections)
+
+
+class Memory(Sight):
+    """What a stream remembers of earlier chunks: keys and values of the last `left` frames in every attention, and as many inputs of
+    every convolution as its kernel reaches back."""
+
+    def __init__(self, encoder: Encoder, left: int) -> None:
+        self.encoder, self.left = encoder, left
+        self.kept: dict[str, Tensor] = {}
+        self.sizes = (-1, -1)
+
+    def look(self, first: int, own: int, window: int) -> None:
+        """The frames at hand are now `window` from number `first` on, of which `own` are the chunk's and will be remembered."""
+        weight = next(self.encoder.parameters())
+        self.at = torch.arange(first, first + window, device=weight.device)
+        self.own = own
+        past = min(first, self.left)
+        if self.sizes != (past, window):  # only distances matter for what is shared, and those repeat
+            self.sizes = (past, window)
+            keys = torch.arange(-past, window, device=weight.device)
+            self.place_at(self.encoder, keys[past:], keys)
+
+    def keys(self, name: str, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        seen = torch.stack([k, v])
+        if name in self.kept:
+            seen = torch.cat([self.kept[name], seen], dim=3)
+        end = self.sizes[0] + self.own
+        self.kept[name] = seen[:, :, :, max(0, end - self.left) : end]
+        return seen[0], seen[1]
+
+    def convolve(self, name: str, x: Tensor, conv: nn.Conv1d, before: int, after: int, groups: int) -> Tensor:
+        past = self.kept.get(name)
+        x = F.pad(x, (before, 0)) if past is None else torch.cat([past, x], dim=2)
+        self.kept[name] = x[..., self.own : self.own + before]
+        return F.conv1d(F.pad(x, (0, after)), conv.weight, conv.bias, groups=groups)
