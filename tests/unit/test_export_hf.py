@@ -34,7 +34,7 @@ from sottovoce.encoder import (
 )
 from sottovoce.hub import folder as store
 from sottovoce.hub.modeling import SottovoceModel
-from sottovoce.hub.source_code import remote_code
+from sottovoce.hub.source_code import source_code
 from sottovoce.hub.student import Card, save_student
 
 CONVS = (ConvConfig(6, 10, 5), ConvConfig(5, 3, 2), ConvConfig(7, 3, 2))
@@ -368,7 +368,7 @@ def test_remote_code_without_sottovoce(name: str, tmp_path: Path) -> None:
 
 
 def test_remote_code_is_flat_and_marked() -> None:
-    files = remote_code()
+    files = source_code()
     assert {"modeling_sottovoce.py", "configuration_sottovoce.py", "sottovoce_types.py", "sottovoce_encoder.py"} <= files.keys()
     for name, text in files.items():
         header = text.split("\n")[0]
