@@ -121,12 +121,18 @@ def _windows(x: Tensor, weight: Tensor, stride: int, columns: slice = slice(None
     return x.as_strided(shape, (steps * inputs, stride * inputs, 1), x.storage_offset() + begin)
 
 
+def call(function: Any, *inputs: Any) -> Tensor:
+    """The result of an autograd function. Its ``apply`` has types in some releases of PyTorch and none in others, hence `Any`."""
+    result: Tensor = function.apply(*inputs)
+    return result
+
+
 class Linear(nn.Linear):
     """`nn.Linear`, computed by oneDNN where that is of use: float32 on a CPU not of Intel's, outside autocast, compilation and export."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not INTEL and _serves(x, self.weight):
-            return _Linear.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+            return call(_Linear, x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
 
@@ -138,7 +144,7 @@ class Conv1d(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         if _serves(x, self.weight) and self.weight.shape[1] > 1 and x.shape[2] >= self.weight.shape[2]:
-            return _Convolution.apply(x, self.weight, self.bias, self.stride[0])  # type: ignore[no-untyped-call]
+            return call(_Convolution, x, self.weight, self.bias, self.stride[0])
         return F.conv1d(x, self.weight, self.bias, self.stride)
 
 
