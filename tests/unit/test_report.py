@@ -16,9 +16,7 @@ import plotly.graph_objects as go
 import pytest
 
 from sottovoce.core.registry import TASKS
-from sottovoce.report import bars, board, page, pareto, probes, speed, table
-from sottovoce.report import style as looks
-from sottovoce.report import text as words
+from sottovoce.report import bars, board, page, pareto, probes, speed, style, table, text
 from sottovoce.report.collect import Evaluation, gather
 from sottovoce.report.composition import picture
 from sottovoce.report.figure import Chart
@@ -382,7 +380,7 @@ def test_the_sizes_of_one_method_are_one_series() -> None:
     of_macs = [sized("dphubert", "macs", keep) for keep in (0.15, 0.25, 0.5)]
     others = [sized("dphubert", "params", 0.25), sized("distilhubert", None, None), evaluation()]
     built = board.build(found(*of_macs, *others))
-    colour = looks.colours(built)
+    colour = style.colours(built)
     assert len({colour[f"dphubert-macs-{keep}"] for keep in (0.15, 0.25, 0.5)}) == 1
     assert len({colour[row.name] for row in built.rows}) == 4  # of MACs, of parameters, the other recipe, the teacher
     chart = pareto.pareto(built)
@@ -508,11 +506,11 @@ def test_published_scores_follow_from_the_published_numbers() -> None:
         assert (sum(terms.values()) + slots) / 10 == pytest.approx(row["score"], abs=0.6), row["name"]
 
 
-# words ------------------------------------------------------------------------------------------------------------------------------
+# text -------------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("value", "unit", "text"),
+    ("value", "unit", "expected"),
     [
         (1_270_000, "", "1.27 M"),
         (131e6, "MAC/s", "131 MMAC/s"),
@@ -524,17 +522,17 @@ def test_published_scores_follow_from_the_published_numbers() -> None:
         (None, "", "–"),
     ],
 )
-def test_amounts(value: float | None, unit: str, text: str) -> None:
-    assert words.amount(value, unit).replace(words.SPACE, " ") == text
+def test_amounts(value: float | None, unit: str, expected: str) -> None:
+    assert text.amount(value, unit).replace(text.SPACE, " ") == expected
 
 
 def test_numbers_as_people_read_them() -> None:
-    assert words.number(-0.04, 1) == "0.0"
-    assert words.number(-0.06, 1) == "−0.1"
-    assert [words.rate(lr) for lr in (1e-4, 2.5e-5, 0.01, 1.0)] == ["1e-4", "2.5e-5", "0.01", "1"]
-    assert words.duration(3725).replace(words.SPACE, " ") == "1 h 02 min"
-    assert words.measure("per", "%") == "PER, %"
-    assert words.short("a-very-long-name-of-a-model-s1", 12) == "a-very…el-s1"
+    assert text.number(-0.04, 1) == "0.0"
+    assert text.number(-0.06, 1) == "−0.1"
+    assert [text.rate(lr) for lr in (1e-4, 2.5e-5, 0.01, 1.0)] == ["1e-4", "2.5e-5", "0.01", "1"]
+    assert text.duration(3725).replace(text.SPACE, " ") == "1 h 02 min"
+    assert text.measure("per", "%") == "PER, %"
+    assert text.short("a-very-long-name-of-a-model-s1", 12) == "a-very…el-s1"
 
 
 def test_an_empty_ledger_of_other_kinds_is_still_a_page(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from sottovoce.encoder import DistanceConfig, Encoder, EncoderConfig, FbankConfi
 from sottovoce.encoder.attention import Attention
 from sottovoce.hub.student import Speech
 from sottovoce.hub.teacher_space import TeacherSpace
-from sottovoce.streaming.layers import Piece
-from sottovoce.streaming.one_pass import limited
+from sottovoce.streaming.layers import StreamFeatures
+from sottovoce.streaming.one_pass import stream_in_one_pass
 
 from . import test_pruning_styles as styles
 
@@ -96,7 +96,7 @@ def pieces(wave: Tensor, sizes: list[int]) -> list[Tensor]:
     return found
 
 
-def streamed(model: Speech, wave: Tensor, limits: tuple[float, float, float], sizes: list[int]) -> Piece:
+def streamed(model: Speech, wave: Tensor, limits: tuple[float, float, float], sizes: list[int]) -> StreamFeatures:
     """All pieces of a stream, put together; checks that they follow each other."""
     stream = sottovoce.stream(model, *seconds(model, limits))
     found = [stream.push(piece) for piece in pieces(wave, sizes)] + [stream.flush()]
@@ -134,7 +134,7 @@ LIMITED += [(name, normalizes(name)[-1], limits) for name in SHAPES for limits i
 def test_a_stream_is_the_recording_under_the_same_limits(name: str, normalize: bool, limits: str) -> None:
     model = model_of(name, normalize)
     wave = audio(model)
-    want = limited(model, wave, *seconds(model, LIMITS[limits]))
+    want = stream_in_one_pass(model, wave, *seconds(model, LIMITS[limits]))
     assert want.last.shape[1] == 23
     assert want.last.std() > 0.1
     assert difference(streamed(model, wave, LIMITS[limits], [97]), want) < ATOL
@@ -146,7 +146,7 @@ def test_without_limits_it_is_the_encoder(name: str, normalize: bool) -> None:
     model = model_of(name, normalize)
     wave = audio(model)
     for limits in ((3, math.inf, math.inf), (5, 23, 23), (40, 0, 0)):
-        for found in (limited(model, wave, *seconds(model, limits)), streamed(model, wave, limits, [1000])):
+        for found in (stream_in_one_pass(model, wave, *seconds(model, limits)), streamed(model, wave, limits, [1000])):
             assert difference(found, model(wave)) < ATOL
 
 
@@ -178,7 +178,7 @@ def test_ends_of_all_kinds(frames: int, rest: int) -> None:
         model = model_of(name, normalize=True)
         wave = audio(model, frames=frames, rest=rest)
         for limits in ((4, 3, 0), (4, 3, 1)):
-            want = limited(model, wave, *seconds(model, limits))
+            want = stream_in_one_pass(model, wave, *seconds(model, limits))
             assert want.last.shape[1] == frames
             assert difference(streamed(model, wave, limits, [33]), want) < ATOL
 
@@ -226,7 +226,7 @@ def test_flush_and_reset_begin_anew(name: str) -> None:
     assert stream.flush().last.shape == (1, 0, 48)  # too short for a frame
 
 
-def _part(features: Piece, start: int, end: int) -> Piece:
+def _part(features: StreamFeatures, start: int, end: int) -> StreamFeatures:
     hidden = [x[:, start:end] for x in features.hidden]
     return dataclasses.replace(
         features, hidden=hidden, embedded=features.embedded[:, start:end], last=features.last[:, start:end]
@@ -237,7 +237,7 @@ def _part(features: Piece, start: int, end: int) -> Piece:
 def test_rows_of_a_batch_are_streams_of_their_own(name: str) -> None:
     model = model_of(name, SHAPES[name].frontend.fbank is None)
     wave = audio(model, rows=2)
-    found, offline = streamed(model, wave, (4, 6, 1), [500]), limited(model, wave, *seconds(model, (4, 6, 1)))
+    found, offline = streamed(model, wave, (4, 6, 1), [500]), stream_in_one_pass(model, wave, *seconds(model, (4, 6, 1)))
     for i in range(2):
         alone = streamed(model, wave[i : i + 1], (4, 6, 1), [500])
         for both in (found, offline):
@@ -252,14 +252,14 @@ def test_nothing_after_the_look_ahead_is_known(name: str) -> None:
     model = model_of(name)
     for limits, end in (((4, 6, 0), 8), ((4, 6, 3), 8)):
         wave = audio(model)
-        want = limited(model, wave, *seconds(model, limits))
+        want = stream_in_one_pass(model, wave, *seconds(model, limits))
         waited = (end + int(limits[2]) - 1) * 40 + 60
         wave[:, waited:] = torch.randn(wave[:, waited:].shape)
-        found = limited(model, wave, *seconds(model, limits))
+        found = stream_in_one_pass(model, wave, *seconds(model, limits))
         assert difference(_part(found, 0, end), _part(want, 0, end)) < 1e-5
         assert difference(_part(found, end, 12), _part(want, end, 12)) > 1e-2
         wave[:, (end - 1) * 40 + 60 :] = 0  # of what was waited for, something was used
-        found = limited(model, wave, *seconds(model, limits))
+        found = stream_in_one_pass(model, wave, *seconds(model, limits))
         assert (difference(_part(found, 0, end), _part(want, 0, end)) > 1e-2) == (limits[2] > 0)
 
 
@@ -270,9 +270,9 @@ def test_attention_reaches_left_from_its_chunk(left: int, sees: bool) -> None:
     nn.init.normal_(encoder.layers[0].attention.v_proj.weight, std=0.3)  # type: ignore[union-attr,arg-type]
     model = Speech(encoder, encoder.config, normalize=False)
     wave = audio(model)
-    want = limited(model, wave, *seconds(model, (4, left, 0)))
+    want = stream_in_one_pass(model, wave, *seconds(model, (4, left, 0)))
     wave[:, : 2 * 40 + 20] += 1.0  # frames 0 to 2
-    found = limited(model, wave, *seconds(model, (4, left, 0)))
+    found = stream_in_one_pass(model, wave, *seconds(model, (4, left, 0)))
     assert (difference(_part(found, 8, 12), _part(want, 8, 12)) > 1e-3) == sees
 
 
@@ -282,7 +282,7 @@ def test_memory_does_not_grow() -> None:
     sizes = []
     for piece in pieces(wave, [1000]):
         stream.push(piece)
-        held = [*stream.memory.kept.values(), *stream.ears.waiting]
+        held = [*stream.context.kept.values(), *stream.frontend.waiting]
         sizes.append(sum(x.untyped_storage().nbytes() for x in held))
     assert max(sizes[2:]) < 1.5 * min(sizes[2:])
 
@@ -301,7 +301,7 @@ def test_joined_frames_in_the_teachers_space() -> None:
     model = model_of("joined")
     model.projections = TeacherSpace({"all": [0, 1, 2, 3]}, 48, 64, join=2).eval()
     wave = audio(model)
-    found, want = streamed(model, wave, (4, 6, 1), [77]), limited(model, wave, *seconds(model, (4, 6, 1)))
+    found, want = streamed(model, wave, (4, 6, 1), [77]), stream_in_one_pass(model, wave, *seconds(model, (4, 6, 1)))
     assert found.last.shape == (1, 2 * found.embedded.shape[1], 64)
     assert difference(found, want) < ATOL
     assert model.config is not None
@@ -313,7 +313,7 @@ def test_features_in_the_teachers_space() -> None:
     model = model_of("hubert-base")
     model.projections = TeacherSpace({"low": [0, 1], "high": [3]}, 48, 64).eval()
     wave = audio(model)
-    found, want = streamed(model, wave, (4, 6, 1), [77]), limited(model, wave, *seconds(model, (4, 6, 1)))
+    found, want = streamed(model, wave, (4, 6, 1), [77]), stream_in_one_pass(model, wave, *seconds(model, (4, 6, 1)))
     assert found.last.shape == (1, 23, 64)
     assert found.embedded.shape == (1, 23, 48)
     assert difference(found, want) < ATOL
@@ -335,7 +335,7 @@ def test_limits_that_are_refused(limits: dict[str, float], message: str) -> None
     with pytest.raises(ValueError, match=message):
         sottovoce.stream(model, **limits)
     with pytest.raises(ValueError, match=message):
-        limited(model, torch.zeros(8000), **limits)
+        stream_in_one_pass(model, torch.zeros(8000), **limits)
 
 
 def test_audio_that_is_refused() -> None:
@@ -344,7 +344,7 @@ def test_audio_that_is_refused() -> None:
     wave = audio(model)
     found = [stream.push(wave[:, :500])]
     for samples, rate, message in (
-        (wave, 44_100, "the audio is at 44100 Hz and the model hears 16000 Hz; resample it"),
+        (wave, 44_100, "the audio is at 44100 Hz and the model needs 16000 Hz; resample it"),
         (torch.zeros(100, dtype=torch.int16), 16_000, "got int16; divide 16-bit samples by 32768"),
         (torch.zeros(1, 2, 3), 16_000, r"got shape \(1, 2, 3\)"),
         (torch.zeros(2, 100), 16_000, "the stream began with 1 rows and goes on with 2; flush or reset it"),
@@ -362,7 +362,7 @@ def test_models_that_are_refused() -> None:
     generic = Speech(nn.Linear(1, 1), None, normalize=False).eval()
     filters = Speech(model_of("w2v-bert").encoder, SHAPES["w2v-bert"], normalize=True).eval()
     for each, message in (
-        (generic, "runs inside transformers, which hears whole recordings only"),
+        (generic, "runs inside transformers, which needs whole recordings"),
         (Speech(model.encoder, model.config, normalize=False).train(), r"training mode.*model\.eval\(\)"),
         (model_of("hubert-large").half(), r"in float16; call model\.float\(\)"),
         (filters, "a filter bank on normalised waveforms cannot be streamed"),
@@ -378,4 +378,4 @@ def test_positions_of_a_long_row_of_convolutions() -> None:
     model = Speech(encoder, shape, normalize=True)
     wave = audio(model)
     for limits in ((1, 3, 0), (2, 5, 1)):
-        assert difference(streamed(model, wave, limits, [50]), limited(model, wave, *seconds(model, limits))) < ATOL
+        assert difference(streamed(model, wave, limits, [50]), stream_in_one_pass(model, wave, *seconds(model, limits))) < ATOL

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sottovoce.report import text as words
+from sottovoce.report import text
 from sottovoce.report.board import Board, Cell, Row, Task
 from sottovoce.report.figure import Chart, Table, beside, label, layout
 from sottovoce.report.style import axis_title, colours, hover, interval, places, whiskers
@@ -42,7 +42,7 @@ def bars(board: Board, task: Task) -> Chart:
         },
         yaxis={
             "tickvals": heights,
-            "ticktext": [label(words.short(row.name)) for row in rows],
+            "ticktext": [label(text.short(row.name)) for row in rows],
             "range": [len(rows) - 0.45, -0.55],
             "showgrid": False,
             "automargin": True,
@@ -50,7 +50,7 @@ def bars(board: Board, task: Task) -> Chart:
         },
     )
     plan["margin"] = {"l": 8, "r": 52, "t": 6, "b": 28}
-    plan["annotations"] = [beside(y, words.number(cell.value, digits)) for y, cell in zip(heights, cells, strict=True)]
+    plan["annotations"] = [beside(y, text.number(cell.value, digits)) for y, cell in zip(heights, cells, strict=True)]
     teacher = next((cell.value for row, cell in zip(rows, cells, strict=True) if row.role == "teacher"), None)
     if teacher is not None:
         plan["shapes"] = [
@@ -81,7 +81,7 @@ def _measures(rows: Sequence[Row], task: Task) -> Table:
     names = list(dict.fromkeys(name for row in rows for one in row.evaluations[task.key] for name in one.record["measures"]))
     head, table = ["Model", "n"], []
     for name in names:
-        head += [words.measure(name), "interval or range"]
+        head += [text.measure(name), "interval or range"]
     spread: dict[str, list[Cell | None]] = {name: [] for name in names}
     units: dict[str, str] = {}
     for name in names:
@@ -97,7 +97,7 @@ def _measures(rows: Sequence[Row], task: Task) -> Table:
         cells = [row.name, str(row.cells[task.key].n)]
         for name in names:
             cell = spread[name][i]
-            digits = words.decimals((each.value for each in spread[name] if each is not None), units[name])
-            cells += [words.NONE, ""] if cell is None else [words.number(cell.value, digits), interval(cell, digits)]
+            digits = text.decimals((each.value for each in spread[name] if each is not None), units[name])
+            cells += [text.NONE, ""] if cell is None else [text.number(cell.value, digits), interval(cell, digits)]
         table.append(cells)
     return Table(head, table)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from sottovoce.report import text as words
+from sottovoce.report import text
 from sottovoce.report.collect import Run
 from sottovoce.report.figure import Chart, Table, label, layout
 
@@ -54,7 +54,7 @@ def fidelity(run: Run, index: int) -> Chart | None:
             ["Layer", "Cosine", "After the best linear map", "Variance explained by it"],
             [[str(row["layer"]), *(f"{row[key]:.3f}" for key in ("cosine", "mapped", "explained"))] for row in rows],
         ),
-        note=f"Mean cosine over frames{f', {words.duration(heard)} of held-out audio' if heard else ''}; 1 is the teacher itself.",
+        note=f"Mean cosine over frames{f', {text.duration(heard)} of held-out audio' if heard else ''}; 1 is the teacher itself.",
         height=260,
         legend=[("as is", "var(--s1)", "square"), ("after the best linear map", "var(--s1-soft)", "square")],
         says="Bar chart of the cosine to the teacher for each layer; the numbers are in the table below it.",
@@ -111,7 +111,7 @@ def curves(run: Run, index: int) -> list[Chart]:
                 Table(
                     ["Stage", "Update", "Sparsity", "Target"],
                     [
-                        [row["stage"], str(row["step"]), words.percent(row["sparsity"]), words.percent(row["target"])]
+                        [row["stage"], str(row["step"]), text.percent(row["sparsity"]), text.percent(row["target"])]
                         for row, _ in _thin(sparse, 200)
                     ],
                 ),

@@ -17,10 +17,8 @@ import yaml
 
 from sottovoce.core import ledger
 from sottovoce.core.extras import optional
-from sottovoce.report import bars, curves, pareto, probes, speed, table
+from sottovoce.report import bars, curves, pareto, probes, speed, style, table, text
 from sottovoce.report import board as boards
-from sottovoce.report import style as looks
-from sottovoce.report import text as words
 from sottovoce.report.board import Board, Row, Task
 from sottovoce.report.collect import Found, Run, gather, is_run, question
 from sottovoce.report.composition import picture
@@ -90,7 +88,7 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(words=words, arrow=looks.ARROW, interval=looks.interval)
+    made.globals.update(text=text, arrow=style.ARROW, interval=style.interval)
     return made.get_template("page.html.j2")
 
 
@@ -153,26 +151,24 @@ class RunView:
         made = []
         for title, key, unit in (("Parameters", "params", ""), ("Compute", "macs_per_s", "MAC/s")):
             theirs = teacher.get(key)
-            note = f"{words.percent(cost[key] / theirs)} of the teacher's {words.amount(theirs, unit)}" if theirs else ""
-            made.append(Tile(title, words.amount(cost[key], unit), note))
+            note = f"{text.percent(cost[key] / theirs)} of the teacher's {text.amount(theirs, unit)}" if theirs else ""
+            made.append(Tile(title, text.amount(cost[key], unit), note))
         if budget:
-            asked = f"{words.percent(budget['target'], 2)} of {_unit(budget.get('unit'))} asked, {words.percent(budget['after'], 2)} kept"
+            asked = f"{text.percent(budget['target'], 2)} of {_unit(budget.get('unit'))} asked, {text.percent(budget['after'], 2)} kept"
             made.append(Tile("Budget", "met" if budget.get("met") else "missed", asked))
         latency = {name: row.get("latency_10s") for name, row in self.run.models.items()}
         if isinstance(latency.get("student"), int | float):
             theirs = latency.get("teacher")
             note = (
-                f"for 10 s of audio; the teacher {1000 * theirs:.0f}{words.SPACE}ms"
+                f"for 10 s of audio; the teacher {1000 * theirs:.0f}{text.SPACE}ms"
                 if isinstance(theirs, int | float)
                 else "for 10 s"
             )
-            made.append(Tile("Latency", f"{1000 * latency['student']:.0f}{words.SPACE}ms", note))
+            made.append(Tile("Latency", f"{1000 * latency['student']:.0f}{text.SPACE}ms", note))
         if record.get("fidelity"):
             mean = record["fidelity"]["mean"]
             made.append(Tile("Cosine to the teacher", f"{mean['cosine']:.3f}", f"{mean['mapped']:.3f} after the best linear map"))
-        made.append(
-            Tile("Time", words.duration(record.get("seconds")), f"on {words.hours(record['data'].get('hours'))} of audio")
-        )
+        made.append(Tile("Time", text.duration(record.get("seconds")), f"on {text.hours(record['data'].get('hours'))} of audio"))
         return made
 
     @property
@@ -190,12 +186,12 @@ class RunView:
         where = ", ".join(f"{key}={value}" for key, value in (data.get("where") or {}).items())
         found = {
             "Teacher": f"{teacher.get('name')} ({teacher.get('family')})" if teacher else "none",
-            "Data": f"{data.get('source')}{f' ({where})' if where else ''}, {words.hours(data.get('hours'))}",
+            "Data": f"{data.get('source')}{f' ({where})' if where else ''}, {text.hours(data.get('hours'))}",
             "Skipped recordings": str(data.get("skipped", 0)),
-            "Held-out audio": words.duration(record.get("held_out_seconds")),
+            "Held-out audio": text.duration(record.get("held_out_seconds")),
             "Seed": str(record.get("seed")),
-            "Date": record.get("date") or words.NONE,
-            "sottovoce": f"{record.get('sottovoce') or words.NONE}, commit {record.get('commit') or words.NONE}",
+            "Date": record.get("date") or text.NONE,
+            "sottovoce": f"{record.get('sottovoce') or text.NONE}, commit {record.get('commit') or text.NONE}",
             "Machine": ", ".join(f"{key} {value}" for key, value in (machine or {}).items()),
         }
         return list(found.items())
@@ -218,7 +214,7 @@ class RunView:
             made.append(
                 {
                     "task": task,
-                    "places": looks.places(self.board, task),
+                    "places": style.places(self.board, task),
                     "cell": cell,
                     "teacher": teacher,
                     "gap": None if teacher is None else cell.value - teacher.value,
@@ -240,7 +236,7 @@ class View:
         self.found = found
         self.board = boards.build(found.evaluations)
         self.runs = [RunView(run, i, self.board, self._student(run)) for i, run in enumerate(found.runs)]
-        self.colours = looks.colours(self.board)
+        self.colours = style.colours(self.board)
         self.pareto = pareto.pareto(self.board)
         self.bars = [bars.bars(self.board, task) for task in self.board.tasks]
         self.trials = all_of(probes.trials(self.board, task) for task in self.board.tasks)
@@ -309,14 +305,14 @@ class View:
     def views(self) -> list[tuple[str, str]]:
         """What the Pareto plot can show upwards."""
         means = [("rank", "Mean rank"), ("score", "Mean score")] if self.board.common else []
-        return means + [(task.key, f"{task.label}: {words.measure(task.measure)}") for task in self.board.tasks]
+        return means + [(task.key, f"{task.label}: {text.measure(task.measure)}") for task in self.board.tasks]
 
     def costs(self) -> list[tuple[str, str]]:
         chosen = {key.split()[0] for key in (self.pareto.choices if self.pareto else {})}
         return [(key, title) for key, (title, _, _) in boards.COSTS.items() if key in chosen]
 
     def places(self, task: Task) -> int:
-        return looks.places(self.board, task)
+        return style.places(self.board, task)
 
     def common(self) -> str:
         """The tasks that the means are taken over."""
@@ -372,7 +368,7 @@ class View:
 
 def _split(split: Mapping[str, Any]) -> str:
     """'2882 recordings, 0.81 h, 18 speakers'."""
-    parts = [f"{split.get('recordings', 0):,} recordings", words.hours(split.get("hours"))]
+    parts = [f"{split.get('recordings', 0):,} recordings", text.hours(split.get("hours"))]
     if split.get("speakers"):
         parts.append(f"{split['speakers']} speakers")
     return ", ".join(parts)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from sottovoce.report import text as words
+from sottovoce.report import text
 from sottovoce.report.board import COSTS, Board, Cell, Row, frontier
 from sottovoce.report.figure import Chart, Table, label, layout
 from sottovoce.report.style import ARROW, MEANS, SERIES, axis_title, colours, hover, methods, places, whiskers
@@ -95,11 +95,11 @@ def _pareto(board: Board, cost: str, view: str) -> dict[str, Any]:
                 "type": "scatter",
                 "mode": "lines+markers+text" if row.role == "student" else "markers+text",
                 "line": {"color": colour[row.name], "width": 1},
-                "name": label(words.short(name, 34)),
+                "name": label(text.short(name, 34)),
                 "x": [x for _, x, _ in members],
                 "y": [cell.value for _, _, cell in members],
                 "error_y": whiskers([cell for _, _, cell in members]) if task else {"visible": False},
-                "text": [label(words.short(r.name)) if (x, cell.value) in edge else "" for r, x, cell in members],
+                "text": [label(text.short(r.name)) if (x, cell.value) in edge else "" for r, x, cell in members],
                 "textposition": [_beside(x, xs) for _, x, _ in members],  # where the line does not pass
                 "textfont": {"size": 11, "color": "var(--muted)"},
                 "cliponaxis": False,
@@ -150,12 +150,12 @@ def _scores(board: Board) -> Table:
     head += [f"{task.label} {ARROW[task.better]}" for task in board.tasks]
     rows = []
     for row in board.rows:
-        cells = [row.name, row.role, words.amount(row.params), words.amount(row.macs, "MAC/s")]
+        cells = [row.name, row.role, text.amount(row.params), text.amount(row.macs, "MAC/s")]
         if board.common:
-            cells += [words.number(row.rank, 1), words.number(row.score, 1)]
+            cells += [text.number(row.rank, 1), text.number(row.score, 1)]
         for task in board.tasks:
             cell = row.cells.get(task.key)
-            cells.append(words.NONE if cell is None else words.number(cell.value, places(board, task)))
+            cells.append(text.NONE if cell is None else text.number(cell.value, places(board, task)))
         rows.append(cells)
     return Table(head, rows, left=2)
 
@@ -166,10 +166,10 @@ def _ticks(values: Sequence[float]) -> dict[str, Any]:
     step = 10 ** math.floor(math.log10(top / 4))
     step *= next(factor for factor in (1, 2, 5, 10) if top / (step * factor) <= 6)
     marks = [i * step for i in range(int(top / step) + 1)]
-    return {"tickvals": marks, "ticktext": [words.mark(mark) for mark in marks]}
+    return {"tickvals": marks, "ticktext": [text.mark(mark) for mark in marks]}
 
 
 def _ticks_log(values: Sequence[float]) -> dict[str, Any]:
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     marks = [factor * 10.0**power for power in range(low, high + 1) for factor in ((1, 2, 5) if high - low < 4 else (1,))]
-    return {"tickvals": marks, "ticktext": [words.mark(mark) for mark in marks]}
+    return {"tickvals": marks, "ticktext": [text.mark(mark) for mark in marks]}

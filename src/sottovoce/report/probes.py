@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sottovoce.report import text as words
+from sottovoce.report import text
 from sottovoce.report.board import Board, Row, Task
 from sottovoce.report.figure import Chart, Table, label, layout
 from sottovoce.report.style import colours
@@ -19,14 +19,14 @@ def trials(board: Board, task: Task) -> Chart | None:
     table: list[list[str]] = []
     for row in board.rows:
         tried = [(one, trial) for one in row.evaluations.get(task.key, ()) for trial in one.record["trials"]]
-        digits = words.decimals((trial["dev"] for _, trial in tried), task.unit)
+        digits = text.decimals((trial["dev"] for _, trial in tried), task.unit)
         of_rate: dict[float, list[float]] = {}
         took: set[float] = set()
         for one, trial in tried:
             dev = dev_score(trial.get("dev"), task)
-            reached = f"{trial.get('best_step')} of {trial.get('steps')}" if trial.get("best_step") is not None else words.NONE
-            cells = [one.record["model"]["name"], str(trial.get("seed", words.NONE)), words.rate(trial["lr"])]
-            cells += [words.number(dev, digits), reached, words.duration(trial.get("seconds"))]
+            reached = f"{trial.get('best_step')} of {trial.get('steps')}" if trial.get("best_step") is not None else text.NONE
+            cells = [one.record["model"]["name"], str(trial.get("seed", text.NONE)), text.rate(trial["lr"])]
+            cells += [text.number(dev, digits), reached, text.duration(trial.get("seconds"))]
             table.append([*cells, "chosen" if trial.get("chosen") else ""])
             if dev is not None:
                 of_rate.setdefault(trial["lr"], []).append(dev)
@@ -39,7 +39,7 @@ def trials(board: Board, task: Task) -> Chart | None:
             {
                 "type": "scatter",
                 "mode": "lines+markers",
-                "name": label(words.short(row.name)),
+                "name": label(text.short(row.name)),
                 "x": [lr for lr, _ in points],
                 "y": [sum(values) / len(values) for _, values in points],
                 "line": {"color": colour[row.name], "width": 1.5, "dash": "dot" if row.role == "control" else "solid"},
@@ -57,9 +57,9 @@ def trials(board: Board, task: Task) -> Chart | None:
             "type": "log",
             "title": {"text": "learning rate"},
             "tickvals": _spread(rates),
-            "ticktext": [words.rate(lr) for lr in _spread(rates)],
+            "ticktext": [text.rate(lr) for lr in _spread(rates)],
         },
-        yaxis={"title": {"text": label(f"dev {words.measure(task.measure, task.unit)}")}, "automargin": True},
+        yaxis={"title": {"text": label(f"dev {text.measure(task.measure, task.unit)}")}, "automargin": True},
     )
     return Chart(
         f"trials-{task.key}",
@@ -122,7 +122,7 @@ def heat(board: Board, row: Row, index: int, top: float) -> Chart | None:
         },
         yaxis={
             "tickvals": list(range(len(tasks))),
-            "ticktext": [label(words.short(task.label, 16)) for task in tasks],
+            "ticktext": [label(text.short(task.label, 16)) for task in tasks],
             "range": [len(tasks) - 0.5, -0.5],
             "showgrid": False,
             "automargin": True,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sottovoce.report import text as words
+from sottovoce.report import text
 from sottovoce.report.collect import Bench
 from sottovoce.report.figure import Chart, Table, beside, label, layout
 from sottovoce.report.style import SERIES
@@ -32,7 +32,7 @@ def chart(bench: Bench, batch: int, key: str) -> Chart:
         xaxis={"type": "log", "title": {"text": "latency in ms"}, **ticks(rows)},
         yaxis={
             "tickvals": list(range(len(names))),
-            "ticktext": [label(words.short(name, 34)) for name in names],
+            "ticktext": [label(text.short(name, 34)) for name in names],
             "range": [len(names) - 0.45, -0.55],
             "automargin": True,
             "ticks": "",
@@ -103,7 +103,7 @@ HEAD = [
 
 def numbers(row: Mapping[str, Any]) -> list[str]:
     gain = row.get("speedup")
-    faster = words.NONE if gain is None else f"{gain['value']:.2f} ({gain['low']:.2f}–{gain['high']:.2f})"
+    faster = text.NONE if gain is None else f"{gain['value']:.2f} ({gain['low']:.2f}–{gain['high']:.2f})"
     times = [f"{row['median_ms']:.1f}", f"{row['p95_ms']:.1f}", f"{row['real_time_factor']:.4f}", f"{row['audio_s_per_s']:.1f}"]
     return [row["model"], row["runtime"], f"{row['seconds']:g} s", *times, f"{row['peak_mb']:.0f}", faster]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sottovoce.report import text as words
+from sottovoce.report import text
 from sottovoce.report.board import Board, Cell, Row, Task
 from sottovoce.report.figure import label
 
@@ -33,16 +33,16 @@ def interval(cell: Cell, places: int) -> str:
     if cell.low is None or cell.high is None:
         return ""
     between = " to " if cell.low < 0 or cell.high < 0 else "–"
-    return f"{words.number(cell.low, places)}{between}{words.number(cell.high, places)}"
+    return f"{text.number(cell.low, places)}{between}{text.number(cell.high, places)}"
 
 
 def places(board: Board, task: Task) -> int:
     """Decimals of a task's values."""
-    return words.decimals((row.cells[task.key].value for row in board.rows if task.key in row.cells), task.unit)
+    return text.decimals((row.cells[task.key].value for row in board.rows if task.key in row.cells), task.unit)
 
 
 def axis_title(task: Task) -> str:
-    return f"{words.measure(task.measure, task.unit)} ({task.better} is better)"
+    return f"{text.measure(task.measure, task.unit)} ({task.better} is better)"
 
 
 def whiskers(cells: Sequence[Cell]) -> dict[str, Any]:
@@ -55,13 +55,13 @@ def whiskers(cells: Sequence[Cell]) -> dict[str, Any]:
 
 def hover(row: Row, cell: Cell, task: Task | None, view: str, digits: int) -> str:
     what = (
-        f"{words.measure(task.measure)} {words.number(cell.value, digits)} {task.unit}"
+        f"{text.measure(task.measure)} {text.number(cell.value, digits)} {task.unit}"
         if task
         else f"{MEANS[view]} {cell.value:.1f}"
     )
     between = interval(cell, digits)
     lines = [f"<b>{label(row.name)}</b>", label(f"{what}{f' ({between})' if between else ''}")]
-    lines.append(f"{words.amount(row.params)} parameters, {words.amount(row.macs, 'MAC/s')}")
+    lines.append(f"{text.amount(row.params)} parameters, {text.amount(row.macs, 'MAC/s')}")
     if row.n > 1:
         lines.append(f"mean of n = {row.n} models; range in brackets")
     return "<br>".join(lines)

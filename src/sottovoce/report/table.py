@@ -6,8 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping
 
-from sottovoce.report import style as looks
-from sottovoce.report import text as words
+from sottovoce.report import style, text
 from sottovoce.report.board import Board, Cell, Row, Task
 
 
@@ -16,14 +15,14 @@ def markdown(board: Board) -> str:
     best = {task.key: board.best(task) for task in board.tasks}
     heads = ["model", "n", "parameters", "MAC/s"]
     heads += [
-        f"{task.label}: {words.measure(task.measure, task.unit)} {looks.ARROW.get(task.better, '')}".strip()
+        f"{task.label}: {text.measure(task.measure, task.unit)} {style.ARROW.get(task.better, '')}".strip()
         for task in board.tasks
     ]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for row in board.rows:
         cells = [_value(board, task, row.cells.get(task.key), row.name in best[task.key]) for task in board.tasks]
-        lines.append([row.name, str(row.n), words.amount(row.params), words.amount(row.macs), *cells])
-    return "".join(f"| {' | '.join(_cell(text) for text in line)} |\n" for line in lines)
+        lines.append([row.name, str(row.n), text.amount(row.params), text.amount(row.macs), *cells])
+    return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
 
 
 def comma_separated(board: Board) -> str:
@@ -41,21 +40,21 @@ def comma_separated(board: Board) -> str:
 
 
 def _line(row: Row, task: Task, cell: Cell) -> tuple[object, ...]:
-    recipe = row.recipe.replace(words.SPACE, " ")
+    recipe = row.recipe.replace(text.SPACE, " ")
     about = (task.label, task.measure, task.unit, task.better)
     return row.name, row.role, recipe, row.n, row.params, row.macs, *about, cell.value, cell.low, cell.high
 
 
 def _value(board: Board, task: Task, cell: Cell | None, best: bool) -> str:
     if cell is None:
-        return words.NONE
-    digits = looks.places(board, task)
-    value, between = words.number(cell.value, digits), looks.interval(cell, digits)
+        return text.NONE
+    digits = style.places(board, task)
+    value, between = text.number(cell.value, digits), style.interval(cell, digits)
     return (f"**{value}**" if best else value) + (f" ({between})" if between else "")
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").replace(words.SPACE, " ")
+def _cell(value: str) -> str:
+    return value.replace("|", "\\|").replace("\n", " ").replace(text.SPACE, " ")
 
 
 FORMATS: Mapping[str, Callable[[Board], str]] = {".md": markdown, ".csv": comma_separated}  # by the file's ending

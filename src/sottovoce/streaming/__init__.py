@@ -1,5 +1,5 @@
-"""Features of live audio, chunk by chunk, and the same in one pass over a whole recording.
+"""Features of live audio, chunk by chunk, and the same features in one pass over a whole recording.
 
-`sight.py` says what limits are and where an encoder looks along time; `live.py` carries what a stream must remember, `ears.py` its
-front end; `whole.py` is the definition that streams are held to.
+`limits.py`: how far a frame may look. `frontend.py`: samples to frames. `layers.py`: the encoder's layers with limited context.
+`stream.py`: `sottovoce.stream` and what it remembers between chunks. `one_pass.py`: the reference that streams are tested against.
 """

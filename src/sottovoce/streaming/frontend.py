@@ -1,7 +1,7 @@
-"""The front end of a stream: samples in, frames out, each computed once.
+"""The front end of a stream: samples in, frames out; each frame is computed once.
 
-The samples under frames to come are kept; all else that is left of the past are sums. Convolutions are computed again on the few samples
-that neighbouring frames share (80 of every 5,200 with chunks of 0.32 s).
+It keeps the samples that later frames still need, and running sums for norms over time. Only the few samples that two chunks share are
+convolved twice (80 of every 5,200 with chunks of 0.32 s).
 
 B batch, S samples, C channels, T frames, D width.
 """
@@ -18,7 +18,7 @@ from sottovoce.encoder.modules import ChannelNorm
 
 
 class Sums:
-    """Mean and variance over the last axis of all that was added, in float64."""
+    """Running mean and variance over the last axis, in float64."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -32,64 +32,64 @@ class Sums:
         self.squares = self.squares + x.square().sum(-1, keepdim=True)
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean, and variance around it."""
+        """(mean, variance) of everything added so far."""
         assert isinstance(self.total, Tensor)
         assert isinstance(self.squares, Tensor)
         mean = self.total / self.count
         return mean, (self.squares / self.count - mean.square()).clamp(min=0)
 
 
-class Ears:
-    """`WaveFrontend` for a stream. Where it norms over time, it norms by what was heard so far, up to the last frame asked for."""
+class StreamFrontend:
+    """`WaveFrontend` for a stream. A norm over time uses the audio so far, up to the last requested frame."""
 
     def __init__(self, frontend: WaveFrontend, normalize: bool) -> None:
         self.frontend, self.normalize, self.shape = frontend, normalize, frontend.config
         self.waiting: list[Tensor] = []  # samples from frame `taken` on
-        self.heard = self.taken = 0
+        self.received = self.taken = 0
         self.loudness, self.inner = Sums(), Sums()  # of samples; of the first convolution's output or of mel energies
 
-    def hear(self, wave: Tensor) -> None:
-        """(B, S). Copied: a microphone's buffer is written over."""
+    def push(self, wave: Tensor) -> None:
+        """Appends samples (B, S). They are copied, because a microphone's buffer is reused."""
         self.waiting.append(wave.clone())
-        self.heard += wave.shape[1]
+        self.received += wave.shape[1]
 
     @property
     def ready(self) -> int:
-        """Frames that can be had, those that were taken included."""
-        return max(0, self.shape.frames(self.heard)) if self.heard else 0
+        """Number of frames that the samples so far allow, including frames already taken."""
+        return max(0, self.shape.frames(self.received)) if self.received else 0
 
     def take(self, count: int, ending: bool = False) -> Tensor:
-        """The next `count` frames (B, T, D). `ending`: samples after the last of them were heard, too, and count for the norms."""
+        """The next `count` frames (B, T, D). ending: norms also count the samples after the last frame."""
         wave = torch.cat(self.waiting, dim=1)
         samples = (count - 1) * self.shape.stride + self.shape.kernel
         known = wave if ending else wave[:, :samples]
         if self.normalize:
             self.loudness.add(known[:, self.loudness.count - self.taken * self.shape.stride :])
         if self.frontend.fbank is not None:
-            x = self.banked(self.frontend.fbank, known, count)
+            x = self.fbank_features(self.frontend.fbank, known, count)
         else:
-            x = self.convolved(known, samples)
+            x = self.wave_features(known, samples)
         self.taken += count
         self.waiting = [wave[:, count * self.shape.stride :].clone()]
         return self.frontend.projected(x)
 
-    def new(self, x: Tensor, hop: int) -> None:
-        """Adds to the inner sums those of `x` (B, C, steps of `hop` samples from frame `taken` on) that were not there before."""
+    def add_new(self, x: Tensor, hop: int) -> None:
+        """Adds the new part of `x` (B, C, steps of `hop` samples, starting at frame `taken`) to the inner sums."""
         self.inner.add(x[..., self.inner.count - self.taken * self.shape.stride // hop :])
 
-    def banked(self, fbank: Fbank, known: Tensor, count: int) -> Tensor:
-        """Kaldi's filter bank, zero mean and unit variance per bin where the model has it so."""
+    def fbank_features(self, fbank: Fbank, known: Tensor, count: int) -> Tensor:
+        """Kaldi filter bank features; normalised per bin if the model does so."""
         logs = fbank.logarithms(known)
         count *= self.shape.join
         x = logs[:, : count * fbank.config.stack]
         if fbank.config.normalize:
-            self.new(logs.transpose(1, 2), fbank.config.hop)
+            self.add_new(logs.transpose(1, 2), fbank.config.hop)
             mean, variance = (x.transpose(1, 2) for x in self.inner.moments())
             variance = variance * (self.inner.count / max(1, self.inner.count - 1))
             x = ((x - mean) * torch.rsqrt(variance + 1e-7)).float()
         return x.reshape(len(x), count, fbank.config.dim)
 
-    def convolved(self, known: Tensor, samples: int) -> Tensor:
+    def wave_features(self, known: Tensor, samples: int) -> Tensor:
         first, *rest = self.frontend.convs
         assert isinstance(first, ConvBlock)
         x = known[:, None, :samples]
@@ -107,14 +107,14 @@ class Ears:
         return x.transpose(1, 2)
 
     def group_normed(self, block: ConvBlock, norm: ChannelNorm, known: Tensor, samples: int, scale: Tensor | None) -> Tensor:
-        """The first convolution, normed per channel by all of its output so far.
+        """The first convolution, normed per channel over all of its output so far.
 
-        The sums are of its output on raw samples, so that they stay true when the loudness changes: a norm takes away whatever
-        offset and scale the waveform was given, but for the smallness that keeps it from dividing by zero.
+        The sums are taken on raw samples, so that they stay valid when the waveform's normalisation changes. The norm removes any
+        offset and scale of the waveform; only its epsilon has to be scaled.
         """
         conv = block.conv
         steps = F.conv1d(known[:, None], conv.weight, None, conv.stride)
-        self.new(steps, conv.stride[0])
+        self.add_new(steps, conv.stride[0])
         mean, variance = self.inner.moments()
         small = norm.eps * (1.0 if scale is None else scale.square()[..., None])
         x = (steps[..., : (samples - conv.kernel_size[0]) // conv.stride[0] + 1] - mean) * torch.rsqrt(variance + small)

@@ -1,7 +1,7 @@
-"""An encoder's layers under limits. Only attention and convolutions look along time: what they get to see is somebody else's to say.
+"""An encoder's layers with limited context in time.
 
-Everything else is the encoder's own code: its layers run as they are, with these two parts in place of theirs.
-B batch, T frames that are computed, K frames that are seen, C channels, D width, H heads, E head width.
+Only attention and convolutions mix frames, so only these two are replaced; everything else is the encoder's own code. A `Context` says
+which frames each of them sees. B batch, T frames that are computed, K frames that are seen, C channels, D width, H heads, E head width.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from sottovoce.encoder.position import ConvPosition
 from sottovoce.hub.teacher_space import TeacherSpace
 
 
-class Sight(ABC):
-    """What the frames at hand see of others. at: (T,) their numbers; mask: (T, K) true where a frame sees a key, or ``None`` for all.
+class Context(ABC):
+    """Which frames the current T frames see.
 
-    table, place: what the layers share of the positions; (heads, T, K) of a relative table, (T, K) numbers of key vectors, or (N, D)
-    sinusoids and the (T, K) place of each pair among them.
+    at: (T,) frame numbers. mask: (T, K) bool, true where a frame sees a key; ``None``: every frame sees every key.
+    table, place: position terms that all layers share. Relative table: `table` is (heads, T, K). Key vectors: `table` is (T, K)
+    indices. Sinusoids: `table` is (N, D), and `place` (T, K) indexes it.
     """
 
     at: Tensor
@@ -38,14 +39,14 @@ class Sight(ABC):
 
     @abstractmethod
     def keys(self, name: str, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H, T, E) keys and values of the frames at hand -> (B, H, K, E), those that they see, in attention `name`."""
+        """Keys and values (B, H, T, E) of the current frames -> those they see, (B, H, K, E). name: of the attention module."""
 
     @abstractmethod
     def convolve(self, name: str, x: Tensor, conv: nn.Conv1d, before: int, after: int, groups: int) -> Tensor:
-        """(B, C, T) -> (B, C, T): `conv` over `before` frames, the current one and `after` frames, zeros for those not seen."""
+        """(B, C, T) -> (B, C, T): `conv` over `before` past and `after` future frames; unseen frames count as zeros."""
 
     def place_at(self, encoder: Encoder, queries: Tensor, keys: Tensor) -> None:
-        """`table` and `place` for frames `queries` (T,) that look at frames `keys` (K,)."""
+        """Sets `table` and `place` for query frames (T,) and key frames (K,), given as frame numbers."""
         distance, kind = keys[None, :] - queries[:, None], encoder.config.distance
         if encoder.relative is not None:
             self.table = encoder.relative.of(distance)
@@ -57,32 +58,32 @@ class Sight(ABC):
             self.table, self.place = sinusoids(back, encoder.config.dim), distance - first
 
 
-class Attending(nn.Module):
-    """`Attention` to the frames that `sight` gives; (B, T, D) -> (B, T, D)."""
+class ContextAttention(nn.Module):
+    """An encoder's `Attention`, limited to the frames that `context` allows; (B, T, D) -> (B, T, D)."""
 
-    def __init__(self, attention: Attention, sight: Sight, name: str) -> None:
+    def __init__(self, attention: Attention, context: Context, name: str) -> None:
         super().__init__()
-        self.attention, self.sight, self.name = attention, sight, name
+        self.attention, self.context, self.name = attention, context, name
         self.projected: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor, valid: Tensor | None = None, table: Tensor | None = None) -> Tensor:
-        of, sight = self.attention, self.sight
+        of, context = self.attention, self.context
         if isinstance(of.out_proj, Offset) or of.q_proj.weight.shape[0] == 0:
             return of.out_proj.bias.expand_as(x)
-        turned = x if of.rotary is None else of.rotary(x, sight.at.float())
+        turned = x if of.rotary is None else of.rotary(x, context.at.float())
         q, k, v = (
             proj(y).unflatten(-1, (-1, of.head_dim)).transpose(1, 2)
             for proj, y in ((of.q_proj, turned), (of.k_proj, turned), (of.v_proj, x))
         )
-        k, v = sight.keys(self.name, k, v)
+        k, v = context.keys(self.name, k, v)
         bias = None
-        if of.gate is not None and sight.table is not None:
-            bias = of.gate(x, sight.table)
+        if of.gate is not None and context.table is not None:
+            bias = of.gate(x, context.table)
         elif isinstance(of.distance, SinusoidDistance):
             q, bias = self.sinusoid(of.distance, q)
-        elif of.distance is not None and sight.table is not None:
-            q, bias = of.distance(q, sight.table)
-        mask = sight.mask
+        elif of.distance is not None and context.table is not None:
+            q, bias = of.distance(q, context.table)
+        mask = context.mask
         if bias is not None:
             mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -90,8 +91,8 @@ class Attending(nn.Module):
         return projected
 
     def sinusoid(self, part: SinusoidDistance, q: Tensor) -> tuple[Tensor, Tensor]:
-        """As `SinusoidDistance`, for any frames: scores of all distances, each pair's picked out of them."""
-        table, place = self.sight.table, self.sight.place
+        """`SinusoidDistance` for any set of frames: scores every distance once, then picks each pair's score."""
+        table, place = self.context.table, self.context.place
         assert table is not None
         assert place is not None
         if self.projected is None or self.projected[0] is not table:
@@ -100,12 +101,12 @@ class Attending(nn.Module):
         return q + part.u[:, None], scores.gather(-1, place.expand(*q.shape[:2], -1, -1))
 
 
-class Convolving(nn.Module):
-    """A Conformer's `Convolution` over the frames that `sight` gives; (B, T, D) -> (B, T, D)."""
+class ContextConvolution(nn.Module):
+    """A Conformer's `Convolution`, limited to the frames that `context` allows; (B, T, D) -> (B, T, D)."""
 
-    def __init__(self, convolution: Convolution, sight: Sight, name: str) -> None:
+    def __init__(self, convolution: Convolution, context: Context, name: str) -> None:
         super().__init__()
-        self.convolution, self.sight, self.name = convolution, sight, name
+        self.convolution, self.context, self.name = convolution, context, name
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         of = self.convolution
@@ -113,13 +114,13 @@ class Convolving(nn.Module):
             return x.new_zeros(x.shape)
         value, gate = of.in_proj(x).unflatten(-1, (-1, 2)).unbind(-1)
         y = (value * gate.sigmoid()).transpose(1, 2)
-        y = self.sight.convolve(self.name, y, of.depthwise, of.before, of.after, y.shape[1]).transpose(1, 2)
+        y = self.context.convolve(self.name, y, of.depthwise, of.before, of.after, y.shape[1]).transpose(1, 2)
         projected: Tensor = of.out_proj(of.act(of.norm(y)))
         return projected
 
 
-def positioned(of: ConvPosition, x: Tensor, sight: Sight) -> Tensor:
-    """As `ConvPosition`: (B, T, D) -> (B, T, D)."""
+def add_positions(of: ConvPosition, x: Tensor, context: Context) -> Tensor:
+    """`ConvPosition` with limited context: (B, T, D) -> (B, T, D)."""
     if of.scale is not None and of.scale.shape[0] == 0:
         return x
     before = of.config.kernel // 2
@@ -127,7 +128,7 @@ def positioned(of: ConvPosition, x: Tensor, sight: Sight) -> Tensor:
     for i, conv in enumerate(of.convs):
         assert isinstance(conv, nn.Conv1d)
         after, groups = of.config.kernel - 1 - before, conv.weight.shape[0] // of.width
-        y = sight.convolve(f"position.{i}", y.transpose(1, 2), conv, before, after, groups).transpose(1, 2)
+        y = context.convolve(f"position.{i}", y.transpose(1, 2), conv, before, after, groups).transpose(1, 2)
         if of.config.norm:
             y = F.layer_norm(y, y.shape[-1:])
         y = of.act(y)
@@ -136,11 +137,11 @@ def positioned(of: ConvPosition, x: Tensor, sight: Sight) -> Tensor:
     return x.index_add(2, of.channels, y * of.scale.repeat_interleave(of.width))
 
 
-class Walk:
-    """What comes after the front end, with the eyes of `sight`. It shares the encoder's weights and leaves the encoder as it is."""
+class ContextLayers:
+    """The encoder after its front end, with limited context. Shares the encoder's weights; the encoder itself is unchanged."""
 
-    def __init__(self, encoder: Encoder, sight: Sight) -> None:
-        self.encoder, self.sight = encoder, sight
+    def __init__(self, encoder: Encoder, context: Context) -> None:
+        self.encoder, self.context = encoder, context
         self.layers = [self._rewired(layer, f"layer.{i}") for i, layer in enumerate(encoder.layers)]
 
     def _rewired(self, layer: nn.Module, name: str) -> nn.Module:
@@ -148,16 +149,16 @@ class Walk:
         layer._modules = dict(layer._modules)
         for part, module in layer._modules.items():
             if isinstance(module, Attention):
-                layer._modules[part] = Attending(module, self.sight, f"{name}.{part}")
+                layer._modules[part] = ContextAttention(module, self.context, f"{name}.{part}")
             elif isinstance(module, Convolution):
-                layer._modules[part] = Convolving(module, self.sight, f"{name}.{part}")
+                layer._modules[part] = ContextConvolution(module, self.context, f"{name}.{part}")
         return layer
 
     def __call__(self, x: Tensor) -> Features:
-        """(B, T, D) frames of the front end -> what the encoder makes of them."""
+        """Front-end frames (B, T, D) -> `Features`."""
         encoder, hidden = self.encoder, [x]
         if encoder.position is not None:
-            x = positioned(encoder.position, x, self.sight)
+            x = add_positions(encoder.position, x, self.context)
         embedded = x = x if encoder.config.norm_first else encoder.norm(x)
         for layer in self.layers:
             x, _ = layer(x, None, None)
@@ -166,23 +167,25 @@ class Walk:
 
 
 @dataclass(frozen=True)
-class Piece(Features):
-    """Features of consecutive frames. first: number of the first of them in the stream; stride: samples from one frame to the next;
-    kernel: samples that a frame of the front end stands on."""
+class StreamFeatures(Features):
+    """Features of consecutive frames of a stream.
+
+    first: number of the first frame. stride: samples between frames. kernel: samples that a front-end frame covers.
+    """
 
     first: int = 0
     stride: int = 320
     kernel: int = 400
 
-    def through(self, projections: TeacherSpace) -> Piece:
-        """The same in the teacher's space."""
+    def through(self, projections: TeacherSpace) -> StreamFeatures:
+        """The same frames in the teacher's space."""
         hidden, join = projections(self.hidden), projections.join
         step = self.stride // join
         kernel = self.kernel - (join - 1) * step
-        return Piece(hidden, None, self.embedded, hidden[-1], first=self.first * join, stride=step, kernel=kernel)
+        return StreamFeatures(hidden, None, self.embedded, hidden[-1], first=self.first * join, stride=step, kernel=kernel)
 
     @property
     def times(self) -> Tensor:
-        """(T,) float64: the middle of the samples under each frame, in seconds from the start of the stream."""
+        """(T,) float64: the centre of each frame, in seconds from the start of the stream."""
         at = torch.arange(self.first, self.first + self.last.shape[1], dtype=torch.float64)
         return (at * self.stride + self.kernel / 2) / SAMPLE_RATE

@@ -1,4 +1,4 @@
-"""What a frame may know: its chunk, so much before it and so much after it; and which models and waveforms can be held to that."""
+"""How far a frame of a stream may look: its chunk, a stretch before it and a stretch after it. Checks models and waveforms."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ UNLIMITED = 1 << 40  # frames
 
 @dataclass(frozen=True)
 class Limits:
-    """In frames. chunk: frames that come out together; left: how far back attention reaches from the first of them; right: frames
-    after the last of them that are waited for."""
+    """In frames. chunk: frames that come out together. left: how far attention reaches back from the chunk's first frame. right: frames
+    after the chunk that must arrive before it comes out."""
 
     chunk: int
     left: int
@@ -31,7 +31,7 @@ class Limits:
 
 
 def limits_of(model: Speech, chunk: float, left: float, right: float) -> Limits:
-    """The same, given in seconds; ``math.inf`` for no limit. ValueError unless all are whole frames of `model`."""
+    """`Limits` from seconds; ``math.inf`` for no limit. ValueError unless all are whole frames of `model`."""
     seconds = encoder_of(model).config.frontend.stride / SAMPLE_RATE
 
     def frames(name: str, value: float, least: int) -> int:
@@ -54,7 +54,7 @@ def encoder_of(model: Speech) -> Encoder:
     encoder = model.encoder
     if not isinstance(encoder, Encoder):
         raise ValueError(
-            "this model runs inside transformers, which hears whole recordings only; distil it into a student, which can be streamed"
+            "this model runs inside transformers, which needs whole recordings; distil it into a student, which can be streamed"
         )
     if encoder.training:
         raise ValueError("the model is in training mode, where dropout makes features random; call model.eval() first")
@@ -74,7 +74,7 @@ def waveform(samples: Tensor | NDArray[Any], rate: int, device: torch.device) ->
     """(S,) or (B, S) floats -> (B, S) float32. ValueError on what is not a waveform at 16 kHz."""
     if rate != SAMPLE_RATE:
         raise ValueError(
-            f"the audio is at {rate} Hz and the model hears {SAMPLE_RATE} Hz; resample it, without breaks between pieces"
+            f"the audio is at {rate} Hz and the model needs {SAMPLE_RATE} Hz; resample it as one stream, without breaks between pieces"
         )
     x = samples if isinstance(samples, Tensor) else torch.tensor(np.ascontiguousarray(samples))
     if not x.is_floating_point():
@@ -84,5 +84,5 @@ def waveform(samples: Tensor | NDArray[Any], rate: int, device: torch.device) ->
         raise ValueError(f"expected mono samples (samples,) or a batch (batch, samples), got shape {tuple(x.shape)}")
     x = torch.atleast_2d(x).to(device, torch.float32)
     if not bool(x.isfinite().all()):
-        raise ValueError("the audio holds NaN or infinite samples; a stream would carry them on, so repair them first")
+        raise ValueError("the audio holds NaN or infinite samples, which would spoil all later frames; repair them first")
     return x

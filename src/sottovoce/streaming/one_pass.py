@@ -1,8 +1,8 @@
-"""The features that a stream must give, computed from a whole recording in one pass over all chunks. Nothing here is remembered.
+"""The features that a stream must give, computed from a whole recording in one pass. Tests compare streams with it.
 
-Frames ahead of a chunk are computed with it, seeing what it sees, and again with each chunk that they serve, so that what is waited for
-does not grow with the number of layers (Emformer, arXiv 2010.10759). So every chunk has copies of the frames ahead of it, and one pass
-computes all frames and all copies: N together, of which the first T are the frames themselves.
+A chunk looks ahead at `right` frames. These look-ahead frames are computed with the chunk's own context, once for each chunk that uses
+them, so that the delay does not grow with depth (Emformer, arXiv 2010.10759). One pass therefore computes N frames: the T real frames
+first, then a copy of each look-ahead frame for each chunk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import Encoder, normalize
 from sottovoce.hub.student import Speech, load
-from sottovoce.streaming.layers import Piece, Sight, Walk
+from sottovoce.streaming.layers import Context, ContextLayers, StreamFeatures
 from sottovoce.streaming.limits import Limits, encoder_of, limits_of, waveform
 
 if TYPE_CHECKING:
@@ -26,34 +26,34 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def limited(
+def stream_in_one_pass(
     model: Speech | str | Path,
     wave: Tensor | NDArray[Any],
     chunk: float = 0.32,
     left: float = 2.0,
     right: float = 0.0,
     rate: int = SAMPLE_RATE,
-) -> Piece:
-    """What `sottovoce.stream` with the same limits gives for `wave`, (S,) or (B, S) floats of 16 kHz, no row padded.
+) -> StreamFeatures:
+    """The features that `sottovoce.stream` with the same limits gives for `wave`.
 
-    Memory grows with the square of its length. ValueError as `stream`, and when `wave` is too short for one frame.
+    wave: (S,) or (B, S) floats at 16 kHz, rows of equal length. Memory grows with the square of the length. ValueError as for
+    `stream`, and if `wave` is shorter than one frame.
     """
     model = model if isinstance(model, Speech) else load(model)
     limits, encoder = limits_of(model, chunk, left, right), encoder_of(model)
     shape = encoder.config.frontend
     x = front(model, encoder, waveform(wave, rate, next(encoder.parameters()).device), limits)
     frames = x.shape[1]
-    sight = Copies(encoder, limits, frames)
-    found = Walk(encoder, sight)(x[:, sight.at])
+    context = OnePassContext(encoder, limits, frames)
+    found = ContextLayers(encoder, context)(x[:, context.at])
     hidden = [state[:, :frames] for state in found.hidden]
     last = found.last[:, :frames]
-    piece = Piece(hidden, None, found.embedded[:, :frames], last, stride=shape.stride, kernel=shape.kernel)
+    piece = StreamFeatures(hidden, None, found.embedded[:, :frames], last, stride=shape.stride, kernel=shape.kernel)
     return piece if model.projections is None else piece.through(model.projections)
 
 
 def front(model: Speech, encoder: Encoder, wave: Tensor, limits: Limits) -> Tensor:
-    """(B, S) -> (B, T, D). Where the front end norms over time, a frame is the one that it gives for the audio up to the last sample
-    that the first chunk to see the frame waits for."""
+    """(B, S) -> (B, T, D). A norm over time uses the audio that a stream has received when it first computes the frame."""
     shape = encoder.config.frontend
     if not (model.normalize or shape.over_time):
         alone: Tensor = encoder.frontend(wave, None)[0]
@@ -68,8 +68,8 @@ def front(model: Speech, encoder: Encoder, wave: Tensor, limits: Limits) -> Tens
     return torch.cat(found, dim=1)
 
 
-class Copies(Sight):
-    """Who sees whom among T frames and the copies of those ahead of each chunk."""
+class OnePassContext(Context):
+    """Which of the T frames and of the look-ahead copies see each other."""
 
     def __init__(self, encoder: Encoder, limits: Limits, frames: int) -> None:
         device = next(encoder.parameters()).device
@@ -83,7 +83,7 @@ class Copies(Sight):
         chunk_of = first.expand_as(window) // chunk
         of = torch.cat([chunk_of[own], chunk_of[copies]])
 
-        # where each of the N stands among all chunks' windows, and the way back; what is not there is number N, a zero
+        # `out`: where each of the N frames stands in the chunks' windows; `into`: the reverse, with N (a zero frame) for gaps
         order = torch.arange(window.numel(), device=device).view_as(window)
         self.out = torch.cat([order[own], order[copies]])
         self.into = torch.full((window.numel(),), len(self.at), device=device)
@@ -102,7 +102,7 @@ class Copies(Sight):
     def convolve(self, name: str, x: Tensor, conv: nn.Conv1d, before: int, after: int, groups: int) -> Tensor:
         rows, chunks = len(x), len(self.into)
         zero = x.shape[2]
-        back = self.into[:, :1] - torch.arange(before, 0, -1, device=x.device)  # a chunk's past: frames, never copies
+        back = self.into[:, :1] - torch.arange(before, 0, -1, device=x.device)  # the past of a chunk: real frames, never copies
         index = torch.cat([torch.where(back < 0, zero, back), self.into], dim=1)
         windows = F.pad(x, (0, 1))[:, :, index].transpose(1, 2).flatten(0, 1)  # (B * chunks, C, before + width)
         y = F.conv1d(F.pad(windows, (0, after)), conv.weight, conv.bias, groups=groups)

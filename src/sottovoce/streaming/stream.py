@@ -1,4 +1,4 @@
-"""`sottovoce.stream`: features of audio while it is being heard."""
+"""`sottovoce.stream`: features of live audio."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import Encoder
 from sottovoce.hub.student import Speech, load
-from sottovoce.streaming.frontend import Ears
-from sottovoce.streaming.layers import Piece, Sight, Walk
+from sottovoce.streaming.frontend import StreamFrontend
+from sottovoce.streaming.layers import Context, ContextLayers, StreamFeatures
 from sottovoce.streaming.limits import UNLIMITED, Limits, encoder_of, limits_of, waveform
 
 if TYPE_CHECKING:
@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
 
 def stream(model: Speech | str | Path, chunk: float = 0.32, left: float = 2.0, right: float = 0.0) -> Stream:
-    """`model` (what `sottovoce.load` gives or takes) for live audio.
+    """Opens a stream: push samples as they arrive, get the features of finished frames.
 
-    chunk: seconds of frames that are computed together; left: seconds before a chunk that its attention reaches in every layer; right:
-    seconds after it that are waited for. Each of whole frames (20 ms in the usual shape); left and right may be ``math.inf``.
+    model: a folder, a hub id, or what `sottovoce.load` returned. chunk: seconds of frames that are computed together. left: seconds of
+    the past that attention reaches in every layer. right: seconds of look-ahead that a chunk waits for. Each is a whole number of
+    frames (20 ms in the usual shape); left and right may be ``math.inf``.
 
     >>> stream = sottovoce.stream("students/hubert", chunk=0.32, left=2.0)
     >>> for samples in microphone:                  # 16 kHz mono floats, any number at a time
     ...     piece = stream.push(samples)            # piece.hidden[i]: (1, frames that are now final, dim); often none
     >>> piece = stream.flush()                      # the rest; the next push begins a new stream
 
-    ValueError when the limits are no whole frames or the model cannot be streamed.
+    ValueError if a limit is not a whole number of frames, or if the model cannot be streamed.
     """
     model = model if isinstance(model, Speech) else load(model)
     return Stream(model, limits_of(model, chunk, left, right))
@@ -41,8 +42,8 @@ def stream(model: Speech | str | Path, chunk: float = 0.32, left: float = 2.0, r
 class Stream:
     """One live stream, or several of equal length in a batch. See `stream`.
 
-    What comes out is what `whole.limited` computes from the whole recording, whatever is pushed at a time. Memory and time of a chunk
-    do not grow, unless `left` is unlimited. Not to be shared between threads; any number of streams may share a model.
+    The features equal those of `one_pass.stream_in_one_pass` on the whole recording, however the samples are split. Memory and time per
+    chunk are constant, unless `left` is unlimited. Do not share a stream between threads; any number of streams may share a model.
     """
 
     def __init__(self, model: Speech, limits: Limits) -> None:
@@ -51,44 +52,44 @@ class Stream:
 
     @property
     def latency(self) -> float:
-        """Algorithmic latency in ms: how long after its first sample a frame comes out at the latest, on a machine that computes
-        in no time. The chunk's last frame comes out earlier, by a chunk less one frame. Infinite without a limit to the right."""
+        """Algorithmic latency in ms: the longest time from a frame's first sample to its output, without computing time. A chunk's
+        last frame comes out earlier. Infinite if `right` is unlimited."""
         if self.limits.right >= UNLIMITED:
             return math.inf
         shape = self.encoder.config.frontend
         return ((self.limits.chunk + self.limits.right - 1) * shape.stride + shape.kernel) / SAMPLE_RATE * 1000
 
     def reset(self) -> None:
-        """Forgets everything heard: the next push begins a new stream."""
+        """Forgets the past: the next push begins a new stream."""
         self.rows: int | None = None
         self.first = 0  # number of the next chunk's first frame
         self.frames: Tensor | None = None  # those of the front end from there on
-        self.ears = Ears(self.encoder.frontend, self.model.normalize)
-        self.memory = Memory(self.encoder, self.limits.left)
-        self.walk = Walk(self.encoder, self.memory)
+        self.frontend = StreamFrontend(self.encoder.frontend, self.model.normalize)
+        self.context = StreamContext(self.encoder, self.limits.left)
+        self.layers = ContextLayers(self.encoder, self.context)
 
     @torch.no_grad()
-    def push(self, samples: Tensor | NDArray[Any], rate: int = SAMPLE_RATE) -> Piece:
-        """(S,) or (B, S) floats at `rate` Hz, which must be 16000 -> the frames that became final, possibly none.
+    def push(self, samples: Tensor | NDArray[Any], rate: int = SAMPLE_RATE) -> StreamFeatures:
+        """Adds samples, (S,) or (B, S) floats at `rate` Hz (16000), and returns the frames that became final, possibly none.
 
-        ValueError, and the stream is as before, on what is not such a waveform.
+        ValueError if it is not such a waveform; the stream is then unchanged.
         """
         wave = waveform(samples, rate, next(self.encoder.parameters()).device)
         if self.rows not in (None, len(wave)):
             raise ValueError(f"the stream began with {self.rows} rows and goes on with {len(wave)}; flush or reset it first")
         self.rows = len(wave)
-        self.ears.hear(wave)
+        self.frontend.push(wave)
         found = []
         ahead = self.limits.chunk + self.limits.right
-        while self.ears.ready >= self.first + ahead:
+        while self.frontend.ready >= self.first + ahead:
             self._take(self.first + ahead)
             found.append(self._chunk())
         return self._joined(found)
 
     @torch.no_grad()
-    def flush(self) -> Piece:
-        """The frames that were waiting for more audio, as at the end of a recording. What is pushed next begins a new stream."""
-        if (end := self.ears.ready) > self.ears.taken:
+    def flush(self) -> StreamFeatures:
+        """Ends the stream: returns the frames that were waiting for more audio. The next push begins a new stream."""
+        if (end := self.frontend.ready) > self.frontend.taken:
             self._take(end, ending=True)
         found = []
         while self.first < end:
@@ -98,26 +99,26 @@ class Stream:
         return piece
 
     def _take(self, end: int, ending: bool = False) -> None:
-        new = self.ears.take(end - self.ears.taken, ending)
+        new = self.frontend.take(end - self.frontend.taken, ending)
         self.frames = new if self.frames is None else torch.cat([self.frames, new], dim=1)
 
-    def _chunk(self) -> Piece:
-        """The next chunk, from the frames at hand: its own, and those ahead, which the next chunks compute again."""
+    def _chunk(self) -> StreamFeatures:
+        """The features of the next chunk. Its look-ahead frames are computed again with the chunks they belong to."""
         assert self.frames is not None
         window = self.frames[:, : self.limits.chunk + self.limits.right]
         own = min(self.limits.chunk, window.shape[1])
-        self.memory.look(self.first, own, window.shape[1])
-        found = self.walk(window)
+        self.context.look(self.first, own, window.shape[1])
+        found = self.layers(window)
         hidden = [x[:, :own] for x in found.hidden]
         self.first += own
         self.frames = self.frames[:, own:]
         return self._piece(hidden, found.embedded[:, :own], found.last[:, :own], self.first - own)
 
-    def _piece(self, hidden: list[Tensor], embedded: Tensor, last: Tensor, first: int) -> Piece:
+    def _piece(self, hidden: list[Tensor], embedded: Tensor, last: Tensor, first: int) -> StreamFeatures:
         shape = self.encoder.config.frontend
-        return Piece(hidden, None, embedded, last, first=first, stride=shape.stride, kernel=shape.kernel)
+        return StreamFeatures(hidden, None, embedded, last, first=first, stride=shape.stride, kernel=shape.kernel)
 
-    def _joined(self, pieces: list[Piece]) -> Piece:
+    def _joined(self, pieces: list[StreamFeatures]) -> StreamFeatures:
         if not pieces:
             none = next(self.encoder.parameters()).new_zeros(self.rows or 1, 0, self.encoder.config.dim)
             pieces = [self._piece([none] * (len(self.encoder.layers) + 1), none, none, self.first)]
@@ -127,9 +128,9 @@ class Stream:
         return piece if self.model.projections is None else piece.through(self.model.projections)
 
 
-class Memory(Sight):
-    """What a stream remembers of earlier chunks: keys and values of the last `left` frames in every attention, and as many inputs of
-    every convolution as its kernel reaches back."""
+class StreamContext(Context):
+    """What a stream remembers of earlier chunks: the keys and values of the last `left` frames in every attention, and the inputs that
+    every convolution's kernel reaches back to."""
 
     def __init__(self, encoder: Encoder, left: int) -> None:
         self.encoder, self.left = encoder, left
@@ -137,7 +138,7 @@ class Memory(Sight):
         self.sizes = (-1, -1)
 
     def look(self, first: int, own: int, window: int) -> None:
-        """The frames at hand are now `window` from number `first` on, of which `own` are the chunk's and will be remembered."""
+        """Moves on to `window` frames from number `first`; the first `own` of them are the chunk's and will be remembered."""
         weight = next(self.encoder.parameters())
         self.at = torch.arange(first, first + window, device=weight.device)
         self.own = own
