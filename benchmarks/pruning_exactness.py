@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 
 from sottovoce.core import ledger
+from sottovoce.core.registry import UNITS
 from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, FrontendConfig, LayerConfig, PositionConfig, RelativeConfig
-from sottovoce.pruning import KINDS, Budget, BudgetConfig, GatedEncoder, encoder_cost, hit, total
+from sottovoce.pruning import Budget, BudgetConfig, GatedEncoder, encoder_cost, hit, total
 
 STEPS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
 GROUP = FrontendConfig(tuple(ConvConfig(128, kernel, stride) for kernel, stride in STEPS))
@@ -121,7 +122,7 @@ def main() -> None:
     torch.set_num_threads(1)
     exactness = {}
     for style, config in STYLES.items():
-        kinds = tuple(kind for kind in KINDS if kind != "glu" and (kind != "position" or config.position.depth == 1))
+        kinds = tuple(kind for kind in UNITS.names() if kind != "glu" and (kind != "position" or config.position.depth == 1))
         exactness[style] = {kind: difference(config, (kind,)) for kind in kinds} | {"all": difference(config, kinds)}
         print(
             style,

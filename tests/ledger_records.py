@@ -8,6 +8,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from sottovoce.encoder import ConvConfig, EncoderConfig, FrontendConfig, LayerConfig, PositionConfig
+
 TASKS: dict[str, tuple[str, str, str, str, str, float, float, float]] = {
     # entry: name, title, measure, unit, better, value of log-mel, of the teacher, half an interval
     "asr-english": ("asr", "Speech recognition", "wer", "%", "lower", 61.0, 24.1, 1.4),
@@ -186,11 +188,8 @@ def write_run(folder: Path, evaluations: bool = True) -> Path:
     text = "".join(json.dumps(row) + "\n" for row in rows) + '{"stage": "distill", "step": 25, "loss": NaN}\n{"stage": "dis'
     (folder / "run" / "metrics.jsonl").write_text(text, encoding="utf-8")
     (folder / "run" / "cut.json").write_text(json.dumps({"kept": {"layers.0.head": [2]}}), encoding="utf-8")
-    shape = {
-        "frontend": {"convs": [{"dim": 50}]},
-        "position": {"groups": 16, "kept": None},
-        "layers": [{"num_heads": 1, "ffn_dim": 254}, {"num_heads": 0, "ffn_dim": 0, "attention": False}],
-    }
+    layers = (LayerConfig(1, 8, 254), LayerConfig(0, 8, 0, attention=False))
+    shape = EncoderConfig(FrontendConfig((ConvConfig(50, 10, 5),)), 16, PositionConfig(8, 16), layers).to_dict()
     (folder / "config.json").write_text(json.dumps({"encoder": shape}), encoding="utf-8")
     if evaluations:
         (folder / "evaluation").mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sottovoce.bench import fit
-from sottovoce.bench.parts import Timeable, front, grid
+from sottovoce.bench.parts import Timeable, grid
 from sottovoce.core import ledger
 from sottovoce.encoder import Encoder, EncoderConfig, FbankConfig, FrontendConfig, LayerConfig, PositionConfig
 from sottovoce.pruning import (
@@ -27,12 +27,19 @@ from sottovoce.pruning import (
     narrow,
     prepare,
 )
-from sottovoce.pruning.latency import DEFAULT, KIND, TERMS, LatencyModel, Part, from_record
+from sottovoce.pruning.latency import DEFAULT, KIND, LatencyModel, from_record
+from sottovoce.pruning.units.conv import front
 from sottovoce.train.recipe import load_recipe
 
 from .test_pruning_budget import TWELVE
 from .test_pruning_styles import STYLES, make
 
+# Every kind of part, and the names of its terms.
+TERMS = {
+    part.kind: tuple(part.terms)
+    for config in (*STYLES.values(), *grid().values())
+    for part in encoder_parts(config, seconds=0.5).values()
+}
 UNITS = ("conv", "head", "ffn", "attention", "feed_forward")
 
 
@@ -181,8 +188,21 @@ def test_config_errors_are_explained() -> None:
 
 
 def test_the_grid_has_parts_of_every_kind() -> None:
-    found = {part.kind for config in grid().values() for part in encoder_parts(config, seconds=1.0).values()}
-    assert found == set(TERMS)
+    timed = {part.kind for config in grid().values() for part in encoder_parts(config, seconds=1.0).values()}
+    assert timed == set(TERMS)
+
+
+def test_the_default_says_what_every_kind_of_part_takes() -> None:
+    assert {kind: tuple(terms) for kind, terms in load_latency().coefficients.items()} == TERMS
+
+
+def test_a_file_without_a_kind_of_part_is_refused_where_the_part_is() -> None:
+    content = record()
+    del content["coefficients"]["glu.batch"]
+    model = from_record(content)
+    assert float(model.total(TWELVE)) > 0
+    with pytest.raises(ValueError, match=r"says nothing of parts of the kind 'glu\.batch'.*sottovoce bench --fit-cost"):
+        model.total(STYLES["conformer"])
 
 
 def test_coefficients_come_back_from_times_that_they_made() -> None:
@@ -237,7 +257,6 @@ def test_prediction_and_measurement_rank_models_alike() -> None:
 
 def test_a_part_knows_its_kind() -> None:
     parts = encoder_parts(STYLES["wavlm-base"], seconds=0.5)
-    assert isinstance(parts["position"], Part)
     kinds = {name: part.kind for name, part in parts.items()}
     assert kinds["frontend.convs.0"] == "conv.first.group"
     assert kinds["frontend.convs.1"] == "conv.group"

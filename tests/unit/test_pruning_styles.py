@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from sottovoce.core.registry import UNITS
 from sottovoce.encoder import (
     ConvConfig,
     ConvolutionConfig,
@@ -19,7 +20,7 @@ from sottovoce.encoder import (
     PositionConfig,
     RelativeConfig,
 )
-from sottovoce.pruning import KINDS, make_plan, prepare_config
+from sottovoce.pruning import make_plan, prepare_config
 
 CONVS = (ConvConfig(12, 10, 5), ConvConfig(12, 3, 2), ConvConfig(12, 3, 2), ConvConfig(12, 2, 2))
 LAYER = LayerConfig(num_heads=4, head_dim=12, ffn_dim=40)
@@ -72,7 +73,9 @@ STYLES = {
 def all_units(style: str) -> tuple[str, ...]:
     """Every kind that the style has: a row of positional convolutions is not pruned."""
     config = STYLES[style]
-    kinds = tuple(kind for kind in KINDS if kind != "position" or (config.position is not None and config.position.depth == 1))
+    kinds = tuple(
+        kind for kind in UNITS.names() if kind != "position" or (config.position is not None and config.position.depth == 1)
+    )
     return tuple(kind for kind in kinds if len(make_plan(prepare_config(config, kinds), (kind,))))
 
 

@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 import pytest
 
 from sottovoce.core.registry import TASKS
+from sottovoce.encoder import EncoderConfig, FbankConfig, FrontendConfig, LayerConfig
 from sottovoce.report import bars, board, page, pareto, probes, speed, style, table, text
 from sottovoce.report.collect import Evaluation, gather
 from sottovoce.report.composition import picture
@@ -130,18 +131,19 @@ def test_a_run_is_read_without_what_a_kill_cut_off(tmp_path: Path) -> None:
 
 def test_the_parts_of_conformers_are_shown(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "first")
-    layer = {"num_heads": 2, "ffn_dim": 80, "kind": "conformer", "ffn1_dim": 70, "ffn1": False, "glu_dim": 9}
-    shape = {"frontend": {"convs": []}, "position": None, "layers": [layer, {"num_heads": 1, "ffn_dim": 100}]}
+    half = LayerConfig(2, 8, 80, kind="conformer", ffn1_dim=70, ffn1=False, glu_dim=9)
+    frontend = FrontendConfig((), fbank=FbankConfig())
+    shape = EncoderConfig(frontend, 16, None, (half, LayerConfig(1, 8, 100))).to_dict()
     (folder / "config.json").write_text(json.dumps({"encoder": shape}), encoding="utf-8")
     (run,) = gather([folder]).runs
     made = picture(run)
     assert made is not None
-    assert made.titles == ("First feed-forward", "Attention heads", "Convolution channels", "Feed-forward units")
-    first, heads, channels, units = made.layers[0]
+    assert made.titles == ("Attention heads", "First feed-forward", "Convolution channels", "Feed-forward units")
+    heads, first, channels, units = made.layers[0]
     assert first is not None
     assert first.gone
     assert [part and part.left for part in (heads, channels, units)] == [2, 9, 80]
-    assert [part is None for part in made.layers[1]] == [True, False, True, False]
+    assert [part is None for part in made.layers[1]] == [False, True, True, False]
     html = page.render(gather([folder]))
     assert "Convolution channels" in html
     assert "Front end kept" not in html  # a filter bank has no channels to cut

@@ -14,13 +14,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sottovoce.bench.parts import Timeable, front, grid, take_apart
+from sottovoce.bench.parts import Timeable, grid, take_apart
 from sottovoce.bench.rounds import Clock, median_ms
 from sottovoce.core import ledger
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import Encoder, EncoderConfig, LayerConfig, PositionConfig
 from sottovoce.inference.packed import fastest
-from sottovoce.pruning.latency import KIND, TERMS, LatencyModel, from_record
+from sottovoce.pruning.latency import KIND, LatencyModel, from_record
+from sottovoce.pruning.units.conv import front
 
 Say = Callable[[str], None]
 
@@ -94,11 +95,9 @@ def fitted(
     """
     coefficients: dict[str, dict[str, float]] = {}
     errors: dict[str, dict[str, float]] = {}
-    for kind, terms in TERMS.items():
+    for kind in dict.fromkeys(part.part.kind for part in parts):
         rows = [part for part in parts if part.part.kind == kind]
-        if not rows:  # a grid that is not the whole one
-            coefficients[kind] = dict.fromkeys(terms, 0.0)
-            continue
+        terms = list(rows[0].part.terms)
         target = torch.tensor([times[part.name] for part in rows], dtype=torch.float64)
         matrix = torch.tensor([[float(part.part.terms[term]) for term in terms] for part in rows], dtype=torch.float64)
         solved = nonnegative(matrix / target.sqrt()[:, None], target.sqrt())
@@ -135,11 +134,11 @@ def _whole(
     wave = torch.randn(1, round(model.seconds * SAMPLE_RATE), generator=torch.Generator().manual_seed(0))
     encoders = {name: fastest(Encoder(config).reset_parameters().eval().requires_grad_(False)) for name, config in shapes.items()}
     times = median_ms({name: partial(encoder, wave) for name, encoder in encoders.items()}, rounds, clock)
-    made = {}
+    rows = {}
     for name, config in shapes.items():
         predicted = float(model.total(config))
-        made[name] = {"ms": times[name], "predicted_ms": predicted, "error_percent": 100 * (predicted / times[name] - 1)}
-    return made
+        rows[name] = {"ms": times[name], "predicted_ms": predicted, "error_percent": 100 * (predicted / times[name] - 1)}
+    return rows
 
 
 def show(record: Mapping[str, Any]) -> None:

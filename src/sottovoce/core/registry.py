@@ -3,7 +3,7 @@
 A module of ``sottovoce.objectives`` (or families, students, tasks) that says ``@OBJECTIVES.register("name")`` is found by name, listed
 by ``sottovoce list`` and covered by the contract tests. Other packages add theirs through the entry-point group
 ``sottovoce.objectives`` (and so on), whose entries name a module to import. The readers of corpora are found in the same way: their
-package is ``sottovoce.data.corpora``, their group ``sottovoce.corpora``.
+package is ``sottovoce.data.corpora``, their group ``sottovoce.corpora``; and so are kinds of units, in ``sottovoce.pruning.units``.
 """
 
 from __future__ import annotations
@@ -76,3 +76,4 @@ STUDENTS = Registry("students")
 OBJECTIVES = Registry("objectives")
 TASKS = Registry("tasks")
 CORPORA = Registry("corpora", "sottovoce.data.corpora")
+UNITS = Registry("units", "sottovoce.pruning.units")

@@ -282,6 +282,12 @@ class EncoderConfig(Shape):
         data["convolution"] = ConvolutionConfig(**data.get("convolution", {}))
         return cls(**data)
 
+    def with_layer(self, index: int, **fields: Any) -> EncoderConfig:
+        """The same with these fields of one layer changed."""
+        layers = list(self.layers)
+        layers[index] = dataclasses.replace(layers[index], **fields)
+        return dataclasses.replace(self, layers=tuple(layers))
+
 
 def _optional(cls: Callable[..., T], data: Mapping[str, Any] | None) -> T | None:
     return None if data is None else cls(**data)

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 
 from sottovoce.pruning.apply import cut, cut_like, gather, named_tensors, narrow, open_units
 from sottovoce.pruning.budget import Budget, BudgetConfig, Lagrangian, Report, hit, target_at
-from sottovoce.pruning.cost import encoder_cost, full_widths, total
+from sottovoce.pruning.cost import encoder_cost, total
 from sottovoce.pruning.gated import GatedEncoder
 from sottovoce.pruning.gates import GateConfig, Gates, hard_concrete, open_probability
-from sottovoce.pruning.latency import LatencyModel, encoder_parts, load_latency
+from sottovoce.pruning.latency import LatencyModel, load_latency
 from sottovoce.pruning.live import composed, lasting, moments, shrink
-from sottovoce.pruning.plan import KINDS, Group, Plan, Slice, check_units, make_plan, prepare, prepare_config
+from sottovoce.pruning.parts import encoder_parts
+from sottovoce.pruning.plan import Plan, make_plan, prepare, prepare_config, unprepared_config
+from sottovoce.pruning.unit import Clip, Group, PartCost, Slice, UnitKind, full_widths, kinds
 
 
 @dataclass(frozen=True)
@@ -50,24 +52,25 @@ class PruningConfig:
             raise ValueError("live counts updates, and live_below is a chance between 0 and 0.5")
         if not self.units:
             raise ValueError("units is empty: nothing to prune")
-        check_units(self.units)
+        kinds(self.units)  # refuses those that do not exist
 
 
 __all__ = [
-    "KINDS",
     "Budget",
     "BudgetConfig",
+    "Clip",
     "GateConfig",
     "GatedEncoder",
     "Gates",
     "Group",
     "Lagrangian",
     "LatencyModel",
+    "PartCost",
     "Plan",
     "PruningConfig",
     "Report",
     "Slice",
-    "check_units",
+    "UnitKind",
     "composed",
     "cut",
     "cut_like",
@@ -77,6 +80,7 @@ __all__ = [
     "gather",
     "hard_concrete",
     "hit",
+    "kinds",
     "lasting",
     "load_latency",
     "make_plan",
@@ -90,4 +94,5 @@ __all__ = [
     "shrink",
     "target_at",
     "total",
+    "unprepared_config",
 ]

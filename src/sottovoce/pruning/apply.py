@@ -6,15 +6,14 @@ in place of the encoder's own (gating) or put into a new encoder (cutting), so t
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sottovoce.encoder import Encoder, EncoderConfig, LayerConfig
+from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.pruning.plan import Plan, rebuild
+from sottovoce.pruning.unit import kind_of
 
 Values = Mapping[str, Tensor]  # group name -> (size,) gate values in [0, 1]; groups that are not named stay as they are
 Kept = Mapping[str, Sequence[int]]  # group name -> numbers of the open units, ascending
@@ -73,33 +72,10 @@ def cut_like(tensors: Mapping[str, Tensor], plan: Plan, kept: Kept) -> dict[str,
 
 def narrow(config: EncoderConfig, plan: Plan, kept: Kept) -> EncoderConfig:
     """The shape of the encoder that has only the units in `kept`."""
-    convs, layers, position = list(config.frontend.convs), list(config.layers), config.position
     for group in plan:
-        if group.name not in kept:
-            continue
-        units, i, part = kept[group.name], group.index, group.name.split(".")[-1]
-        if group.kind == "conv":
-            convs[i] = dataclasses.replace(convs[i], dim=len(units))
-        elif group.kind == "position":
-            assert position is not None
-            assert position.kept is not None
-            position = dataclasses.replace(position, kept=tuple(position.kept[unit] for unit in units))
-        elif group.kind == "head":
-            heads = tuple(layers[i].heads[unit] for unit in units) if layers[i].heads else ()
-            layers[i] = dataclasses.replace(layers[i], num_heads=len(units), heads=heads)
-        elif group.kind in ("ffn", "glu"):  # the width's field is named after the group
-            layers[i] = _changed(layers[i], {f"{part}_dim": len(units)})
-        elif group.kind == "attention" and not units:
-            layers[i] = dataclasses.replace(layers[i], attention=False, num_heads=0, heads=())
-        elif group.kind == "feed_forward" and not units:
-            part = part.replace("feed_forward", "ffn")
-            layers[i] = _changed(layers[i], {part: False, f"{part}_dim": 0})
-    frontend = dataclasses.replace(config.frontend, convs=tuple(convs))
-    return dataclasses.replace(config, frontend=frontend, position=position, layers=tuple(layers))
-
-
-def _changed(layer: LayerConfig, fields: Mapping[str, Any]) -> LayerConfig:
-    return dataclasses.replace(layer, **fields)
+        if group.name in kept:
+            config = kind_of(group).narrow(config, group, kept[group.name])
+    return config
 
 
 @torch.no_grad()

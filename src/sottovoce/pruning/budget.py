@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from sottovoce.encoder import EncoderConfig
-from sottovoce.pruning.cost import Width, encoder_cost, full_widths, total
+from sottovoce.pruning.cost import encoder_cost, total
 from sottovoce.pruning.gates import Gates
 from sottovoce.pruning.latency import load_latency
-from sottovoce.pruning.plan import Group, Plan
+from sottovoce.pruning.plan import Plan, unprepared_config
+from sottovoce.pruning.unit import Group, Width, full_widths, kind_of
 
 TOLERANCE = 0.01  # a budget is met when the cut student's cost is within this share of it
 UNITS = {"params": "parameters", "macs": "MACs", "latency": "latency"}
-ROUNDED = ("conv", "ffn", "glu")  # kinds whose units are single rows and columns; a head, say, is as wide as it is
 EXTREME = 40.0  # a log_alpha so far from 0 leaves no doubt whether a gate is open
 
 
@@ -61,7 +60,7 @@ class Budget:
         self.config, self.encoder, self.plan = config, encoder, plan
         self.latency = load_latency(config.machine) if config.unit == "latency" else None
         self.full = full_widths(teacher or encoder)
-        self.reference = self._cost(teacher or _unscaled(encoder))
+        self.reference = self._cost(teacher or unprepared_config(encoder))
         lowest = self.lowest()
         if config.keep < lowest:
             kinds = ", ".join(dict.fromkeys(group.kind for group in plan))
@@ -131,20 +130,12 @@ class Budget:
         return min(self._most(group), (count // step + 1) * step)
 
     def _step(self, group: Group) -> int:
-        return self.config.round_to if group.kind in ROUNDED else 1
+        return self.config.round_to if kind_of(group).rounded else 1
 
     def _most(self, group: Group) -> int:
         """All units, if that is a multiple or as many as the teacher has: not what an earlier cut happened to leave."""
         multiple = group.size // self._step(group) * self._step(group)
         return group.size if group.size == self.full.get(group.name) or multiple < group.minimum else multiple
-
-
-def _unscaled(config: EncoderConfig) -> EncoderConfig:
-    """Without the scales that `prepare` added to a position that still has all its groups: the teacher has none."""
-    position = config.position
-    if position is None or position.kept is None or len(position.kept) < position.groups:
-        return config
-    return dataclasses.replace(config, position=dataclasses.replace(position, kept=None))
 
 
 class Lagrangian(nn.Module):

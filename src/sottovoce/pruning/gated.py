@@ -18,7 +18,7 @@ from sottovoce.pruning.plan import make_plan, prepare
 class GatedEncoder(nn.Module):
     """`encoder` with hard-concrete gates on the given kinds of units: sampled in training, evaluated otherwise.
 
-    Closed units are not computed. The encoder is used as it is, not copied, unless "position" makes `prepare` copy it.
+    Closed units are not computed. The encoder is used as it is, not copied, unless `prepare` has to change it for these kinds.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class GatedEncoder(nn.Module):
     def forward(self, wave: Tensor, lengths: Tensor | None = None, *, values: Values | None = None, **kwargs: Any) -> Features:
         """As `Encoder.forward`. values: gate values by group, in place of the gates' own."""
         tensors = self.materialise(self.gates() if values is None else values)
-        made: Features = torch.func.functional_call(self.encoder, tensors, (wave, lengths), kwargs)
-        return made
+        features: Features = torch.func.functional_call(self.encoder, tensors, (wave, lengths), kwargs)
+        return features
 
     def materialise(self, values: Values) -> dict[str, Tensor]:
         """The smaller encoder's tensors, those that differ from the encoder's own.
@@ -48,11 +48,11 @@ class GatedEncoder(nn.Module):
         differently).
         """
         tensors = named_tensors(self.encoder)
-        made = gather(tensors, self.plan, values)
-        empty = [tensor.sum() for tensor in made.values() if tensor.numel() == 0 and tensor.requires_grad]
+        smaller = gather(tensors, self.plan, values)
+        empty = [tensor.sum() for tensor in smaller.values() if tensor.numel() == 0 and tensor.requires_grad]
         if empty:
-            made["frontend.projection.bias"] = tensors["frontend.projection.bias"] + torch.stack(empty).sum()
-        return made
+            smaller["frontend.projection.bias"] = tensors["frontend.projection.bias"] + torch.stack(empty).sum()
+        return smaller
 
     def cut(self, values: Values | None = None) -> Encoder:
         """The physically smaller encoder, for the gates as they evaluate unless `values` are given."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sottovoce.pruning.plan import Group, Plan
+from sottovoce.pruning.plan import Plan
+from sottovoce.pruning.unit import Group, kind_of
 
 EVAL_SLOPE = 0.8  # flop's constant: soft gate values in evaluation are sigmoid(0.8 log_alpha / beta)
 
@@ -82,7 +83,7 @@ class Gates(nn.Module):
         self.register_buffer("chosen", torch.full((sum(self.sizes),), -1, dtype=torch.int8))
 
     def _start(self, group: Group) -> float:
-        drop = self.config.drop_ffn if group.kind == "ffn" else self.config.drop
+        drop = kind_of(group).drop(self.config)
         return math.log((1 - drop) / drop)
 
     @staticmethod

@@ -13,6 +13,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from sottovoce.core import ledger
+from sottovoce.encoder import EncoderConfig
+from sottovoce.pruning import full_widths
 from sottovoce.report.check import number, problems
 
 MARK, RUN, EVALUATION = ".sottovoce", "run", "evaluation"
@@ -24,7 +26,7 @@ class Run:
 
     name: the folder's. key: tells it from all others. file: where the record lies, as shown. record: empty while the run is not
     finished. recipe: the text of ``run/recipe.yaml``. rows: of ``run/metrics.jsonl``. before, after: shape of the encoder before the
-    cut and of the student (as `EncoderConfig.to_dict`), where they are known. kept: per group, which of the units of `before` are
+    cut and of the student, where they are known. kept: per group, which of the units of `before` are
     left. models: the table of ``sottovoce demo``.
     """
 
@@ -34,8 +36,8 @@ class Run:
     record: Mapping[str, Any] = field(default_factory=dict)
     recipe: str = ""
     rows: Sequence[Mapping[str, Any]] = ()
-    before: Mapping[str, Any] | None = None
-    after: Mapping[str, Any] | None = None
+    before: EncoderConfig | None = None
+    after: EncoderConfig | None = None
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
     models: Mapping[str, Any] = field(default_factory=dict)
 
@@ -232,7 +234,7 @@ def question(record: Mapping[str, Any]) -> tuple[str, str, str, int]:
     return task["entry"], record["data"]["fingerprint"], json.dumps(task["config"], sort_keys=True), ledger.task_version(record)
 
 
-def _before(inside: Path, record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _before(inside: Path, record: Mapping[str, Any]) -> EncoderConfig | None:
     """The shape before the cut, from the header of what the stage before it wrote."""
     stages = [(stage["stage"], stage.get("kind")) for stage in record.get("stages", [])]
     for (name, _), (_, kind) in pairwise(stages):
@@ -246,18 +248,14 @@ def _before(inside: Path, record: Mapping[str, Any]) -> Mapping[str, Any] | None
     return None
 
 
-def _shape(found: Any) -> Mapping[str, Any] | None:
-    """`found`, if it is an encoder's shape as far as the page reads it."""
-    convs, layers = _object(_object(found).get("frontend")).get("convs"), _object(found).get("layers")
-    if not isinstance(convs, list) or not isinstance(layers, list):
+def _shape(found: Any) -> EncoderConfig | None:
+    """The shape that `EncoderConfig.to_dict` described; ``None`` for anything else."""
+    try:
+        config = EncoderConfig.from_dict(_object(found))
+        sizes = full_widths(config).values()
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-    position = _object(_object(found).get("position"))
-    good = (
-        number(position.get("groups"), True)
-        and all(isinstance(conv, dict) and number(conv.get("dim")) for conv in convs)
-        and all(isinstance(layer, dict) and number(layer.get("num_heads")) and number(layer.get("ffn_dim")) for layer in layers)
-    )
-    return found if good else None
+    return config if all(isinstance(size, int) and size >= 0 for size in sizes) else None
 
 
 def _journal(path: Path) -> list[dict[str, Any]]:

@@ -1,16 +1,18 @@
-"""What the cut left of each layer, ready to be drawn."""
+"""What the cut left of each layer, ready to be drawn. Kinds of units say what is drawn of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from sottovoce.encoder import EncoderConfig
+from sottovoce.pruning import full_widths, kinds
+from sottovoce.pruning.unit import layer_of
 from sottovoce.report.collect import Run
 
 
 @dataclass(frozen=True)
-class Part:
+class KeptUnits:
     """left: units that are still there; of: how many there were, or ``None`` when that is not known. open: per unit, where known.
 
     gone: the whole part was taken away, with everything it adds.
@@ -27,31 +29,14 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Column:
-    """What every layer may have: a title, the field that counts its units, the one that says whether the part is there, and the name that
-    `make_plan` gives to its group where single units are listed."""
-
-    title: str
-    units: str
-    there: str = ""
-    group: str = ""
-
-
-HEADS = Column("Attention heads", "num_heads", "attention", "head")
-UNITS = Column("Feed-forward units", "ffn_dim", "ffn")
-CONFORMER = (Column("First feed-forward", "ffn1_dim", "ffn1"), HEADS, Column("Convolution channels", "glu_dim"), UNITS)
-
-
-@dataclass(frozen=True)
 class Picture:
-    """convs: channels of the front end's convolutions. position: channel groups of the positional convolution, when they can be cut.
-    layers: a part for each of `titles`, ``None`` where a layer is of a kind that has no such part."""
+    """front: title and units of what stands before the layers. layers: the units for each of `titles`, ``None`` where a layer has none of
+    the kind. compared: with the encoder before the cut."""
 
-    convs: tuple[tuple[str, Part], ...]
-    position: Part | None
+    front: tuple[tuple[str, KeptUnits], ...]
     titles: tuple[str, ...]
-    layers: tuple[tuple[Part | None, ...], ...]
-    compared: bool  # with the encoder before the cut
+    layers: tuple[tuple[KeptUnits | None, ...], ...]
+    compared: bool
 
 
 def picture(run: Run) -> Picture | None:
@@ -59,49 +44,45 @@ def picture(run: Run) -> Picture | None:
     after, before = run.after, run.before
     if after is None:
         return None
-    convs = [
-        (f"Convolution {i + 1}", _part(_dim(after, i), _dim(before, i), run.kept.get(f"frontend.convs.{i}")))
-        for i in range(len(after["frontend"]["convs"]))
+    if before is not None and len(before.layers) != len(after.layers):
+        before = None
+    front: list[tuple[str, KeptUnits]] = []
+    layers: list[dict[str, KeptUnits]] = [{} for _ in after.layers]
+    titles: list[str] = []
+    full = full_widths(before) if before is not None else {}
+    absent = _absent(after)
+    for group, title, size in _drawn(after):
+        units = _units(size, full.get(group), run.kept.get(group), group in absent)
+        if layer_of(group) < 0:
+            front.append((title, units))
+        else:
+            layers[layer_of(group)][title] = units
+            titles += [title] if title not in titles else []
+    rows = tuple(tuple(layer.get(title) for title in titles) for layer in layers)
+    return Picture(tuple(front), tuple(titles), rows, before is not None)
+
+
+def _drawn(config: EncoderConfig) -> list[tuple[str, str, int]]:
+    """(group, title, units) of what is drawn, by its place in a layer."""
+    placed = [
+        (kind.place(group)[1], group, title, kind.sizes(config)[group])
+        for kind in kinds()
+        for group, title in kind.titles(config).items()
     ]
-    old = (
-        before["layers"]
-        if before is not None and len(before["layers"]) == len(after["layers"])
-        else [None] * len(after["layers"])
-    )
-    columns = CONFORMER if any(layer.get("kind") == "conformer" for layer in after["layers"]) else (HEADS, UNITS)
-    layers = tuple(
-        tuple(_of(column, layer, was, run.kept.get(f"layers.{i}.{column.group}")) for column in columns)
-        for i, (layer, was) in enumerate(zip(after["layers"], old, strict=True))
-    )
-    titles = tuple(column.title for column in columns)
-    return Picture(tuple(convs), _position(after, before), titles, layers, before is not None)
+    return [(group, title, size) for _, group, title, size in sorted(placed, key=lambda item: item[0])]
 
 
-def _of(column: Column, layer: Mapping[str, Any], was: Mapping[str, Any] | None, kept: Sequence[int] | None) -> Part | None:
-    if column not in (HEADS, UNITS) and layer.get("kind") != "conformer":
-        return None
-    now, of = layer.get(column.units, 0), None if was is None else was.get(column.units, 0)
-    return _part(now, of, kept, layer.get(column.there) is False)
+def _absent(config: EncoderConfig) -> set[str]:
+    """Groups whose part was taken away as a whole."""
+    sizes = full_widths(config)
+    gone = {part for kind in kinds() for part, group in kind.covers(config).items() if not sizes[group]}
+    return {group for kind in kinds() for group in kind.sizes(config) if kind.part_of(group) in gone}
 
 
-def _part(left: Any, of: Any, kept: Sequence[int] | None, gone: bool = False) -> Part:
-    count = 0 if gone else int(left)
-    most = None if of is None else int(of)
+def _units(left: int, of: int | None, kept: Sequence[int] | None, gone: bool) -> KeptUnits:
+    count = 0 if gone else left
     units: tuple[bool, ...] = ()
-    if most is not None and most <= 64:
-        chosen = set(kept) if kept is not None and len(kept) == count else set(range(count))
-        units = tuple(i in chosen for i in range(most))
-    return Part(count, most, units, gone)
-
-
-def _dim(shape: Mapping[str, Any] | None, i: int) -> Any:
-    convs = shape["frontend"]["convs"] if shape is not None else []
-    return convs[i]["dim"] if i < len(convs) else None
-
-
-def _position(after: Mapping[str, Any], before: Mapping[str, Any] | None) -> Part | None:
-    now, was = after.get("position"), (before or {}).get("position")
-    if not isinstance(now, dict) or not isinstance(now.get("kept"), list):
-        return None
-    groups = was.get("kept") if isinstance(was, dict) else None
-    return Part(len(now["kept"]), len(groups) if isinstance(groups, list) else now.get("groups"))
+    if of is not None and of <= 64:
+        which = set(kept) if kept is not None and len(kept) == count else set(range(count))
+        units = tuple(i in which for i in range(of))
+    return KeptUnits(count, of, units, gone)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from sottovoce.core.types import Cost
+from sottovoce.encoder import EncoderConfig
 from sottovoce.hub.pretrained import load_pretrained
-from sottovoce.pruning import encoder_cost, total
+from sottovoce.pruning import encoder_cost, kinds, total
 
 
 def describe(source: str) -> dict[str, Any]:
@@ -16,13 +19,11 @@ def describe(source: str) -> dict[str, Any]:
     loaded = load_pretrained(source)
     config = loaded.shape
     costs = encoder_cost(config)
-    layers = []
-    for i, layer in enumerate(config.layers):
-        row: dict[str, Any] = {"layer": i + 1, "heads": layer.num_heads, "head_dim": layer.head_dim, "ffn_dim": layer.ffn_dim}
-        row |= {"attention": layer.attention, "ffn": layer.ffn, "kind": layer.kind}
-        if layer.kind == "conformer":
-            row |= {"ffn1": layer.ffn1, "ffn1_dim": layer.ffn1_dim, "glu_dim": layer.glu_dim}
-        layers.append(row)
+    layers = [
+        {"layer": i + 1, "kind": layer.kind, **dataclasses.asdict(layer), "heads": layer.num_heads}
+        for i, layer in enumerate(config.layers)
+    ]
+    labels = {name: label for kind in kinds() for name, label in kind.labels(config).items()} | _front(config)
     frontend = config.frontend
     everything = total(costs)
     return {
@@ -34,8 +35,22 @@ def describe(source: str) -> dict[str, Any]:
         "frontend_dim": frontend.width,
         "frontend_join": frontend.join,
         "layers": layers,
-        "parts": {name: {"params": int(cost.params), "macs_per_s": float(cost.macs)} for name, cost in costs.items()},
+        "parts": {name: _part(cost, *labels.get(name, (name, ""))) for name, cost in costs.items()},
         "total": {"params": int(everything.params), "macs_per_s": float(everything.macs)},
+    }
+
+
+def _part(cost: Cost, title: str, shape: str) -> dict[str, Any]:
+    return {"title": title, "shape": shape, "params": int(cost.params), "macs_per_s": float(cost.macs)}
+
+
+def _front(config: EncoderConfig) -> dict[str, tuple[str, str]]:
+    """Title and shape of the parts that have no units."""
+    frontend = config.frontend
+    times = f"{frontend.join} x " if frontend.join > 1 else ""
+    return {
+        "frontend.fbank": ("filter bank", f"{frontend.width} per frame"),
+        "frontend.projection": ("projection", f"{times}{frontend.width} to {config.dim}"),
     }
 
 
@@ -50,26 +65,13 @@ def show(found: dict[str, Any]) -> None:
         column.no_wrap = True
     for column in table.columns[2:]:
         column.justify = "right"
-    named = {f"frontend.convs.{i}": (f"conv {i + 1}", f"{conv['dim']} channels") for i, conv in enumerate(found["convs"])}
-    named["frontend.fbank"] = ("filter bank", f"{found['frontend_dim']} per frame")
-    times = f"{found['frontend_join']} x " if found["frontend_join"] > 1 else ""
-    named["frontend.projection"] = ("projection", f"{times}{found['frontend_dim']} to {found['dim']}")
-    for i, layer in enumerate(found["layers"]):
-        heads = f"{layer['heads']} heads of {layer['head_dim']}" if layer["heads"] else "constant"
-        named[f"layers.{i}.attention"] = (f"layer {i + 1} attention", heads if layer["attention"] else "removed")
-        for part in ("ffn", "ffn1"):
-            units = f"{layer[f'{part}_dim']} units" if layer.get(f"{part}_dim") else "constant"
-            title = f"layer {i + 1} feed-forward{part.removeprefix('ffn')}"
-            named[f"layers.{i}.{part}"] = (title, units if layer.get(part) else "removed")
-        channels = layer.get("glu_dim")
-        named[f"layers.{i}.glu"] = (f"layer {i + 1} convolution", f"{channels} channels" if channels else "removed")
-    for name, cost in parts.items():
-        table.add_row(*named.get(name, (name, "")), *_row(cost, whole))
+    for part in parts.values():
+        table.add_row(part["title"], part["shape"], *_row(part, whole))
     table.add_section()
     table.add_row("all", "", *_row(whole, whole))
     console.print(table)
 
 
-def _row(cost: dict[str, float], whole: dict[str, float]) -> tuple[str, str, str, str]:
-    share = {key: f"{cost[key] / whole[key]:.1%}" for key in cost}
+def _row(cost: dict[str, Any], whole: dict[str, float]) -> tuple[str, str, str, str]:
+    share = {key: f"{cost[key] / whole[key]:.1%}" for key in whole}
     return f"{cost['params']:,}", share["params"], f"{cost['macs_per_s'] / 1e6:,.1f}", share["macs_per_s"]

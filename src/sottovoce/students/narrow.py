@@ -5,23 +5,35 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from sottovoce.core.registry import STUDENTS
-from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig
+from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.families.base import shapes
 from sottovoce.hub.pretrained import Pretrained
-from sottovoce.pruning import Group, cut, make_plan
-from sottovoce.pruning.apply import named_tensors
-from sottovoce.pruning.cost import full_widths
+from sottovoce.pruning import Group, cut, full_widths, kinds, make_plan, named_tensors
 from sottovoce.pruning.plan import rebuild
 from sottovoce.students.base import Joining, Student, own_encoder
 from sottovoce.students.layers import chosen, take
 
-UNITS = ("conv", "head", "ffn", "glu")  # whose number a student may choose
+# Kinds of units whose number a student may choose -> the field that says how many.
+OPTIONS = {kind.name: kind.option for kind in kinds() if kind.option is not None}
+
+
+@dataclass(frozen=True)
+class Sizes(Joining):
+    """0, or nothing, for as many as the teacher has. dim: width of the residual stream, a multiple of the position groups.
+
+    start: "cut", the teacher's weights (evenly spaced layers), or "random". Each kind of unit adds the field that it names in
+    `UnitKind.option`.
+    """
+
+    dim: int = 0
+    depth: int = 0
+    start: Literal["cut", "random"] = "cut"
 
 
 @STUDENTS.register("narrow")
@@ -32,21 +44,12 @@ class Narrow(Student):
     dimension of the residual stream as much as its share of the norm of every weight that reads or writes it.
     """
 
-    @dataclass(frozen=True)
-    class Config(Joining):
-        """0, or nothing, for as many as the teacher has. dim: width of the residual stream, a multiple of the position groups.
-
-        glu_dim: channels of Conformer convolutions. conv_dims: channels of the waveform front end. start: "cut", the teacher's
-        weights (evenly spaced layers), or "random".
-        """
-
-        dim: int = 0
-        depth: int = 0
-        heads: int = 0
-        ffn_dim: int = 0
-        glu_dim: int = 0
-        conv_dims: tuple[int, ...] = ()
-        start: Literal["cut", "random"] = "cut"
+    Config: ClassVar[type] = dataclasses.make_dataclass(
+        "Config",
+        [(name, kind, dataclasses.field(default=default)) for name, kind, default in OPTIONS.values()],
+        bases=(Sizes,),
+        frozen=True,
+    )
 
     def build(self, teacher: Pretrained | None) -> Encoder:
         encoder, want = own_encoder(teacher), self.config
@@ -59,37 +62,21 @@ class Narrow(Student):
 
     def shape(self, config: EncoderConfig) -> EncoderConfig:
         """The wanted widths in the teacher's design. ValueError where they cannot be had."""
-        want: Narrow.Config = self.config
-        layers = []
-        for layer in config.layers:
-            wanted = {"num_heads": want.heads, "ffn_dim": want.ffn_dim, "ffn1_dim": want.ffn_dim, "glu_dim": want.glu_dim}
-            sizes: dict[str, Any] = {}
-            for name, size in wanted.items():
-                there = getattr(layer, name)
-                if size > there > 0:
-                    raise ValueError(f"the student cannot have {name}={size}: the teacher has {there}")
-                sizes[name] = size if size and there else there
-            heads = layer.heads[: sizes["num_heads"]]
-            layers.append(dataclasses.replace(layer, heads=heads, **sizes))
+        for kind in kinds(OPTIONS):
+            size = getattr(self.config, OPTIONS[kind.name][0])
+            if size:
+                config = kind.sized(config, size)
         groups = 1 if config.position is None else config.position.groups
-        dim = want.dim or config.dim
+        dim = self.config.dim or config.dim
         if dim > config.dim or dim % groups:
             raise ValueError(f"student.dim={dim} must be at most the teacher's {config.dim} and a multiple of {groups}")
-        convs = config.frontend.convs
-        if want.conv_dims:
-            if len(want.conv_dims) != len(convs) or any(
-                mine > conv.dim for mine, conv in zip(want.conv_dims, convs, strict=True)
-            ):
-                raise ValueError(f"student.conv_dims must be {len(convs)} numbers, at most {[conv.dim for conv in convs]}")
-            convs = tuple(ConvConfig(mine, conv.kernel, conv.stride) for mine, conv in zip(want.conv_dims, convs, strict=True))
-        frontend = dataclasses.replace(config.frontend, convs=convs)
-        return dataclasses.replace(config, frontend=frontend, dim=dim, layers=tuple(layers))
+        return dataclasses.replace(config, dim=dim)
 
 
 def fewer_units(encoder: Encoder, like: EncoderConfig) -> Encoder:
     """The encoder with as many heads, units and channels as `like` has, those of largest weights; its width stays."""
     tensors, wanted = named_tensors(encoder), full_widths(like)
-    plan = make_plan(encoder.config, UNITS)
+    plan = make_plan(encoder.config, tuple(OPTIONS))
     values = {}
     for group in plan:
         if wanted[group.name] < group.size:

@@ -1,0 +1,52 @@
+"""The parts of an encoder and what each costs, in the order in which sound passes them.
+
+Parts that are made of units are said by the kinds of units, in `units/`; those that have none are said here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from sottovoce.encoder import EncoderConfig
+from sottovoce.encoder.kaldi_fbank import BINS
+from sottovoce.pruning.unit import Clip, PartCost, UnitKind, Width, kinds
+
+
+def encoder_parts(config: EncoderConfig, widths: Mapping[str, Width] | None = None, seconds: float = 10.0) -> dict[str, PartCost]:
+    """Every part for one clip of `seconds`, by name. widths: as in `encoder_cost`. ValueError for a clip too short for one frame."""
+    clip, found = Clip.of(config, widths, seconds), kinds()
+    parts = [*_without_units(clip), *(part for kind in found for part in kind.parts(clip))]
+    for kind in found:
+        if type(kind).recost is not UnitKind.recost:
+            parts = [kind.recost(part, clip) for part in parts]
+    return {part.name: part for part in sorted(parts, key=lambda part: part.place)}
+
+
+def _without_units(clip: Clip) -> Iterator[PartCost]:
+    """The filter bank, the projection with its norm, the relative table, and the norms of the layers."""
+    config, frontend, frames = clip.config, clip.config.frontend, clip.frames
+    dim, relative = config.dim, config.relative
+    if frontend.fbank is not None:  # the spectrum is not counted: it is a fast transform
+        windows = clip.frames_after(1)
+        bank = BINS * frontend.fbank.mels * windows
+        yield PartCost("frontend.fbank", "fbank", (-1, 1), windows, 0, bank, lambda: {"macs": bank, "call": 1})
+
+    inputs: Width = frontend.fbank.dim if frontend.fbank else clip.sizes[f"frontend.convs.{len(frontend.convs) - 1}"]
+    joined = inputs * frontend.join
+    norm = 2 * inputs if frontend.projection_norm else 0
+
+    def projection() -> Mapping[str, Width]:
+        return {"macs": joined * (dim * frames), "inputs": joined * frames, "outputs": dim * frames, "call": 1}
+
+    params, macs = norm + (joined + 1) * dim, joined * dim * frames
+    yield PartCost("frontend.projection", "projection", (-1, 2), frames, params, macs, projection)
+
+    if relative is not None:
+        scores = relative.heads * frames * frames
+        table = relative.buckets * relative.heads
+        yield PartCost("relative", "relative", (-1, 4), frames, table, 0, lambda: {"scores": scores, "call": 1})
+
+    norms = sum(5 if layer.kind == "conformer" else 2 for layer in config.layers) + int(config.norm)
+    outputs = norms * dim * frames
+    last = (len(config.layers), 0)
+    yield PartCost("norms", "norms", last, frames, 2 * dim * norms, 0, lambda: {"outputs": outputs, "call": norms})

@@ -1,0 +1,1 @@
+"""Kinds of units, one file each; see `sottovoce.pruning.unit.UnitKind`."""

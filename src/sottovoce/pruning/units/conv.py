@@ -1,0 +1,116 @@
+"""Channels of the front end's convolutions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sottovoce.core.registry import UNITS
+from sottovoce.encoder import ConvConfig, EncoderConfig, FrontendConfig, PositionConfig
+from sottovoce.pruning.unit import Clip, Group, PartCost, Place, Slice, UnitKind, Width
+
+STEPS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))  # kernels and strides of wav2vec 2.0 and its kin
+
+
+@UNITS.register("conv")
+class ConvChannels(UnitKind):
+    """Channels of the waveform convolutions."""
+
+    rounded = True
+    option = ("conv_dims", tuple[int, ...], ())
+
+    def sizes(self, config: EncoderConfig) -> Mapping[str, int]:
+        return {name: conv.dim for name, conv in _convs(config)}
+
+    def place(self, group: str) -> Place:
+        return (-1, 0)
+
+    def groups(self, config: EncoderConfig) -> Iterator[Group]:
+        frontend = config.frontend
+        for i, (at, conv) in enumerate(_convs(config)):
+            slices = [Slice(f"{at}.conv.weight", 0)]
+            if frontend.bias:
+                slices.append(Slice(f"{at}.conv.bias", 0))
+            if _normed(frontend, i):
+                slices += [Slice(f"{at}.norm.weight", 0), Slice(f"{at}.norm.bias", 0)]
+            if i + 1 < len(frontend.convs):
+                slices.append(Slice(f"frontend.convs.{i + 1}.conv.weight", 1, scale=True))
+            else:
+                # The gate stands after the layer norm, on the projection's columns. Before it, as in the reference, a gate value
+                # would change the statistics of all channels and could only be kept as an extra vector ("dummy_weight").
+                if frontend.projection_norm:
+                    slices += [Slice("frontend.norm.weight", 0), Slice("frontend.norm.bias", 0)]
+                slices.append(Slice("frontend.projection.weight", 1, frontend.join, scale=True))
+            yield Group(at, self.name, conv.dim, tuple(slices), minimum=1, index=i)
+
+    def narrow(self, config: EncoderConfig, group: Group, kept: Sequence[int]) -> EncoderConfig:
+        convs = list(config.frontend.convs)
+        convs[group.index] = dataclasses.replace(convs[group.index], dim=len(kept))
+        return dataclasses.replace(config, frontend=dataclasses.replace(config.frontend, convs=tuple(convs)))
+
+    def parts(self, clip: Clip) -> Iterator[PartCost]:
+        inputs: Width = 1
+        for i, (at, conv) in enumerate(_convs(clip.config)):
+            units = clip.sizes[at]
+            yield _part(clip, i, conv, inputs, units)
+            inputs = units
+
+    def timed(self) -> Mapping[str, EncoderConfig]:
+        dims = {
+            "128": (128,) * 7,
+            "512": (512,) * 7,
+            "48": (48,) * 7,
+            "mixed": (320, 96, 400, 200, 500, 64, 256),
+            "odd": (57, 431, 203, 350, 11, 300, 130),
+        }
+        widths = (192, 768, 384, 1024, 512)
+        return {
+            f"front-{norm}-{name}": EncoderConfig(front(channels, norm), dim, PositionConfig(128, 16), ())
+            for (name, channels), dim in zip(dims.items(), widths, strict=True)
+            for norm in ("group", "layer")
+        }
+
+    def sized(self, config: EncoderConfig, size: Any) -> EncoderConfig:
+        convs = config.frontend.convs
+        if len(size) != len(convs) or any(mine > conv.dim for mine, conv in zip(size, convs, strict=True)):
+            raise ValueError(f"student.conv_dims must be {len(convs)} numbers, at most {[conv.dim for conv in convs]}")
+        convs = tuple(ConvConfig(mine, conv.kernel, conv.stride) for mine, conv in zip(size, convs, strict=True))
+        return dataclasses.replace(config, frontend=dataclasses.replace(config.frontend, convs=convs))
+
+    def titles(self, config: EncoderConfig) -> Mapping[str, str]:
+        return {at: f"Convolution {i + 1}" for i, (at, _) in enumerate(_convs(config))}
+
+    def labels(self, config: EncoderConfig) -> Mapping[str, tuple[str, str]]:
+        return {at: (f"conv {i + 1}", f"{conv.dim} channels") for i, (at, conv) in enumerate(_convs(config))}
+
+
+def _part(clip: Clip, i: int, conv: ConvConfig, inputs: Width, units: Width) -> PartCost:
+    frontend, frames = clip.config.frontend, clip.frames_after(i + 1)
+    weights = inputs * units * conv.kernel
+    params = weights + units * (int(frontend.bias) + 2 * int(_normed(frontend, i)))
+
+    def terms() -> Mapping[str, Width]:
+        if i == 0:  # one input: arithmetic and outputs are in proportion
+            return {"outputs": units * frames, "call": 1}
+        moved = {"inputs": inputs * (conv.stride * frames), "outputs": units * frames}
+        return {"macs": inputs * units * (conv.kernel * frames), **moved, "call": 1}
+
+    # of a front end with a group norm, only the first convolution has one
+    kind = f"{'conv' if i else 'conv.first'}.{frontend.norm}"
+    return PartCost(f"frontend.convs.{i}", kind, (-1, 0), frames, params, weights * frames, terms)
+
+
+def _convs(config: EncoderConfig) -> list[tuple[str, ConvConfig]]:
+    return [(f"frontend.convs.{i}", conv) for i, conv in enumerate(config.frontend.convs)]
+
+
+def _normed(frontend: FrontendConfig, i: int) -> bool:
+    return frontend.norm == "layer" or (frontend.norm == "group" and i == 0)
+
+
+def front(dims: tuple[int, ...], norm: str) -> FrontendConfig:
+    """Waveform convolutions of these widths, as wav2vec 2.0 and its kin have them."""
+    return FrontendConfig(
+        tuple(ConvConfig(dim, *step) for dim, step in zip(dims, STEPS, strict=True)), norm, bias=norm == "layer"
+    )

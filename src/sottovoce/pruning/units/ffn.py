@@ -1,0 +1,93 @@
+"""Feed-forward units. The first feed-forward part of a Conformer layer has the groups "layers.i.ffn1" and "layers.i.feed_forward1"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sottovoce.core.registry import UNITS
+from sottovoce.encoder import EncoderConfig, FbankConfig, FrontendConfig, LayerConfig
+from sottovoce.pruning.gates import GateConfig
+from sottovoce.pruning.unit import Clip, Group, PartCost, Place, Slice, UnitKind, Width, iter_layers, layer_of
+
+
+@UNITS.register("ffn")
+class FeedForwardUnits(UnitKind):
+    """Units of feed-forward parts."""
+
+    rounded = True
+    option = ("ffn_dim", int, 0)
+
+    def sizes(self, config: EncoderConfig) -> Mapping[str, int]:
+        return {f"{at}.{part}": getattr(layer, f"{part}_dim") for _, at, layer, part in feed_forwards(config)}
+
+    def place(self, group: str) -> Place:
+        return (layer_of(group), 2 if group.endswith("1") else 5)
+
+    def groups(self, config: EncoderConfig) -> Iterator[Group]:
+        for i, at, layer, part in feed_forwards(config):
+            units = getattr(layer, f"{part}_dim")
+            if getattr(layer, part) and units:
+                yield Group(f"{at}.{part}", self.name, units, slices(f"{at}.{part}"), index=i)
+
+    def narrow(self, config: EncoderConfig, group: Group, kept: Sequence[int]) -> EncoderConfig:
+        return config.with_layer(group.index, **{f"{group.name.split('.')[-1]}_dim": len(kept)})
+
+    def drop(self, config: GateConfig) -> float:
+        return config.drop_ffn
+
+    def parts(self, clip: Clip) -> Iterator[PartCost]:
+        for i, at, _, part in feed_forwards(clip.config):
+            yield _part(clip, (i, 1 if part == "ffn1" else 2), f"{at}.{part}")
+
+    def timed(self) -> Mapping[str, EncoderConfig]:
+        front = FrontendConfig((), fbank=FbankConfig())
+        shapes = {dim: (24, dim, 4 * dim, 333) for dim in (192, 768, 1024)}  # few, all, more than all
+        return {
+            f"ffn-{dim}": EncoderConfig(front, dim, None, tuple(LayerConfig(0, 64, size, attention=False) for size in sizes))
+            for dim, sizes in shapes.items()
+        }
+
+    def sized(self, config: EncoderConfig, size: Any) -> EncoderConfig:
+        for i, _, layer, part in feed_forwards(config):
+            field, there = f"{part}_dim", getattr(layer, f"{part}_dim")
+            if size > there > 0:
+                raise ValueError(f"the student cannot have {field}={size}: the teacher has {there}")
+            if there:
+                config = config.with_layer(i, **{field: size})
+        return config
+
+    def titles(self, config: EncoderConfig) -> Mapping[str, str]:
+        names = {"ffn": "Feed-forward units", "ffn1": "First feed-forward"}
+        return {f"{at}.{part}": names[part] for _, at, _, part in feed_forwards(config)}
+
+    def labels(self, config: EncoderConfig) -> Mapping[str, tuple[str, str]]:
+        made = {}
+        for i, at, layer, part in feed_forwards(config):
+            size = getattr(layer, f"{part}_dim")
+            units = (f"{size} units" if size else "constant") if getattr(layer, part) else "removed"
+            made[f"{at}.{part}"] = (f"layer {i + 1} feed-forward{part.removeprefix('ffn')}", units)
+        return made
+
+
+def feed_forwards(config: EncoderConfig) -> Iterator[tuple[int, str, LayerConfig, str]]:
+    """(number of the layer, "layers.number", its shape, "ffn" or "ffn1") of every feed-forward part."""
+    for i, at, layer in iter_layers(config):
+        for part in ("ffn1", "ffn") if layer.kind == "conformer" else ("ffn",):
+            yield i, at, layer, part
+
+
+def slices(at: str) -> tuple[Slice, ...]:
+    """Where the units of the feed-forward module `at` live."""
+    return (Slice(f"{at}.up_proj.weight", 0), Slice(f"{at}.up_proj.bias", 0), Slice(f"{at}.down_proj.weight", 1, scale=True))
+
+
+def _part(clip: Clip, place: Place, name: str) -> PartCost:
+    dim, frames, units, present = clip.config.dim, clip.frames, clip.sizes[name], clip.present(name)
+
+    def terms() -> Mapping[str, Width]:
+        there = present * units
+        return {"macs": there * (2 * dim * frames), "outputs": there * frames, "call": present}
+
+    params = (dim + 1) * units + (units + 1) * dim
+    return PartCost(name, "ffn", place, frames, present * params, present * (2 * frames * dim * units), terms)

@@ -1,0 +1,90 @@
+"""Channels of a Conformer's convolution module, the gated linear units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sottovoce.core.registry import UNITS
+from sottovoce.encoder import ConvolutionConfig, EncoderConfig, FbankConfig, FrontendConfig, LayerConfig
+from sottovoce.pruning.unit import Clip, Group, PartCost, Slice, UnitKind, Width, any_unit, iter_layers
+
+
+@UNITS.register("glu")
+class ConvolutionChannels(UnitKind):
+    """Channels of a Conformer's convolution module."""
+
+    rank = 4
+    rounded = True
+    option = ("glu_dim", int, 0)
+
+    def sizes(self, config: EncoderConfig) -> Mapping[str, int]:
+        return {f"{at}.glu": layer.glu_dim for _, at, layer in _conformers(config)}
+
+    def groups(self, config: EncoderConfig) -> Iterator[Group]:
+        # The gate stands behind norm and activation, on the last projection's columns: the norm is over the channels that are left.
+        vectors = ["weight", "bias", "mean", "variance"] if config.convolution.norm == "batch" else ["weight", "bias"]
+        for i, at, layer in _conformers(config):
+            if layer.glu_dim:
+                module = f"{at}.convolution"
+                slices = [Slice(f"{module}.in_proj.weight", 0, 2), Slice(f"{module}.depthwise.weight", 0)]
+                slices += [Slice(f"{module}.norm.{vector}", 0) for vector in vectors]
+                slices.append(Slice(f"{module}.out_proj.weight", 1, scale=True))
+                yield Group(f"{at}.glu", self.name, layer.glu_dim, tuple(slices), index=i)
+
+    def narrow(self, config: EncoderConfig, group: Group, kept: Sequence[int]) -> EncoderConfig:
+        return config.with_layer(group.index, glu_dim=len(kept))
+
+    def parts(self, clip: Clip) -> Iterator[PartCost]:
+        dim, frames, shape = clip.config.dim, clip.frames, clip.config.convolution
+        weights = 3 * dim + shape.kernel  # of a channel
+        vectors = 4 if shape.norm == "batch" else 2
+        for i, at, _ in _conformers(clip.config):
+            name = f"{at}.glu"
+            units, present = clip.sizes[name], clip.present(name)
+
+            def terms(units: Width = units, present: Width = present) -> Mapping[str, Width]:
+                there = present * units
+                return {
+                    "macs": there * (3 * dim * frames),
+                    "depthwise": there * (shape.kernel * frames),
+                    "call": present * any_unit(units),
+                }
+
+            params, macs = units * (weights + vectors), units * weights * frames
+            kind, module = f"glu.{shape.norm}", f"{at}.convolution"
+            yield PartCost(name, kind, (i, 3), frames, present * params, present * macs, terms, module)
+
+    def timed(self) -> Mapping[str, EncoderConfig]:
+        front, made = FrontendConfig((), fbank=FbankConfig()), {}
+        for dim in (192, 768, 1024):
+            layers = tuple(
+                LayerConfig(0, 64, 0, attention=False, ffn=False, kind="conformer", ffn1=False, glu_dim=channels)
+                for channels in (24, dim, dim // 2, 100)
+            )
+            for norm, causal in (("layer", True), ("layer", False), ("batch", False)):
+                shape = ConvolutionConfig(31, causal, norm)
+                name = f"glu-{norm}-{'causal-' if causal else ''}{dim}"
+                made[name] = EncoderConfig(front, dim, None, layers, convolution=shape, norm_first=True)
+        return made
+
+    def sized(self, config: EncoderConfig, size: Any) -> EncoderConfig:
+        for i, _, layer in iter_layers(config):
+            if size > layer.glu_dim > 0:
+                raise ValueError(f"the student cannot have glu_dim={size}: the teacher has {layer.glu_dim}")
+            if layer.glu_dim:
+                config = config.with_layer(i, glu_dim=size)
+        return config
+
+    def titles(self, config: EncoderConfig) -> Mapping[str, str]:
+        return {f"{at}.glu": "Convolution channels" for _, at, _ in _conformers(config)}
+
+    def labels(self, config: EncoderConfig) -> Mapping[str, tuple[str, str]]:
+        return {
+            f"{at}.glu": (f"layer {i + 1} convolution", f"{layer.glu_dim} channels" if layer.glu_dim else "removed")
+            for i, at, layer in _conformers(config)
+        }
+
+
+def _conformers(config: EncoderConfig) -> Iterator[tuple[int, str, LayerConfig]]:
+    return ((i, at, layer) for i, at, layer in iter_layers(config) if layer.kind == "conformer")
