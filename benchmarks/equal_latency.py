@@ -15,10 +15,10 @@ from functools import partial
 
 from testbed_students import Row, Setting, api, arguments, carry_out, dphubert, setting_of
 
-from sottovoce.bench.measure import bench
 from sottovoce.core import ledger
 from sottovoce.hub.pretrained import load_pretrained
 from sottovoce.pruning.latency import load_latency
+from sottovoce.timing.measure import bench
 
 KEEP, UNITS, THREADS = 0.25, ("params", "macs"), 2
 

@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT)]
 from tests.unit import test_export_onnx as tests  # noqa: E402  the tests' own models, so that the numbers are about what is tested
 
 from sottovoce.evaluation.subjects.onnx_file import RuntimeEncoder  # noqa: E402
-from sottovoce.export import api, audio, check, half, onnx, quantize  # noqa: E402
+from sottovoce.exporting import api, audio, check, half, onnx, quantize  # noqa: E402
 from sottovoce.hub.pretrained import load_pretrained  # noqa: E402
 
 WHAT = (

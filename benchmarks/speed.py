@@ -25,9 +25,6 @@ import torch
 import torch.nn.functional as F
 
 import sottovoce
-from sottovoce.bench.measure import bench
-from sottovoce.bench.parts import take_apart
-from sottovoce.bench.rounds import median_ms
 from sottovoce.core import ledger
 from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, LayerConfig
 from sottovoce.hub.pretrained import save_pretrained
@@ -35,6 +32,9 @@ from sottovoce.hub.student import save_student
 from sottovoce.inference.packed import PackedLinear
 from sottovoce.pruning import Budget, BudgetConfig, Gates, encoder_cost, hit, make_plan, narrow, total
 from sottovoce.students.random import Random
+from sottovoce.timing.measure import bench
+from sottovoce.timing.parts import take_apart
+from sottovoce.timing.rounds import median_ms
 
 SECONDS, THREADS, ROUNDS = 10.0, 2, 6
 HEADS = (3, 4, 4, 6, 3, 2, 5, 5, 1, 1, 3, 2)  # solved to match the parameters and MACs that the paper gives

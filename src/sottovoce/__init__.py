@@ -1,9 +1,9 @@
-"""sottovoce makes large self-supervised speech encoders small.
+"""sottovoce makes large speech encoders small.
 
 >>> import sottovoce
 >>> student = sottovoce.load("students/hubert")     # or AutoModel.from_pretrained("students/hubert")
 
-Importing it imports neither torch nor transformers; what is named here is imported on first use.
+Importing it imports neither torch nor transformers: each public function is imported on first use.
 """
 
 from __future__ import annotations
@@ -15,24 +15,31 @@ from sottovoce.hub import auto
 
 if TYPE_CHECKING:
     from sottovoce.evaluation.suite.run import evaluate as evaluate
-    from sottovoce.export.api import export as export
+    from sottovoce.exporting.api import export as export
     from sottovoce.hub.student import load as load
+    from sottovoce.reporting.inspect import inspect as inspect
+    from sottovoce.reporting.page import report as report
     from sottovoce.streaming.stream import stream as stream
+    from sottovoce.timing.measure import bench as bench
     from sottovoce.train.api import compress as compress
     from sottovoce.train.api import pretrain as pretrain
 
     __version__: str
 
-# public name -> where it is; sub-packages shadow names, so none of these may be called like one (`export` is, and can be called itself)
-_LAZY = {
-    "evaluate": "sottovoce.evaluation.suite.run:evaluate",
-    "load": "sottovoce.hub.student:load",
-    "compress": "sottovoce.train.api:compress",
-    "pretrain": "sottovoce.train.api:pretrain",
-    "stream": "sottovoce.streaming.stream:stream",
+# public name -> module that holds it; no sub-package may have the name of a function
+_PUBLIC = {
+    "bench": "sottovoce.timing.measure",
+    "compress": "sottovoce.train.api",
+    "evaluate": "sottovoce.evaluation.suite.run",
+    "export": "sottovoce.exporting.api",
+    "inspect": "sottovoce.reporting.inspect",
+    "load": "sottovoce.hub.student",
+    "pretrain": "sottovoce.train.api",
+    "report": "sottovoce.reporting.page",
+    "stream": "sottovoce.streaming.stream",
 }
 
-__all__ = ["__version__", "compress", "evaluate", "export", "load", "pretrain", "stream"]
+__all__ = ["__version__", "bench", "compress", "evaluate", "export", "inspect", "load", "pretrain", "report", "stream"]
 
 auto.install()
 
@@ -40,9 +47,8 @@ auto.install()
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         value: Any = _version()
-    elif name in _LAZY:
-        module, _, attribute = _LAZY[name].partition(":")
-        value = getattr(importlib.import_module(module), attribute)
+    elif name in _PUBLIC:
+        value = getattr(importlib.import_module(_PUBLIC[name]), name)
     else:
         raise AttributeError(f"module 'sottovoce' has no attribute '{name}'")
     globals()[name] = value
@@ -50,7 +56,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)
 
 
 def _version() -> str:

@@ -30,7 +30,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, teacher_folder: Path, speech_folder: Path) -> Iterator[str]:
-    from sottovoce.export.api import export
+    from sottovoce.exporting.api import export
 
     folder = tmp_path_factory.mktemp("site")
     export(teacher_folder, out=folder, precision="int8", layer="all", data=speech_folder, seconds=5)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sottovoce.report import page as report
+from sottovoce.reporting import page as report
 from tests.ledger_records import write_all, write_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

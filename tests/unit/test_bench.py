@@ -14,13 +14,13 @@ from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 from sottovoce import cli
-from sottovoce.bench import measure, table
-from sottovoce.bench.rounds import in_turns, interval, median, percentile
-from sottovoce.bench.runtimes import RUNTIMES, Unavailable
-from sottovoce.bench.worker import Worker
 from sottovoce.encoder import Encoder
 from sottovoce.hub.student import save_student
-from sottovoce.report.check import problems
+from sottovoce.reporting.check import problems
+from sottovoce.timing import measure, table
+from sottovoce.timing.rounds import in_turns, interval, median, percentile
+from sottovoce.timing.runtimes import RUNTIMES, Unavailable
+from sottovoce.timing.worker import Worker
 from tests.conftest import tiny_shape
 
 
@@ -86,7 +86,7 @@ def test_a_student_has_no_class_in_transformers(student_folder: Path, teacher_fo
 def test_the_peak_of_memory_is_seen() -> None:
     """In a process of its own: one that has given memory back to itself needs no more for another 100 MB."""
     code = (
-        "from sottovoce.bench.worker import forget_peak, peak_mb\n"
+        "from sottovoce.timing.worker import forget_peak, peak_mb\n"
         "forget_peak(); before = peak_mb(); block = bytearray(100_000_000); print(peak_mb() - before)"
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
@@ -107,7 +107,7 @@ def test_models_are_measured_beside_each_other(
         threads=1,
         say=said.append,
     )
-    schema = json.loads((resources.files("sottovoce.report") / "schema" / "result.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads((resources.files("sottovoce.reporting") / "schema" / "result.schema.json").read_text(encoding="utf-8"))
     assert [error.message for error in Draft202012Validator(schema).iter_errors(found)] == []
     assert problems(found) == []
     json.dumps(found)

@@ -14,8 +14,8 @@ import torch
 
 import sottovoce
 from sottovoce.encoder import ConvConfig, EncoderConfig, FrontendConfig
-from sottovoce.export import executorch
-from sottovoce.export.graph import ALL, Graph
+from sottovoce.exporting import executorch
+from sottovoce.exporting.graph import ALL, Graph
 
 from .test_export_hf import HUBERT, LARGE, encoder, layer
 

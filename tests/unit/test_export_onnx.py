@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import importlib
 import json
 import os
 import pickle
@@ -27,10 +26,10 @@ from sottovoce.encoder import Encoder, EncoderConfig, PositionConfig
 from sottovoce.encoder.kaldi_fbank import Fbank
 from sottovoce.evaluation.subjects.onnx_file import RuntimeEncoder
 from sottovoce.evaluation.subjects.sources import open_subject
-from sottovoce.export import api, audio, check, half, proto, quantize
-from sottovoce.export import onnx as export_onnx
-from sottovoce.export.check import View
-from sottovoce.export.graph import ALL, Graph, PlainFbank
+from sottovoce.exporting import api, audio, check, half, proto, quantize
+from sottovoce.exporting import onnx as export_onnx
+from sottovoce.exporting.check import View
+from sottovoce.exporting.graph import ALL, Graph, PlainFbank
 from sottovoce.hub.pretrained import load_pretrained
 
 from .test_export_hf import HUBERT, SHAPES, W2V_BERT, encoder, waves
@@ -409,12 +408,6 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match="the disk is full"):
         api._write(tmp_path, model, FACTS)
     assert path.read_bytes() == before
-
-
-def test_the_verb_and_the_package_have_one_name() -> None:
-    assert callable(sottovoce.export)
-    assert importlib.import_module("sottovoce.export.onnx") is sottovoce.export.onnx  # type: ignore[attr-defined]
-    assert isinstance(load_pretrained, type(api.export))
 
 
 def test_the_example_needs_no_torch(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from sottovoce.evaluation.kinds.task import Bench, Outcome
 from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.evaluation.subjects.subject import Subject
 from sottovoce.evaluation.suite.run import evaluate
-from sottovoce.report.check import problems
+from sottovoce.reporting.check import problems
 from sottovoce.tasks.finetune_asr import MultilingualRecognition
 from sottovoce.tasks.finetune_st import FineTunedTranslation
 from sottovoce.tasks.st import IGNORED, SpeechTranslation, Translating, padded

@@ -14,12 +14,12 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from sottovoce.core import ledger
-from sottovoce.report.check import problems
+from sottovoce.reporting.check import problems
 from tests.ledger_records import MODELS, TASKS, evaluation, run_record
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = sorted((ROOT / "results").glob("**/*.json"))
-SCHEMA = json.loads((resources.files("sottovoce.report") / "schema" / "result.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((resources.files("sottovoce.reporting") / "schema" / "result.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
 
 

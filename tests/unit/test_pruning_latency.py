@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from sottovoce.bench import fit
-from sottovoce.bench.parts import Timeable, grid
 from sottovoce.core import ledger
 from sottovoce.encoder import Encoder, EncoderConfig, FbankConfig, FrontendConfig, LayerConfig, PositionConfig
 from sottovoce.pruning import (
@@ -29,6 +27,8 @@ from sottovoce.pruning import (
 )
 from sottovoce.pruning.latency import DEFAULT, KIND, LatencyModel, from_record
 from sottovoce.pruning.units.conv import front
+from sottovoce.timing import fit
+from sottovoce.timing.parts import Timeable, grid
 from sottovoce.train.recipe import load_recipe
 
 from .test_pruning_budget import TWELVE

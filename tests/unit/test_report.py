@@ -17,10 +17,10 @@ import pytest
 
 from sottovoce.core.registry import TASKS
 from sottovoce.encoder import EncoderConfig, FbankConfig, FrontendConfig, LayerConfig
-from sottovoce.report import bars, board, page, pareto, probes, speed, style, table, text
-from sottovoce.report.collect import Evaluation, gather
-from sottovoce.report.composition import picture
-from sottovoce.report.figure import Chart
+from sottovoce.reporting import bars, board, page, pareto, probes, speed, style, table, text
+from sottovoce.reporting.collect import Evaluation, gather
+from sottovoce.reporting.composition import picture
+from sottovoce.reporting.figure import Chart
 from tests.ledger_records import MODELS, evaluation, header, run_record, write_all, write_run
 
 
@@ -165,7 +165,7 @@ def test_paths_that_hold_nothing_are_mistakes(tmp_path: Path, monkeypatch: pytes
         gather([tmp_path])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="there is no results/ here"):
-        page.write([])
+        page.report([])
 
 
 def bench(lengths: tuple[float, ...] = (1.0, 10.0)) -> dict[str, Any]:
@@ -312,14 +312,14 @@ def test_costs_of_one_budget_count_as_equal() -> None:
 
 
 def test_the_leaderboard_as_text(ledger_folder: Path, whole: board.Board, tmp_path: Path) -> None:
-    lines = page.write([ledger_folder], tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
+    lines = page.report([ledger_folder], tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 2 + len(whole.rows)
     assert {line.count(" | ") for line in lines} == {3 + len(whole.tasks)}
     assert all(task.label in lines[0] for task in whole.tasks)
     bold = [line.split(" | ")[0].strip("| ") for line in lines if "**" in line]
     assert set(bold) == set().union(*(whole.best(task) for task in whole.tasks))
 
-    with page.write([ledger_folder], tmp_path / "table.csv").open(encoding="utf-8") as file:
+    with page.report([ledger_folder], tmp_path / "table.csv").open(encoding="utf-8") as file:
         values = {(row["model"], row["task"]): float(row["value"]) for row in csv.DictReader(file)}
     assert values == {
         (row.name, task.label): row.cells[task.key].value for row in whole.rows for task in whole.tasks if task.key in row.cells
@@ -330,7 +330,7 @@ def test_the_leaderboard_as_text(ledger_folder: Path, whole: board.Board, tmp_pa
 def test_a_table_that_is_kept_is_that_of_its_records(tmp_path: Path, name: str) -> None:
     """So that the numbers that people read are those that were measured."""
     folder = Path(__file__).parents[2] / "results" / name
-    written = page.write([folder], tmp_path / "table.md").read_text(encoding="utf-8")
+    written = page.report([folder], tmp_path / "table.md").read_text(encoding="utf-8")
     assert written == (folder / "table.md").read_text(encoding="utf-8"), (
         f"run: sottovoce report results/{name} --out results/{name}/table.md"
     )
@@ -339,7 +339,7 @@ def test_a_table_that_is_kept_is_that_of_its_records(tmp_path: Path, name: str) 
 def test_no_table_without_evaluations(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"schema": 1, "kind": "parity", "commit": null, "machine": {}}')
     with pytest.raises(ValueError, match=r"no evaluations in .*sottovoce evaluate"):
-        page.write([tmp_path], tmp_path / "table.md")
+        page.report([tmp_path], tmp_path / "table.md")
     assert not (tmp_path / "table.md").exists()
 
 
@@ -412,8 +412,8 @@ def test_error_rates_of_the_sweep_are_shown_as_they_are_read(whole: board.Board)
 
 def test_a_page_is_one_file_that_asks_for_nothing(ledger_folder: Path, tmp_path: Path) -> None:
     run = write_run(tmp_path / "first")
-    assert page.write([run]) == run / "report.html"
-    out = page.write([ledger_folder], tmp_path / "new" / "page.html")
+    assert page.report([run]) == run / "report.html"
+    out = page.report([ledger_folder], tmp_path / "new" / "page.html")
     text = out.read_text(encoding="utf-8")
     assert text.count("plotly.js v") == 1
     assert not re.search(r"<(link|img|iframe|script)[^>]+(src|href)=", text)
@@ -421,7 +421,7 @@ def test_a_page_is_one_file_that_asks_for_nothing(ledger_folder: Path, tmp_path:
         "&#39;", "'"
     )
     with pytest.raises(ValueError, match="is a folder"):
-        page.write([ledger_folder], tmp_path)
+        page.report([ledger_folder], tmp_path)
 
 
 def test_the_library_that_is_missing_is_named(ledger_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,7 +495,7 @@ def test_no_junk_in_a_file_is_a_traceback(kind: str, tmp_path: Path, monkeypatch
 
 def test_published_scores_follow_from_the_published_numbers() -> None:
     """The leaderboard's formula on a row's own numbers gives its score: a slip in one digit would show."""
-    table = json.loads((resources.files("sottovoce.report") / "published.json").read_text(encoding="utf-8"))
+    table = json.loads((resources.files("sottovoce.reporting") / "published.json").read_text(encoding="utf-8"))
     measures = table["measures"]
     scored = [row for row in table["rows"] if row["score"] is not None]
     assert len(scored) == 28

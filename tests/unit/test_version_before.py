@@ -12,8 +12,8 @@ import soundfile
 import torch
 
 import sottovoce
-from sottovoce.report import page
-from sottovoce.report.check import problems
+from sottovoce.reporting import page
+from sottovoce.reporting.check import problems
 from sottovoce.train import api
 from sottovoce.train.recipe import load_recipe
 
@@ -92,6 +92,6 @@ def test_its_student_is_evaluated_and_compressed_again(left: Path) -> None:
 def test_its_records_are_read_and_reported(left: Path) -> None:
     for name in ("finished/run/result.json", "results/finished/fidelity.json"):
         assert problems(json.loads((BEFORE / name).read_text(encoding="utf-8"))) == []
-    written = page.write([left / "finished", left / "results"], left / "page.html").read_text(encoding="utf-8")
+    written = page.report([left / "finished", left / "results"], left / "page.html").read_text(encoding="utf-8")
     assert "Fidelity to the teacher" in written
     assert "49.94" in written

@@ -55,8 +55,8 @@ def bench(
             raise ValueError("--fit-cost times parts, not models: it takes --threads, --rounds, one --seconds and --out only")
         _fit_cost((seconds or [10.0])[0], threads, rounds, out or Path("latency.json"))
         return
-    from sottovoce.bench import measure, table
     from sottovoce.core import ledger
+    from sottovoce.timing import measure, table
 
     record = measure.bench(
         models or [],
@@ -76,8 +76,8 @@ def bench(
 
 def _fit_cost(seconds: float, threads: int | None, rounds: int, out: Path) -> None:
     """Times the parts of models on this machine and writes the costs that a budget in latency counts with."""
-    from sottovoce.bench import fit
     from sottovoce.core import ledger
+    from sottovoce.timing import fit
 
     record = fit.fit(seconds, threads=threads, rounds=rounds, say=say)
     ledger.write(out, record)

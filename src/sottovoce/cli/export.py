@@ -75,7 +75,7 @@ def export(
     seconds. Next to it: model.json says what is in it, model.check.json how close it is to MODEL. An ONNX file can be evaluated like any
     model: `sottovoce evaluate exported/first-int8/model.onnx ...`
     """
-    from sottovoce.export import api
+    from sottovoce.exporting import api
 
     path = api.export(
         model,

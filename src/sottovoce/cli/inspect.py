@@ -22,10 +22,10 @@ def inspect(
 
         sottovoce inspect facebook/hubert-base-ls960 --json
     """
-    from sottovoce.report import inspect as page
+    from sottovoce.reporting import inspect as inspection
 
-    found = page.describe(model)
+    shape = inspection.inspect(model)
     if as_json:
-        print_json(found)
+        print_json(shape)
     else:
-        page.show(found)
+        inspection.show(shape)

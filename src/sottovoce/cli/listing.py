@@ -31,7 +31,7 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
 
         sottovoce list objectives
     """
-    from sottovoce.report import listing
+    from sottovoce.reporting import listing
 
     for name, summary in listing.entries(kind.value):
         typer.echo(f"{name:<22} {summary}")

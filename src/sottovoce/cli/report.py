@@ -32,7 +32,7 @@ def report(
 
         sottovoce report results/testbed --out table.md
     """
-    from sottovoce.report import page
+    from sottovoce.reporting import page
 
-    written = page.write(paths or [Path("results")], out)
+    written = page.report(paths or [Path("results")], out)
     say(f"page written to {written}")

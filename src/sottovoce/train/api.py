@@ -127,10 +127,10 @@ def carry(recipe: Recipe, data: str, out: Path, device: str, fresh: bool) -> Res
 
 def drawn(out: Path) -> str:
     """Draws the run's page; what to say of it. A finished run is not to fail for want of a picture."""
-    from sottovoce.report import page
+    from sottovoce.reporting import page
 
     try:
-        return f"report in {page.write([out], out / 'report.html')}"
+        return f"report in {page.report([out], out / 'report.html')}"
     except (ValueError, OSError) as problem:
         return f"no report was drawn: {problem}"
 

@@ -10,12 +10,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from sottovoce.bench.latency import latency
 from sottovoce.core import ledger
 from sottovoce.core.registry import TASKS
 from sottovoce.core.types import Batch
 from sottovoce.encoder import Encoder, normalize
 from sottovoce.hub.pretrained import load_pretrained
+from sottovoce.timing.latency import latency
 from sottovoce.train import api
 from sottovoce.train.stages import cost_of
 from sottovoce.train.track import duration, say

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sottovoce.export.proto import drop_unused, library, scope, weights
+from sottovoce.exporting.proto import drop_unused, library, scope, weights
 
 if TYPE_CHECKING:
     from onnx import ModelProto

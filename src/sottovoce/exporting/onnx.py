@@ -14,12 +14,12 @@ from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import Encoder
 from sottovoce.evaluation.subjects.onnx_file import open_onnx
 from sottovoce.evaluation.subjects.subject import Subject
-from sottovoce.export import half, quantize
-from sottovoce.export.graph import LAST, Graph, quiet
-from sottovoce.export.proto import INPUTS, OUTPUTS, SCOPES, drop_unused, library, weights
-from sottovoce.export.proto import PARTS as PARTS  # as a `Format` has them
-from sottovoce.export.proto import save as save
-from sottovoce.export.proto import size as size
+from sottovoce.exporting import half, quantize
+from sottovoce.exporting.graph import LAST, Graph, quiet
+from sottovoce.exporting.proto import INPUTS, OUTPUTS, SCOPES, drop_unused, library, weights
+from sottovoce.exporting.proto import PARTS as PARTS  # as a `Format` has them
+from sottovoce.exporting.proto import save as save
+from sottovoce.exporting.proto import size as size
 from sottovoce.hub.pretrained import Pretrained, load_pretrained
 from sottovoce.pruning import encoder_cost, total
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from sottovoce.bench.rounds import Timed, in_turns, interval, median, percentile
-from sottovoce.bench.runtimes import RUNTIMES, Unavailable
-from sottovoce.bench.worker import Timing, Worker
 from sottovoce.core import ledger
 from sottovoce.core.registry import suggestion
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.hub.pretrained import load_pretrained
 from sottovoce.pruning import encoder_cost, total
+from sottovoce.timing.rounds import Timed, in_turns, interval, median, percentile
+from sottovoce.timing.runtimes import RUNTIMES, Unavailable
+from sottovoce.timing.worker import Timing, Worker
 
 SECONDS, BATCHES, ROUNDS = (1.0, 2.0, 5.0, 10.0, 30.0), (1, 8), 6
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sottovoce.report import text
-from sottovoce.report.board import Board, Cell, Row, Task
-from sottovoce.report.figure import label
+from sottovoce.reporting import text
+from sottovoce.reporting.board import Board, Cell, Row, Task
+from sottovoce.reporting.figure import label
 
 SERIES = 6  # colours for students in the style sheet
 ARROW = {"higher": "↑", "lower": "↓"}

@@ -15,8 +15,8 @@ from torch import Tensor
 from sottovoce.core.ledger import dump, write
 from sottovoce.evaluation.subjects.sources import open_subject, origin_of
 from sottovoce.evaluation.subjects.subject import Subject
-from sottovoce.export import audio, check, executorch, onnx
-from sottovoce.export.graph import LAST, Graph
+from sottovoce.exporting import audio, check, executorch, onnx
+from sottovoce.exporting.graph import LAST, Graph
 from sottovoce.hub.folder import finish, replacing
 from sottovoce.hub.pretrained import load_pretrained
 

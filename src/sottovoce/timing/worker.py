@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from sottovoce.bench.runtimes import RUNTIMES, Unavailable
+from sottovoce.timing.runtimes import RUNTIMES, Unavailable
 
 
 @dataclass(frozen=True)

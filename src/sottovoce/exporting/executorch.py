@@ -18,7 +18,7 @@ from sottovoce.core.types import SAMPLE_RATE, Features
 from sottovoce.encoder import normalize
 from sottovoce.evaluation.subjects.onnx_file import features_of, layers_of, subject_of
 from sottovoce.evaluation.subjects.subject import Subject
-from sottovoce.export.graph import Graph, quiet
+from sottovoce.exporting.graph import Graph, quiet
 
 NAME, RUNTIME, FILE = "ExecuTorch", "executorch", "model.pte"
 PRECISIONS: tuple[str, ...] = ("fp32", "int8")

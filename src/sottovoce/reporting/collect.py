@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from sottovoce.core import ledger
 from sottovoce.encoder import EncoderConfig
 from sottovoce.pruning import full_widths
-from sottovoce.report.check import number, problems
+from sottovoce.reporting.check import number, problems
 
 MARK, RUN, EVALUATION = ".sottovoce", "run", "evaluation"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from sottovoce.export.proto import INPUTS, PARTS, library, save, scope, weights
+from sottovoce.exporting.proto import INPUTS, PARTS, library, save, scope, weights
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -11,8 +11,8 @@ from typing import Any
 
 from sottovoce.core import ledger
 from sottovoce.core.registry import TASKS
-from sottovoce.report.collect import Evaluation, question
-from sottovoce.report.text import SPACE
+from sottovoce.reporting.collect import Evaluation, question
+from sottovoce.reporting.text import SPACE
 
 SAME = 1.01
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}

@@ -14,7 +14,7 @@ from sottovoce.hub.pretrained import load_pretrained
 from sottovoce.pruning import encoder_cost, kinds, total
 
 
-def describe(source: str) -> dict[str, Any]:
+def inspect(source: str) -> dict[str, Any]:
     """Widths per layer, and parameters and MACs per second of audio per part, as plain data. ValueError for models of no known shape."""
     loaded = load_pretrained(source)
     config = loaded.shape
@@ -55,7 +55,7 @@ def _front(config: EncoderConfig) -> dict[str, tuple[str, str]]:
 
 
 def show(found: dict[str, Any]) -> None:
-    """Prints `describe`'s findings as two tables."""
+    """Prints what `inspect` returned, as two tables."""
     console, parts, whole = Console(), found["parts"], found["total"]
     console.print(
         f"{found['source']}: {found['family']}, width {found['dim']}, {found['frame_rate']:g} frames per second", highlight=False

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sottovoce.report import text
-from sottovoce.report.collect import Bench
-from sottovoce.report.figure import Chart, Table, beside, label, layout
-from sottovoce.report.style import SERIES
+from sottovoce.reporting import text
+from sottovoce.reporting.collect import Bench
+from sottovoce.reporting.figure import Chart, Table, beside, label, layout
+from sottovoce.reporting.style import SERIES
 
 
 def charts(benches: Sequence[Bench]) -> list[Chart]:

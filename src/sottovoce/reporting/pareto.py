@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from sottovoce.report import text
-from sottovoce.report.board import COSTS, Board, Cell, Row, frontier
-from sottovoce.report.figure import Chart, Table, label, layout
-from sottovoce.report.style import ARROW, MEANS, SERIES, axis_title, colours, hover, methods, places, whiskers
+from sottovoce.reporting import text
+from sottovoce.reporting.board import COSTS, Board, Cell, Row, frontier
+from sottovoce.reporting.figure import Chart, Table, label, layout
+from sottovoce.reporting.style import ARROW, MEANS, SERIES, axis_title, colours, hover, methods, places, whiskers
 
 SYMBOLS = ("circle", "triangle-up", "pentagon", "hexagon", "star", "triangle-down")
 SIGNS = {"teacher": "diamond", "student": "dot", "control": "cross"}

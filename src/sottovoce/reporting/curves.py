@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from sottovoce.report import text
-from sottovoce.report.collect import Run
-from sottovoce.report.figure import Chart, Table, label, layout
+from sottovoce.reporting import text
+from sottovoce.reporting.collect import Run
+from sottovoce.reporting.figure import Chart, Table, label, layout
 
 POINTS = 1500  # of a curve; more are not seen and make the page slow
 

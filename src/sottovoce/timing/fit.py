@@ -14,14 +14,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sottovoce.bench.parts import Timeable, grid, take_apart
-from sottovoce.bench.rounds import Clock, median_ms
 from sottovoce.core import ledger
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import Encoder, EncoderConfig, LayerConfig, PositionConfig
 from sottovoce.inference.packed import fastest
 from sottovoce.pruning.latency import KIND, LatencyModel, from_record
 from sottovoce.pruning.units.conv import front
+from sottovoce.timing.parts import Timeable, grid, take_apart
+from sottovoce.timing.rounds import Clock, median_ms
 
 Say = Callable[[str], None]
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sottovoce.report import text
-from sottovoce.report.board import Board, Row, Task
-from sottovoce.report.figure import Chart, Table, label, layout
-from sottovoce.report.style import colours
+from sottovoce.reporting import text
+from sottovoce.reporting.board import Board, Row, Task
+from sottovoce.reporting.figure import Chart, Table, label, layout
+from sottovoce.reporting.style import colours
 
 
 def trials(board: Board, task: Task) -> Chart | None:

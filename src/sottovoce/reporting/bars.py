@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sottovoce.report import text
-from sottovoce.report.board import Board, Cell, Row, Task
-from sottovoce.report.figure import Chart, Table, beside, label, layout
-from sottovoce.report.style import axis_title, colours, hover, interval, places, whiskers
+from sottovoce.reporting import text
+from sottovoce.reporting.board import Board, Cell, Row, Task
+from sottovoce.reporting.figure import Chart, Table, beside, label, layout
+from sottovoce.reporting.style import axis_title, colours, hover, interval, places, whiskers
 
 FAR = 3.0
 

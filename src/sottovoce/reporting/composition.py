@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sottovoce.encoder import EncoderConfig
 from sottovoce.pruning import full_widths, kinds
 from sottovoce.pruning.unit import layer_of
-from sottovoce.report.collect import Run
+from sottovoce.reporting.collect import Run
 
 
 @dataclass(frozen=True)

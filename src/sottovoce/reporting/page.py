@@ -17,12 +17,12 @@ import yaml
 
 from sottovoce.core import ledger
 from sottovoce.core.extras import optional
-from sottovoce.report import bars, curves, pareto, probes, speed, style, table, text
-from sottovoce.report import board as boards
-from sottovoce.report.board import Board, Row, Task
-from sottovoce.report.collect import Found, Run, gather, is_run, question
-from sottovoce.report.composition import picture
-from sottovoce.report.figure import Chart, all_of
+from sottovoce.reporting import bars, curves, pareto, probes, speed, style, table, text
+from sottovoce.reporting import board as boards
+from sottovoce.reporting.board import Board, Row, Task
+from sottovoce.reporting.collect import Found, Run, gather, is_run, question
+from sottovoce.reporting.composition import picture
+from sottovoce.reporting.figure import Chart, all_of
 
 library = functools.partial(optional, extra="report", purpose="the report")
 
@@ -30,15 +30,14 @@ NAME = "report.html"
 DEFAULT = Path("results")
 
 
-def write(paths: Sequence[Path], out: Path | None = None) -> Path:
-    """Draws what is in `paths` (``results/`` when there are none) into one file and says where it is: a page, or, if `out` ends in ``.md``
-    or ``.csv``, the leaderboard as text.
+def report(paths: Sequence[str | Path] = (), out: str | Path | None = None) -> Path:
+    """Draws runs and results as one HTML page, or as a leaderboard in text if `out` ends in ``.md`` or ``.csv``. Returns the file.
 
-    paths: folders of runs, folders that hold them, folders or files of the ledger. out: the file; by default ``report.html`` in the
-    run's folder when there is just one, else in the current folder. ValueError for paths without runs and results, or, for text, without
-    evaluations.
+    paths: folders of runs, folders that hold them, folders or files of results; ``results/`` by default. out: the file; by default
+    ``report.html`` in the run's folder if there is just one run, else in the current folder. ValueError if there are no runs or
+    results, or, for text, no evaluations.
     """
-    wanted = list(paths) or [DEFAULT]
+    wanted, out = [Path(path) for path in paths] or [DEFAULT], None if out is None else Path(out)
     if not paths and not DEFAULT.exists():
         raise ValueError("there is no results/ here; say what to report on: sottovoce report RUN_OR_RESULTS...")
     found = gather(wanted)
@@ -64,7 +63,7 @@ def render(found: Found) -> str:
     """The page as text. ValueError when an optional library is missing."""
     template = _template()
     plotly: str = library("plotly.offline").get_plotlyjs()
-    folder = resources.files("sottovoce.report")
+    folder = resources.files("sottovoce.reporting")
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     view = View(found)
     return template.render(
@@ -82,7 +81,7 @@ def render(found: Found) -> str:
 def _template() -> Any:
     jinja = library("jinja2")
     made = jinja.Environment(
-        loader=jinja.PackageLoader("sottovoce.report", ""),
+        loader=jinja.PackageLoader("sottovoce.reporting", ""),
         autoescape=True,
         undefined=jinja.StrictUndefined,
         trim_blocks=True,
@@ -251,7 +250,7 @@ class View:
         )
         self.heats = all_of(probes.heat(self.board, row, i, top or 1.0) for i, row in enumerate(self.board.rows))
         self.speed = speed.charts(found.benches)
-        self.published = json.loads((resources.files("sottovoce.report") / "published.json").read_text(encoding="utf-8"))
+        self.published = json.loads((resources.files("sottovoce.reporting") / "published.json").read_text(encoding="utf-8"))
         self.made = datetime.datetime.now(datetime.UTC).date().isoformat()
         self.version = ledger.version("sottovoce")
 

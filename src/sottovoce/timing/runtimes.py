@@ -110,7 +110,7 @@ def exported(source: str, scratch: Path) -> str:
 
 
 def _export(source: str, scratch: Path) -> Path:
-    from sottovoce.export.onnx import export_onnx
+    from sottovoce.exporting.onnx import export_onnx
 
     path = scratch / "model.onnx"
     try:

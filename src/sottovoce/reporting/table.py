@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Callable, Mapping
 
-from sottovoce.report import style, text
-from sottovoce.report.board import Board, Cell, Row, Task
+from sottovoce.reporting import style, text
+from sottovoce.reporting.board import Board, Cell, Row, Task
 
 
 def markdown(board: Board) -> str:

@@ -25,7 +25,7 @@ from sottovoce.data import Recordings
 from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.kinds.task import Bench, Task
 from sottovoce.evaluation.subjects.subject import Subject
-from sottovoce.export.graph import Graph
+from sottovoce.exporting.graph import Graph
 
 ROWS = 4  # recordings in a batch: shorter ones are padded, as users will do
 
