@@ -1,6 +1,6 @@
 """Time and memory of CoLLD's update against plain layer-to-layer distillation at the same shape.
 
-    python benchmarks/colld_step.py --out results/colld-step.json
+    python benchmarks/colld_step.py
 
 Random weights: a Conformer teacher of 12 layers, 512 wide, on a filter bank; a student of 12 layers, 256 wide; a batch of 4 x 10 s, two
 threads, float32. Everything but the objective is the same: teacher without gradient, student forward and backward, clip, AdamW.
@@ -69,7 +69,7 @@ def worker(name: str, steps: int) -> None:
 
 
 def main() -> None:
-    options = turns.options(__doc__, CONTROLS, steps=3, out="results/colld-step.json").parse_args()
+    options = turns.options(__doc__, CONTROLS, steps=3).parse_args()
     if options.worker:
         worker(options.worker, options.steps)
         return
@@ -79,7 +79,9 @@ def main() -> None:
     for row in found.values():
         row["times_layer_to_layer"] = round(row["median"] / found["layer-to-layer"]["median"], 3)
     shape = {"rows": ROWS, "seconds": SECONDS, "teacher": "12 x 512 Conformer", "student": "12 x 256 Conformer"}
-    ledger.write(options.out, {**ledger.header("colld-step"), "threads": THREADS, "shape": shape, "results": found})
+    ledger.write(
+        options.out, {"name": "colld-step", **ledger.header("colld-step"), "threads": THREADS, "shape": shape, "results": found}
+    )
     print({name: (row["times_layer_to_layer"], row["peak_gib"]) for name, row in found.items()})
 
 

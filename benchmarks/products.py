@@ -1,6 +1,6 @@
 """A student's update with oneDNN's matrix products against PyTorch's own, on batches of one size and of sizes that change.
 
-    python benchmarks/products.py --out results/products-intel.json
+    python benchmarks/products.py
 
 The student: the Conformer of `pretrain-conformer`, random weights; 12 s of noise a batch; forward, backward, clip, AdamW; one
 thread, float32.
@@ -54,7 +54,7 @@ def worker(name: str, steps: int) -> None:
 
 
 def main() -> None:
-    options = turns.options(__doc__, WORKERS, steps=12, out="results/products-intel.json").parse_args()
+    options = turns.options(__doc__, WORKERS, steps=12).parse_args()
     if options.worker:
         worker(options.worker, options.steps)
         return
@@ -67,7 +67,10 @@ def main() -> None:
         )
         for sizes in ("one-size", "many-sizes")
     }
-    ledger.write(options.out, {**ledger.header("products"), "threads": 1, "results": found, "onednn_times_torch": ratio})
+    ledger.write(
+        options.out,
+        {"name": "products", **ledger.header("products"), "threads": 1, "results": found, "onednn_times_torch": ratio},
+    )
     print(ratio)
 
 

@@ -1,6 +1,6 @@
 """How much faster students of HuBERT Base are, on this CPU, and how far each part is from what the CPU can do.
 
-    python benchmarks/speed.py --out results/speed.json
+    python benchmarks/speed.py
 
 Random weights: speed depends on shapes only. All in one interleaved run (`sottovoce bench`), 10 s of audio, one at a time, two threads:
 
@@ -139,7 +139,7 @@ def parts(name: str, config: EncoderConfig, peak: float) -> list[dict[str, Any]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / ledger.RECORDS)
     parser.add_argument("--rounds", type=int, default=8)
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
@@ -162,7 +162,7 @@ def main() -> None:
         "parts": {name: parts(name, shape, most["gflops_onednn"]) for name, shape in shapes.items() if shape is not None},
         "shapes": {name: shape.to_dict() for name, shape in shapes.items() if shape is not None},
     }
-    ledger.write(options.out, record)
+    ledger.write(options.out, {"name": "speed", **record})
     for row in record["rows"]:
         faster = row["speedup"]["value"] if row["speedup"] else 1.0
         print(f"{row['model']:18} {row['runtime']:13} {row['median_ms']:8.1f} ms  {faster:5.2f}x  {row['peak_mb']:.0f} MB")

@@ -1,6 +1,6 @@
 """Streaming: time per chunk on this machine, and how close a stream's features are to those of whole recordings, by its limits.
 
-    python benchmarks/streaming.py demo --data demo --chunk 0.16 0.32 --left 2 8 --right 0 0.16 --out results/streaming-demo.json
+    python benchmarks/streaming.py demo --data demo --chunk 0.16 0.32 --left 2 8 --right 0 0.16
 
 Every combination streams the same recordings, pushed a chunk at a time. Time: of each push that gave a chunk of frames, median and 95th
 percentile; real-time factor: all pushes and the flush together, by seconds of audio; the order of the combinations changes from
@@ -44,7 +44,7 @@ def main() -> None:
     ask.add_argument("--left", type=float, nargs="+", default=[2.0, 8.0], help="inf: everything heard")
     ask.add_argument("--right", type=float, nargs="+", default=[0.0, 0.16, 0.64])
     ask.add_argument("--threads", type=int, default=1)
-    ask.add_argument("--out", type=Path, required=True)
+    ask.add_argument("--out", type=Path, default=Path(__file__).parent / ledger.RECORDS)
     args = ask.parse_args()
     torch.set_num_threads(args.threads)
     header = ledger.header("streaming")
@@ -63,7 +63,17 @@ def main() -> None:
 
     rows = [{**words(limits), "latency_ms": streams[limits].latency, **found[limits].result()} for limits in grid]
     settings = {"model": args.model, "data": args.data, "recordings": len(waves), "seconds": sum(map(len, waves)) / SAMPLE_RATE}
-    ledger.write(args.out, {**header, "what": WHAT, **ledger.portable(settings), "threads": args.threads, "streams": rows})
+    ledger.write(
+        args.out,
+        {
+            "name": f"streaming-{Path(args.model).name}",
+            **header,
+            "what": WHAT,
+            **ledger.portable(settings),
+            "threads": args.threads,
+            "streams": rows,
+        },
+    )
     for row in rows:
         limits = " ".join(f"{name} {row[name]!s:>5}" for name in ("chunk", "left", "right"))
         push = "{median:6.1f} {p95:6.1f} ms".format(**row["chunk_ms"])

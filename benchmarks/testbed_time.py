@@ -1,6 +1,6 @@
 """Wall time of the whole testbed for one student, with the cache of features and without it.
 
-    python benchmarks/testbed_time.py STUDENT --teacher demo --speech FOLDER --work DIR --out results/testbed-time.json
+    python benchmarks/testbed_time.py STUDENT --teacher demo --speech FOLDER --work DIR
 
 All tasks, two at a time, one seed, with a cache in DIR that is empty at first: `wall_seconds`. Then the tasks named by `--without` with
 `--cache-gb 0`. All tasks would take hours so; what the others would take at least is reckoned from their own records: every trial reads
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="demo", help="what fidelity compares with")
     parser.add_argument("--speech", required=True, type=Path)
     parser.add_argument("--work", required=True, type=Path)
-    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / ledger.RECORDS)
     parser.add_argument("--without", nargs="*", default=list(WITHOUT), help="tasks that are measured without a cache, too")
     parser.add_argument("--leave", nargs="*", default=[], help="tasks that are left out")
     parser.add_argument("--jobs", type=int, default=2)
@@ -90,6 +90,7 @@ def main() -> None:
     ]
     some = kept["pr"] if "pr" in kept else next(iter(kept.values()))
     record = {
+        "name": "testbed-time",
         **ledger.header("testbed-time"),
         "model": some["model"],
         "jobs": options.jobs,

@@ -1,6 +1,6 @@
 """One optimisation step of DPHuBERT's step 1 at HuBERT-Base shape: ours beside the same step on stock transformers modules.
 
-    python benchmarks/train_step.py --out results/train-step.json
+    python benchmarks/train_step.py
 
 Random weights, gates set near 75 % sparsity, a batch of 4 x 10 s, two threads. Both do the same work: teacher without gradient, student
 with sampled gates on convolution channels, heads and feed-forward units, L1 + cosine on layers 0, 4, 8, 12, budget term, backward, clip,
@@ -195,7 +195,7 @@ def schedule(seconds: dict[str, float], gates: str) -> float:
 
 
 def main() -> None:
-    parser = turns.options(__doc__, WORKERS, steps=2, out="results/train-step.json")
+    parser = turns.options(__doc__, WORKERS, steps=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sparsity", type=float, default=0.75)
     options = parser.parse_args()
@@ -212,6 +212,7 @@ def main() -> None:
         "closed units cut live": schedule(took, "live"),
     }
     record = {
+        "name": "train-step",
         **ledger.header("train-step"),
         "threads": options.threads,
         "shape": "HuBERT Base, random weights",

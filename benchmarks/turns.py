@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 
-def options(text: str | None, names: Iterable[str], steps: int, out: str) -> argparse.ArgumentParser:
-    """What every such script is asked. text: its docstring; names: of its updates; steps, out: its defaults."""
+def options(text: str | None, names: Iterable[str], steps: int) -> argparse.ArgumentParser:
+    """The options of every such script. text: its docstring; names: of its updates; steps: the default."""
     made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--worker", choices=list(names))
     made.add_argument("--rounds", type=int, default=3)
     made.add_argument("--steps", type=int, default=steps, help="timed steps per round")
-    made.add_argument("--out", type=Path, default=Path(out))
+    made.add_argument("--out", type=Path, default=Path(__file__).parent / "records.jsonl")
     return made
 
 

@@ -1,6 +1,6 @@
 """What an update costs on a GPU, stage by stage: audio seconds per second, share of the peak, memory; and the full schedule's hours.
 
-    python benchmarks/gpu/train_throughput.py --out results/gpu/train-throughput.json
+    python benchmarks/gpu/train_throughput.py
     python benchmarks/gpu/train_throughput.py --device cpu --shapes tiny --seconds 4 --updates 2     # tries the script out anywhere
 
 Random weights and audio, bfloat16 autocast, teacher in bfloat16, the objective, clipping and optimiser of the recipe `dphubert`. Stages:
@@ -181,7 +181,7 @@ def schedule(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / ledger.RECORDS)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--shapes", nargs="+", default=["hubert-base", "w2v-bert-2.0"], choices=list(SHAPES))
     parser.add_argument("--seconds", type=float, default=160.0, help="audio per update")
@@ -194,15 +194,14 @@ def main() -> None:
     rows = [row for name in options.shapes for row in measure(name, options)]
     card = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     found = {
+        "name": "gpu-throughput",
         **ledger.header("gpu-throughput"),
         "card": card,
         "seconds_per_update": options.seconds,
         "rows": rows,
         "schedule": schedule(rows),
     }
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+    ledger.write(options.out, found)
     print(json.dumps(found["schedule"], indent=1))
 
 

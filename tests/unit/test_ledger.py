@@ -1,4 +1,4 @@
-"""Everything in results/ is what the schema says, and what the schema says is what the page can read."""
+"""Every committed record is what the schema says, and what the schema says is what the page can read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sottovoce.reporting.check import problems
 from tests.ledger_records import MODELS, TASKS, evaluation, run_record
 
 ROOT = Path(__file__).parents[2]
-COMMITTED = sorted((ROOT / "results").glob("**/*.json"))
+COMMITTED = sorted(path for part in ("experiments", "checks", "benchmarks") for path in (ROOT / part).glob("**/records.jsonl"))
 SCHEMA = json.loads((resources.files("sottovoce.reporting") / "schema" / "result.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
 
@@ -32,11 +32,18 @@ def test_the_schema_is_one() -> None:
     assert SCHEMA["$defs"]["header"]["properties"]["schema"]["const"] == ledger.SCHEMA
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.relative_to(ROOT / "results").as_posix())
-def test_every_committed_result_is_a_record(path: Path) -> None:
-    record = json.loads(path.read_text(encoding="utf-8"))
-    assert faults(record) == []
-    assert problems(record) == []
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
+def test_every_line_of_the_committed_records_is_a_record(path: Path) -> None:
+    for number, line in ledger.lines(path):
+        record = json.loads(line)
+        assert faults(record) == [], f"{path}:{number}"
+        assert problems(record) == [], f"{path}:{number}"
+        if record.get("kind") != "evaluation":
+            assert record["name"], f"{path}:{number}"
+
+
+def test_the_records_are_found() -> None:
+    assert {path.parent.name for path in COMMITTED} >= {"benchmarks", "checks", "colld", "testbed"}
 
 
 @pytest.mark.parametrize("entry", TASKS)

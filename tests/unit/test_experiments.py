@@ -1,0 +1,133 @@
+"""Pages show what the records say (`experiments.tables`); comparisons of students are those of the records (`comparisons`)."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import comparisons, tables
+from sottovoce.core import ledger
+
+ROOT = Path(__file__).parents[2]
+QUESTIONS = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/records.jsonl"))
+PAGE = """Before.
+
+<!-- records: colld, seed 3 -->
+| Model | n | qbe | words <!-- ks-arabic --> | chrF <!-- st-mboshi:chrf --> |
+|---|---:|---:|---:|---:|
+| as it is <!-- colld --> | 9 | 9 | 9 | 9 |
+| log-mel | | | | |
+
+After | with a bar.
+"""
+GAINS = """<!-- gains: colld -->
+| Better by | n | ks-arabic | asr |
+|---|---:|---:|---:|
+| `sotto` against CoLLD | | | |
+"""
+VALUES = """<!-- values: colld -->
+| | words, best layer <!-- scores.words --> |
+|---|---:|
+| probe | |
+"""
+
+
+def test_every_table_shows_what_the_records_say() -> None:
+    pages = [page for pattern in tables.PAGES for page in ROOT.glob(pattern)]
+    assert len(pages) > len(QUESTIONS)
+    wrong = [page.name for page, _ in tables.out_of_date(pages, ROOT)]
+    assert not wrong, "run: python -m experiments.tables"
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_question_says_what_was_asked_and_how_to_run_it(name: str) -> None:
+    folder = ROOT / "experiments" / name
+    about = (folder / "README.md").read_text(encoding="utf-8")
+    for part in ("**Question.**", "**Answer.**", "**Run.**", "**Machine.**", "(table.md)"):
+        assert part in about
+    assert f"experiments.{name}.run" in about
+    run = importlib.import_module(f"experiments.{name}.run")
+    assert f"python -m experiments.{name}.run" in (run.__doc__ or "")
+    assert callable(run.main)
+    assert (folder / "table.md").is_file()
+
+
+@pytest.mark.parametrize("name", list(comparisons.COMPARISONS))
+def test_the_comparisons_are_of_the_records(name: str) -> None:
+    """A comparison that was added to the records is made again from them."""
+    records = ledger.read_all(ROOT / "experiments" / name / "records.jsonl")
+    newest = [each for each in records if each["kind"] == f"{name}-reading"][-1]
+    values = comparisons.read(records)
+    for title, pairs in comparisons.COMPARISONS[name].items():
+        if title in newest["gains"]:
+            gains = comparisons.gains(values, pairs)
+            assert {task: len(of) for task, of in gains.items()} == {task: of for task, (_, of) in newest["wins"][title].items()}
+            assert {task: round(sum(of) / len(of), 4) for task, of in gains.items()} == pytest.approx(
+                newest["gains"][title], abs=1e-3
+            )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder with records of `colld`, two seeds, and log-mel features, and with what comparisons say."""
+    measured = [
+        ("colld-seed1", "qbe", {"mtwv": 0.5}),
+        ("colld-seed3", "qbe", {"mtwv": 0.128, "map": 7}),
+        ("colld-seed3", "ks-arabic", {"accuracy": 1.0}),
+        ("colld-seed3", "ks-arabic", {"accuracy": 59.58}),  # measured again
+        ("log-mel", "qbe", {"mtwv": 0.0738}),
+        ("log-mel", "ks-arabic", {"accuracy": 30.59}),
+        ("log-mel", "st-mboshi", {"perplexity": 35.2, "chrf": 13.68}),
+    ]
+    records: list[dict[str, object]] = [
+        {
+            "kind": "evaluation",
+            "model": {"name": model},
+            "task": {"entry": entry},
+            "seeds": [3],
+            "measures": {key: {"value": value} for key, value in measures.items()},
+            "details": {},
+        }
+        for model, entry, measures in measured
+    ]
+    compared = {"gains": {"ks-arabic": 9.44}, "intervals": {"ks-arabic": [1.85, 17.04]}, "wins": {"ks-arabic": [7, 9]}}
+    records.append({"kind": "colld-reading", **{key: {"sotto against CoLLD": each} for key, each in compared.items()}})
+    records.append({"kind": "probe", "name": "probe", "scores": {"words": [0.2, 0.8394, 0.5]}})
+    folder = tmp_path / "experiments" / "colld"
+    folder.mkdir(parents=True)
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return tmp_path
+
+
+def test_cells_are_filled_and_the_rest_is_left(root: Path) -> None:
+    assert tables.filled(PAGE, root) == PAGE.replace("| 9 | 9 | 9 | 9 |", "| 1 | 0.128 | 59.6 | – |").replace(
+        "| log-mel | | | | |", "| log-mel | – | 0.074 | 30.6 | 13.7 |"
+    )
+    assert tables.filled(tables.filled(PAGE, root), root) == tables.filled(PAGE, root)
+    assert "| as it is <!-- colld --> | 2 | 0.314 | 59.6 | – |" in tables.filled(PAGE.replace(", seed 3", ""), root)
+
+
+def test_a_model_without_records_is_named(root: Path) -> None:
+    page = root / "page.md"
+    page.write_text(PAGE.replace("log-mel", "log-mle"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"page\.md: no records of 'log-mle' in colld"):
+        list(tables.out_of_date([page], root))
+
+
+def test_comparisons_come_with_their_interval(root: Path) -> None:
+    assert tables.filled(GAINS, root).splitlines()[-1] == "| `sotto` against CoLLD | 9 | +9.4 (+1.9 to +17.0) | – |"
+    with pytest.raises(ValueError, match="no comparison 'sotto against nothing' in colld"):
+        tables.filled(GAINS.replace("CoLLD |", "nothing |"), root)
+
+
+def test_of_a_list_the_best_is_shown(root: Path) -> None:
+    assert tables.filled(VALUES, root).splitlines()[-1] == "| probe | 0.839 |"
+
+
+@pytest.mark.parametrize("table", ["| Model |\n", ""])
+def test_a_mark_without_a_table_is_named(root: Path, table: str) -> None:
+    with pytest.raises(ValueError, match="no table where one was announced"):
+        tables.filled(f"<!-- records: colld -->\n{table}", root)
