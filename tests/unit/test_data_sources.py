@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from sottovoce.data import DataConfig, Recording, open_source, read_audio, scan
+from sottovoce.data.durations import timed
 
 
 def tone(path: Path, seconds: float = 3.0, rate: int = 16_000, channels: int = 1, hertz: float = 440.0, **options: str) -> Path:
@@ -80,7 +81,7 @@ def test_fairseq_counts_frames_at_the_rate_of_the_files(tmp_path: Path) -> None:
     tone(tmp_path / "data" / "x.wav", seconds=2, rate=8_000)
     (tmp_path / "train.tsv").write_text(f"{tmp_path / 'data'}\nx.wav\t16000\nbroken row\n")
     found = open_source(tmp_path / "train.tsv")
-    assert [(item.id, item.duration) for item in found] == [("x.wav", 2.0)]
+    assert [(item.id, item.duration) for item in timed(found)] == [("x.wav", 2.0)]
     assert len(found.skipped) == 1
     (tmp_path / "train.tsv").write_text("/no/such/folder\nx.wav\t16000\n")
     with pytest.raises(ValueError, match="/no/such/folder, which does not exist"):
@@ -113,7 +114,7 @@ def test_pieces_of_one_file_are_held_out_together(corpus: Path) -> None:
 
 def test_malformed_rows_are_counted_not_fatal(corpus: Path) -> None:
     (corpus / "list.tsv").write_text(
-        "path\tduration\na/one.wav\t3\nb/two.flac\n\t3\nb/two.flac\tlong\nb/two.flac\t-1\nb/two.flac\tnan\n"
+        "path\tduration\na/one.wav\t3\nb/two.flac\n\t3\nb/two.flac\tlong\nb/two.flac\t-1\nb/two.flac\tinf\n"
     )
     found = open_source(corpus / "list.tsv")
     assert [item.id for item in found] == ["a/one.wav"]
@@ -126,7 +127,9 @@ def test_list_single_file_and_several_sources(corpus: Path) -> None:
     assert [item.id for item in open_source(corpus / "list.txt")] == ["a/one.wav", "b/two.flac"]
     assert [item.id for item in open_source(corpus / "three.WAV")] == ["three.WAV"]
     own = Recording("mine", str(corpus / "three.WAV"))
-    assert len(open_source([corpus, corpus / "list.txt", own])) == 6
+    found = open_source([corpus, corpus / "list.txt", own])
+    assert [item.id for item in found] == ["a/one.wav", "b/two.flac", "three.WAV", "mine"]
+    assert [row["reason"] for row in found.skipped] == ["the same recording again"] * 2
 
 
 def cut(identity: str, path: Path, start: float, duration: float, **changes: object) -> dict[str, object]:
@@ -212,7 +215,7 @@ def test_shar_shards(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("list.tsv", b"", "is empty"),
-        ("list.tsv", b"file\tlength\nx.wav\t3\n", "no 'path' column; its first line reads: file, length"),
+        ("list.tsv", b"sound\tlength\nx.wav\t3\n", "no 'path' column; its first line reads: sound, length"),
         ("list.csv", b"path,seconds\n", "no usable rows"),
         ("list.csv", b"path,seconds\nx.wav\n", "1 malformed"),
         ("list.tsv", b"path\n\xff\xfe\xfa", "UTF-8"),

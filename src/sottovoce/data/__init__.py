@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sottovoce.core.registry import suggestion
 from sottovoce.data.batches import Plan
 from sottovoce.data.config import DataConfig
 from sottovoce.data.decode import BadAudio, read_audio
-from sottovoce.data.labels import turns_of
-from sottovoce.data.recording import Recording, Recordings, Skipped, count_reasons
+from sottovoce.data.recording import Note, Recording, Recordings, Skipped, count_reasons, summary_of
 from sottovoce.data.scan import Progress, Scanned, Utterance, hold_out, scan
 from sottovoce.data.sources import DEMO, Spec, open_source
 from sottovoce.data.stream import Fixed, SkipLog, Stream
+from sottovoce.data.turns import turns_of
 
 __all__ = [
     "BadAudio", "Data", "DataConfig", "Recording", "Recordings", "Scanned", "Skipped", "Stream", "Utterance",
@@ -44,6 +45,7 @@ class Data:
             parts.append(f"splits {', '.join(self.splits)} all used")
         if self.skipped:
             parts.append(f"{len(self.skipped)} skipped ({count_reasons(self.skipped)})")
+        parts += summary_of(self._log.notes)
         return "; ".join(parts)
 
 
@@ -63,12 +65,13 @@ def open_data(
     Of ``demo`` only the train split is used unless ``where`` says otherwise.
     """
     config = config or DataConfig()
-    recordings = open_source(spec)
+    recordings = open_source(spec, config.allow_commands)
     if spec == DEMO and "split" not in config.where:
-        recordings = Recordings((item for item in recordings if item.fields.get("split") == "train"), recordings.skipped)
+        recordings = recordings.with_items(item for item in recordings if item.fields.get("split") == "train")
     found = scan(recordings, config, progress)
     log = SkipLog(skipped_file)
     log.add(found.skipped, write=rank == 0)  # every rank scans the same recordings
+    log.note([*found.notes, *_unlabelled(found.utterances, config.label, spec)], write=rank == 0)
     train, valid = hold_out(found.utterances, config)
     return Data(
         train=Stream(Plan(train, config, seed, rank, world), log),
@@ -77,6 +80,21 @@ def open_data(
         splits=_splits(train),
         _log=log,
     )
+
+
+def _unlabelled(utterances: Sequence[Utterance], label: str, spec: Spec) -> list[Note]:
+    """What to say of the recordings without the label that is asked for. ValueError when none has it."""
+    without = sum(not utterance.recording.fields.get(label) for utterance in utterances) if label else 0
+    if not without:
+        return []
+    if without == len(utterances):
+        columns = {name for utterance in utterances for name in utterance.recording.fields}
+        raise ValueError(f"no recording has the label '{label}' that is asked for{suggestion(label, columns)}")
+    return [
+        Note(
+            path=str(spec), note=f"{without} of {len(utterances)} utterances have no '{label}', which is asked for as their label"
+        )
+    ]
 
 
 def _splits(utterances: Sequence[Utterance]) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ class DataConfig:
     speeds: every training batch is played at one of these, drawn at random; pitch and formants go with it, so that at another speed
         than 1 a speaker is another one (Yamamoto et al. 2019), and labels then name the speed too. Empty: all as it was recorded.
     where: keep the rows of the manifest whose column has this value, for example ``{split: train}``.
+    allow_commands: run the shell commands, and fetch from the addresses, that a Lhotse manifest may name as its audio. Whoever wrote the
+        manifest can then do on this machine whatever the user can.
     """
 
     seconds_per_batch: float = 160.0
@@ -38,6 +40,7 @@ class DataConfig:
     label: str = ""
     speeds: tuple[float, ...] = ()
     where: Mapping[str, str] = field(default_factory=dict)
+    allow_commands: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.min_seconds <= self.max_seconds < float("inf"):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import BinaryIO
 
 import numpy as np
@@ -13,10 +14,16 @@ import soundfile
 import soxr
 
 from sottovoce.core.types import SAMPLE_RATE
+from sottovoce.data.files import open_regular, reason
+from sottovoce.data.headers import mended
 from sottovoce.data.recording import Recording, Samples
 
 RATES = (1_000, 400_000)  # Hz; outside, the header is wrong
 LONGEST = 30 * 24 * 3600  # seconds; a longer claim is a header that does not know (a stream)
+FEWEST_BYTES = (
+    50  # of a second of audio in a file; a header that claims more seconds is not believed, and the file is decoded to count
+)
+LOUDEST = 20.0  # times full scale. Speech of unit variance stays below; 16-bit numbers stored as floating point do not
 DECODE_FROM_START = 60.0  # seconds, see _begin
 
 
@@ -33,24 +40,31 @@ def read_audio(recording: Recording, start: float = 0.0, seconds: float | None =
 
     Without `seconds`, up to the recording's end. Gives ``round(seconds * 16000)`` samples, or fewer where the recording ends earlier
     than claimed. Channels are averaged unless the recording names one. Raises BadAudio when the file is missing, unreadable or not
-    audio, when nothing is there, when a sample is not a number, and when every sample is zero.
+    audio, when nothing is there, when a sample is not a number or beyond `LOUDEST`, when every sample is zero, and when the decoder
+    fails in any way.
     """
+    try:
+        return _read_audio(recording, start, seconds)
+    except BadAudio:
+        raise
+    except Exception as problem:  # whatever a decoder raises must not end a run of days
+        raise BadAudio(f"unreadable ({type(problem).__name__})") from problem
+
+
+def _read_audio(recording: Recording, start: float, seconds: float | None) -> Samples:
     if seconds is None:
         seconds = math.inf if recording.duration is None else recording.duration - start
+    if seconds > LONGEST:
+        seconds = math.inf
     if recording.loader is not None:
-        try:
-            frames, rate = recording.loader(start, seconds)
-        except BadAudio:
-            raise
-        except Exception as problem:  # whatever a foreign reader raises must not end a run of days
-            raise BadAudio(f"unreadable ({type(problem).__name__})") from problem
+        frames, rate = recording.loader(start, seconds)
     else:
         frames, rate = read_frames(recording.path, recording.start + start, seconds)
     if not len(frames):
         raise BadAudio("no samples")
     if recording.channel is None:
         mono = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)
-    elif recording.channel < frames.shape[1]:
+    elif 0 <= recording.channel < frames.shape[1]:
         mono = frames[:, recording.channel]
     else:
         raise BadAudio(f"no channel {recording.channel}")
@@ -58,6 +72,8 @@ def read_audio(recording: Recording, start: float = 0.0, seconds: float | None =
         raise BadAudio("samples that are not numbers")
     if not mono.any():
         raise BadAudio("silent")
+    if np.abs(mono).max() > LOUDEST:
+        raise BadAudio(f"samples beyond {LOUDEST:g} times full scale")
     if rate != SAMPLE_RATE:
         mono = soxr.resample(np.ascontiguousarray(mono), rate, SAMPLE_RATE, quality="HQ")
     if seconds != math.inf:
@@ -76,6 +92,8 @@ def read_frames(file: str | BinaryIO, start: float, seconds: float) -> tuple[Sam
     """((frames, channels) float32, sample rate) of a stretch as it is stored. Raises BadAudio."""
     with _open(file) as audio:
         rate = audio.samplerate
+        if start > LONGEST:
+            return np.zeros((0, audio.channels), np.float32), rate
         first = round(start * rate)
         count = None if seconds == math.inf else math.ceil(seconds * rate) + 1  # one more, so that resampling rounds up
         try:
@@ -85,15 +103,20 @@ def read_frames(file: str | BinaryIO, start: float, seconds: float) -> tuple[Sam
         return _read(audio, None if count is None else count + drop)[drop:], rate
 
 
-def header_seconds(path: str) -> float:
-    """Duration of a file by its header, in seconds; decodes only where the header does not know. Raises BadAudio."""
-    with _open(path) as audio:
-        seconds = audio.frames / audio.samplerate
-        if seconds > LONGEST:
-            seconds = sum(len(block) for block in _blocks(audio, None)) / audio.samplerate
-        if seconds <= 0:
-            raise BadAudio("no samples")
-        return float(seconds)
+def header_seconds(file: str | BinaryIO) -> float:
+    """Duration of a file in seconds: by its header where the file agrees with it, else by what there is to decode. Raises BadAudio."""
+    try:
+        with _open(file) as audio:
+            frames = audio.frames
+            if not _plausible(audio):
+                frames = sum(len(block) for block in _blocks(audio, None))
+            if frames <= 0:
+                raise BadAudio("no samples")
+            return float(frames / audio.samplerate)
+    except BadAudio:
+        raise
+    except Exception as problem:
+        raise BadAudio(f"unreadable ({type(problem).__name__})") from problem
 
 
 def header_rate(path: str) -> int:
@@ -102,35 +125,47 @@ def header_rate(path: str) -> int:
         return int(audio.samplerate)
 
 
+class Audio(soundfile.SoundFile):
+    """size: bytes of the file."""
+
+    size: int = 0
+
+
 @contextmanager
-def _open(file: str | BinaryIO) -> Iterator[soundfile.SoundFile]:
+def _open(file: str | BinaryIO) -> Iterator[Audio]:
     try:
-        audio = soundfile.SoundFile(file)
-    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as problem:
-        raise BadAudio(_why(file)) from problem
-    with audio:
-        if not RATES[0] <= audio.samplerate <= RATES[1]:
-            raise BadAudio(f"sample rate of {audio.samplerate} Hz")
-        yield audio
-
-
-def _why(file: str | BinaryIO) -> str:
-    if not isinstance(file, str):
-        return "not audio"
-    try:
-        with open(file, "rb") as stream:
-            return "not audio, or broken" if stream.read(1) else "empty file"
-    except FileNotFoundError:
-        return "missing"
-    except IsADirectoryError:
-        return "a folder, not a file"
-    except PermissionError:
-        return "a folder, not a file" if os.path.isdir(file) else "permission denied"  # Windows denies to open folders
+        source = open_regular(file) if isinstance(file, str) else nullcontext(file)
     except (OSError, ValueError) as problem:
-        return f"unreadable ({type(problem).__name__})"
+        raise BadAudio(reason(problem)) from problem
+    with source as stream:
+        try:
+            size = stream.seek(0, os.SEEK_END)
+            if not size:
+                raise BadAudio("empty file")
+            better = mended(stream)
+            stream.seek(0)
+            # A plain file goes to the library by its number: that is faster, and its name may be any bytes.
+            plain = isinstance(stream, io.FileIO) and os.name == "posix"
+            audio = Audio(better or (stream.fileno() if plain else stream), closefd=False)
+            audio.size = size
+        except BadAudio:
+            raise
+        except OSError as problem:
+            raise BadAudio(reason(problem)) from problem
+        except Exception as problem:  # of the library, of what stands between
+            raise BadAudio("not audio, or broken") from problem
+        with audio:
+            if not RATES[0] <= audio.samplerate <= RATES[1]:
+                raise BadAudio(f"sample rate of {audio.samplerate} Hz")
+            yield audio
 
 
-def _begin(audio: soundfile.SoundFile, first: int) -> int:
+def _plausible(audio: Audio) -> bool:
+    """Whether a file of its size can hold as much as its header claims."""
+    return bool(audio.frames <= min(audio.size / FEWEST_BYTES, LONGEST) * audio.samplerate)
+
+
+def _begin(audio: Audio, first: int) -> int:
     """Move to frame `first`, or before it; how many frames to drop after reading.
 
     An MP3 frame leans on the ones before it, so a jump into the middle gives a few wrong frames and a message on stderr. Clips are short,
@@ -143,9 +178,9 @@ def _begin(audio: soundfile.SoundFile, first: int) -> int:
     return 0
 
 
-def _read(audio: soundfile.SoundFile, count: int | None) -> Samples:
+def _read(audio: Audio, count: int | None) -> Samples:
     """(frames, channels); as much as can be decoded when the file breaks off."""
-    if count is None and audio.frames > LONGEST * audio.samplerate:
+    if count is None and not _plausible(audio):
         return _join(audio, list(_blocks(audio, None)))
     left = max(audio.frames - audio.tell(), 0)
     begin = audio.tell()
@@ -159,11 +194,11 @@ def _read(audio: soundfile.SoundFile, count: int | None) -> Samples:
         return _join(audio, list(_blocks(audio, count)))
 
 
-def _join(audio: soundfile.SoundFile, blocks: list[Samples]) -> Samples:
+def _join(audio: Audio, blocks: list[Samples]) -> Samples:
     return np.concatenate(blocks) if blocks else np.zeros((0, audio.channels), np.float32)
 
 
-def _blocks(audio: soundfile.SoundFile, count: int | None) -> Iterator[Samples]:
+def _blocks(audio: Audio, count: int | None) -> Iterator[Samples]:
     """Tenths of a second until `count` frames, the end, or a fault."""
     size = audio.samplerate // 10
     while count is None or count > 0:

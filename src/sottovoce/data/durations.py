@@ -1,4 +1,4 @@
-"""How long recordings are whose source does not say: read from the headers of the files, and kept for the next time."""
+"""How long recordings are: as long as their files allow, whatever a manifest says. Lengths of files are kept for the next time."""
 
 from __future__ import annotations
 
@@ -11,68 +11,94 @@ from dataclasses import replace
 from pathlib import Path
 
 from sottovoce.data.decode import BadAudio, header_seconds
-from sottovoce.data.recording import Recordings, Skipped, file_state
+from sottovoce.data.files import MISSING, fault
+from sottovoce.data.recording import Recording, Recordings, Timed, file_state
 
 Progress = Callable[[int, int], None]
 State = tuple[int, ...]  # see `file_state`
 
 SLICE = 4096  # files whose lengths are kept at a time: a stop loses no more
-FILE = "durations.sqlite"
+FILE = "lengths.sqlite"  # what is kept before the name changed believed every header
+TOLERATED = 0.1  # seconds by which a manifest may be wrong without a note: rounding, a decoder's padding
+LONGEST_UNSEEN = 24 * 3600.0  # seconds that are believed of a recording whose audio cannot be looked at
 
 
 def present(recordings: Recordings) -> Recordings:
     """The recordings whose files are there; the others are in ``skipped``. Opens nothing."""
-    made = Recordings(skipped=recordings.skipped, trials=recordings.trials)
+    kept = recordings.with_items(())
     for item in recordings:
-        if item.loader is not None or os.path.isfile(item.path):
-            made.append(item)
+        why = "" if item.loader is not None else fault(item.path)
+        if why:
+            kept.skip(item, why)
         else:
-            made.skipped.append(Skipped(path=item.path, reason="missing"))
-    return made
+            kept.append(item)
+    return kept
 
 
 def timed(recordings: Recordings, kept: Path | None = None, progress: Progress | None = None) -> Recordings:
-    """The recordings, each with its duration; those whose header cannot be read are in ``skipped``, with the reason.
+    """The recordings, each with the duration that its file allows; those whose file cannot be read are in ``skipped``, with the reason.
 
     kept: a file for the lengths that were read; an audio file whose size and time of change are what they were is not opened again. A
-    file that cannot be written to is no error. progress: called with (done, to do). Audio that is no plain file keeps the duration it has.
+    file that cannot be written to is no error. progress: called with (done, to do). A recording that is said to be longer than its file
+    is used as far as the file goes, with a note.
     """
-    paths = list(dict.fromkeys(item.path for item in recordings if item.duration is None and item.loader is None))
-    if not paths:
-        return recordings
-    found = _lengths(paths, kept, progress)
-    made = Recordings(skipped=recordings.skipped, trials=recordings.trials)
+    found = lengths(recordings, kept, progress)
+    made = recordings.with_items(())
     for item in recordings:
-        length = found.get(item.path)
-        if item.duration is not None or item.loader is not None or length is None:
-            made.append(item)
-        elif isinstance(length, str):
-            made.skipped.append(Skipped(path=item.path, reason=length))
-        elif length <= item.start:
-            made.skipped.append(Skipped(path=item.path, reason="starts after its end"))
+        seconds = allowed(item, found.get(item.path), made)
+        if isinstance(seconds, str):
+            made.skip(item, seconds)
         else:
-            made.append(replace(item, duration=length - item.start))
+            made.append(item if item.duration == seconds else replace(item, duration=seconds))
     return made
 
 
-def _lengths(paths: list[str], kept: Path | None, progress: Progress | None) -> dict[str, float | str]:
-    """Path -> seconds, or why there are none."""
+def allowed(item: Recording, length: float | str | None, into: Recordings) -> float | str | None:
+    """Seconds of the recording that its file has, or why there are none. length: of the file, as `lengths` gives it. Notes go to `into`."""
+    if item.loader is not None:
+        try:
+            length = item.loader.seconds() if isinstance(item.loader, Timed) else None
+        except BadAudio as problem:
+            return problem.reason
+        except Exception as problem:  # of a foreign reader
+            return f"unreadable ({type(problem).__name__})"
+        if length is None:
+            return "said to be longer than a day" if (item.duration or 0.0) > LONGEST_UNSEEN else item.duration
+    if length is None:
+        return MISSING
+    if isinstance(length, str):
+        return length
+    left = length - item.start
+    if left <= 0:
+        return "starts after its end"
+    if item.duration is None:
+        return left
+    if item.duration > left + TOLERATED:
+        into.note(item.path, f"said to be {item.duration:g} s long; there are {left:.2f} s, which are used")
+    return min(item.duration, left)
+
+
+def lengths(
+    recordings: Iterable[Recording], kept: Path | None = None, progress: Progress | None = None
+) -> dict[str, float | str]:
+    """Path -> seconds, or why there are none, of all plain files."""
+    paths = list(dict.fromkeys(item.path for item in recordings if item.loader is None))
     known = {} if kept is None else _read(kept, paths)
-    states = {path: file_state(path) for path in paths}
+    states = {path: file_state(path) for path in paths} if kept is not None else {}
     found: dict[str, float | str] = {path: known[path][1] for path in paths if path in known and known[path][0] == states[path]}
     todo = [path for path in paths if path not in found]
     done = len(found)
     with ThreadPoolExecutor(max_workers=8) as pool:
-        for begin in range(0, len(todo), SLICE):
+        for begin in range(0, len(todo), SLICE):  # in slices: an executor takes all its work at once
             part = todo[begin : begin + SLICE]
             fresh: dict[str, tuple[State, float]] = {}
             for path, length in zip(part, pool.map(_length, part), strict=True):
                 found[path] = length
-                state = states[path]
+                state = states.get(path)
                 if state and not isinstance(length, str):
                     fresh[path] = state, length
                 done += 1
-                if progress is not None:
+                if progress is not None and (done % 256 == 0 or done == len(paths)):
                     progress(done, len(paths))
             if kept is not None:
                 _write(kept, fresh)
@@ -84,7 +110,7 @@ def _length(path: str) -> float | str:
         return header_seconds(path)
     except BadAudio as problem:
         return problem.reason
-    except (OSError, ValueError) as problem:  # a name the system does not take
+    except Exception as problem:  # a decoder's own
         return f"unreadable ({type(problem).__name__})"
 
 

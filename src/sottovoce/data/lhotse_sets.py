@@ -2,26 +2,31 @@
 
 A cut that is a stretch of one audio file, and every item of a Shar shard, is read by our own decoder: it seeks, it names what is
 wrong with a file, and it does not need lhotse. Cuts that are more than that (mixed, resampled, speed-perturbed, with audio in a
-command or in memory) are given to lhotse.
+memory) are given to lhotse. Cuts whose audio is a command or an address are given to nobody unless the user allows it.
 """
 
 from __future__ import annotations
 
-import gzip
+import copy
 import hashlib
 import io
 import json
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from sottovoce.data.decode import BadAudio, read_frames
-from sottovoce.data.recording import Recording, Recordings, Samples, file_state
+from sottovoce.data import columns
+from sottovoce.data.decode import BadAudio, header_seconds, read_frames
+from sottovoce.data.files import MISSING, NOT_TEXT, fault, is_text, open_regular, printable, reason
+from sottovoce.data.headers import Stitched
+from sottovoce.data.manifests import MALFORMED, Unusable, parsed
+from sottovoce.data.recording import Recording, Recordings, Samples, count_reasons, file_state
 
 TYPES = {"MonoCut", "MultiCut", "MixedCut", "PaddingCut", "Cut"}
 
@@ -30,91 +35,116 @@ def is_cut(row: Mapping[str, Any]) -> bool:
     return row.get("type") in TYPES or {"id", "start", "duration", "recording"} <= row.keys()
 
 
-def read_cuts(path: Path) -> Recordings:
-    """Cuts of a ``.jsonl`` or ``.jsonl.gz`` manifest. ValueError when it needs lhotse and lhotse does not work."""
+def read_cuts(path: Path, allow_commands: bool = False) -> Recordings:
+    """Cuts of a ``.jsonl`` or ``.jsonl.gz`` manifest. A cut whose audio, or whose room's, is what a command writes or an address answers is
+    skipped unless `allow_commands`. ValueError when the manifest needs lhotse and lhotse does not work."""
     made = Recordings()
-    foreign: set[str] = set()
-    for number, row in _rows(path):
-        simple = None if row is None else _simple(row, path)
-        if simple is not None:
-            made.append(simple)
-        elif row is not None and is_cut(row) and "id" in row:
-            foreign.add(str(row["id"]))
-            made.append(Recording(str(row["id"]), f"{path}:{number}"))
-        else:
-            made.skipped.append({"path": f"{path}:{number}", "reason": "malformed manifest row"})
-    if foreign:
-        cuts = _load_foreign(path, foreign)
-        made[:] = [_foreign(item, cuts[item.id]) if item.id in cuts else item for item in made]
+    for number, row in parsed(path):
+        where = f"{path}:{number}"
+        try:
+            if isinstance(row, str):
+                raise Unusable(row)
+            if why := "" if allow_commands else outside(row):
+                raise Unusable(why)
+            item = _simple(row, path) or _foreign(row, path, where)
+            if not all(map(is_text, (item.id, *item.fields.values()))):
+                raise Unusable(NOT_TEXT)
+            made.append(item)
+        except Unusable as problem:
+            made.skipped.append({"path": where, "reason": str(problem)})
+    if not made:
+        raise ValueError(f"{path} has no usable rows ({count_reasons(made.skipped)})")
     return made
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    try:
-                        row = json.loads(line)
-                    except ValueError:
-                        row = None
-                    yield number, row if isinstance(row, dict) else None
-    except (OSError, EOFError, UnicodeDecodeError) as problem:
-        raise ValueError(f"cannot read {path}: {problem}") from None
+def outside(row: Any) -> str:
+    """Why a cut's audio is not on a disk, wherever in the cut it says so: what lhotse would run, fetch or unpickle. Else empty."""
+    stack = [row]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, list):
+            stack += value
+        elif isinstance(value, dict):
+            stack += value.values()
+            kind = value.get("type")
+            if "source" in value and ("channels" in value or kind in ("file", "command", "url", "memory", "shar")):
+                if kind == "command":
+                    return "its audio is a command, which is not run without --allow-commands"
+                if kind == "url" or (kind == "file" and "://" in str(value["source"])):
+                    return "its audio is an address, from which nothing is fetched without --allow-commands"
+                if kind not in ("file", "memory", "shar"):
+                    return f"{MALFORMED}: an unknown kind of source"
+    return ""
 
 
 def _simple(row: Mapping[str, Any], manifest: Path) -> Recording | None:
-    """The recording of a cut that is one channel of one untouched file; None for any other."""
+    """The recording of a cut that is one channel of one untouched file; None for any other. Raises Unusable."""
     try:
         recording = row["recording"]
         (source,) = recording["sources"]
         if row["type"] != "MonoCut" or recording.get("transforms") or source["type"] != "file":
             return None
-        file, channel = str(source["source"]), source["channels"].index(row["channel"])
-        start, duration = float(row["start"]), float(row["duration"])
-        identity = str(row["id"])
-    except (KeyError, TypeError, ValueError):
+        file, index = str(source["source"]), source["channels"].index(row["channel"])
+        identity, start, duration = str(row["id"]), row["start"], row["duration"]
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
-    if not os.path.isabs(file) and not os.path.exists(file) and os.path.exists(manifest.parent / file):
+    if not os.path.isabs(file) and not os.path.exists(file) and "\0" not in file and os.path.exists(manifest.parent / file):
         file = os.path.join(manifest.parent, file)
-    return Recording(
-        identity, file, start, duration, channel, _fields(row.get("supervisions") or []), str(recording.get("id", file))
-    )
+    begin, length = _time(start, "start"), _time(duration, "duration")
+    fields = _fields(row.get("supervisions") or [])
+    return Recording(printable(identity), file, begin or 0.0, length or None, index, fields, str(recording.get("id", file)))
+
+
+def _time(value: Any, name: str) -> float | None:
+    try:
+        return columns.number(value, name)
+    except ValueError as problem:
+        raise Unusable(f"{MALFORMED}: {problem}") from None
 
 
 def _fields(supervisions: Any) -> dict[str, str]:
     """Text, speaker and language of the first supervision; the texts of several are joined."""
-    rows = [row for row in supervisions if isinstance(row, dict)]
+    rows = [row for row in supervisions if isinstance(row, dict)] if isinstance(supervisions, list) else []
     made = {key: str(rows[0][key]) for key in ("speaker", "language", "gender") if rows and rows[0].get(key)}
     texts = [str(row["text"]) for row in rows if row.get("text")]
     return {**made, "text": " ".join(texts)} if texts else made
 
 
-def _load_foreign(path: Path, wanted: set[str]) -> dict[str, Any]:
+def _foreign(row: Mapping[str, Any], path: Path, where: str) -> Recording:
+    """A cut that lhotse reads. Raises Unusable; ValueError when lhotse is not there."""
+    if not is_cut(row) or "id" not in row:
+        raise Unusable(MALFORMED)
     try:
-        from lhotse import CutSet
+        import lhotse  # noqa: F401
+        from lhotse.serialization import deserialize_item
     except ImportError as problem:
         raise ValueError(
             f"{path} has cuts that only lhotse can read, and importing it failed ({problem}); install lhotse with all it needs"
         ) from None
+    files = tuple(dict.fromkeys(_files(row)))
     try:
-        return {cut.id: cut for cut in CutSet.from_file(path) if cut.id in wanted}
-    except Exception as problem:  # whatever lhotse makes of a manifest that it does not like
-        raise ValueError(f"lhotse cannot read the cuts of {path}: {problem}") from None
-
-
-def _foreign(item: Recording, cut: Any) -> Recording:
-    fields = _fields([vars(supervision) for supervision in cut.supervisions])
-    group = cut.recording_id if hasattr(cut, "recording_id") else cut.id
-    return Recording(item.id, item.path, 0.0, float(cut.duration), None, fields, str(group), CutLoader(cut))
+        cut = deserialize_item(copy.deepcopy(row))
+        fields = _fields([vars(supervision) for supervision in cut.supervisions])
+        group = cut.recording_id if hasattr(cut, "recording_id") else cut.id
+        seconds = _time(float(cut.duration), "duration")
+    except Unusable:
+        raise
+    except Exception as problem:  # whatever lhotse makes of a cut that it does not like
+        raise Unusable(f"{MALFORMED}: lhotse does not read it ({type(problem).__name__})") from None
+    return Recording(printable(str(row["id"])), where, 0.0, seconds or None, None, fields, str(group), CutLoader(cut, files))
 
 
 @dataclass(frozen=True)
 class CutLoader:
+    """files: all that the cut names."""
+
     cut: Any
+    files: tuple[str, ...] = ()
 
     def __call__(self, start: float, seconds: float) -> tuple[Samples, int]:
+        for path in self.files:
+            if why := fault(path):  # lhotse would wait for a pipe
+                raise BadAudio(why)
         rate = int(self.cut.sampling_rate)
         audio = np.atleast_2d(self.cut.load_audio()).T  # (frames, channels)
         first = round(start * rate)
@@ -124,7 +154,7 @@ class CutLoader:
     def identity(self) -> str:
         """What the cut says, and the state of the files that it names."""
         said = json.dumps(self.cut.to_dict(), sort_keys=True, default=str)
-        states = [file_state(path) for path in _files(self.cut.to_dict())]
+        states = [file_state(path) for path in self.files]
         return hashlib.blake2b(repr((said, states)).encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
@@ -150,37 +180,56 @@ def read_shar(folder: Path) -> Recordings:
             raise ValueError(
                 f"{cuts} has no recording.{shard}.tar beside it; export the shards with fields={{'recording': 'flac'}}, uncompressed"
             )
-        rows = [row for _, row in _rows(cuts) if row is not None]
         members = _members(tars[0])
-        for row in rows:
-            identity = str(row.get("id", ""))
-            place = members.get(identity)
-            label = f"{tars[0]}/{identity}"
-            if place is None:
-                made.skipped.append({"path": label, "reason": "missing"})
+        named: set[str] = set()
+        for number, row in parsed(cuts):
+            try:
+                if isinstance(row, str):
+                    raise Unusable(row)
+                item = _shard_item(row, tars[0], members)
+            except Unusable as problem:
+                made.skipped.append({"path": f"{cuts}:{number}", "reason": str(problem)})
                 continue
-            start, duration = float(row.get("start") or 0.0), row.get("duration")
-            group = str((row.get("recording") or {}).get("id", identity))
-            loader = TarLoader(str(tars[0]), *place, start)
-            made.append(
-                Recording(identity, label, 0.0, None if duration is None else float(duration), None,
-                          _fields(row.get("supervisions") or []), group, loader)
-            )  # fmt: skip
+            named.add(str(row["id"]))
+            if item is None:
+                made.skipped.append({"path": f"{tars[0]}/{row['id']}", "reason": MISSING})
+            else:
+                made.append(item)
+        if rest := len(members.keys() - named):
+            made.note(tars[0], f"{rest} recordings that {cuts.name} does not name are not used")
     if not made:
         raise ValueError(f"the Shar shards in {folder} hold no audio; export them with fields={{'recording': 'flac'}}")
     return made
 
 
+def _shard_item(row: Mapping[str, Any], tar: Path, members: Mapping[str, tuple[int, int]]) -> Recording | None:
+    """The recording of one cut; None where the tar has no audio of it. Raises Unusable."""
+    recording = row.get("recording") or {}
+    if not isinstance(row.get("id"), (str, int)) or not isinstance(recording, dict):
+        raise Unusable(MALFORMED)
+    identity = str(row["id"])
+    start, duration = _time(row.get("start"), "start") or 0.0, _time(row.get("duration"), "duration")
+    fields = _fields(row.get("supervisions") or [])
+    if not all(map(is_text, (identity, *fields.values()))):
+        raise Unusable(NOT_TEXT)
+    if identity not in members:
+        return None
+    loader = TarLoader(str(tar), *members[identity], start)
+    return Recording(
+        identity, f"{tar}/{identity}", 0.0, duration or None, None, fields, str(recording.get("id", identity)), loader
+    )
+
+
 def _members(path: Path) -> dict[str, tuple[int, int]]:
     """Cut id -> (offset, size) of its audio in the tar."""
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_regular(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             return {
                 member.name.rpartition(".")[0]: (member.offset_data, member.size)
                 for member in tar
                 if member.isfile() and not member.name.endswith((".json", ".nodata", ".nometa"))
             }
-    except (tarfile.TarError, OSError) as problem:
+    except (tarfile.TarError, OSError, ValueError) as problem:
         raise ValueError(f"cannot read the shard {path}: {problem}") from None
 
 
@@ -194,13 +243,24 @@ class TarLoader:
     start: float
 
     def __call__(self, start: float, seconds: float) -> tuple[Samples, int]:
+        with self._open() as stream:
+            return read_frames(stream, self.start + start, seconds)
+
+    def seconds(self) -> float:
+        """From where the recording begins to the end of the member. Raises BadAudio."""
+        with self._open() as stream:
+            return max(header_seconds(stream) - self.start, 0.0)
+
+    @contextmanager
+    def _open(self) -> Iterator[BinaryIO]:
         try:
-            with open(self.path, "rb") as stream:
-                stream.seek(self.offset)
-                data = stream.read(self.size)
-        except OSError:
-            raise BadAudio("missing") from None
-        return read_frames(io.BytesIO(data), self.start + start, seconds)
+            stream = open_regular(self.path)
+        except OSError as problem:
+            raise BadAudio(reason(problem)) from None
+        with stream:
+            there = stream.seek(0, os.SEEK_END)
+            place = (min(self.offset, there), min(self.offset + self.size, there))
+            yield cast(BinaryIO, io.BufferedReader(Stitched(stream, [place]), 2**16))
 
     def identity(self) -> str:
         """Where in which state of the tar."""

@@ -1,25 +1,33 @@
-"""Manifests: tables with a ``path`` column, fairseq's tsv, JSON lines, lists of paths."""
+"""Manifests: tables with a ``path`` column, fairseq's tsv, JSON lines, lists of paths.
+
+Nothing a manifest says is dropped in silence: a row that is not understood is skipped with what is wrong with it, and what is left aside
+of rows that are used is a note.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import gzip
 import json
-import math
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from sottovoce.core.types import SAMPLE_RATE
+from sottovoce.data import columns
 from sottovoce.data.decode import BadAudio, header_rate
-from sottovoce.data.recording import Recording, Recordings, Skipped
+from sottovoce.data.files import NOT_TEXT, TOO_LONG, is_text, printable, read_lines, rows
+from sottovoce.data.recording import Recording, Recordings, count_reasons
 
-PATHS = ("path", "audio_filepath", "audio_path", "audio")
-STARTS, DURATIONS, CHANNEL = ("start", "offset"), ("duration", "seconds"), "channel"
+__all__ = ["MALFORMED", "RTTM", "read_json_lines", "read_lines", "read_list", "read_table"]
+
 EXTRA, RTTM = "extra", "rttm"
 MALFORMED = "malformed manifest row"
+MOST_LINES = 100  # of a row of a csv with line breaks in quotes
+DEEPEST = 64  # levels of lists and objects in a row of JSON
+
+Row = tuple[int, Mapping[str, Any] | str]  # number of the line; why it cannot be used, when it cannot
 
 
 class Base:
@@ -27,7 +35,7 @@ class Base:
 
     def __init__(self, manifest: Path, names: Iterable[str]) -> None:
         self.home = self.folder = home = manifest.absolute().parent
-        sample = [name for _, name in zip(range(32), names, strict=False) if name and not os.path.isabs(name)]
+        sample = [name for name in names if name and "\0" not in name and not os.path.isabs(name)]
         for folder in (home, home / "clips", home.parent):
             if any(os.path.exists(folder / name) for name in sample):
                 self.folder = folder
@@ -42,167 +50,273 @@ class Base:
         return path if os.path.exists(path) or not os.path.exists(self.home / name) else os.path.join(self.home, name)
 
 
-def read_lines(path: Path) -> list[str]:
-    """Lines of a text file, plain or gzip. ValueError when it is not text in UTF-8."""
-    try:
-        raw = path.read_bytes()
-        if path.suffix.lower() == ".gz":
-            raw = gzip.decompress(raw)
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not text in UTF-8; save the manifest as UTF-8") from None
-    except (OSError, EOFError) as problem:
-        raise ValueError(f"cannot read {path}: {problem}") from None
-    return text.replace("\r\n", "\n").split("\n")  # not splitlines: transcripts may hold other separators
-
-
 def read_table(path: Path) -> Recordings:
     """A csv or tsv with a header, or a fairseq tsv."""
-    lines = read_lines(path)
-    if not any(line.strip() for line in lines):
+    lines = ((number, line) for number, line in rows(path) if line is None or line.strip())
+    head = list(islice(lines, 2))
+    if not head:
         raise ValueError(f"{path} is empty; it must have a header with a 'path' column and one row for each recording")
-    if _is_fairseq(lines):
-        return _read_fairseq(path, lines)
-    separator = max("\t,;", key=lines[0].count)
-    rows = split_rows(lines, separator)
-    _, head = next(rows)
-    columns = [name.strip().strip('"').lower() for name in head or []]
-    if not set(columns) & set(PATHS):
-        shown = ", ".join(columns)[:200]
+    if _is_fairseq([line for _, line in head]):
+        return _read_fairseq(path, chain(head, lines))
+    top = head[0][1] or ""
+    kinds = ",;\t" if path.name.lower().endswith(".csv") else "\t,;"
+    cells = split_rows(chain(head, lines), max(kinds, key=top.count))
+    names = [name.strip().strip('"').lower() for name in next(cells)[1] or []]
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise ValueError(f"{path} has several columns named '{twice[0]}'; name each once")
+    if not columns.layout(tuple(names)).path:
+        shown = printable(", ".join(names)[:200])
         raise ValueError(
             f"{path} has no 'path' column; its first line reads: {shown}. Add a header whose audio column is named 'path'"
         )
-    found: list[tuple[str, Mapping[str, Any]]] = []
-    skipped: list[Skipped] = []
-    for number, cells in rows:
-        if cells is None or len(cells) != len(columns):
-            skipped.append({"path": f"{path}:{number}", "reason": MALFORMED})
-        else:
-            found.append((f"{path}:{number}", dict(zip(columns, cells, strict=True))))
-    return _from_rows(path, found, skipped)
+    return _from_rows(path, ((number, _by_name(names, row)) for number, row in cells))
 
 
-def split_rows(lines: list[str], separator: str) -> Iterator[tuple[int, list[str] | None]]:
-    """(line number, cells) of every row that is not blank; None for cells that cannot be told apart."""
-    if separator == "\t":  # quotes mean nothing in a tsv, and one lone quote in a transcript must not swallow rows
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield number, line.split("\t")
-        return
-    reader = csv.reader((line + "\n" for line in lines), delimiter=separator)
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            yield reader.line_num, None
+def _by_name(names: list[str], cells: list[str] | str) -> Mapping[str, str] | str:
+    if isinstance(cells, str):
+        return cells
+    if any(cell.strip() for cell in cells[len(names) :]) or len(cells) < len(names):
+        return f"{MALFORMED}: another number of cells than the header"
+    return {name: cell for name, cell in zip(names, cells, strict=False) if name}
+
+
+def split_rows(lines: Iterable[tuple[int, str | None]], separator: str) -> Iterator[tuple[int, list[str] | str]]:
+    """(line number, cells) of every row that is not blank; why not, for cells that cannot be told apart.
+
+    In a tsv quotes mean nothing, but for a cell with doubled quotes, as pandas writes it. In a csv a cell in quotes may hold line breaks;
+    a quote that is not closed costs its own line only.
+    """
+    source = iter(lines)
+    ahead: deque[tuple[int, str | None]] = deque()  # lines that a row was thought to go on in
+    while (item := ahead.popleft() if ahead else next(source, None)) is not None:
+        number, line = item
+        if line is None:
+            yield number, TOO_LONG
+        elif not line.strip(separator + " \t"):
             continue
-        if any(cell.strip() for cell in cells):
-            yield reader.line_num, [cell.removesuffix("\n") for cell in cells]
+        elif separator == "\t":
+            yield number, [_unquoted(cell) for cell in line.split("\t")]
+        elif '"' not in line:
+            yield number, line.split(separator)
+        else:
+            found = _quoted(line, separator)
+            taken = 0
+            while found is None and taken < MOST_LINES:
+                if taken == len(ahead):
+                    if (following := next(source, None)) is None:
+                        break
+                    ahead.append(following)
+                if (text := ahead[taken][1]) is None:
+                    break
+                line, taken = f"{line}\n{text}", taken + 1
+                found = _quoted(line, separator)
+            if isinstance(found, list):
+                for _ in range(taken):
+                    ahead.popleft()
+            yield number, f"{MALFORMED}: a quote that is not closed" if found is None else found
 
 
-def _is_fairseq(lines: list[str]) -> bool:
-    if len(lines) < 2 or not lines[0].strip() or "\t" in lines[0] or "," in lines[0]:
+def _quoted(text: str, separator: str) -> list[str] | str | None:
+    """The cells of a row of a csv; why there are none; None where a quote is still open."""
+    if text.count('"') % 2:
+        return None
+    try:
+        found = list(csv.reader((line + "\n" for line in text.split("\n")), delimiter=separator, strict=True))
+    except csv.Error as problem:
+        return None if "unexpected end" in str(problem) else f"{MALFORMED}: {problem}"
+    return [cell.removesuffix("\n") for cell in found[0]] if len(found) == 1 else None
+
+
+def _unquoted(cell: str) -> str:
+    inner = cell[1:-1]
+    written = len(cell) > 3 and cell[0] == cell[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if written else cell
+
+
+def _is_fairseq(lines: list[str | None]) -> bool:
+    if len(lines) < 2 or lines[0] is None or lines[1] is None or "\t" in lines[0] or "," in lines[0]:
         return False
     cells = lines[1].split("\t")
     return len(cells) == 2 and cells[1].strip().isdigit()
 
 
-def _read_fairseq(path: Path, lines: list[str]) -> Recordings:
-    root = Path(lines[0].strip())
+def _read_fairseq(path: Path, lines: Iterator[tuple[int, str | None]]) -> Recordings:
+    """The counts are of samples at the rate of each file, and of the whole file: what its own header says too, and better."""
+    root = Path((next(lines)[1] or "").strip())
     if not root.is_absolute():
         root = path.absolute().parent / root
     if not root.is_dir():
-        raise ValueError(f"the first line of {path} names the folder {root}, which does not exist; correct it")
+        raise ValueError(f"the first line of {path} names the folder {printable(str(root))}, which does not exist; correct it")
     made = Recordings()
-    rate = 0
-    for number, line in enumerate(lines[1:], 2):
-        if not line.strip():
-            continue
-        name, _, frames = line.partition("\t")
-        if not name or not frames.strip().isdigit():
-            made.skipped.append({"path": f"{path}:{number}", "reason": MALFORMED})
-            continue
-        file = os.path.join(root, name)
-        if not rate:  # the manifest counts frames at the files' own rate, and does not say which
-            with contextlib.suppress(BadAudio):
-                rate = header_rate(file)
-        made.append(Recording(name, file, duration=int(frames) / (rate or SAMPLE_RATE) or None))
+    for number, line in lines:
+        name, _, frames = (line or "").partition("\t")
+        if not name or "\0" in name or not frames.strip().isdigit():
+            made.skipped.append({"path": f"{path}:{number}", "reason": TOO_LONG if line is None else MALFORMED})
+        else:
+            made.append(Recording(printable(name), os.path.join(root, name)))
     return made
 
 
-def read_json_lines(path: Path) -> Recordings:
-    """NeMo's JSON lines, or Lhotse cuts."""
+def read_json_lines(path: Path, allow_commands: bool = False) -> Recordings:
+    """NeMo's JSON lines, or Lhotse cuts; see `read_cuts` for allow_commands."""
     from sottovoce.data.lhotse_sets import is_cut, read_cuts
 
-    found: list[tuple[str, Mapping[str, Any]]] = []
-    skipped: list[Skipped] = []
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            skipped.append({"path": f"{path}:{number}", "reason": MALFORMED})
-        elif not found and is_cut(row):
-            return read_cuts(path)
-        else:
-            found.append((f"{path}:{number}", row))
-    if not found:
+    found = parsed(path)
+    head = list(islice(found, 32))
+    objects = [row for _, row in head if not isinstance(row, str)]
+    if objects and is_cut(objects[0]):
+        return read_cuts(path, allow_commands)
+    if not objects:
         raise ValueError(
             f'{path} holds no JSON objects, one for each line; each must look like {{"audio_filepath": ..., "duration": ...}}'
         )
-    if not any(key in row for _, row in found for key in PATHS):
-        keys = ", ".join(sorted(found[0][1])[:12])
+    if not any(columns.layout(tuple(row)).path for row in objects):
+        keys = printable(", ".join(sorted(objects[0])[:12]))
         raise ValueError(
             f"the rows of {path} have neither 'audio_filepath' nor 'path', and are no Lhotse cuts; they have: {keys}"
         )
-    return _from_rows(path, found, skipped)
+    return _from_rows(path, chain(head, found))
+
+
+def parsed(path: Path) -> Iterator[Row]:
+    """The JSON object of every line that is not blank. A bare NaN, which is no JSON and which pandas writes for what is absent, is null."""
+    for number, line in rows(path):
+        if line is None:
+            yield number, TOO_LONG
+        elif line.strip():
+            try:
+                row = json.loads(line, parse_constant=lambda name: None if name == "NaN" else float(name))
+            except RecursionError:
+                row = f"{MALFORMED}: nested more than {DEEPEST} deep"
+            except ValueError:
+                row = f"{MALFORMED}: no JSON"
+            if isinstance(row, dict) and line.count("[") + line.count("{") > DEEPEST and _depth(row) > DEEPEST:
+                row = f"{MALFORMED}: nested more than {DEEPEST} deep"
+            yield number, row if isinstance(row, (dict, str)) else f"{MALFORMED}: no JSON object"
+
+
+def _depth(value: Any) -> int:
+    level, depth = [value], 0
+    while level:
+        level = [
+            item
+            for each in level
+            for item in (each.values() if isinstance(each, dict) else each if isinstance(each, list) else ())
+        ]
+        depth += 1
+    return depth
 
 
 def read_list(path: Path) -> Recordings:
     """A text file with one path a line."""
     return _from_rows(
-        path, [(f"{path}:{n}", {"path": line.strip()}) for n, line in enumerate(read_lines(path), 1) if line.strip()], []
+        path,
+        ((number, TOO_LONG if line is None else {"path": line}) for number, line in rows(path) if line is None or line.strip()),
     )
 
 
-def _from_rows(path: Path, rows: list[tuple[str, Mapping[str, Any]]], skipped: list[Skipped]) -> Recordings:
-    base = Base(path, (str(_first(row, PATHS) or "") for _, row in rows))
-    made = Recordings(skipped=skipped)
-    for where, row in rows:
+def _from_rows(path: Path, found: Iterator[Row]) -> Recordings:
+    head = list(islice(found, 32))
+    base = Base(path, (str(row.get(columns.layout(tuple(row)).path) or "") for _, row in head if not isinstance(row, str)))
+    made = Recordings()
+    unused: set[str] = set()
+    words: dict[str, int] = {}
+    rates: dict[str, int] = {}
+    for number, row in chain(head, found):
         try:
-            made.append(_recording(row, base))
-        except (TypeError, ValueError):
-            made.skipped.append({"path": where, "reason": MALFORMED})
+            if isinstance(row, str):
+                raise Unusable(row)
+            item = _recording(row, base, rates)
+        except Unusable as problem:
+            made.skipped.append({"path": f"{path}:{number}", "reason": str(problem)})
+            continue
+        made.append(item)
+        unused.update(columns.layout(tuple(row)).unused)
+        for key, value in item.fields.items():
+            if value in ("nan", "NaN"):
+                words[key] = words.get(key, 0) + 1
+    if unused:
+        made.note(
+            path, f"not taken as times: {', '.join(sorted(unused))}; name a column start, end or duration, with _ms or _samples"
+        )
+    for key, count in words.items():
+        made.note(
+            path,
+            f"{count} cells of the column '{key}' read 'nan', which is taken as a word; leave a cell empty where there is none",
+        )
+    if not made:
+        bad = count_reasons(made.skipped) or "none after the header"
+        raise ValueError(f"{path} has no usable rows ({bad}); each row must name an audio file")
     return made
 
 
-def _recording(row: Mapping[str, Any], base: Base) -> Recording:
-    name = _first(row, PATHS)
-    if not isinstance(name, str) or not name.strip() or "\0" in name:
-        raise ValueError("no path")
-    start = _number(_first(row, STARTS)) or 0.0
-    duration = _number(_first(row, DURATIONS)) or None
-    channel = row.get(CHANNEL)
-    known = {*PATHS, *STARTS, *DURATIONS, CHANNEL}
-    fields = {key: _text(value) for key, value in row.items() if key not in known and value is not None}
+class Unusable(ValueError):
+    """A row that cannot be used; the text is the reason, the same for the same kind of fault."""
+
+
+def _recording(row: Mapping[str, Any], base: Base, rates: dict[str, int]) -> Recording:
+    found = columns.layout(tuple(row))
+    name = row.get(found.path)
+    if isinstance(name, str):
+        name = _as_named(name, base)
+    if not isinstance(name, str) or not name.strip():
+        raise Unusable(f"{MALFORMED}: no path")
+    if why := foreign(name):
+        raise Unusable(why)
+    path = base(name)
+    try:
+        if not is_text(name) and not os.path.exists(path):  # a name that is bytes, or a manifest in another encoding
+            raise Unusable(NOT_TEXT)
+        rate = _rate(path, rates) if columns.samples(found, row) else 0
+        stretch = columns.stretch(found, row, rate)
+        channel = columns.channel(row.get(columns.CHANNEL))
+    except ValueError as problem:
+        raise Unusable(f"{MALFORMED}: {problem}" if not isinstance(problem, (Unusable, UnicodeError)) else NOT_TEXT) from None
+    fields = {
+        key: text for key, value in row.items() if key not in found.known and not _blank(value) and (text := _text(value)).strip()
+    }
+    if not all(is_text(text) and is_text(key) for key, text in fields.items()):
+        raise Unusable(NOT_TEXT)
     for key, value in _pairs(fields.get(EXTRA, "")):
         fields[key] = fields.get(key) or value
     if fields.get(RTTM):
         fields[RTTM] = base.beside(fields[RTTM])
+    shown = printable(name)
     return Recording(
-        id=f"{name}#{start:g}" if start else name,
-        path=base(name),
-        start=start,
-        duration=duration,
-        channel=None if channel in (None, "") else int(channel),
+        id=f"{shown}#{stretch.start:g}" if stretch.start else shown,
+        path=path,
+        start=stretch.start,
+        duration=stretch.duration,
+        channel=channel,
         fields=fields,
-        group=name,
+        group=shown,
     )
+
+
+def _as_named(name: str, base: Base) -> str:
+    """The name as it stands, or without the spaces around it when there is no such file."""
+    bare = name.strip()
+    return bare if bare != name and "\0" not in name and not os.path.exists(base(name)) else name
+
+
+def foreign(name: str) -> str:
+    """Why a name is no file on a disk, when it is an address or a command."""
+    if "\0" in name:
+        return f"{MALFORMED}: no path"
+    if name.rstrip().endswith("|"):
+        return "a command, which is not run"
+    if "://" in name and not os.path.exists(name):
+        return "an address, from which nothing is fetched"
+    return ""
+
+
+def _rate(path: str, rates: dict[str, int]) -> int:
+    if path not in rates:
+        try:
+            rates[path] = header_rate(path)
+        except BadAudio as problem:
+            raise Unusable(problem.reason) from None
+    return rates[path]
 
 
 def _pairs(extra: str) -> Iterator[tuple[str, str]]:
@@ -215,18 +329,8 @@ def _pairs(extra: str) -> Iterator[tuple[str, str]]:
             yield key.strip(), value.strip()
 
 
-def _first(row: Mapping[str, Any], names: Iterable[str]) -> Any:
-    return next((row[name] for name in names if row.get(name) not in (None, "")), None)
-
-
-def _number(value: Any) -> float | None:
-    """ValueError for what is no time: text, below zero, not finite."""
-    if value is None:
-        return None
-    number = float(value)
-    if not math.isfinite(number) or number < 0:
-        raise ValueError(f"{number} is no time")
-    return number
+def _blank(value: Any) -> bool:
+    return value is None or value == "" or value != value
 
 
 def _text(value: Any) -> str:

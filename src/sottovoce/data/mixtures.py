@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.decode import BadAudio, header_seconds, read_audio
-from sottovoce.data.labels import turns_text
 from sottovoce.data.recording import Recording, Recordings, Samples, file_state
+from sottovoce.data.turns import turns_text
 
 SPLITS = ("train", "dev", "test")
 MADE_AS = 1  # counts up when the same plan begins to sound different, so that kept features are not mistaken for the new ones

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TypedDict
+from dataclasses import dataclass, field, replace
+from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sottovoce.data.files import printable
 
 Samples = NDArray[np.float32]
 Loader = Callable[[float, float], tuple[Samples, int]]
 
 
 class Skipped(TypedDict):
-    """A recording left out, or a manifest row (``path`` is then ``manifest:line``)."""
+    """A recording left out, or a manifest row (``path`` is then ``manifest:line``). id: of a recording that is a part of its file."""
 
     path: str
     reason: str
+    id: NotRequired[str]
+
+
+class Note(TypedDict):
+    """Something that a source says and that is not taken as it stands, while the recordings are used. path: of the source or a row."""
+
+    path: str
+    note: str
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A loader that can tell how long its audio is, in seconds. Raises BadAudio."""
+
+    def seconds(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +77,68 @@ class Recordings(list[Recording]):
     """Recordings of a source.
 
     skipped: the manifest rows that could not be understood, the listed files that are not there. trials: the pairs that a speaker
-    verification test compares, as (id, id, whether the speaker is the same).
+    verification test compares, as (id, id, whether the speaker is the same). notes: what is said once of a source that is used.
     """
 
-    def __init__(self, items: Iterable[Recording] = (), skipped: Iterable[Skipped] = (), trials: Iterable[Trial] = ()) -> None:
+    def __init__(
+        self,
+        items: Iterable[Recording] = (),
+        skipped: Iterable[Skipped] = (),
+        trials: Iterable[Trial] = (),
+        notes: Iterable[Note] = (),
+    ) -> None:
         super().__init__(items)
         self.skipped: list[Skipped] = list(skipped)
         self.trials: list[Trial] = list(trials)
+        self.notes: list[Note] = list(notes)
+
+    def with_items(self, items: Iterable[Recording]) -> Recordings:
+        """Other recordings, of which the same is said."""
+        return Recordings(items, self.skipped, self.trials, self.notes)
+
+    def skip(self, recording: Recording, reason: str) -> None:
+        self.skipped.append(skipped(recording, reason))
+
+    def note(self, path: str | os.PathLike[str], text: str) -> None:
+        self.notes.append(Note(path=os.fspath(path), note=text))
+
+
+def skipped(recording: Recording, reason: str) -> Skipped:
+    """The row for a recording that is left out; it has the id where the recording is only a part of its file."""
+    if recording.start or recording.group not in ("", recording.id):
+        return Skipped(path=recording.path, reason=reason, id=recording.id)
+    return Skipped(path=recording.path, reason=reason)
+
+
+def distinct(recordings: Recordings) -> Recordings:
+    """The recordings, each under an id of its own. One that is the same in all is skipped; another one gets a number behind its id."""
+    ids: dict[str, Recording] = {}
+    items: list[Recording] = []
+    renamed = 0
+    for item in recordings:
+        if item.id in ids:
+            first = ids[item.id]
+            if _same(first, item):
+                recordings.skip(item, "the same recording again")
+                continue
+            name, number = item.id, 2
+            if item.channel is not None and f"{item.id}@{item.channel}" not in ids:
+                name = f"{item.id}@{item.channel}"
+            while name in ids:
+                name, number = f"{item.id}~{number}", number + 1
+            item = replace(item, id=name, group=item.group or item.id)
+            renamed += 1
+        ids[item.id] = item
+        items.append(item)
+    if renamed:
+        what = "1 recording has" if renamed == 1 else f"{renamed} recordings have"
+        recordings.note(next(item.path for item in items), f"{what} the id of another one; a number behind it tells them apart")
+    return recordings.with_items(items)
+
+
+def _same(one: Recording, other: Recording) -> bool:
+    keys = ("path", "start", "duration", "channel", "fields", "loader")
+    return all(getattr(one, key) == getattr(other, key) for key in keys)
 
 
 def count_reasons(skipped: Iterable[Skipped]) -> str:
@@ -74,3 +147,15 @@ def count_reasons(skipped: Iterable[Skipped]) -> str:
     for row in skipped:
         counts[row["reason"]] = counts.get(row["reason"], 0) + 1
     return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def summary_of(notes: Iterable[Note]) -> list[str]:
+    """The notes in words; of a kind with more than two, one and how many there are."""
+    kinds: dict[str, list[Note]] = {}
+    for row in notes:
+        kinds.setdefault(re.sub(r"[\d.]+", "#", row["note"]), []).append(row)
+    made = []
+    for rows in kinds.values():
+        shown = [f"{printable(os.path.basename(row['path']))}: {row['note']}" for row in rows[: 2 if len(rows) < 3 else 1]]
+        made.append(", ".join(shown) + (f" (and {len(rows) - 1} more like it)" if len(rows) > 2 else ""))
+    return made

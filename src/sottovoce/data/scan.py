@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from sottovoce.core.registry import suggestion
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.config import DataConfig
-from sottovoce.data.decode import BadAudio, header_seconds
 from sottovoce.data.draw import digest
-from sottovoce.data.recording import Recording, Skipped, count_reasons
+from sottovoce.data.durations import allowed, lengths
+from sottovoce.data.recording import Note, Recording, Recordings, Skipped, count_reasons
+from sottovoce.data.splits import canonical
 
 Progress = Callable[[int, int], None]
 
@@ -39,6 +38,7 @@ class Utterance:
 class Scanned:
     utterances: list[Utterance]
     skipped: list[Skipped] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
     @property
     def hours(self) -> float:
@@ -48,46 +48,29 @@ class Scanned:
 def scan(recordings: Sequence[Recording], config: DataConfig, progress: Progress | None = None) -> Scanned:
     """Usable utterances, in the order of `recordings`; the rest with reasons.
 
-    A file is looked at only when its recording has no duration; otherwise only its presence is checked. A recording longer than
-    ``max_seconds`` becomes the fewest equal pieces that are short enough, so that every second of it is used.
+    Every file is looked at, since only that tells how long it is (see `durations.allowed`). A recording longer than ``max_seconds``
+    becomes the fewest equal pieces that are short enough, so that every second of it is used.
     `progress` is called with (done, total). Raises ValueError when nothing is usable.
     """
-    skipped: list[Skipped] = list(getattr(recordings, "skipped", []))
-    wanted = select(recordings, config.where)
+    said = recordings if isinstance(recordings, Recordings) else Recordings(recordings)
+    wanted = said.with_items(select(said, config.where))
+    found = lengths(wanted, progress=progress)
     utterances: list[Utterance] = []
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        # In slices: an executor takes all its work at once, and a corpus may have millions of rows.
-        for base in range(0, len(wanted), 4096):
-            part = wanted[base : base + 4096]
-            for recording, found in zip(part, pool.map(_seconds, part), strict=True):
-                if isinstance(found, str):
-                    skipped.append({"path": recording.path, "reason": found})
-                elif found < config.min_seconds - 0.5 / SAMPLE_RATE:
-                    skipped.append({"path": recording.path, "reason": f"shorter than {config.min_seconds:g} s"})
-                else:
-                    utterances.extend(split(recording, found, config))
-            if progress is not None:
-                progress(base + len(part), len(wanted))
+    for recording in wanted:
+        seconds = allowed(recording, found.get(recording.path), wanted)
+        if seconds is None:
+            seconds = "of unknown length"
+        elif not isinstance(seconds, str) and seconds < config.min_seconds - 0.5 / SAMPLE_RATE:
+            seconds = f"shorter than {config.min_seconds:g} s"
+        if isinstance(seconds, str):
+            wanted.skip(recording, seconds)
+        else:
+            utterances.extend(split(recording, seconds, config))
     if not utterances:
-        short = any(row["reason"].startswith("shorter") for row in skipped)
+        short = any(row["reason"].startswith("shorter") for row in wanted.skipped)
         hint = "lower min_seconds" if short else "check the paths and files"
-        raise ValueError(f"none of the {len(wanted)} recordings can be used ({count_reasons(skipped)}); {hint}")
-    return Scanned(utterances, skipped)
-
-
-def _seconds(recording: Recording) -> float | str:
-    """Length of a recording, or why it has none."""
-    try:
-        if recording.duration is not None:
-            if recording.loader is None and not os.path.isfile(recording.path):
-                return "a folder, not a file" if os.path.isdir(recording.path) else "missing"
-            return recording.duration
-        seconds = header_seconds(recording.path) - recording.start
-        return seconds if seconds > 0 else "starts after its end"
-    except BadAudio as problem:
-        return problem.reason
-    except (OSError, ValueError) as problem:  # a name the system does not take
-        return f"unreadable ({type(problem).__name__})"
+        raise ValueError(f"none of the {len(wanted)} recordings can be used ({count_reasons(wanted.skipped)}); {hint}")
+    return Scanned(utterances, wanted.skipped, wanted.notes)
 
 
 def split(recording: Recording, seconds: float, config: DataConfig) -> Iterator[Utterance]:
@@ -109,7 +92,10 @@ def select(recordings: Sequence[Recording], where: Mapping[str, str]) -> list[Re
         if not values:
             columns = {name for recording in chosen for name in recording.fields}
             raise ValueError(f"the data has no column '{column}' to filter by{suggestion(column, columns)}")
-        chosen = [recording for recording in chosen if recording.fields.get(column) == str(value)]
+        asked = {str(value)}
+        if column == "split" and value not in values:  # by other names of the same split
+            asked = {name for name in values if canonical(name) == canonical(str(value))}
+        chosen = [recording for recording in chosen if recording.fields.get(column) in asked]
         if not chosen:
             some = ", ".join(sorted(values)[:8]) + (", ..." if len(values) > 8 else "")
             raise ValueError(f"no recording has {column} = '{value}'; its values are: {some}")

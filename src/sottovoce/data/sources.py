@@ -8,16 +8,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sottovoce.core.registry import CORPORA
+from sottovoce.data.files import MISSING, NOT_REGULAR, fault, open_regular, printable, reason
 from sottovoce.data.lhotse_sets import read_shar
 from sottovoce.data.manifests import read_json_lines, read_list, read_table
-from sottovoce.data.recording import Recording, Recordings
+from sottovoce.data.recording import Recording, Recordings, count_reasons, distinct
 
 if TYPE_CHECKING:
     from sottovoce.data.corpora.base import Corpus
 
-AUDIO = frozenset(
-    (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64", ".rf64", ".sph", ".nist")
-)
+AUDIO = frozenset(  # what libsndfile reads
+    (".wav", ".wave", ".bwf", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".mp1", ".mpga", ".aiff", ".aif", ".aifc", ".au", ".snd",
+     ".caf", ".w64", ".rf64", ".sph", ".nist", ".voc", ".ircam", ".sf", ".avr", ".paf", ".pvf", ".svx", ".8svx", ".wve")
+)  # fmt: skip
+OTHER_AUDIO = frozenset(  # what it does not
+    (".m4a", ".m4b", ".m4p", ".m4r", ".mp4", ".m4v", ".mov", ".aac", ".adts", ".wma", ".asf", ".wmv", ".amr", ".awb", ".3gp", ".3gpp",
+     ".3ga", ".3g2", ".webm", ".weba", ".mka", ".mkv", ".avi", ".flv", ".f4a", ".f4v", ".mpg", ".mpeg", ".ra", ".ram", ".rm", ".rmvb",
+     ".ape", ".wv", ".tta", ".tak", ".mpc", ".mp+", ".ofr", ".alac", ".ac3", ".eac3", ".ac4", ".dts", ".dsf", ".dff", ".spx", ".shn",
+     ".qcp", ".evs", ".lc3", ".silk", ".vox", ".gsm", ".dss", ".ds2", ".dvf", ".msv", ".adpcm", ".g722", ".g726", ".g729", ".ul", ".ulaw",
+     ".al", ".alaw", ".sln", ".sln16", ".pcm", ".raw", ".s16", ".s16le", ".f32", ".f32le", ".cda", ".mogg", ".ogx", ".ogv", ".oma", ".at3",
+     ".aa", ".aax", ".aa3", ".wvx", ".xwma", ".xm", ".wax")
+)  # fmt: skip
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".parquet", ".arrow", ".h5", ".hdf5",
+            ".tfrecord", ".ark", ".npz", ".npy", ".lmdb", ".mdb")  # fmt: skip
+NO_AUDIO = frozenset(
+    (".txt", ".tsv", ".csv", ".json", ".jsonl", ".lab", ".textgrid", ".rttm", ".ctm", ".stm", ".xml", ".html", ".md", ".pdf", ".yaml",
+     ".yml", ".py", ".sh", ".png", ".jpg", ".jpeg", ".trans", ".lst", ".scp", ".phn", ".wrd", ".log", ".cfg", ".toml", ".gz")
+)  # fmt: skip
 TABLES = (".tsv", ".csv")
 JSON = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".ndjson")
 LISTS = (".txt", ".lst")
@@ -27,27 +43,33 @@ KINDS = "a folder of audio, a .tsv, .csv or .jsonl manifest, a folder of Lhotse 
 Spec = str | Path | Recording | Sequence["str | Path | Recording"]
 
 
-def open_source(spec: Spec) -> Recordings:
+def open_source(spec: Spec, allow_commands: bool = False) -> Recordings:
     """All recordings of a source, in a fixed order, with the manifest rows that were not understood as ``.skipped``.
 
     spec is one of: a folder (searched recursively for audio, in order of name; where it has the official layout of a corpus that
-    ``sottovoce.data.corpora`` knows, the labels are read too); a csv or tsv with a header and a ``path`` column (and
-    optionally ``seconds`` or ``duration``, ``start`` or ``offset``, ``channel``; other columns become ``fields``); a fairseq tsv; JSON
+    ``sottovoce.data.corpora`` knows, the labels are read too); a csv or tsv with a header and a ``path`` column (and optionally columns
+    of a stretch, see `sottovoce.data.columns`, and ``channel``; other columns become ``fields``); a fairseq tsv; JSON
     lines as NeMo writes them (``audio_filepath`` or ``path``, ``duration``, ``offset``); Lhotse cuts; a folder of Lhotse Shar shards; a
     text file of paths; an audio file; ``demo``, which is synthesised once and cached; or a list of these. Relative paths in a
     manifest are looked for in its folder, then in ``clips/`` there (Common Voice), then in the folder above. No audio is decoded here.
-    Raises ValueError, in one sentence, for a source that is missing, empty or of another kind.
+    allow_commands: run the commands and fetch from the addresses that Lhotse cuts may name as their audio; otherwise such cuts are skipped.
+    Every recording has an id of its own. Raises ValueError, in one sentence, for a source that is missing, empty or of another kind.
     """
+    return distinct(_open(spec, allow_commands))
+
+
+def _open(spec: Spec, allow_commands: bool) -> Recordings:
     if isinstance(spec, Recording):
         return Recordings([spec])
     if not isinstance(spec, (str, Path)):
-        parts = [open_source(part) for part in spec]
+        parts = [_open(part, allow_commands) for part in spec]
         if not parts:
             raise ValueError(f"no data given; give {KINDS}")
         return Recordings(
             (item for part in parts for item in part),
             (row for part in parts for row in part.skipped),
             (trial for part in parts for trial in part.trials),
+            (note for part in parts for note in part.notes),
         )
     if spec == DEMO:
         from sottovoce.data.demo import demo_manifest  # needs an optional package
@@ -56,28 +78,27 @@ def open_source(spec: Spec) -> Recordings:
     if "://" in str(spec):
         raise ValueError(f"{spec} is a remote address; copy the data to a disk first and give its path")
     path = Path(spec).expanduser()
+    shown = printable(str(path))
     if path.is_dir():
         if any(path.glob("cuts.*.jsonl*")):
             return read_shar(path)
         corpus = _corpus(path)
         return read_folder(path) if corpus is None else corpus.read(path)
-    if not path.exists():
-        raise ValueError(f"{path} does not exist; give {KINDS}")
+    if why := fault(str(path)):
+        wrong = "does not exist" if why == MISSING else f"is {why}" if why == NOT_REGULAR else f"cannot be read ({why})"
+        raise ValueError(f"{shown} {wrong}; give {KINDS}")
     name = path.name.lower()
     if name.endswith(TABLES):
-        found = read_table(path)
-    elif name.endswith(JSON):
-        found = read_json_lines(path)
-    elif name.endswith(LISTS):
-        found = read_list(path)
-    elif path.suffix.lower() in AUDIO:
-        return Recordings([Recording(path.name, str(path))])
-    else:
-        raise ValueError(f"{path} is of no known kind; give {KINDS}")
-    if not found:
-        bad = f"{len(found.skipped)} malformed" if found.skipped else "none"
-        raise ValueError(f"{path} has no usable rows ({bad} after the header); each row must name an audio file")
-    return found
+        return read_table(path)
+    if name.endswith(JSON):
+        return read_json_lines(path, allow_commands)
+    if name.endswith(LISTS):
+        return read_list(path)
+    if path.suffix.lower() in AUDIO:
+        return Recordings([Recording(printable(path.name), str(path))])
+    if path.suffix.lower() in OTHER_AUDIO:
+        raise ValueError(f"{shown}: {path.suffix.lower()} is not read; convert it to WAV or FLAC")
+    raise ValueError(f"{shown} is of no known kind; give {KINDS}")
 
 
 def _corpus(folder: Path) -> Corpus | None:
@@ -90,16 +111,55 @@ def _corpus(folder: Path) -> Corpus | None:
 
 
 def read_folder(folder: Path) -> Recordings:
-    """Audio files below a folder by their suffix, hidden ones left out, symbolic links followed."""
-    files = sorted(_walk(folder))
+    """Audio files below a folder by their suffix, symbolic links followed. Audio that cannot be read by its suffix, or that is hidden, is
+    skipped by name; archives, which may hold audio, are in the notes."""
+    made = Recordings()
+    archives: dict[str, int] = {}
+    files: list[str] = []
+    for name in _walk(folder, made):
+        plain, suffix = os.path.basename(name).lower(), os.path.splitext(name)[1].lower()
+        if plain.startswith("._"):  # a Mac's notes on the file of that name
+            continue
+        if suffix in AUDIO and not plain.startswith("."):
+            files.append(name)
+        elif suffix in AUDIO or suffix in OTHER_AUDIO:
+            why = (
+                f"{suffix} is not read; convert it to WAV or FLAC"
+                if suffix in OTHER_AUDIO
+                else "hidden: its name begins with a dot"
+            )
+            made.skipped.append({"path": os.path.join(folder, name), "reason": why})
+        elif kind := next((kind for kind in ARCHIVES if plain.endswith(kind)), ""):
+            archives[kind] = archives.get(kind, 0) + 1
+        elif not plain.startswith(".") and suffix not in NO_AUDIO and _holds_audio(os.path.join(folder, name)):
+            made.skipped.append({"path": os.path.join(folder, name), "reason": "audio with a suffix that is not known"})
+    for kind, count in sorted(archives.items()):
+        made.note(folder, f"{count} {kind} not looked into; unpack what holds recordings")
     if not files:
-        raise ValueError(f"{folder} holds no audio files ({', '.join(sorted(AUDIO))}); give {KINDS}")
-    return Recordings(Recording(file, os.path.join(folder, file)) for file in files)
+        said = f" ({count_reasons(made.skipped)})" if made.skipped else f" ({', '.join(sorted(AUDIO))})"
+        raise ValueError(f"{printable(str(folder))} holds no audio files that can be read{said}; give {KINDS}")
+    made.extend(Recording(printable(file), os.path.join(folder, file)) for file in sorted(files))
+    made.skipped.sort(key=lambda row: row["path"])
+    return made
 
 
-def _walk(folder: Path) -> Iterator[str]:
+def _holds_audio(path: str) -> bool:
+    """Whether a file begins as audio does that could be read."""
+    try:
+        with open_regular(path) as stream:
+            head = stream.read(16)
+    except (OSError, ValueError):
+        return False
+    chunks = head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM") and head[8:12] in (b"WAVE", b"AIFF", b"AIFC")
+    return chunks or head[:4] in (b"fLaC", b"OggS", b".snd", b"caff") or head[:3] == b"ID3" or head[:7] == b"NIST_1A"
+
+
+def _walk(folder: Path, made: Recordings) -> Iterator[str]:
+    def refused(problem: OSError) -> None:
+        made.skipped.append({"path": str(problem.filename), "reason": f"a folder that cannot be read ({reason(problem)})"})
+
     seen: set[str] = set()
-    for where, folders, names in os.walk(folder, followlinks=True):
+    for where, folders, names in os.walk(folder, followlinks=True, onerror=refused):
         real = os.path.realpath(where)
         if real in seen:  # a link to a folder above, or a second way to the same one
             folders.clear()
@@ -107,5 +167,4 @@ def _walk(folder: Path) -> Iterator[str]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
-            if os.path.splitext(name)[1].lower() in AUDIO and not name.startswith("."):
-                yield Path(os.path.relpath(os.path.join(where, name), folder)).as_posix()
+            yield Path(os.path.relpath(os.path.join(where, name), folder)).as_posix()

@@ -18,7 +18,8 @@ from sottovoce.core.types import SAMPLE_RATE, Batch
 from sottovoce.data.batches import Job, Plan, bucket, make_job
 from sottovoce.data.config import DataConfig
 from sottovoce.data.decode import BadAudio, played, read_audio
-from sottovoce.data.recording import Samples, Skipped, count_reasons
+from sottovoce.data.recording import Note, Samples, Skipped, count_reasons
+from sottovoce.data.recording import skipped as skipped_row
 from sottovoce.data.scan import Utterance
 
 SLACK = SAMPLE_RATE // 10  # samples by which a duration may be wrong without a second look
@@ -56,7 +57,7 @@ def decode(job: Job) -> Decoded:
                 label = utterance.recording.fields.get(job.label, "")
                 labels.append(f"{label} x{job.speed:g}" if label and job.speed != 1 else label)
         except BadAudio as problem:
-            skipped.append({"path": utterance.recording.path, "reason": problem.reason})
+            skipped.append(skipped_row(utterance.recording, problem.reason))
     if not rows:
         return Decoded(job.epoch, job.index, None, None, (), skipped)
     sizes = [len(row) for row in rows]
@@ -86,10 +87,12 @@ def _row(utterance: Utterance, begin: int, samples: int, min_samples: int) -> Sa
 
 
 class SkipLog:
-    """Skipped recordings, one row per path, in memory and, when a file is given, as JSON lines that survive a resume."""
+    """Skipped recordings and notes, in memory and, when a file is given, as JSON lines that survive a resume. What was said is not said
+    again: a recording that cannot be read is met in every epoch."""
 
     def __init__(self, file: str | Path | None = None) -> None:
         self.rows: list[Skipped] = []
+        self.notes: list[Note] = []
         self._file = None if file is None else Path(file)
         self._known: set[str] = set()
         self._written: set[str] = set()
@@ -97,24 +100,29 @@ class SkipLog:
         if self._file is not None and self._file.exists():
             text = self._file.read_text(encoding="utf-8", errors="replace")
             self._torn = bool(text) and not text.endswith("\n")
-            for line in text.splitlines():
-                try:
-                    self._written.add(json.loads(line)["path"])
-                except (ValueError, KeyError, TypeError):
-                    continue
+            self._written = set(text.splitlines())
 
     def add(self, rows: Sequence[Skipped], write: bool = True) -> None:
-        fresh = []
-        for row in rows:
-            if row["path"] not in self._known:
-                self._known.add(row["path"])
-                self.rows.append(row)
-                if row["path"] not in self._written:
-                    fresh.append(json.dumps(row, ensure_ascii=True) + "\n")
-        if fresh and write and self._file is not None:
+        self._append([row for row in rows if self._fresh(row.get("id") or row["path"], row, self.rows)], write)
+
+    def note(self, rows: Sequence[Note], write: bool = True) -> None:
+        self._append([row for row in rows if self._fresh(row["path"] + row["note"], row, self.notes)], write)
+
+    def _fresh(self, key: str, row: Any, into: list[Any]) -> bool:
+        if key in self._known:
+            return False
+        self._known.add(key)
+        into.append(row)
+        return True
+
+    def _append(self, rows: Sequence[Mapping[str, Any]], write: bool) -> None:
+        lines = [
+            line for row in rows if (line := json.dumps(row, ensure_ascii=True)) not in self._written
+        ]  # a name is bytes: see files
+        if lines and write and self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with open(self._file, "a", encoding="utf-8") as stream:
-                stream.write("\n" * self._torn + "".join(fresh))
+                stream.write("\n" * self._torn + "".join(line + "\n" for line in lines))
             self._torn = False
 
 

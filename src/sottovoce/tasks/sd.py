@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording, Recordings, turns_of
-from sottovoce.data.labels import Turn
 from sottovoce.data.mixtures import MixtureConfig, check_voices, mixtures
+from sottovoce.data.turns import Turn
 from sottovoce.evaluation.features.store import Piece
 from sottovoce.evaluation.heads.probe import Examples, Probe, Training, inside
 from sottovoce.evaluation.kinds.probing import Fold, Item, ProbeTask, Rows, Unusable

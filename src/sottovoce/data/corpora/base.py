@@ -7,7 +7,7 @@ list's row that is malformed, or whose file is not there, is skipped with a reas
 - ``split``: train, dev or test, as the benchmark uses the corpus; absent for what it does not use
 - ``text``, ``label``, ``speaker``, ``language``, ``fold``
 - ``intent``: a JSON object of names and values; ``slots``: a JSON list of [slot, value] in the order of the words, or a JSON object
-- ``turns``: a JSON list of [start, end, speaker] in seconds, see `sottovoce.data.labels.turns_of`
+- ``turns``: a JSON list of [start, end, speaker] in seconds, see `sottovoce.data.turns.turns_of`
 - ``role``: query or doc; ``matches``, of a doc: a JSON list of the ids of the queries that it contains
 """
 
@@ -40,9 +40,9 @@ class Corpus(ABC):
         """All recordings of a folder that matches. ValueError names a required list that is missing."""
 
 
-def labelled(items: Iterable[Recording], describe: Callable[[str], Mapping[str, str]]) -> Recordings:
+def labelled(items: Recordings, describe: Callable[[str], Mapping[str, str]]) -> Recordings:
     """The recordings, each with the fields that `describe` gives for its id."""
-    return Recordings(replace(item, fields=describe(item.id)) for item in items)
+    return items.with_items(replace(item, fields=describe(item.id)) for item in items)
 
 
 def missing(

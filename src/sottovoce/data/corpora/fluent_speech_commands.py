@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 from sottovoce.core.registry import CORPORA
 from sottovoce.data.corpora.base import Corpus, labelled, missing, required, row
+from sottovoce.data.files import open_regular
 from sottovoce.data.manifests import MALFORMED, read_lines, split_rows
 from sottovoce.data.recording import Recordings
 from sottovoce.data.sources import read_folder
@@ -33,12 +35,12 @@ class FluentSpeechCommands(Corpus):
         bad = []
         for name, split in TABLES.items():
             path = folder / "data" / name
-            rows = split_rows(read_lines(required(path, ADVICE)), ",")
-            _, head = next(rows, (0, None))
-            if not COLUMNS.issubset(head or []):
+            rows = split_rows(enumerate(read_lines(required(path, ADVICE)), 1), ",")
+            _, head = next(rows, (0, ""))
+            if not COLUMNS.issubset(head):
                 raise ValueError(f"{path} must have the columns {', '.join(sorted(COLUMNS))}; {ADVICE}")
             for number, cells in rows:
-                if not head or cells is None or len(cells) != len(head):
+                if isinstance(head, str) or isinstance(cells, str) or len(cells) != len(head):
                     bad.append(row(f"{path}:{number}", MALFORMED))
                     continue
                 values = dict(zip(head, cells, strict=True))
@@ -58,8 +60,8 @@ class FluentSpeechCommands(Corpus):
 def _has_columns(path: Path) -> bool:
     """Whether it is a table of this corpus; other folders have ``data`` and ``wavs`` too."""
     try:
-        with path.open(encoding="utf-8-sig") as stream:
-            _, head = next(split_rows([stream.readline(1000).strip()], ","), (0, None))
-            return COLUMNS.issubset(head or [])
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig") as stream:
+            _, head = next(split_rows([(1, stream.readline(1000).strip())], ","), (0, ""))
+            return COLUMNS.issubset(head)
     except (OSError, UnicodeDecodeError):
         return False

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from sottovoce.core.registry import CORPORA
 from sottovoce.data.corpora.base import Corpus, labelled, optional_lines, required_lines, row
-from sottovoce.data.labels import Turn, read_rttm, turns_text
+from sottovoce.data.files import fault
 from sottovoce.data.manifests import MALFORMED
 from sottovoce.data.recording import Recording, Recordings, Skipped
 from sottovoce.data.sources import read_folder
+from sottovoce.data.turns import Turn, read_rttm, turns_text
 
 RATES, MODES = ("wav16k", "wav8k"), ("max", "min")
 SUBSETS = {"train-100": "train", "train-360": "train", "dev": "dev", "test": "test"}
@@ -95,8 +96,8 @@ def _read_part(folder: Path, prefix: str, made: Recordings) -> None:
             made.skipped.append(row(where, "a command, not a file" if file else MALFORMED))
             continue
         path = _place(folder, file)
-        if not os.path.isfile(path):
-            made.skipped.append(row(path, "missing"))
+        if why := fault(path):
+            made.skipped.append(row(path, why))
             continue
         fields = dict(split)
         if recording in turns:

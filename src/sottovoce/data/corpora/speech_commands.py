@@ -49,8 +49,9 @@ class SpeechCommands(Corpus):
             split = listed[name][1] if name in listed else "train"
             return _fields(parts[0], parts[1], "" if separate and split == "test" else split)
 
-        made = Recordings()
-        for item in labelled(read_folder(folder), describe):
+        found = labelled(read_folder(folder), describe)
+        made = found.with_items(())
+        for item in found:
             if item.id.startswith(f"{NOISE}/"):
                 _add_silence(made, item, separate)
             else:
@@ -58,6 +59,7 @@ class SpeechCommands(Corpus):
         made.skipped += missing({name: where for name, (where, _) in listed.items()}, (item.id for item in made))
         if separate and not within:  # its recordings are named as if it were within
             tests = labelled(read_folder(beside), lambda name: describe(f"{official}/{name}"))
+            made.skipped += tests.skipped
             made.extend(replace(item, id=f"{official}/{item.id}") for item in tests)
         return made
 

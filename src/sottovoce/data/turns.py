@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
+from sottovoce.data.files import read_lines
 from sottovoce.data.manifests import MALFORMED
 from sottovoce.data.recording import Recording, Skipped
 
@@ -48,8 +49,8 @@ def read_rttm(path: Path, skipped: list[Skipped] | None = None) -> dict[str, lis
     A broken line goes into `skipped`; without that, and when no line can be used, it is a ValueError that names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as problem:
+        lines = read_lines(path)
+    except ValueError as problem:
         raise ValueError(
             f"cannot read the RTTM file {path} ({problem}); correct the path, which is relative to the manifest"
         ) from None

@@ -1,0 +1,177 @@
+"""What the columns of a manifest mean: the audio file, and the stretch of it, under the names and units that people use.
+
+A stretch is a beginning, an end and a length, each in seconds (``start``, ``end_time``, ``duration``), in milliseconds
+(``begin_ms``) or in samples at the file's own rate (``frame_offset``, ``num_frames``, ``end_sample``). Where two columns say the same
+of a row they must agree.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+PATHS = (
+    "path", "audio_filepath", "audio_path", "audio", "audio_file", "audiofile", "file", "filename", "file_name", "filepath", "file_path",
+    "wav", "wav_path", "wav_file", "wav_filename",
+)  # fmt: skip
+CHANNEL = "channel"
+ABSENT = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>"))  # in a column of numbers, whatever the case of the letters
+
+Role = Literal["start", "end", "length"]
+Unit = Literal["s", "ms", "samples"]
+
+ROLES: Mapping[str, Role] = {
+    **dict.fromkeys(("start", "begin", "onset", "offset"), "start"),
+    **dict.fromkeys(("end", "stop", "finish"), "end"),
+    **dict.fromkeys(("duration", "dur", "length", "len"), "length"),
+}  # fmt: skip
+UNITS: Mapping[str, Unit] = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "s"),
+    **dict.fromkeys(("ms", "msec", "msecs", "millis", "millisecond", "milliseconds"), "ms"),
+    **dict.fromkeys(("sample", "samples", "frame", "frames", "nframes", "nsamples"), "samples"),
+}  # fmt: skip
+FILLING = frozenset(
+    ("time", "at", "audio", "segment", "seg", "utt", "utterance", "clip", "in", "pos", "position", "index", "idx")
+)
+COUNT = frozenset(("num", "number", "n", "of", "total", "count", "nb"))
+TEXTS = frozenset(("text", "word", "words", "token", "tokens", "char", "chars", "sentence", "transcript", "phone", "phones"))
+SHORT = frozenset(("s", "ms", "sample", "frame"))  # these alone name no length
+UNCERTAIN = frozenset(("length", "len"))  # of audio or of text, unless a column says where the stretch begins
+SPLITTER = re.compile(r"[^0-9a-z]+")
+CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d*)?)")
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    role: Role
+    unit: Unit
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which keys of a row say what. unused: those that look like a time, and are not taken as one."""
+
+    path: str = ""
+    times: tuple[Column, ...] = ()
+    unused: tuple[str, ...] = ()
+    known: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Of a file, in seconds; `duration` None: to its end."""
+
+    start: float = 0.0
+    duration: float | None = None
+
+
+@cache
+def layout(keys: tuple[str, ...]) -> Layout:
+    """What the keys of a row mean together."""
+    columns = {key: found for key in keys if (found := _meaning(key)) is not None}
+    starts = [key for key, (role, _) in columns.items() if role == "start"]
+    words = {key: _words(key) for key in columns}
+    if any("onset" in words[key] for key in starts):  # onset and offset are the two ends of an event
+        columns |= {key: ("end", columns[key][1]) for key in starts if "offset" in words[key]}
+        starts = [key for key, (role, _) in columns.items() if role == "start"]
+    times, unused = [], []
+    for key, (role, unit) in columns.items():
+        if unit is None or key == "n_frames" or (words[key] & UNCERTAIN and not starts):
+            unused.append(key)
+        else:
+            times.append(Column(key, role, unit))
+    path = next((name for name in PATHS if name in keys), "")
+    known = frozenset((path, CHANNEL, *(column.name for column in times)))
+    return Layout(path, tuple(times), tuple(unused), known)
+
+
+def _words(name: str) -> set[str]:
+    return set(filter(None, SPLITTER.split(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())))
+
+
+def _meaning(name: str) -> tuple[Role, Unit | None] | None:
+    """Role and unit (None: not understood) of a column; None for one that does not look like a time."""
+    words = _words(name)
+    roles, units = {ROLES[word] for word in words if word in ROLES}, {UNITS[word] for word in words if word in UNITS}
+    rest = words - ROLES.keys() - UNITS.keys() - FILLING - COUNT
+    if len(roles) == 1 and not rest & TEXTS:
+        (role,) = roles
+        return role, next(iter(units), "s") if not rest and len(units) <= 1 else None
+    if not roles and len(units) == 1 and not rest and (len(words) > 1 or not words & SHORT):
+        return "length", next(iter(units))
+    return None
+
+
+def samples(found: Layout, row: Mapping[str, Any]) -> bool:
+    """Whether the stretch of the row can only be told with the file's sample rate."""
+    return any(column.unit == "samples" and not absent(row.get(column.name)) for column in found.times)
+
+
+def stretch(found: Layout, row: Mapping[str, Any], rate: int = 0) -> Stretch:
+    """The stretch that a row names. rate: of the file, Hz, for counts of samples. ValueError in a few words for what is no stretch."""
+    values: dict[Role, tuple[float, str]] = {}
+    for unit in ("s", "ms", "samples"):  # the same thing said in samples and in seconds differs by rounding
+        scale = {"s": 1.0, "ms": 1e-3, "samples": 1 / rate if rate else math.nan}[unit]
+        for column in found.times:
+            if column.unit != unit or (value := number(row.get(column.name), column.name)) is None:
+                continue
+            value *= scale
+            if column.role in values and abs(values[column.role][0] - value) > 0.02:
+                raise ValueError(f"{values[column.role][1]} and {column.name} contradict each other")
+            values.setdefault(column.role, (value, column.name))
+    start = values["start"][0] if "start" in values else 0.0
+    length = values["length"][0] if "length" in values else 0.0  # 0: unknown
+    if "end" in values:
+        end, name = values["end"]
+        if end <= start:
+            raise ValueError(f"{name} is not after the beginning")
+        if length and abs(start + length - end) > 0.02 + 0.001 * end:
+            raise ValueError(f"{values['length'][1]} and {name} contradict each other")
+        length = end - start
+    return Stretch(start, length or None)
+
+
+def absent(value: Any) -> bool:
+    """Whether a cell of a column of numbers says nothing, pandas' and Python's ways of writing that included."""
+    if isinstance(value, str):
+        return value.strip().lower() in ABSENT
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def number(value: Any, name: str) -> float | None:
+    """None where nothing is said. ValueError for what is no time: text, below zero, not finite."""
+    if absent(value):
+        return None
+    try:
+        made = _clock(value) if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name} is no number") from None
+    if isinstance(value, bool) or not math.isfinite(made) or made < 0:
+        raise ValueError(f"{name} is no time")
+    return made
+
+
+def _clock(text: str) -> float:
+    """``1:02:03.5`` too, and a decimal comma."""
+    if found := CLOCK.fullmatch(text.strip()):
+        hours, minutes, seconds = found.groups()
+        return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds)
+    return float(text.replace(",", ".") if re.fullmatch(r"\s*\d+,\d+\s*", text) else text)
+
+
+def channel(value: Any) -> int | None:
+    """Which channel, from 0 on. pandas writes whole numbers in a column with gaps as 0.0. ValueError for anything else."""
+    if absent(value):
+        return None
+    try:
+        made = float(value)
+    except (TypeError, ValueError):
+        raise ValueError("channel is no number") from None
+    if isinstance(value, bool) or not 0 <= made < 2**31 or made != int(made):
+        raise ValueError("channel is no whole number from 0 on")
+    return int(made)
