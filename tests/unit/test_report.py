@@ -330,7 +330,7 @@ def test_the_leaderboard_as_text(ledger_folder: Path, whole: board.Board, tmp_pa
 def test_a_table_that_is_kept_is_that_of_its_records(tmp_path: Path, name: str) -> None:
     """So that the numbers that people read are those that were measured."""
     folder = Path(__file__).parents[2] / "experiments" / name
-    written = page.write([folder], tmp_path / "table.md").read_text(encoding="utf-8")
+    written = page.report([folder], tmp_path / "table.md").read_text(encoding="utf-8")
     assert written == (folder / "leaderboard.md").read_text(encoding="utf-8"), (
         f"run: sottovoce report experiments/{name} --out experiments/{name}/leaderboard.md"
     )
