@@ -30,7 +30,7 @@ from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, LayerConfig
 from sottovoce.hub.pretrained import save_pretrained
 from sottovoce.hub.student import save_student
 from sottovoce.inference.packed import PackedLinear
-from sottovoce.pruning import Budget, BudgetConfig, Gates, encoder_cost, hit, make_plan, narrow, total
+from sottovoce.pruning import Budget, BudgetConfig, Gates, encoder_cost, make_plan, meet_budget, narrow, total
 from sottovoce.students.random import Random
 from sottovoce.timing.measure import bench
 from sottovoce.timing.parts import take_apart
@@ -60,7 +60,7 @@ def by_latency(teacher: EncoderConfig, keep: float) -> EncoderConfig:
     with torch.no_grad():
         for values in gates.log_alpha.values():
             values.copy_(torch.linspace(-2, 2, values.numel()).view_as(values))
-        report = hit(gates, Budget(BudgetConfig("latency", keep, round_to=16), teacher, plan))
+        report = meet_budget(gates, Budget(BudgetConfig("latency", keep, round_to=16), teacher, plan))
         return narrow(teacher, plan, {name: list(range(count)) for name, count in report.counts.items()})
 
 

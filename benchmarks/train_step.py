@@ -97,11 +97,11 @@ def states(encoder: Any) -> Ask:
 def ours(wave: Tensor, sparsity: float, live: bool = False) -> Any:
     """live: units whose gates are closed for good have left student, gates and optimiser."""
     from sottovoce.inference.packed import fastest
-    from sottovoce.pruning import lasting, shrink
+    from sottovoce.pruning import shrink, units_to_keep
 
     teacher, gated, budget, _ = build(sparsity)
     if live:
-        kept = lasting(gated, budget, below=0.05)
+        kept = units_to_keep(gated, budget, below=0.05)
         assert kept is not None
         gated = shrink(gated, kept)
         budget = budget.of(gated.encoder.config, gated.plan)

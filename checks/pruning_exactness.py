@@ -20,7 +20,7 @@ import torch
 from sottovoce.core import ledger
 from sottovoce.core.registry import UNITS
 from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, FrontendConfig, LayerConfig, PositionConfig, RelativeConfig
-from sottovoce.pruning import Budget, BudgetConfig, GatedEncoder, encoder_cost, hit, total
+from sottovoce.pruning import Budget, BudgetConfig, GatedEncoder, encoder_cost, meet_budget, total
 
 STEPS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
 GROUP = FrontendConfig(tuple(ConvConfig(128, kernel, stride) for kernel, stride in STEPS))
@@ -96,7 +96,7 @@ def budget(config: EncoderConfig, unit: str, keep: float, spread: float) -> dict
     for parameter in gated.gates.parameters():
         torch.nn.init.normal_(parameter, mean=1.0, std=spread)
     began = time.perf_counter()
-    report = hit(gated.gates, Budget(BudgetConfig(unit, keep), config, gated.plan))  # type: ignore[arg-type]
+    report = meet_budget(gated.gates, Budget(BudgetConfig(unit, keep), config, gated.plan))  # type: ignore[arg-type]
     seconds = time.perf_counter() - began
     student = gated.cut()
     params = sum(tensor.numel() for tensor in student.state_dict().values())

@@ -33,7 +33,7 @@ from sottovoce.core.types import Batch
 from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.objectives import Shape
 from sottovoce.objectives.layer_to_layer import LayerToLayer
-from sottovoce.pruning import Budget, BudgetConfig, GatedEncoder, Lagrangian, encoder_cost, lasting, shrink, total
+from sottovoce.pruning import Budget, BudgetConfig, GatedEncoder, Lagrangian, encoder_cost, shrink, total, units_to_keep
 from sottovoce.students.random import Random
 from sottovoce.train import optim
 from sottovoce.train.recipe import Stage
@@ -58,7 +58,7 @@ def students(config: EncoderConfig, sparsity: float) -> dict[str, tuple[nn.Modul
         return made, with_keep(everything, max(1 - sparsity, 1.1 * everything.lowest()))
 
     early, late, live = gated(False), gated(True), gated(True)
-    kept = lasting(live[0], with_keep(live[1], 0.01), 0.05)
+    kept = units_to_keep(live[0], with_keep(live[1], 0.01), 0.05)
     assert kept is not None
     smaller = shrink(live[0], kept)
     return {

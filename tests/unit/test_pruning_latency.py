@@ -19,9 +19,9 @@ from sottovoce.pruning import (
     encoder_cost,
     encoder_parts,
     full_widths,
-    hit,
     load_latency,
     make_plan,
+    meet_budget,
     narrow,
     prepare,
 )
@@ -105,7 +105,7 @@ def test_the_cut_model_has_the_predicted_latency_that_was_asked_for(keep: float,
     for parameter in gated.gates.parameters():
         torch.nn.init.normal_(parameter, mean=1.0, std=2.0, generator=torch.Generator().manual_seed(parameter.numel()))
     budget = Budget(BudgetConfig("latency", keep, machine=machine, round_to=round_to), TWELVE, gated.plan)
-    report = hit(gated.gates, budget)
+    report = meet_budget(gated.gates, budget)
     assert report.met, report.text
     assert "latency (predicted for" in report.text
     student, model = gated.cut().config, load_latency(machine)
@@ -120,7 +120,7 @@ def test_rounded_widths_meet_other_budgets_too(unit: Any) -> None:
     gated = GatedEncoder(prepare(Encoder(TWELVE), ("position",)), (*UNITS, "position"))
     for parameter in gated.gates.parameters():
         torch.nn.init.normal_(parameter, mean=1.0, std=2.0, generator=torch.Generator().manual_seed(parameter.numel()))
-    report = hit(gated.gates, Budget(BudgetConfig(unit, 0.3, round_to=16), gated.encoder.config, gated.plan))
+    report = meet_budget(gated.gates, Budget(BudgetConfig(unit, 0.3, round_to=16), gated.encoder.config, gated.plan))
     assert report.met, report.text
     student = gated.cut().config
     assert all(layer.ffn_dim % 16 == 0 for layer in student.layers)

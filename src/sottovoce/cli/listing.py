@@ -19,6 +19,7 @@ class Kind(enum.StrEnum):
     students = "students"
     tasks = "tasks"
     corpora = "corpora"
+    units = "units"
 
 
 @app.command("list")

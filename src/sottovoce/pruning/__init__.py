@@ -4,7 +4,7 @@
 >>> budget = Budget(config.budget, gated.encoder.config, gated.plan)
 >>> features = gated(wave, lengths)  # sampled gates; closed units are not computed
 >>> pressure = lagrangian(budget.sparsity(gated.gates), target_at(step, config.ramp, budget.goal, budget.start))
->>> report = hit(gated.gates, budget)  # at the end: the cut costs what was asked for
+>>> report = meet_budget(gated.gates, budget)  # at the end: the cut costs what was asked for
 >>> student = gated.cut()  # a smaller Encoder, the same function as `gated` in evaluation
 """
 
@@ -13,14 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sottovoce.pruning.apply import cut, cut_like, gather, named_tensors, narrow, open_units
-from sottovoce.pruning.budget import Budget, BudgetConfig, Lagrangian, Report, hit, target_at
+from sottovoce.pruning.budget import Budget, BudgetConfig, Lagrangian, Report, meet_budget, target_at
 from sottovoce.pruning.cost import encoder_cost, total
 from sottovoce.pruning.gated import GatedEncoder
 from sottovoce.pruning.gates import GateConfig, Gates, hard_concrete, open_probability
 from sottovoce.pruning.latency import LatencyModel, load_latency
-from sottovoce.pruning.live import composed, lasting, moments, shrink
 from sottovoce.pruning.parts import encoder_parts
 from sottovoce.pruning.plan import Plan, make_plan, prepare, prepare_config, unprepared_config
+from sottovoce.pruning.shrinking import combine_cuts, shrink, shrink_tensors, units_to_keep
 from sottovoce.pruning.unit import Clip, Group, PartCost, Slice, UnitKind, full_widths, kinds
 
 
@@ -55,6 +55,9 @@ class PruningConfig:
         kinds(self.units)  # refuses those that do not exist
 
 
+# Names of before, until the stages of a run use the new ones.
+hit, composed, lasting, moments = meet_budget, combine_cuts, units_to_keep, shrink_tensors
+
 __all__ = [
     "Budget",
     "BudgetConfig",
@@ -71,6 +74,7 @@ __all__ = [
     "Report",
     "Slice",
     "UnitKind",
+    "combine_cuts",
     "composed",
     "cut",
     "cut_like",
@@ -84,6 +88,7 @@ __all__ = [
     "lasting",
     "load_latency",
     "make_plan",
+    "meet_budget",
     "moments",
     "named_tensors",
     "narrow",
@@ -92,7 +97,9 @@ __all__ = [
     "prepare",
     "prepare_config",
     "shrink",
+    "shrink_tensors",
     "target_at",
     "total",
+    "units_to_keep",
     "unprepared_config",
 ]

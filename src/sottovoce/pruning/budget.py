@@ -1,4 +1,4 @@
-"""How small: a share of the teacher's parameters, MACs or latency, the pressure towards it in training, and hitting it at the end."""
+"""How small: a share of the teacher's parameters, MACs or latency, the pressure towards it in training, and meeting it at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sottovoce.pruning.cost import encoder_cost, total
 from sottovoce.pruning.gates import Gates
 from sottovoce.pruning.latency import load_latency
 from sottovoce.pruning.plan import Plan, unprepared_config
-from sottovoce.pruning.unit import Group, Width, full_widths, kind_of
+from sottovoce.pruning.unit import Group, Width, full_widths, kind_of, kinds
 
 TOLERANCE = 0.01  # a budget is met when the cut student's cost is within this share of it
 UNITS = {"params": "parameters", "macs": "MACs", "latency": "latency"}
@@ -63,10 +63,10 @@ class Budget:
         self.reference = self._cost(teacher or unprepared_config(encoder))
         lowest = self.lowest()
         if config.keep < lowest:
-            kinds = ", ".join(dict.fromkeys(group.kind for group in plan))
+            names = ", ".join(dict.fromkeys(group.kind for group in plan))
             raise ValueError(
                 f"cannot keep only {config.keep:.4g} of the teacher's {config.unit}: {lowest:.4g} is left when all units "
-                f"({kinds}) are gone; raise keep or prune more kinds of units"
+                f"({names}) are gone; raise keep or prune more kinds of units"
             )
 
     @property
@@ -90,9 +90,9 @@ class Budget:
 
     def of(self, encoder: EncoderConfig, plan: Plan) -> Budget:
         """The same budget, counted from the same teacher, for what is left of the encoder in the middle of training."""
-        made = copy.copy(self)
-        made.encoder, made.plan = encoder, plan
-        return made
+        budget = copy.copy(self)
+        budget.encoder, budget.plan = encoder, plan
+        return budget
 
     def _cost(self, encoder: EncoderConfig, widths: Mapping[str, Width] | None = None) -> Width:
         if self.latency is not None:
@@ -172,7 +172,8 @@ def target_at(step: int, ramp: int, goal: float, start: float = 0.0) -> float:
 
 @dataclass(frozen=True)
 class Report:
-    """What `hit` did. target, before, after: shares of the teacher's `unit`, asked for, cut as trained, cut as calibrated.
+    """What `meet_budget` did. target, before, after: shares of the teacher's `unit` that were asked for, that the gates kept when training
+    ended, and that the cut keeps.
 
     shift: what was added to every log_alpha. filled: units opened after that. reason: why the target was missed, or "".
     counts: open units of each group. met: within 1 %. counted: the unit in words.
@@ -196,10 +197,17 @@ class Report:
 
     @property
     def text(self) -> str:
-        """One sentence."""
+        """In words: the size, whether it is the budget, and how much of the way training went."""
         verdict = "met" if self.met else f"NOT met: {self.reason}"
-        moved = f"as trained {self.before:.2%}; log_alpha moved by {self.shift:+.3f}, then {self.filled} units opened"
-        return f"keeps {self.after:.2%} of the teacher's {self.counted or UNITS[self.unit]}, budget {self.target:.2%} {verdict} ({moved})"
+        size = f"keeps {100 * self.after:.2f} % of the teacher's {self.counted or UNITS[self.unit]}"
+        reached = f"Training reached {100 * self.before:.1f} %"
+        if abs(self.before - self.after) < 0.0005:
+            end = f"{reached}."
+        elif self.before > self.after:
+            end = f"{reached}; the rest was cut to meet the budget."
+        else:
+            end = f"{reached}; units were opened again to use the whole budget."
+        return f"{size}, budget {100 * self.target:.2f} % {verdict}. {end}"
 
     @property
     def warning(self) -> str:
@@ -210,13 +218,13 @@ class Report:
         less = "raise pruning.multiplier_lr, the pressure towards the budget"
         more = "set pruning.restarts=true, which ends the pressure at the target"
         return (
-            f"warning: when training ended the gates were at {self.before:.1%}, not near {self.target:.1%}; the cut chose for them. "
-            f"Train longer (--steps), or {less if self.before > self.target else more}"
+            f"warning: training ended at {100 * self.before:.1f} %, far from the budget of {100 * self.target:.1f} %, so units were chosen "
+            f"that training had not settled. Train longer (--steps), or {less if self.before > self.target else more}"
         )
 
 
 @torch.no_grad()
-def hit(gates: Gates, budget: Budget) -> Report:
+def meet_budget(gates: Gates, budget: Budget) -> Report:
     """Makes the cut of `gates` cost what the budget says, counted on the cut and not expected.
 
     One shift of every log_alpha, found by bisection, is the largest whose cut stays within the budget; then units are opened in
@@ -230,8 +238,8 @@ def hit(gates: Gates, budget: Budget) -> Report:
         return {name: int(part.sum()) for name, part in gates.split(mask).items()}
 
     def rounded(shift: float) -> dict[str, int]:
-        found = counts(gates.counted_mask(flat + shift))
-        return {group.name: budget.rounded(group, found[group.name]) for group in gates.plan}
+        counted = counts(gates.counted_mask(flat + shift))
+        return {group.name: budget.rounded(group, counted[group.name]) for group in gates.plan}
 
     def fits(shift: float) -> bool:
         return budget.measure(rounded(shift)) <= keep
@@ -243,17 +251,24 @@ def hit(gates: Gates, budget: Budget) -> Report:
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    kept = rounded(low)
-    shift = 0.0 if kept == rounded(0.0) else low  # do not touch soft values for nothing
-    kept, filled = _fill(kept, flat, gates, budget)
+    shifted = rounded(low)
+    shift = 0.0 if shifted == rounded(0.0) else low  # do not touch soft values for nothing
+    kept = _fill(shifted, flat, gates, budget)
+    if not _met(budget.measure(kept), keep):
+        kept = _open_parts(kept, flat, gates, budget)
 
     for parameter in gates.log_alpha.values():
         parameter.add_(shift)
     gates.choose({name: _likeliest(part, kept[name]) for name, part in gates.split(flat).items()})
     after = budget.measure(kept)
-    met = abs(after / keep - 1) <= TOLERANCE
+    met = _met(after, keep)
+    filled = sum(max(0, kept[name] - count) for name, count in shifted.items())
     reason = "" if met else _why(after, kept, budget)
     return Report(budget.config.unit, keep, before, after, shift, filled, met, reason, kept, budget.unit)
+
+
+def _met(share: float, keep: float) -> bool:
+    return abs(share / keep - 1) <= TOLERANCE
 
 
 def _likeliest(log_alpha: Tensor, count: int) -> list[int]:
@@ -261,9 +276,9 @@ def _likeliest(log_alpha: Tensor, count: int) -> list[int]:
     return sorted(log_alpha.argsort(stable=True)[len(log_alpha) - count :].tolist())
 
 
-def _fill(counts: dict[str, int], flat: Tensor, gates: Gates, budget: Budget) -> tuple[dict[str, int], int]:
-    """Opens closed units, the likeliest first, while the cut stays within the budget. Returns the new counts and how many."""
-    counts, before = dict(counts), sum(counts.values())
+def _fill(counts: Mapping[str, int], flat: Tensor, gates: Gates, budget: Budget) -> dict[str, int]:
+    """Opens closed units, the likeliest first, while the cut stays within the budget. Returns the new counts."""
+    counts = dict(counts)
     # (log_alpha, group) of every unit, by group the likeliest first: the first counts[name] of them are open
     ranked = {name: part.sort(descending=True).values.tolist() for name, part in gates.split(flat).items()}
     order = sorted(
@@ -281,7 +296,24 @@ def _fill(counts: dict[str, int], flat: Tensor, gates: Gates, budget: Budget) ->
                 counts, share, opened = wider, budget.measure(wider), True
             else:  # no later unit of this group can fit, since others only take more; or it is free, in a part that is gone
                 done.add(name)
-    return counts, sum(counts.values()) - before
+    return counts
+
+
+def _open_parts(counts: dict[str, int], flat: Tensor, gates: Gates, budget: Budget) -> dict[str, int]:
+    """Opens closed parts, the likeliest first, each with as few units as it may have, and fills again, until the budget is met.
+
+    A shift opens or closes parts of equal log_alpha together, with all the units in them: too much at once for what is left.
+    """
+    keep, likeliest = budget.config.keep, {name: float(part.max()) for name, part in gates.split(flat).items()}
+    covers = {group: part for kind in kinds() for part, group in kind.covers(budget.encoder).items()}
+    closed = [group.name for group in budget.plan if group.name in covers and not counts[group.name]]
+    for name in sorted(closed, key=lambda name: -likeliest[name]):
+        inside = [group for group in budget.plan if kind_of(group).part_of(group.name) == covers[name] and group.name != name]
+        trial = {**counts, **{group.name: budget.wider(group, group.minimum) for group in inside}, name: 1}
+        if not counts[name] and budget.measure(trial) <= keep and not _met(budget.measure(counts), keep):
+            filled = _fill(trial, flat, gates, budget)
+            counts = filled if budget.measure(filled) > budget.measure(counts) else counts
+    return counts
 
 
 def _why(after: float, counts: Mapping[str, int], budget: Budget) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sottovoce import recipes
-from sottovoce.core.registry import CORPORA, FAMILIES, OBJECTIVES, STUDENTS, TASKS, Registry
+from sottovoce.core.registry import CORPORA, FAMILIES, OBJECTIVES, STUDENTS, TASKS, UNITS, Registry
 
 REGISTRIES: dict[str, Registry] = {
     "teachers": FAMILIES,
@@ -11,6 +11,7 @@ REGISTRIES: dict[str, Registry] = {
     "students": STUDENTS,
     "tasks": TASKS,
     "corpora": CORPORA,
+    "units": UNITS,
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from sottovoce.encoder import Encoder
-from sottovoce.pruning import Budget, BudgetConfig, GatedEncoder, composed, lasting, moments, shrink
+from sottovoce.pruning import Budget, BudgetConfig, GatedEncoder, combine_cuts, shrink, shrink_tensors, units_to_keep
 from sottovoce.train import api
 from tests.conftest import tiny_shape
 from tests.unit.test_train import FAST, STEPS
@@ -36,7 +36,7 @@ def budget_of(gated: GatedEncoder, keep: float = 0.2) -> Budget:
 
 
 def test_what_is_left_is_the_same_function(gated: GatedEncoder) -> None:
-    kept = lasting(gated, budget_of(gated), 1e-3)
+    kept = units_to_keep(gated, budget_of(gated), 1e-3)
     assert kept is not None
     assert kept["layers.1.attention"] == []
     smaller = shrink(gated, kept)
@@ -57,7 +57,7 @@ def test_what_is_left_is_the_same_function(gated: GatedEncoder) -> None:
 
 def test_the_budget_still_counts_from_the_teacher(gated: GatedEncoder) -> None:
     budget = budget_of(gated)
-    kept = lasting(gated, budget, 1e-3)
+    kept = units_to_keep(gated, budget, 1e-3)
     assert kept is not None
     smaller = shrink(gated, kept)
     after = budget.of(smaller.encoder.config, smaller.plan)
@@ -66,26 +66,26 @@ def test_the_budget_still_counts_from_the_teacher(gated: GatedEncoder) -> None:
 
 
 def test_nothing_is_cut_that_the_budget_needs(gated: GatedEncoder) -> None:
-    assert lasting(gated, budget_of(gated, keep=0.95), 1e-3) is None
+    assert units_to_keep(gated, budget_of(gated, keep=0.95), 1e-3) is None
     with torch.no_grad():
         for log_alpha in gated.gates.log_alpha.values():
             log_alpha.fill_(2.0)
-    assert lasting(gated, budget_of(gated), 1e-3) is None
+    assert units_to_keep(gated, budget_of(gated), 1e-3) is None
 
 
 def test_an_optimisers_state_is_cut_as_the_weights_are(gated: GatedEncoder) -> None:
     """Moments that are copies of the parameters end as copies of what is left of them."""
-    kept = lasting(gated, budget_of(gated), 1e-3)
+    kept = units_to_keep(gated, budget_of(gated), 1e-3)
     assert kept is not None
     smaller = shrink(gated, kept)
-    found = moments(gated, kept, {name: p.detach().clone() for name, p in gated.named_parameters()})
+    found = shrink_tensors(gated, kept, {name: p.detach().clone() for name, p in gated.named_parameters()})
     for name, parameter in smaller.named_parameters():
         assert torch.equal(found[name], parameter), name
 
 
 def test_two_cuts_are_one() -> None:
-    assert composed({"a": [1, 3, 5], "b": []}, {"a": [0, 2], "c": [4]}) == {"a": [1, 5], "b": [], "c": [4]}
-    assert composed({}, {"a": [2]}) == {"a": [2]}
+    assert combine_cuts({"a": [1, 3, 5], "b": []}, {"a": [0, 2], "c": [4]}) == {"a": [1, 5], "b": [], "c": [4]}
+    assert combine_cuts({}, {"a": [2]}) == {"a": [2]}
 
 
 LIVE = [*FAST, *STEPS, "stages.prune.steps=24", "pruning.live=2", "pruning.gate_lr=2.0", "pruning.multiplier_lr=2.0"]

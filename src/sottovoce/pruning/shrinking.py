@@ -16,7 +16,7 @@ Kept = dict[str, list[int]]  # group name -> numbers of the units that stay
 
 
 @torch.no_grad()
-def lasting(gated: GatedEncoder, budget: Budget, below: float) -> Kept | None:
+def units_to_keep(gated: GatedEncoder, budget: Budget, below: float) -> Kept | None:
     """The units whose chance of being open is at least `below`, of every group at least its minimum. ``None`` when that is all of them,
     or when what would be left could no longer be as large as the budget allows."""
     kept: Kept = {}
@@ -44,27 +44,29 @@ def shrink(gated: GatedEncoder, kept: Mapping[str, Sequence[int]]) -> GatedEncod
     }
     device = gated.gates.chosen.device
     encoder = cut(gated.encoder, gated.plan, {name: value.to(device) for name, value in values.items()})
-    made = GatedEncoder(encoder, gated.units, gated.gates.config, torch.Generator())
-    made.gates = gated.gates.select(made.plan, kept)
-    return made.train(gated.training)
+    smaller = GatedEncoder(encoder, gated.units, gated.gates.config, torch.Generator())
+    smaller.gates = gated.gates.select(smaller.plan, kept)
+    return smaller.train(gated.training)
 
 
-def moments(gated: GatedEncoder, kept: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that are named and shaped like parameters of `gated` (an optimiser's state), cut as `shrink` cuts these."""
+def shrink_tensors(gated: GatedEncoder, kept: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that are named and shaped like parameters of `gated` (an optimiser's moments), cut as `shrink` cuts these."""
     own = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
-    made = {f"encoder.{name}": tensor for name, tensor in cut_like(own, gated.plan, kept).items()} if own else {}
+    smaller = {f"encoder.{name}": tensor for name, tensor in cut_like(own, gated.plan, kept).items()} if own else {}
     for group in gated.plan:
         name = f"gates.log_alpha.{gated.gates.key(group)}"
         if name in tensors:
-            made[name] = tensors[name][torch.tensor(list(kept[group.name]), dtype=torch.long, device=tensors[name].device)]
-    return made
+            smaller[name] = tensors[name][torch.tensor(list(kept[group.name]), dtype=torch.long, device=tensors[name].device)]
+    return smaller
 
 
-def composed(before: Mapping[str, Sequence[int]], then: Mapping[str, Sequence[int]]) -> Kept:
-    """Two cuts as one: `then` counts within what `before` left; a group that `before` does not name was whole, one that `then` does not
-    name is gone with the part that it was in, or stays as it was."""
-    made = {name: list(units) for name, units in before.items()}
+def combine_cuts(before: Mapping[str, Sequence[int]], then: Mapping[str, Sequence[int]]) -> Kept:
+    """What two cuts, one after the other, leave, counted in the encoder before both. `then` counts within what `before` left.
+
+    A group that `before` does not name was complete; one that `then` does not name stays as it was, or went with the part it was in.
+    """
+    both = {name: list(units) for name, units in before.items()}
     for name, units in then.items():
-        known = before.get(name)
-        made[name] = list(units) if known is None else [known[unit] for unit in units]
-    return made
+        first = before.get(name)
+        both[name] = list(units) if first is None else [first[unit] for unit in units]
+    return both
