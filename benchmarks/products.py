@@ -4,12 +4,13 @@
 
 The student: the Conformer of `pretrain-conformer`, random weights; 12 s of noise a batch; forward, backward, clip, AdamW; one
 thread, float32.
-Which is faster depends on the processor (`encoder.product`) and on sizes, because oneDNN prepares itself anew for each. In processes
+Which is faster depends on the processor (`encoder.kernels`) and on sizes, because oneDNN prepares itself anew for each. In processes
 of their own, in turns.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 from collections.abc import Callable
@@ -35,12 +36,12 @@ def batches(many: bool) -> Callable[[], Tensor]:
 
 def worker(name: str, steps: int) -> None:
     from sottovoce.core.registry import STUDENTS
-    from sottovoce.encoder import Encoder, product
+    from sottovoce.encoder import Encoder
     from sottovoce.train.recipe import load_recipe
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    product.INTEL = name.startswith("torch")  # where it is set, layers keep to what PyTorch calls by itself
+    os.environ["SOTTOVOCE_KERNELS"] = name.split("-")[0]  # for every computation
     chosen = load_recipe("pretrain-conformer", []).student
     encoder: Encoder = STUDENTS.get(chosen.name)(chosen.config).build(None).train()
     weights = list(encoder.parameters())

@@ -26,10 +26,11 @@ import torch.nn.functional as F
 
 import sottovoce
 from sottovoce.core import ledger
-from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, LayerConfig
+from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, LayerConfig, kernels
+from sottovoce.encoder.product import product
 from sottovoce.hub.pretrained import save_pretrained
 from sottovoce.hub.student import save_student
-from sottovoce.inference.packed import PackedLinear
+from sottovoce.inference.packed import laid_out
 from sottovoce.pruning import Budget, BudgetConfig, Gates, encoder_cost, make_plan, meet_budget, narrow, total
 from sottovoce.students.random import Random
 from sottovoce.timing.measure import bench
@@ -98,14 +99,14 @@ def build(folder: Path) -> dict[str, str]:
 def limits() -> dict[str, float]:
     """What the machine can do at most: products of large matrices, in float32, bfloat16 and 8-bit integers, and copying in memory."""
     with torch.no_grad():
-        x, layer = torch.randn(4096, 1024), PackedLinear(torch.randn(1024, 1024), None)
+        x, packed = torch.randn(4096, 1024), laid_out(torch.randn(1024, 1024))
         large = torch.randn(64 << 20)
         there = torch.empty_like(large)
         weight = torch.randn(1024, 1024)
         half, half_weight = x.bfloat16(), weight.bfloat16()
         bytes_, bytes_weight = (torch.randint(-9, 9, shape, dtype=torch.int8) for shape in ((4096, 1024), (1024, 1024)))
         runs: dict[str, Callable[[], object]] = {
-            "onednn": lambda: layer(x),
+            "onednn": lambda: product(x, packed),
             "torch": lambda: F.linear(x, weight),
             "bf16": lambda: F.linear(half, half_weight),
             "int8": lambda: torch._int_mm(bytes_, bytes_weight),
@@ -157,9 +158,11 @@ def main() -> None:
         )
         shapes = {name: sottovoce.load(folder).config for name, folder in at.items() if not name.endswith("int8")}
     most = limits()
+    peak = max(most["gflops_onednn"], most["gflops_torch_linear"])
     record |= {
         "limits": most,
-        "parts": {name: parts(name, shape, most["gflops_onednn"]) for name, shape in shapes.items() if shape is not None},
+        "kernels": kernels.choices(),
+        "parts": {name: parts(name, shape, peak) for name, shape in shapes.items() if shape is not None},
         "shapes": {name: shape.to_dict() for name, shape in shapes.items() if shape is not None},
     }
     ledger.write(options.out, {"name": "speed", **record})

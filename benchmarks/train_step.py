@@ -11,6 +11,7 @@ live, with all gates open, and a step of the second stage; and from these, what 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -109,8 +110,7 @@ def ours(wave: Tensor, sparsity: float, live: bool = False) -> Any:
 
 
 def distil(wave: Tensor, sparsity: float, stock: bool = False) -> Any:
-    """A step of the second stage: the student cut, no gates. stock: teacher of transformers, and torch's own linear layers."""
-    from sottovoce.encoder import product
+    """A step of the second stage: the student cut, no gates. stock: teacher of transformers, and every kernel PyTorch's own."""
     from sottovoce.inference.packed import fastest
 
     teacher, gated, _, _ = build(sparsity)
@@ -118,7 +118,7 @@ def distil(wave: Tensor, sparsity: float, stock: bool = False) -> Any:
     weights = [*student.parameters(), *maps.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=1e-4, weight_decay=0.0, fused=True)
     if stock:
-        product.HAS = False
+        os.environ["SOTTOVOCE_KERNELS"] = "torch"
         ask = hidden_states(stock_model().eval().requires_grad_(False))
     else:
         ask = states(fastest(teacher))
@@ -194,6 +194,14 @@ def schedule(seconds: dict[str, float], gates: str) -> float:
     return STEPS["start"] * seconds["start"] + STEPS["ours"] * seconds[gates] + STEPS["distill"] * seconds["distill"]
 
 
+def chosen(threads: int) -> dict[str, str]:
+    """The kernels that the workers found faster."""
+    from sottovoce.encoder import kernels
+
+    torch.set_num_threads(threads)
+    return kernels.choices()
+
+
 def main() -> None:
     parser = turns.options(__doc__, WORKERS, steps=2)
     parser.add_argument("--threads", type=int, default=2)
@@ -215,6 +223,7 @@ def main() -> None:
         "name": "train-step",
         **ledger.header("train-step"),
         "threads": options.threads,
+        "kernels": chosen(options.threads),
         "shape": "HuBERT Base, random weights",
         "batch": {"rows": ROWS, "seconds": SECONDS},
         "sparsity": options.sparsity,

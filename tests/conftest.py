@@ -11,6 +11,7 @@ import soundfile
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test uses the network
+os.environ["SOTTOVOCE_KERNELS"] = "onednn"  # no timing; the same numbers whatever else the machine is doing
 
 from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, FrontendConfig, LayerConfig, PositionConfig
 from sottovoce.hub.pretrained import save_pretrained

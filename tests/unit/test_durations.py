@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from sottovoce.core.cache import cache_home
 from sottovoce.data import Recording, Recordings
 from sottovoce.data import durations as module
-from sottovoce.data.cache import cache_home
 from sottovoce.data.draw import digest, draw
 from sottovoce.data.durations import present, timed
 

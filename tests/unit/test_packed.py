@@ -79,8 +79,9 @@ def wave(samples: int = 20_000, rows: int = 3) -> Tensor:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("padded", [False, True])
-def test_same_features(name: str, padded: bool) -> None:
+@pytest.mark.parametrize(("padded", "library"), [(False, "onednn"), (True, "onednn"), (True, "torch")])
+def test_same_features(name: str, padded: bool, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOTTOVOCE_KERNELS", library)
     plain, x = encoder(SHAPES[name]), wave()
     lengths = torch.tensor([20_000, 9_001, 700]) if padded else None
     with torch.no_grad():
@@ -111,11 +112,13 @@ def test_moments_of_long_recordings_are_summed_up(monkeypatch: pytest.MonkeyPatc
     assert torch.allclose(packed(x).last, once, atol=1e-5)
 
 
-def test_the_encoder_stays_as_it_was() -> None:
+@pytest.mark.parametrize("library", ["onednn", "torch"])
+def test_the_encoder_stays_as_it_was(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOTTOVOCE_KERNELS", library)
     plain = encoder(SHAPES["group norm"])
     before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
     packed = pack(plain)
-    packed(wave())
+    said = packed(wave()).last
     after = plain.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -123,6 +126,9 @@ def test_the_encoder_stays_as_it_was() -> None:
     assert not packed.training
     plain(wave()).last.sum().backward()  # the original still learns
     assert plain.layers[0].ffn.up_proj.weight.grad is not None
+    with torch.no_grad():
+        plain.layers[0].ffn.up_proj.weight.zero_()
+    assert torch.equal(packed(wave()).last, said)  # and what it learns does not reach the packed one
 
 
 def test_no_training() -> None:

@@ -13,10 +13,11 @@ from sottovoce.encoder.product import Conv1d, Linear, has_onednn
 pytestmark = pytest.mark.skipif(not has_onednn(), reason="needs oneDNN")
 
 
-@pytest.fixture(autouse=True)
-def not_intels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processor on which oneDNN is used, whichever this is."""
-    monkeypatch.setattr(product, "INTEL", False)
+@pytest.fixture(autouse=True, params=["onednn", "torch"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whichever is chosen."""
+    monkeypatch.setenv("SOTTOVOCE_KERNELS", request.param)
+    return str(request.param)
 
 
 def pair(bias: bool = True) -> tuple[Linear, nn.Linear]:
@@ -94,14 +95,18 @@ def test_steps_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "mkldnn" not in str(exported)
 
 
-def test_steps_aside_on_processors_of_intel(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = pair()
-    x = torch.randn(3, 24)
-    monkeypatch.setattr(product, "product", None)  # would fail if called
-    with pytest.raises(TypeError):
-        ours(x)
-    monkeypatch.setattr(product, "INTEL", True)
-    assert torch.equal(ours(x), theirs(x))
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_chosen_library_computes(library: str, trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    original = product.product
+    monkeypatch.setattr(product, "product", lambda *given: calls.append(1) or original(*given))
+    x, steps = torch.randn(3, 24), torch.randn(2, 24, 9)
+    convolution = Conv1d(24, 5, 3, 2)
+    with torch.set_grad_enabled(trained):
+        for y in (pair()[0](x), convolution(steps)):
+            if trained:
+                y.sum().backward()
+    assert bool(calls) == (library == "onednn")
 
 
 def test_flops_are_counted() -> None:

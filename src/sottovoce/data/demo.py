@@ -13,9 +13,9 @@ import numpy as np
 import soundfile
 import soxr
 
+from sottovoce.core.cache import cache_home
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data import espeak
-from sottovoce.data.cache import cache_home
 from sottovoce.data.demo_words import WORDS
 from sottovoce.data.recording import Samples
 

@@ -1,15 +1,14 @@
-"""Matrix products on a CPU in float32, by oneDNN: twice as fast as what PyTorch calls by default (MKL) where the processor is not Intel's.
-Where it is, linear layers keep to MKL. And convolutions over time as such products, which are faster so, gradients above all.
+"""Linear layers and convolutions on a CPU in float32, each computed by oneDNN or by what PyTorch calls by itself (mostly MKL), whichever is
+faster here (`sottovoce.encoder.kernels`). For oneDNN, convolutions over time are written as matrix products.
 
 N inputs, M outputs, B batch, T steps in, K kernel, F steps out.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-import platform
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from sottovoce.encoder.kernels import ROUNDS, Candidates, choose
+
 
 def has_onednn() -> bool:
     """Whether this build of PyTorch offers oneDNN's products (what torch.compile uses on a CPU)."""
@@ -25,19 +26,6 @@ def has_onednn() -> bool:
 
 
 HAS = has_onednn()
-
-
-def by_intel() -> bool:
-    """Whether the processor is Intel's. MKL is as fast as oneDNN there, faster for the gradient of weights, and does not prepare itself
-    anew for every size of batch."""
-    try:
-        listed = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # not Linux
-        listed = ""
-    return "GenuineIntel" in platform.processor() + listed
-
-
-INTEL = by_intel()
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, act: str = "none") -> Tensor:
@@ -59,19 +47,40 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+        return linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        rows = gradient.reshape(-1, gradient.shape[-1])
+        rows, inputs = gradient.reshape(-1, gradient.shape[-1]), x.reshape(-1, x.shape[-1])
         return (
-            product(gradient, weight.t()) if of_x else None,
-            product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if of_weight else None,
+            gradient_of_input(gradient, weight) if of_x else None,
+            gradient_of_weight(rows, inputs) if of_weight else None,
             rows.sum(0) if of_bias else None,
         )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x weight^T + bias: (..., N), (M, N), (M,) -> (..., M), without gradients."""
+    if onednn_is_faster("linear", x.numel() // x.shape[-1], weight.shape[1], weight.shape[0]):
+        return product(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def gradient_of_input(gradient: Tensor, weight: Tensor) -> Tensor:
+    """(..., M), (M, N) -> (..., N)"""
+    if onednn_is_faster("gradient of input", gradient.numel() // gradient.shape[-1], weight.shape[1], weight.shape[0]):
+        return product(gradient, weight.t())
+    return gradient @ weight
+
+
+def gradient_of_weight(gradient: Tensor, x: Tensor) -> Tensor:
+    """(B, M), (B, N) -> (M, N)"""
+    if onednn_is_faster("gradient of weight", len(x), x.shape[1], gradient.shape[1]):
+        return product(gradient.t(), x.t())
+    return gradient.t() @ x
 
 
 class _Convolution(torch.autograd.Function):
@@ -128,32 +137,121 @@ def call(function: Any, *inputs: Any) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, computed by oneDNN where that is of use: float32 on a CPU not of Intel's, outside autocast, compilation and export."""
+    """`nn.Linear`, computed by oneDNN where it is faster: float32 on a CPU, outside autocast, compilation and export."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not INTEL and _serves(x, self.weight):
-            return call(_Linear, x, self.weight, self.bias)
-        return F.linear(x, self.weight, self.bias)
+        if not _serves(x, self.weight):
+            return F.linear(x, self.weight, self.bias)
+        return (
+            call(_Linear, x, self.weight, self.bias) if _trains(x, self.weight, self.bias) else linear(x, self.weight, self.bias)
+        )
 
 
 class Conv1d(nn.Conv1d):
-    """`nn.Conv1d` without padding, groups or dilation, computed by oneDNN's products where they are of use and it reads many channels.
+    """`nn.Conv1d` without padding, groups or dilation, computed by oneDNN's products where they are faster and it reads many channels.
 
     (B, N, T) -> (B, M, F), and then in memory channels lie beside each other: a row of such convolutions copies nothing.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if _serves(x, self.weight) and self.weight.shape[1] > 1 and x.shape[2] >= self.weight.shape[2]:
-            return call(_Convolution, x, self.weight, self.bias, self.stride[0])
+        outputs, inputs, kernel = self.weight.shape
+        if _serves(x, self.weight) and inputs > 1 and x.shape[2] >= kernel:
+            operation = "trained convolution" if _trains(x, self.weight, self.bias) else "convolution"
+            frames = x.shape[0] * ((x.shape[2] - kernel) // self.stride[0] + 1)
+            if onednn_is_faster(operation, frames, inputs, outputs, kernel, self.stride[0]):
+                return call(_Convolution, x, self.weight, self.bias, self.stride[0])
         return F.conv1d(x, self.weight, self.bias, self.stride)
 
 
+def _trains(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
 def _serves(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN is to compute the product of these: float32 on a CPU, outside autocast, compilation and export."""
-    asked = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
-    return HAS and _concrete(x) and _concrete(weight) and not asked
+    """Whether oneDNN can compute the product of these: float32 on a CPU, outside autocast, compilation and export."""
+    other = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+    return HAS and _concrete(x) and _concrete(weight) and not other
 
 
 def _concrete(x: Tensor) -> bool:
     """Numbers on the CPU in float32: not a subclass that stands for something else (memory is estimated without numbers)."""
     return type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
+
+
+# which is faster ----------------------------------------------------------------------------------------------------------------
+
+FEW = 128  # rows; up to there calls are timed on 64 rows, above on many
+MANY = {"convolution": 2000, "trained convolution": 2000}
+SMALLEST, LARGEST = 32, 4096  # inputs and outputs; timed at three quarters of the next power of two, which 768 and 3072 are
+
+
+def onednn_is_faster(operation: str, rows: int, inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> bool:
+    """Whether oneDNN beats what PyTorch calls by itself for `operation` (a key of `TIMED`) at about these sizes."""
+    sizes = 64 if rows < FEW else MANY.get(operation, 256), _timed_size(inputs), _timed_size(outputs), kernel, stride
+    name = " ".join([operation, "x".join(map(str, sizes))])
+    return choose(name, lambda: TIMED[operation](*sizes)) == "onednn"
+
+
+def _timed_size(size: int) -> int:
+    return 3 * (1 << (min(max(size, SMALLEST), LARGEST) - 1).bit_length()) // 4
+
+
+def _tensor(*shape: int) -> Tensor:
+    """Draws nothing from the random generators: a run's numbers do not depend on whether a choice was known."""
+    return torch.full(shape, 0.5, dtype=torch.float32, device="cpu")
+
+
+def _linears(rows: int, inputs: int, outputs: int, *_: int) -> Candidates:
+    x, weight, bias = _tensor(rows + ROUNDS, inputs), _tensor(outputs, inputs), _tensor(outputs)
+    return {
+        "onednn": lambda more: product(x[: rows + more], weight, bias),
+        "torch": lambda more: F.linear(x[: rows + more], weight, bias),
+    }
+
+
+def _gradients_of_input(rows: int, inputs: int, outputs: int, *_: int) -> Candidates:
+    gradient, weight = _tensor(rows + ROUNDS, outputs), _tensor(outputs, inputs)
+    return {
+        "onednn": lambda more: product(gradient[: rows + more], weight.t()),
+        "torch": lambda more: gradient[: rows + more] @ weight,
+    }
+
+
+def _gradients_of_weight(rows: int, inputs: int, outputs: int, *_: int) -> Candidates:
+    gradient, x = _tensor(rows + ROUNDS, outputs), _tensor(rows + ROUNDS, inputs)
+    return {
+        "onednn": lambda more: product(gradient[: rows + more].t(), x[: rows + more].t()),
+        "torch": lambda more: gradient[: rows + more].t() @ x[: rows + more],
+    }
+
+
+def _convolutions(frames: int, inputs: int, outputs: int, kernel: int, stride: int, trained: bool = False) -> Candidates:
+    """oneDNN's reads and writes channels beside each other, PyTorch's steps beside each other."""
+    weight = _tensor(outputs, inputs, kernel).requires_grad_(trained)
+    memory = _tensor(((frames + ROUNDS) * stride + kernel) * inputs)
+
+    def run(convolve: Callable[[Tensor], Tensor], turned: bool) -> Callable[[int], object]:
+        def step(more: int) -> None:
+            steps = (frames + more) * stride + kernel
+            x = memory[: steps * inputs]
+            x = (x.view(1, steps, inputs).transpose(1, 2) if turned else x.view(1, inputs, steps)).requires_grad_(trained)
+            with torch.set_grad_enabled(trained):
+                y = convolve(x)
+                if trained:
+                    torch.autograd.grad(y, (x, weight), torch.ones_like(y))
+
+        return step
+
+    return {
+        "onednn": run(lambda x: call(_Convolution, x, weight, None, stride), True),
+        "torch": run(lambda x: F.conv1d(x, weight, None, stride), False),
+    }
+
+
+TIMED: dict[str, Callable[..., Candidates]] = {
+    "linear": _linears,
+    "gradient of input": _gradients_of_input,
+    "gradient of weight": _gradients_of_weight,
+    "convolution": _convolutions,
+    "trained convolution": functools.partial(_convolutions, trained=True),
+}

@@ -13,6 +13,7 @@ def _copies() -> dict[str, str]:
     """Module of sottovoce -> name of its flat copy in the student's folder."""
     encoder = [path.stem for path in sorted((_ROOT / "encoder").glob("*.py")) if path.stem != "__init__"]
     return {
+        "core.cache": "sottovoce_cache",
         "core.types": "sottovoce_types",
         **{f"encoder.{name}": f"sottovoce_{name}" for name in encoder},
         "hub.teacher_space": "sottovoce_teacher_space",

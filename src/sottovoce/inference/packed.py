@@ -1,7 +1,7 @@
 """The encoder prepared for inference on a CPU: the same numbers (to 1e-4), by fewer bytes moved and faster matrix products.
 
-Three things differ from `Encoder`. Matrix products go through oneDNN with weights laid out for it once, activation included (what
-PyTorch calls by default is MKL, which takes its slower path on processors that are not Intel's). The waveform convolutions become such
+Three things differ from `Encoder`. Matrix products go through oneDNN with weights laid out for it once, activation included, where that is
+faster than what PyTorch calls by itself (`sottovoce.encoder.kernels`). The waveform convolutions become such
 products over a piece of audio short enough for its intermediate results to stay in the cache; the group norm over time, for which all of
 the first convolution's output would have to be there, is folded into that convolution's weights: mean and variance of a convolution's
 output follow from the first two moments of what it reads. And the long positional convolution is computed by Fourier transforms.
@@ -12,6 +12,7 @@ B batch, S samples, C channels, K kernel, T frames.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,18 +20,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sottovoce.core.types import Features
+from sottovoce.encoder import kernels
 from sottovoce.encoder.block import FeedForward
 from sottovoce.encoder.config import FrontendConfig
 from sottovoce.encoder.encoder import Encoder
 from sottovoce.encoder.frontend import ConvBlock, WaveFrontend
 from sottovoce.encoder.modules import ChannelNorm, LayerNorm
 from sottovoce.encoder.position import ConvPosition
-from sottovoce.encoder.product import has_onednn, product
+from sottovoce.encoder.product import FEW, TIMED, has_onednn, onednn_is_faster, product
 
 PIECE = 50  # frames that the waveform convolutions compute at a time: a second of audio
 STEP = 5  # the last piece is computed in multiples of so many frames, because oneDNN prepares itself anew for every size
 MANY = 1 << 16  # rows whose moments are taken at a time
 FUSED = {F.gelu: "gelu", F.relu: "relu"}  # activations that oneDNN computes with the product, as torch.ops.mkldnn calls them
+UNFUSED: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
 def can_pack() -> bool:
@@ -101,21 +104,37 @@ def _as_it_is(x: Tensor) -> Tensor:
 
 
 class PackedLinear(nn.Module):
-    """(..., N) -> (..., M), then `act`. weight: (M, N), in oneDNN's layout; not a parameter."""
+    """(..., N) -> (..., M), then `act`. weight: (M, N), in oneDNN's layout where oneDNN is faster; not a parameter."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, act: str = "none") -> None:
         super().__init__()
-        self.weight = laid_out(weight.detach())
+        weight = weight.detach()
+        self.by_onednn = weight.numel() == 0 or onednn_is_faster("packed linear", FEW, weight.shape[1], weight.shape[0])
+        self.weight = laid_out(weight) if self.by_onednn else weight.clone()
         self.bias, self.act = None if bias is None else bias.detach(), act
 
     def forward(self, x: Tensor) -> Tensor:
-        return product(x, self.weight, self.bias, self.act)
+        if self.by_onednn:
+            return product(x, self.weight, self.bias, self.act)
+        y = F.linear(x, self.weight, self.bias)
+        return y if self.act == "none" else UNFUSED[self.act](y)
 
 
 def laid_out(weight: Tensor) -> Tensor:
     """(M, N) in oneDNN's own layout; nothing stays nothing."""
     made: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight) if weight.numel() else weight
     return made
+
+
+def _timed(*sizes: int) -> kernels.Candidates:
+    """Rows, N, M: on weights that are laid out beforehand."""
+    rows, inputs, outputs, *_ = sizes
+    x, weight = torch.full((rows + kernels.ROUNDS, inputs), 0.5), torch.full((outputs, inputs), 0.5)
+    packed = laid_out(weight)
+    return {"onednn": lambda more: product(x[: rows + more], packed), "torch": lambda more: F.linear(x[: rows + more], weight)}
+
+
+TIMED["packed linear"] = _timed
 
 
 class PackedConv(nn.Module):

@@ -25,7 +25,7 @@ from sottovoce.core.config import completed, plain
 from sottovoce.core.ledger import write_atomically
 from sottovoce.core.types import Batch, Features
 from sottovoce.data import Data, Stream, open_data
-from sottovoce.encoder import EncoderConfig, normalize
+from sottovoce.encoder import EncoderConfig, kernels, normalize
 from sottovoce.hub.pretrained import Pretrained, load_pretrained
 from sottovoce.inference.packed import fastest
 from sottovoce.train import checkpoint, track
@@ -79,6 +79,9 @@ class Run:
                 self._clear()
             self.world.wait()
             self._remember()
+            kernels.keep_in(
+                self.folder / f"kernels{self.world.rank or ''}.jsonl"
+            )  # a resumed run computes as before, to the last bit
             self.world.wait()
             self.journal = track.Journal(self.folder, self.world.main)
             yield self
@@ -87,6 +90,7 @@ class Run:
                 signal.signal(kind, handler)
             if hasattr(self, "journal"):
                 self.journal.close()
+            kernels.keep_in(None)
             lock.release()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

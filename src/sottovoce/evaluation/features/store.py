@@ -19,8 +19,8 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from sottovoce.core.cache import cache_home
 from sottovoce.data import Skipped
-from sottovoce.data.cache import cache_home
 from sottovoce.evaluation.features.bank import INDEX, ROWS, Bank, Rows
 from sottovoce.evaluation.features.generated import MadeAudio
 from sottovoce.evaluation.features.pieces import BATCH_SECONDS, Encoded, Entry, Kind, Piece, decoded, encode, looked_at, readable

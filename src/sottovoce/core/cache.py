@@ -1,4 +1,4 @@
-"""Where things are kept that can be made again: demo speech, features, lengths of files."""
+"""The folder for what can be made again: demo speech, features, lengths of files, timings of kernels."""
 
 from __future__ import annotations
 
