@@ -1,8 +1,9 @@
 """Configuration: dataclass defaults < YAML (with ``include``) < ``key=value``.
 
 A configuration is a tree of frozen dataclasses. `build` makes one from plain mappings, checks every key and type, and reports all
-mistakes at once. A field whose metadata names a registry holds components: ``components(OBJECTIVES)`` for a mapping from a registered
-name to that class's nested ``Config``, ``component(STUDENTS, "copy")`` for a single one written as ``{name: ..., field: ...}``.
+mistakes at once. A field whose metadata names a registry holds registered classes and their nested ``Config``: ``component(STUDENTS,
+"copy")`` a single one, written as ``{name: ..., field: ...}``; ``components(OBJECTIVES)`` a mapping from labels to such, whose name is the
+label where nothing else is said. A subclass of `Component` adds fields that stand beside those of the ``Config``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
@@ -26,14 +27,6 @@ class ConfigError(ValueError):
     """A mistake in a recipe or an override. The message lists every mistake found, one a line."""
 
 
-def components(registry: Registry) -> Any:
-    return dataclasses.field(default_factory=dict, metadata={"registry": registry})
-
-
-def component(registry: Registry, default: str) -> Any:
-    return dataclasses.field(default_factory=lambda: {"name": default}, metadata={"registry": registry, "single": True})
-
-
 @dataclasses.dataclass(frozen=True)
 class Given:
     """A value from the command line: what YAML makes of it, and the text itself, for fields that are text (``no`` is a language)."""
@@ -44,10 +37,29 @@ class Given:
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """A registered class by name, and its configuration."""
+    """A registered class by name, and its configuration. key: what the name is called in YAML. default: the name where none is given;
+    "": the component's label."""
 
     name: str
     config: Any
+
+    key: typing.ClassVar[str] = "name"
+    default: typing.ClassVar[str] = ""
+
+    @classmethod
+    def own_fields(cls) -> list[str]:
+        """What a subclass adds."""
+        return [spec.name for spec in dataclasses.fields(cls) if spec.name not in ("name", "config")]
+
+
+def components(registry: Registry, of: type[Component] = Component) -> Any:
+    """A field that holds a mapping from labels to components."""
+    return dataclasses.field(default_factory=dict, metadata={"registry": registry, "of": of})
+
+
+def component(registry: Registry, default: str, of: type[Component] = Component) -> Any:
+    """A field that holds one component."""
+    return dataclasses.field(default_factory=lambda: {"name": default}, metadata={"registry": registry, "of": of, "single": True})
 
 
 def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
@@ -59,7 +71,8 @@ def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
     return typing.cast(C, made)
 
 
-def _build(cls: Any, data: Any, where: str, errors: list[str]) -> Any:
+def _build(cls: Any, data: Any, where: str, errors: list[str], beside: Sequence[str] = ()) -> Any:
+    """beside: names of other keys that may stand there, for suggestions."""
     data = _value(data)
     if not isinstance(data, Mapping):
         errors.append(f"{where or 'the recipe'}: expected a mapping, got {data!r}")
@@ -68,7 +81,7 @@ def _build(cls: Any, data: Any, where: str, errors: list[str]) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for key in data:
         if key not in fields:
-            errors.append(f"unknown key '{_join(where, key)}'{suggestion(str(key), fields)}")
+            errors.append(f"unknown key '{_join(where, key)}'{suggestion(str(key), [*fields, *beside])}")
     values: dict[str, Any] = {}
     for name, spec in fields.items():
         path = _join(where, name)
@@ -84,7 +97,7 @@ def _build(cls: Any, data: Any, where: str, errors: list[str]) -> Any:
             continue
         if registry is not None:
             default = spec.default_factory() if spec.metadata.get("single") and callable(spec.default_factory) else None
-            values[name] = _build_components(registry, value, default, path, errors)
+            values[name] = _build_components(registry, spec.metadata["of"], value, default, path, errors)
         else:
             values[name] = _convert(hints[name], value, path, errors)
     if errors:
@@ -96,31 +109,39 @@ def _build(cls: Any, data: Any, where: str, errors: list[str]) -> Any:
         return None
 
 
-def _build_components(registry: Registry, value: Any, default: Mapping[str, Any] | None, path: str, errors: list[str]) -> Any:
+def _build_components(
+    registry: Registry, of: type[Component], value: Any, default: Mapping[str, Any] | None, path: str, errors: list[str]
+) -> Any:
     """`default`: of a single component; ``None`` for a mapping of many."""
     value = _value(value)
     if default is not None and isinstance(value, str):
-        value = {"name": value}
+        value = {of.key: value}
     if not isinstance(value, Mapping):
         errors.append(f"'{path}': expected a mapping, got {value!r}")
         return None
     if default is not None:
-        fields = {key: item for key, item in value.items() if key != "name"}
-        return _component(registry, str(_value(value.get("name", default["name"]))), fields, path, errors)
-    made = {}
-    for name, fields in value.items():
-        if _value(fields) is not False:  # `name: false` takes away what an included file added
-            made[name] = _component(registry, str(name), _value(fields) or {}, _join(path, str(name)), errors)
-    return made
+        return _component(registry, of, default["name"], value, path, errors)
+    return {
+        str(label): _component(registry, of, of.default or str(label), _value(fields) or {}, _join(path, str(label)), errors)
+        for label, fields in value.items()
+        if _value(fields) is not False  # `label: false` takes away what an included file added
+    }
 
 
-def _component(registry: Registry, name: str, fields: Any, path: str, errors: list[str]) -> Component | None:
+def _component(registry: Registry, of: type[Component], name: str, data: Any, path: str, errors: list[str]) -> Component | None:
+    if not isinstance(data, Mapping):
+        errors.append(f"'{path}': expected a mapping, got {data!r}")
+        return None
+    name = str(_value(data.get(of.key, name)))
     try:
         cls = registry.get(name)
     except ValueError as problem:
         errors.append(f"'{path}': {problem}")
         return None
-    return Component(name, _build(cls.Config, fields, path, errors))
+    hints, own = typing.get_type_hints(of), of.own_fields()
+    given = {key: _convert(hints[key], data[key], _join(path, key), errors) for key in own if key in data}
+    rest = {key: item for key, item in data.items() if key not in (of.key, *own)}
+    return of(name, _build(cls.Config, rest, path, errors, own), **given)
 
 
 def _value(value: Any) -> Any:
@@ -199,16 +220,10 @@ def _name(hint: Any) -> str:
 def plain(value: Any) -> Any:
     """The reverse of `build`: nested mappings, lists and scalars, ready for YAML or JSON."""
     if isinstance(value, Component):
-        return {"name": value.name, **plain(value.config)}
+        own = {name: plain(getattr(value, name)) for name in value.own_fields()}
+        return {value.key: value.name, **own, **plain(value.config)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        made = {}
-        for spec in dataclasses.fields(value):
-            item = getattr(value, spec.name)
-            if spec.metadata.get("registry") and not spec.metadata.get("single"):
-                made[spec.name] = {name: plain(part.config) for name, part in item.items()}
-            else:
-                made[spec.name] = plain(item)
-        return made
+        return {spec.name: plain(getattr(value, spec.name)) for spec in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -224,8 +239,16 @@ def completed(cls: type, data: Mapping[str, Any]) -> Any:
         return dict(data)
 
 
-def read_yaml(path: Path, shipped: Path | None = None, within: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A YAML mapping; ``include: other.yaml`` (or a list), beside it or in the folder `shipped`, is read first and overlaid."""
+def read_yaml(
+    path: Path,
+    shipped: Path | None = None,
+    within: tuple[Path, ...] = (),
+    convert: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> dict[str, Any]:
+    """A YAML mapping; ``include: other.yaml`` (or a list), beside it or in the folder `shipped`, is read first and overlaid.
+
+    convert: applied to what each file says, before it is laid over another's.
+    """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError) as problem:
@@ -240,10 +263,9 @@ def read_yaml(path: Path, shipped: Path | None = None, within: tuple[Path, ...] 
     base: dict[str, Any] = {}
     for name in [included] if isinstance(included, str) else included:
         beside = path.parent / name
-        base = overlay(
-            base, read_yaml(beside if shipped is None or beside.exists() else shipped / name, shipped, (*within, path))
-        )
-    return overlay(base, data)
+        other = beside if shipped is None or beside.exists() else shipped / name
+        base = overlay(base, read_yaml(other, shipped, (*within, path), convert))
+    return overlay(base, convert(data))
 
 
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,7 +294,12 @@ def _name_of(component: Mapping[str, Any]) -> Any:
 
 
 def override(data: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """`data` with ``a.b=value`` assignments laid over it; values are read as YAML."""
+    """`data` with ``a.b=value`` assignments laid over it."""
+    return overlay(data, assigned(assignments))
+
+
+def assigned(assignments: Sequence[str]) -> dict[str, Any]:
+    """What ``a.b=value`` assignments say, as nested mappings; values are read as YAML."""
     given: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
@@ -283,7 +310,7 @@ def override(data: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, A
         except yaml.YAMLError:
             raise ConfigError(f"cannot read the value of '{text}'") from None
         given = overlay(given, nested(key.strip(), parsed if isinstance(parsed, (dict, list)) else Given(parsed, value.strip())))
-    return overlay(data, given)
+    return given
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:

@@ -67,39 +67,80 @@ class Features:
             return torch.ones(rows, frames, dtype=torch.bool, device=self.last.device)
         return torch.arange(frames, device=self.last.device) < self.lengths[:, None]
 
-    def on_frames(self, frames: int, join: int = 1) -> Features:
-        """The same on exactly `frames` frames of `join` frames each, beside one another: (B, frames, join D).
+    def on_frames(self, frames: int, join: int = 1, rate: float = 0.0) -> Features:
+        """The same on exactly `frames` frames, those of another encoder of the same audio.
 
-        Models round the length of a recording up or down, by a frame or two. ValueError when the frame rates differ otherwise.
+        join: so many of these frames for each of the other's, concatenated: (B, frames, join D). rate: these frames per frame of the
+        other's, where that is no whole number; they are resampled (see `resampled`). Models round the length of a recording up or
+        down, by a frame or two: the last frame is repeated, or what is too much is dropped. ValueError when more is missing.
         """
         there, wanted = self.last.shape[1], frames * join
-        if there == frames and join == 1:
-            return self
-        if abs(there - wanted) > max(2 * join, wanted // 50):
-            times = f" times {join}" if join > 1 else ""
-            raise ValueError(
-                f"the teacher gives {there} frames where the student gives {frames}{times}: their frame rates differ"
-            )
+        if rate:
+            lengths = None if self.lengths is None else torch.div(self.lengths, rate, rounding_mode="floor").long()
+            _check_frames(there, round(frames * rate), 2, f"{frames} times {rate:g}")
 
-        def fit(x: Tensor) -> Tensor:
-            x = x[:, :wanted] if there >= wanted else torch.cat([x, x[:, -1:].expand(-1, wanted - there, -1)], dim=1)
-            return x.unflatten(1, (frames, join)).flatten(2) if join > 1 else x
+            def fit(x: Tensor) -> Tensor:
+                return resampled(x, frames, rate, self.lengths)
+
+        elif there == frames and join == 1:
+            return self
+        else:
+            lengths = None if self.lengths is None else self.lengths // join
+            _check_frames(there, wanted, 2 * join, f"{frames}{f' times {join}' if join > 1 else ''}")
+
+            def fit(x: Tensor) -> Tensor:
+                x = x[:, :wanted] if there >= wanted else torch.cat([x, x[:, -1:].expand(-1, wanted - there, -1)], dim=1)
+                return x.unflatten(1, (frames, join)).flatten(2) if join > 1 else x
 
         hidden = [fit(x) for x in self.hidden]
-        lengths = None if self.lengths is None else self.lengths // join
         return Features(hidden, lengths, fit(self.embedded), fit(self.last), [fit(x) for x in self.ffn])
+
+
+def _check_frames(there: int, wanted: int, few: int, said: str) -> None:
+    """ValueError unless `there` frames are `wanted` frames but for rounding."""
+    if abs(there - wanted) > max(few, wanted // 50):
+        raise ValueError(f"the teacher gives {there} frames where the student gives {said}: their frame rates differ")
+
+
+def resampled(x: Tensor, frames: int, rate: float, lengths: Tensor | None = None) -> Tensor:
+    """(B, T, D) on `frames` frames, each `rate` of x's frames long: linear interpolation between the centres of frames.
+
+    Frame i of either is taken as the stretch from i to i + 1 strides, so the centre of frame i of the result lies at
+    ``(i + 1/2) rate - 1/2`` on x's axis. Before the first centre and after the last (of `lengths`, (B,), where rows are padded) the
+    nearest frame is repeated.
+    """
+    at = (torch.arange(frames, device=x.device, dtype=torch.float32) + 0.5) * rate - 0.5
+    ends = torch.full((len(x),), x.shape[1], device=x.device) if lengths is None else lengths.to(x.device).clamp(min=1)
+    last = (ends - 1)[:, None]
+    at = torch.minimum(at.clamp(min=0)[None], last.float())
+    low = at.floor().long()
+    high = torch.minimum(low + 1, last)
+
+    def pick(index: Tensor) -> Tensor:
+        return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
+
+    return torch.lerp(pick(low), pick(high), (at - low)[..., None].to(x.dtype))
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What an utterance teacher says about a batch. vectors: (B, D), one for each recording; a score is a vector of width 1."""
+
+    vectors: Tensor
+
+
+Answer = Features | Vectors
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum over `count` frames, never a mean, so that padding and many machines cannot skew it.
+    """What an objective finds in one micro-batch: sums, never means, so that padding and many machines cannot skew them.
 
-    total: scalar, differentiable. count: how many frames it sums over. logs: sums of the parts, by name, detached; the loop
-    divides them by the global count before it writes them down.
+    total: scalar, differentiable. logs: sums of its parts, by name, detached. Both are divided by the objective's denominator over
+    all micro-batches and machines (`Objective.denominator`).
     """
 
     total: Tensor
-    count: Tensor
     logs: Mapping[str, Tensor]
 
 

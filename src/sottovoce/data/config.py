@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -24,6 +25,8 @@ class DataConfig:
     label: the manifest's column that objectives with labels learn from (``speaker``); none of the published methods needs one.
     speeds: every training batch is played at one of these, drawn at random; pitch and formants go with it, so that at another speed
         than 1 a speaker is another one (Yamamoto et al. 2019), and labels then name the speed too. Empty: all as it was recorded.
+    keep_targets: how much of what teachers say about each recording is kept on disk, in half precision (``2GB``, or bytes; 0: nothing), so
+        that later epochs do not ask the teachers again. Needs ``crop: none``.
     where: keep the rows of the manifest whose column has this value, for example ``{split: train}``.
     allow_commands: run the shell commands, and fetch from the addresses, that a Lhotse manifest may name as its audio. Whoever wrote the
         manifest can then do on this machine whatever the user can.
@@ -39,6 +42,7 @@ class DataConfig:
     valid_max_seconds: float = 300.0
     label: str = ""
     speeds: tuple[float, ...] = ()
+    keep_targets: str = "0"
     where: Mapping[str, str] = field(default_factory=dict)
     allow_commands: bool = False
 
@@ -59,7 +63,27 @@ class DataConfig:
             raise ValueError(f"workers must be 0 or more, not {self.workers}")
         if self.crop not in ("shortest", "none"):
             raise ValueError(f"crop must be 'shortest' or 'none', not {self.crop!r}")
+        if self.target_bytes and self.crop != "none":
+            raise ValueError(
+                "keep_targets needs crop: none, because random crops are other audio in every epoch, of which nothing kept is true"
+            )
+
+    @property
+    def target_bytes(self) -> int:
+        """`keep_targets` in bytes."""
+        return bytes_in(self.keep_targets)
 
     @property
     def min_samples(self) -> int:
         return round(self.min_seconds * SAMPLE_RATE)
+
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def bytes_in(size: str) -> int:
+    """``2GB``, ``500 MB`` or a number of bytes. ValueError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", size.strip(), re.IGNORECASE)
+    if found is None or found[2].upper() not in UNITS:
+        raise ValueError(f"'{size}' is no size; write for example 2GB, 500MB or a number of bytes")
+    return round(float(found[1]) * UNITS[found[2].upper()])

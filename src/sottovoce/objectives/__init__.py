@@ -1,5 +1,5 @@
 """Distillation objectives, one file each. See `base.Objective` for what one must say."""
 
-from sottovoce.objectives.base import Objective, Shape
+from sottovoce.objectives.base import Needs, Objective, Shape
 
-__all__ = ["Objective", "Shape"]
+__all__ = ["Needs", "Objective", "Shape"]

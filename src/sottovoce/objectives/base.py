@@ -4,38 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sottovoce.core.types import Batch, Features, Loss
+from sottovoce.core.types import Answer, Batch, Features, Loss
 
 
 @dataclass(frozen=True)
 class Shape:
     """What an objective may know of an encoder: its width and how many layers it has.
 
-    stride: samples from one of its frames to the next; 0 where that is not known. join: how many of its frames each of the student's
-    stands for; they lie beside one another, and `dim` is the width of all of them.
+    stride: samples from one of its frames to the next; 0 where that is not known. Of a teacher as a student sees it: join: teacher
+    frames per student frame; they are concatenated, and `dim` is the width of all of them. rate: the same where it is no whole number;
+    the teacher's frames are then resampled to the student's (`types.resampled`). An utterance teacher has no layers: depth is 0.
     """
 
     dim: int
     depth: int
     stride: int = 0
     join: int = 1
+    rate: float = 0.0
 
     def for_student(self, student: Shape) -> Shape:
-        """This teacher as `student` sees it. ValueError unless the student's frames are whole numbers of the teacher's."""
+        """This teacher as `student` sees it: frames as they are, joined or resampled."""
         if not self.stride or not student.stride or self.stride == student.stride:
             return self
         join, rest = divmod(student.stride, self.stride)
         if rest or not join:
-            raise ValueError(
-                f"the student's frames are {student.stride} samples apart and the teacher's {self.stride}: "
-                "one frame of the student must stand for a whole number of the teacher's"
-            )
+            return replace(self, rate=student.stride / self.stride)
         return replace(self, dim=self.dim * join, join=join)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one objective needs.
+
+    masked_input: it reads the student on input whose frames were masked. targets: of its teacher: "none"; "clean", what the teacher
+    says about the clean audio; "masked", the same at masked frames and, at the others, what it says about the masked audio. layers: the
+    teacher's hidden states that it reads, by number; ``None``: all. taps: the teacher's layers, from 1, whose feed-forward outputs it
+    reads. compares_rows: it compares the rows of a batch, so that its loss depends on how batches are split.
+    """
+
+    masked_input: bool = False
+    targets: Literal["none", "clean", "masked"] = "clean"
+    layers: tuple[int, ...] | None = None
+    taps: tuple[int, ...] = ()
+    compares_rows: bool = False
 
 
 def identity_(linear: nn.Linear, teacher: Shape) -> nn.Linear:
@@ -50,38 +66,51 @@ def identity_(linear: nn.Linear, teacher: Shape) -> nn.Linear:
 
 
 class Objective(nn.Module):
-    """Compares a student with its teacher (or with targets of its own) and returns sums, never means.
+    """Compares a student with one teacher (or with targets of its own) and returns sums, never means.
 
-    A subclass is one file: ``@OBJECTIVES.register("name")``, a nested frozen ``Config`` whose defaults are the paper's values, and
-    `forward`. Its parameters (projections, heads) are trained with the student. Class attributes say what it needs.
+    A subclass is one file: ``@OBJECTIVES.register("name")``, a nested frozen ``Config`` whose defaults are the paper's values, `needs` and
+    `forward`. Its parameters (projections, heads) are trained with the student. reads: whether it learns from a teacher of frames or
+    from one of utterances.
     """
 
     name: ClassVar[str]
     Config: ClassVar[type]
-    needs_teacher: ClassVar[bool] = True
-    masked: ClassVar[bool] = False  # reads a student whose input frames were masked, and counts masked frames only
-    teacher_taps: ClassVar[bool] = False  # reads the teacher's feed-forward outputs
-    masked_teacher: ClassVar[bool] = False  # at frames the student sees, wants what the teacher says of the masked input
-    contrasts_rows: ClassVar[bool] = False  # compares the rows of a batch, so that its loss depends on how batches are split
+    reads: ClassVar[Literal["frames", "utterance"]] = "frames"
 
     def __init__(self, config: Any, student: Shape, teacher: Shape) -> None:
         super().__init__()
         self.config = config
 
-    def frames(self, valid: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T) bool: the frames that count. Known before the forward pass, so that the loop can divide by the global number."""
-        return valid & mask if self.masked and mask is not None else valid
+    def needs(self) -> Needs:
+        """What this objective, with its configuration, needs."""
+        return Needs()
 
-    def fit(self, batches: Iterable[tuple[Batch, Features | None]]) -> None:
+    def frames(self, valid: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T) bool: the frames that count; of masked input the masked ones, unless a subclass says otherwise."""
+        return valid & mask if self.needs().masked_input and mask is not None else valid
+
+    def denominator(self, frames: Tensor, batch: Batch) -> Tensor:
+        """What the loss of a batch is divided by: its `frames`. A subclass may count rows or tokens.
+
+        Known before the forward pass, because it is summed over micro-batches and machines first.
+        """
+        return frames.sum()
+
+    def fit(self, batches: Iterable[tuple[Batch, Answer | None]]) -> None:
         """Once, before training: look at some data (clusters, statistics). The default needs none."""
 
-    def forward(self, student: Features, teacher: Features | None, frames: Tensor, batch: Batch) -> Loss:
-        """Sum of the loss over `frames`; `Loss.count` is ``frames.sum()``."""
+    def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
+        """Sum of the loss over `frames`, or over whatever `denominator` counts."""
         raise TypeError(f"{type(self).__name__} must define forward")
 
     def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
         """Trained maps from student layers into the teacher's space, by name, and the student layers each serves. None by default."""
         return {}, {}
+
+
+def rows_of(frames: Tensor) -> Tensor:
+    """The number of rows, as a denominator of losses over recordings."""
+    return torch.tensor(len(frames), device=frames.device)
 
 
 def by_mask(mask: Tensor, alpha: float) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sottovoce.core.registry import OBJECTIVES
-from sottovoce.core.types import Batch, Features, Loss
+from sottovoce.core.types import Answer, Batch, Features, Loss
 from sottovoce.objectives import contrast
-from sottovoce.objectives.base import Objective, Shape
+from sottovoce.objectives.base import Needs, Objective, Shape
 from sottovoce.objectives.distance import Distance
 
 Kind = Literal["contrast", "distance", "none"]
@@ -34,8 +34,6 @@ class Colld(Objective):
     feed-forward output at the same frame, its distractors those of other masked frames of the utterance. The student's input is
     masked, the teacher's is not. Mean over layers, sum over frames.
     """
-
-    needs_teacher = True
 
     @dataclass(frozen=True)
     class Config(Distance):
@@ -76,9 +74,6 @@ class Colld(Objective):
     def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
         super().__init__(config, student, teacher)
         self.config: Colld.Config = config
-        self.masked = config.mask  # type: ignore[misc]  # an instance knows better than its class
-        self.masked_teacher = config.masked_teacher  # type: ignore[misc]
-        self.teacher_taps = config.target == "ffn"  # type: ignore[misc]
         count = config.layers or student.depth
         if count > student.depth:
             raise ValueError(f"colld cannot compare {count} layers: the student has {student.depth}")
@@ -94,14 +89,23 @@ class Colld(Objective):
             return nn.Linear(width, target)
         return nn.Sequential(nn.Linear(width, target), nn.ReLU(), nn.Linear(target, target))
 
+    def needs(self) -> Needs:
+        theirs = tuple(sorted({layer for _, layer in self.pairs}))
+        return Needs(
+            masked_input=self.config.mask,
+            targets="masked" if self.config.masked_teacher else "clean",
+            layers=() if self.config.target == "ffn" else theirs,
+            taps=theirs if self.config.target == "ffn" else (),
+        )
+
     def frames(self, valid: Tensor, mask: Tensor | None) -> Tensor:
         both = self.config.hidden != "none" and self.config.visible != "none"
         if mask is None or both:
             return valid
         return valid & (mask if self.config.visible == "none" else ~mask)
 
-    def forward(self, student: Features, teacher: Features | None, frames: Tensor, batch: Batch) -> Loss:
-        assert teacher is not None
+    def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
+        assert isinstance(teacher, Features)
         parts = self.split(frames, student.mask)
         drawn = {}
         for part in parts:
@@ -126,7 +130,7 @@ class Colld(Objective):
                     logs[name] = logs.get(name, 0.0) + weight * (value.detach() * there).sum() * frames.sum() / there.sum().clamp(
                         min=1
                     )
-        return Loss(total, frames.sum(), logs)
+        return Loss(total, logs)
 
     def split(self, frames: Tensor, mask: Tensor | None) -> list[Part]:
         """The frames that are hidden from the student and those that are not, of the ones that count."""

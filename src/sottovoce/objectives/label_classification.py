@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sottovoce.core.registry import OBJECTIVES
-from sottovoce.core.types import Batch, Features, Loss
-from sottovoce.objectives.base import Objective, Shape, layer_index
+from sottovoce.core.types import Answer, Batch, Features, Loss
+from sottovoce.objectives.base import Needs, Objective, Shape, layer_index, rows_of
 
 
 @OBJECTIVES.register("label_classification")
@@ -22,9 +22,6 @@ class LabelClassification(Objective):
     hours in which a self-supervised model learns who speaks. A label's class is a hash of it, so that no list of labels is needed: two
     of n labels share a class with a chance of about n^2 / (2 classes).
     """
-
-    needs_teacher = False
-    masked = True  # shares the student's pass with what it goes with
 
     @dataclass(frozen=True)
     class Config:
@@ -43,22 +40,29 @@ class LabelClassification(Objective):
         self.project = nn.Linear(2 * student.dim, config.dim)
         self.classes = nn.Embedding(config.classes, config.dim)
 
+    def needs(self) -> Needs:
+        return Needs(masked_input=True, targets="none")  # shares the student's pass with the objective that it goes with
+
     def frames(self, valid: Tensor, mask: Tensor | None) -> Tensor:
         return valid
 
-    def forward(self, student: Features, teacher: Features | None, frames: Tensor, batch: Batch) -> Loss:
-        """Each row's loss times its number of `frames`, so that rows add up as frames do."""
-        x, weight = student.hidden[self.layer], frames.sum(1)
-        share = frames.to(x.dtype)[..., None] / weight.clamp(min=1)[:, None, None]
+    def denominator(self, frames: Tensor, batch: Batch) -> Tensor:
+        """Rows, with or without a label: the fewer labels, the less this objective weighs."""
+        return rows_of(frames)
+
+    def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
+        """Sum over the rows that have a label. The logs are means over those rows."""
+        x = student.hidden[self.layer]
+        share = frames.to(x.dtype)[..., None] / frames.sum(1).clamp(min=1)[:, None, None]
         mean = (x * share).sum(1)
         deviation = ((x - mean[:, None]).square() * share).sum(1).clamp(min=1e-6).sqrt()
         ours = F.normalize(self.project(torch.cat([mean, deviation], dim=-1)).float(), dim=-1)
         cosines = ours @ F.normalize(self.classes.weight.float(), dim=-1).T
         labels = [zlib.crc32(label.encode()) % self.config.classes for label in batch.labels or ("",) * len(x)]
         target = torch.tensor(labels, device=x.device)
-        weight = weight * torch.tensor([bool(label) for label in batch.labels] or [False] * len(x), device=x.device)
+        known = torch.tensor([bool(label) for label in batch.labels] or [False] * len(x), device=x.device)
         logits = self.config.scale * (cosines - self.config.margin * F.one_hot(target, self.config.classes))
         each = F.cross_entropy(logits, target, reduction="none")
         right = (cosines.argmax(-1) == target).float()
-        logs = {"cross_entropy": (each * weight).sum().detach(), "accuracy": (right * weight).sum()}
-        return Loss((each * weight).sum(), frames.sum(), logs)
+        total, rows = (each * known).sum(), len(x) / known.sum().clamp(min=1)
+        return Loss(total, {"cross_entropy": total.detach() * rows, "accuracy": (right * known).sum() * rows})

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from sottovoce.core.registry import OBJECTIVES
-from sottovoce.core.types import Batch, Features, Loss
-from sottovoce.objectives.base import Objective, Shape, identity_, layer_index
+from sottovoce.core.types import Answer, Batch, Features, Loss
+from sottovoce.objectives.base import Needs, Objective, Shape, identity_, layer_index
 from sottovoce.objectives.distance import Distance
 
 
@@ -53,15 +53,18 @@ class LayerToLayer(Objective):
         if not self.pairs:
             raise ValueError("layer_to_layer needs at least one layer to compare")
 
-    def forward(self, student: Features, teacher: Features | None, frames: Tensor, batch: Batch) -> Loss:
-        assert teacher is not None
+    def needs(self) -> Needs:
+        return Needs(layers=tuple(sorted({theirs for _, _, theirs, _ in self.pairs})))
+
+    def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
+        assert isinstance(teacher, Features)
         weight = frames.float()  # multiplied, not indexed: on a GPU a boolean index waits for the host
         parts: dict[str, Tensor] = {}
         for name, mine, theirs, share in self.pairs:
             ours, target = self.maps[name](student.hidden[mine]).float(), teacher.hidden[theirs].float()
             for key, each in self.config.parts(ours, target).items():
                 parts[key] = parts.get(key, 0.0) + share * (each * weight).sum()
-        return Loss(self.config.total(parts), frames.sum(), {key: value.detach() for key, value in parts.items()})
+        return Loss(self.config.total(parts), {key: value.detach() for key, value in parts.items()})
 
     def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
         layers: dict[str, list[int]] = {}

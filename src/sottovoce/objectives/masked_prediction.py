@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sottovoce.core.registry import OBJECTIVES
-from sottovoce.core.types import Batch, Features, Loss
+from sottovoce.core.types import Answer, Batch, Features, Loss
 from sottovoce.encoder.log_mel import LogMel, mfcc
-from sottovoce.objectives.base import Objective, Shape, by_mask
+from sottovoce.objectives.base import Needs, Objective, Shape, by_mask
 
 
 @OBJECTIVES.register("masked_prediction")
@@ -23,8 +23,6 @@ class MaskedPrediction(Objective):
     labels are computed as batches come, so that there is no labelling pass over the corpus.
     """
 
-    needs_teacher = False
-    masked = True
     centroids: Tensor
     mean: Tensor
     deviation: Tensor
@@ -47,7 +45,6 @@ class MaskedPrediction(Objective):
     def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
         super().__init__(config, student, teacher)
         self.config: MaskedPrediction.Config = config
-        self.needs_teacher = config.layer > 0  # type: ignore[misc]  # an instance knows better than its class
         size = teacher.dim if config.layer else 39
         self.logmel = LogMel(40)
         self.project = nn.Linear(student.dim, config.dim)
@@ -56,13 +53,18 @@ class MaskedPrediction(Objective):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("deviation", torch.ones(size))
 
+    def needs(self) -> Needs:
+        if not self.config.layer:
+            return Needs(masked_input=True, targets="none")
+        return Needs(masked_input=True, layers=(self.config.layer,))
+
     def frames(self, valid: Tensor, mask: Tensor | None) -> Tensor:
         return super().frames(valid, mask) if self.config.alpha == 1 else valid
 
-    def sources(self, teacher: Features | None, batch: Batch) -> Tensor:
+    def sources(self, teacher: Answer | None, batch: Batch) -> Tensor:
         """(B, T, size) float32: what the labels are made of."""
         if self.config.layer:
-            assert teacher is not None
+            assert isinstance(teacher, Features)
             return teacher.hidden[self.config.layer].float()
         with torch.autocast(batch.wave.device.type, enabled=False):
             return mfcc(self.logmel(batch.wave))
@@ -74,7 +76,7 @@ class MaskedPrediction(Objective):
             return (self.centroids.square().sum(-1) - 2 * x @ self.centroids.T).argmin(-1)
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[tuple[Batch, Features | None]]) -> None:
+    def fit(self, batches: Iterable[tuple[Batch, Answer | None]]) -> None:
         """k-means (Lloyd's rounds from random frames, empty clusters restarted) over the first `fit_frames` frames."""
         found: list[Tensor] = []
         for batch, teacher in batches:
@@ -98,7 +100,7 @@ class MaskedPrediction(Objective):
             centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], restart)
         self.centroids.copy_(centroids)
 
-    def forward(self, student: Features, teacher: Features | None, frames: Tensor, batch: Batch) -> Loss:
+    def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
         with torch.no_grad():
             labels = self.labels(self.sources(teacher, batch))[:, : frames.shape[1]][frames]
         outputs = F.normalize(self.project(student.last[frames]).float(), dim=-1)
@@ -106,9 +108,9 @@ class MaskedPrediction(Objective):
         each = F.cross_entropy(logits, labels, reduction="none")
         right = (logits.argmax(-1) == labels).float()
         if self.config.alpha == 1 or student.mask is None:
-            return Loss(each.sum(), frames.sum(), {"cross_entropy": each.sum().detach(), "accuracy": right.sum()})
+            return Loss(each.sum(), {"cross_entropy": each.sum().detach(), "accuracy": right.sum()})
         masked = student.mask[frames].float()
         total = (each * by_mask(student.mask[frames], self.config.alpha)).sum()
         share = masked.sum().clamp(min=1) / len(masked)  # so that these logs are means over masked frames
         hidden = {"cross_entropy": (each * masked).sum().detach() / share, "accuracy": (right * masked).sum() / share}
-        return Loss(total, frames.sum(), hidden)
+        return Loss(total, hidden)

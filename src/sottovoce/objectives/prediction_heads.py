@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sottovoce.core.registry import OBJECTIVES
-from sottovoce.core.types import Batch, Features, Loss
-from sottovoce.objectives.base import Objective, Shape, layer_index
+from sottovoce.core.types import Answer, Batch, Features, Loss
+from sottovoce.objectives.base import Needs, Objective, Shape, layer_index
 from sottovoce.objectives.distance import Distance
 
 
@@ -39,12 +39,15 @@ class PredictionHeads(Objective):
             for _ in self.targets
         )
 
-    def forward(self, student: Features, teacher: Features | None, frames: Tensor, batch: Batch) -> Loss:
-        assert teacher is not None
+    def needs(self) -> Needs:
+        return Needs(layers=tuple(sorted(set(self.targets))))
+
+    def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
+        assert isinstance(teacher, Features)
         weight, logs, totals = frames.float(), {}, []
         for index, head in zip(self.targets, self.heads, strict=True):
             parts = self.config.parts(head(student.hidden[-1]).float(), teacher.hidden[index].float())
             each = (self.config.total(parts) * weight).sum()
             totals.append(each)
             logs[f"layer_{index}"] = each.detach()
-        return Loss(torch.stack(totals).mean(), frames.sum(), logs)
+        return Loss(torch.stack(totals).mean(), logs)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sottovoce.core.registry import OBJECTIVES
-from sottovoce.core.types import Batch, Features, Loss
-from sottovoce.objectives.base import Objective, Shape, layer_index
+from sottovoce.core.types import Answer, Batch, Features, Loss
+from sottovoce.objectives.base import Needs, Objective, Shape, layer_index, rows_of
 
 
 @OBJECTIVES.register("utterance_contrast")
@@ -22,9 +22,6 @@ class UtteranceContrast(Objective):
     utterances and the last `queue` ones: a batch of 16 s holds too few utterances to be contrasted among themselves. No quantiser.
     """
 
-    needs_teacher = False
-    masked = True
-    contrasts_rows = True
     past: Tensor
     filled: Tensor
 
@@ -45,8 +42,14 @@ class UtteranceContrast(Objective):
         self.register_buffer("past", F.normalize(torch.randn(config.queue, config.dim), dim=-1))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
-    def forward(self, student: Features, teacher: Features | None, frames: Tensor, batch: Batch) -> Loss:
-        """The mean over views, times the number of `frames`, which is what the loop divides by."""
+    def needs(self) -> Needs:
+        return Needs(masked_input=True, targets="none", compares_rows=True)
+
+    def denominator(self, frames: Tensor, batch: Batch) -> Tensor:
+        return rows_of(frames)
+
+    def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
+        """Sum over rows of the mean over their two views."""
         views = self.views(student.hidden[self.layer], student.valid())
         rows = len(views) // 2
         here = views @ views.T
@@ -55,12 +58,11 @@ class UtteranceContrast(Objective):
         logits = torch.cat([here.masked_fill(same, -torch.inf), views @ self.past[: int(self.filled)].T.clone()], dim=1)
         positive = (views * views.roll(rows, 0)).sum(-1, keepdim=True)
         logits = torch.cat([positive, logits], dim=1) / self.config.temperature
-        count = frames.sum()
-        loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device)) * count
-        right = (logits.argmax(-1) == 0).float().mean() * count
+        loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device)) * rows
+        right = (logits.argmax(-1) == 0).float().mean() * rows
         if self.training:
             self.remember(views.detach())
-        return Loss(loss, count, {"contrast": loss.detach(), "contrast_accuracy": right})
+        return Loss(loss, {"contrast": loss.detach(), "contrast_accuracy": right})
 
     def views(self, x: Tensor, valid: Tensor) -> Tensor:
         """(B, T, D) -> (2 B, dim), unit vectors: first halves, then second halves."""

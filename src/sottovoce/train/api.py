@@ -20,7 +20,7 @@ from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Recipe, load_recipe
 from sottovoce.train.record import card, gather
 from sottovoce.train.run import RESULT, Run
-from sottovoce.train.stages import carry_out, cost_of, gate, shape_of
+from sottovoce.train.stages import carry_out, cost_of, gate
 from sottovoce.train.work import Work
 
 
@@ -147,16 +147,16 @@ def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
     recipe = run.recipe
     if recipe.format != "sottovoce":
         mask_vector = work.objectives.get("mask_vector")
-        save_pretrained(run.out, work.encoder, recipe.format, normalize=run.normalize, mask_vector=mask_vector)
+        save_pretrained(run.out, work.encoder, recipe.format, normalize=run.teachers.normalize, mask_vector=mask_vector)
         return
     teacher = run.teacher
-    learner = Learner(work.encoder, recipe.objectives, shape_of(teacher), recipe.masking)
+    learner = Learner(work.encoder, recipe.objectives, run.teachers, recipe.masking)
     learner.recall(work.objectives)
     projections, layers = learner.projections()
     save_student(
         run.out,
         work.encoder,
-        normalize=run.normalize,
+        normalize=run.teachers.normalize,
         preprocessor=teacher.preprocessor if teacher is not None else None,
         projections=projections,
         layers=layers,

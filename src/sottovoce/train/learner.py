@@ -2,81 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from sottovoce.core.config import Component
 from sottovoce.core.registry import OBJECTIVES
-from sottovoce.core.types import Batch, Features, Loss
+from sottovoce.core.types import Answer, Batch, Features, Loss
 from sottovoce.data.augment import Augment
 from sottovoce.encoder import Encoder
-from sottovoce.objectives import Objective, Shape
+from sottovoce.objectives import Needs, Objective, Shape
 from sottovoce.pruning import GatedEncoder
-from sottovoce.train.recipe import Masking
+from sottovoce.train.recipe import Masking, ObjectiveChoice
+from sottovoce.train.targets import Teachers
+from sottovoce.train.teachers import prepared
 
-Teach = Callable[
-    [Batch, Tensor | None, bool], Features
-]  # the teacher on a batch, its frames masked or not, feed-forward outputs or not
+Targets = Mapping[tuple[str, Literal["clean", "masked"]], Answer]  # by label of the teacher, on the student's frames
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A batch with what is drawn for it before the forward pass.
+    """A batch on the student's device, with what is drawn for it before the forward pass.
 
-    heard: (B, S), what the student hears; the batch itself unless it is augmented. valid, mask: (B, T) bool; mask is ``None`` when no
-    objective masks.
+    raw: as it was decoded, for teachers, each of which prepares it its own way. batch: as the student reads it. keys: under which the
+    targets of its rows are kept, if they are. heard: (B, S), what the student hears; the batch itself unless it is augmented.
+    valid, mask: (B, T) bool; mask is ``None`` when no objective masks.
     """
 
+    raw: Batch
     batch: Batch
+    keys: tuple[str, ...]
     heard: Tensor
     valid: Tensor
     mask: Tensor | None
 
 
 class Learner(nn.Module):
-    """``learner(drawn, learner.targets(drawn, teach))`` -> a `Loss` per objective.
+    """``learner(drawn, learner.targets(drawn))`` -> a `Loss` per objective, by label.
 
-    `student` is an `Encoder`, or a `GatedEncoder` while pruning.
+    What is logged and trained is ``learner.total(losses, denominators)``, with `denominators` of all micro-batches and processes summed.
+    `student` is an `Encoder`, or a `GatedEncoder` while pruning. weights: of the objectives.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        objectives: Mapping[str, Component],
-        teacher: Shape | None,
+        objectives: Mapping[str, ObjectiveChoice],
+        teachers: Teachers,
         masking: Masking,
         augment: Augment | None = None,
     ) -> None:
         super().__init__()
         shape = Shape(encoder.config.dim, len(encoder.config.layers), encoder.config.frontend.stride)
-        teacher = shape if teacher is None else teacher.for_student(shape)
         self.student: Encoder | GatedEncoder = encoder
+        self.teachers = teachers
+        self.shapes = {label: teacher.shape.for_student(shape) for label, teacher in teachers.items()}
+        first = next(iter(teachers), "")
+        self.teacher_of = {label: part.teacher or first for label, part in objectives.items()}
+        self.weights = {label: part.weight for label, part in objectives.items()}
         self.objectives = nn.ModuleDict(
-            {name: OBJECTIVES.get(part.name)(part.config, shape, teacher) for name, part in objectives.items()}
+            {
+                label: OBJECTIVES.get(part.name)(part.config, shape, self.shapes.get(self.teacher_of[label], shape))
+                for label, part in objectives.items()
+            }
         )
-        self.join = teacher.join  # frames of the teacher for each of the student's
+        self.needs: dict[str, Needs] = {label: objective.needs() for label, objective in self._objectives()}
+        self._check()
         self.kept: dict[str, list[int]] = {}  # of the student as the stage began, when units were cut for good since
         self.compiled: Callable[..., Features] | None = None  # the student by torch.compile, where it is to be run so
         self.masking, self.augment = masking, augment or Augment()
-        self.mask_vector = nn.Parameter(torch.empty(shape.dim).uniform_()) if any(self._each("masked")) else None
+        masks = any(needs.masked_input for needs in self.needs.values())
+        self.mask_vector = nn.Parameter(torch.empty(shape.dim).uniform_()) if masks else None
 
-    def _each(self, attribute: str) -> list[bool]:
-        return [bool(getattr(objective, attribute)) for objective in self.objectives.values()]
-
-    @property
-    def needs_teacher(self) -> bool:
-        return any(self._each("needs_teacher"))
+    def _check(self) -> None:
+        """ValueError where an objective's teacher is not there, or does not give what it needs."""
+        for label, objective in self._objectives():
+            needs, teacher = self.needs[label], self.teacher_of[label]
+            if needs.targets == "none":
+                continue
+            if not teacher:
+                raise ValueError(f"objectives.{label} needs a teacher and there is none; name one as TEACHER or in teachers")
+            if self.teachers[teacher].answers != objective.reads:
+                raise ValueError(
+                    f"objectives.{label} learns from a teacher of kind {objective.reads}, and '{teacher}' is one of kind "
+                    f"{self.teachers[teacher].answers}; name another in objectives.{label}.teacher"
+                )
 
     @property
     def encoder(self) -> Encoder:
         """The student's own encoder, without gates."""
         return self.student.encoder if isinstance(self.student, GatedEncoder) else self.student
 
+    @property
+    def join(self) -> int:
+        """Frames of the main teacher for each of the student's, as its projections give them."""
+        return self.shapes[self.teachers.main].join if self.teachers.main else 1
+
+    def fit(self, batches: Callable[[], Iterable[Batch]], trained: Mapping[str, Tensor]) -> None:
+        """Lets objectives look at data before training, except those of which `trained` has tensors from earlier stages.
+
+        batches: a pass over the training data, as decoded, from its start.
+        """
+        for label, objective in self._objectives():
+            if not any(key.startswith(f"objectives.{label}.") for key in trained):
+                objective.fit(self._with_targets(label, batch) for batch in batches())
+
+    def _with_targets(self, label: str, batch: Batch) -> tuple[Batch, Answer | None]:
+        raw, keys = batch.to(self._device), self.teachers.row_keys(batch)
+        mine = prepared(raw, self.teachers.normalize)
+        if self.needs[label].targets == "none":
+            return mine, None
+        return mine, self._clean(self.teacher_of[label], raw, keys)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.encoder.parameters()).device
+
     def draw(self, batch: Batch) -> Drawn:
-        """Valid frames, what the student hears and, where an objective wants it, a fresh span mask."""
+        """A batch as it was decoded, with its valid frames, what the student hears and, where an objective wants it, a fresh span mask."""
+        keys, raw = self.teachers.row_keys(batch), batch.to(self._device)
+        batch = prepared(raw, self.teachers.normalize)
         frontend = self.encoder.config.frontend
         frames, device = int(frontend.frames(batch.wave.shape[1])), batch.wave.device
         valid = torch.ones(len(batch.wave), frames, dtype=torch.bool, device=device)
@@ -84,10 +131,22 @@ class Learner(nn.Module):
             valid = torch.arange(frames, device=device) < frontend.frames(batch.lengths)[:, None]
         heard = self.augment(batch.wave, batch.lengths) if self.training else batch.wave
         if self.mask_vector is None:
-            return Drawn(batch, heard, valid, None)
+            return Drawn(raw, batch, keys, heard, valid, None)
         starts = torch.rand(valid.shape, device=device) < self.masking.share / self.masking.span
         ends = nn.functional.pad(starts.cumsum(1), (self.masking.span, 0))[:, :frames]
-        return Drawn(batch, heard, valid, (starts.cumsum(1) > ends) & valid)
+        return Drawn(raw, batch, keys, heard, valid, (starts.cumsum(1) > ends) & valid)
+
+    def denominators(self, drawn: Drawn) -> Tensor:
+        """(objectives,) what the loss of each objective on this batch is divided by: frames or rows that count."""
+        counts = [
+            objective.denominator(objective.frames(drawn.valid, drawn.mask), drawn.batch) for _, objective in self._objectives()
+        ]
+        return torch.stack(counts)
+
+    def total(self, losses: Mapping[str, Loss], denominators: Tensor) -> Tensor:
+        """The weighted sum of the objectives' losses, each divided by its denominator."""
+        parts = [self.weights[label] * loss.total / denominators[i] for i, (label, loss) in enumerate(losses.items())]
+        return torch.stack(parts).sum()
 
     def recall(self, trained: Mapping[str, Tensor]) -> None:
         """Takes over what earlier stages trained, as far as this learner has it."""
@@ -95,56 +154,86 @@ class Learner(nn.Module):
         self.load_state_dict({**mine, **{key: value for key, value in trained.items() if key in mine}})
 
     def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
-        """Trained maps into the teacher's space, and the student layers each serves. Of several for one layer the first counts."""
+        """Trained maps into the main teacher's space, and the student layers each serves. Of several for one layer the first counts."""
         maps: dict[str, nn.Linear] = {}
         layers: dict[str, list[int]] = {}
-        for objective in self._objectives():
+        for label, objective in self._objectives():
+            if self.teacher_of[label] != self.teachers.main:
+                continue
             found, serves = objective.projections()
             for name, linear in found.items():
                 new = [layer for layer in serves[name] if not any(layer in known for known in layers.values())]
                 if new:
-                    key = name if name not in maps else f"{objective.name}-{name}"
+                    key = name if name not in maps else f"{label}-{name}"
                     maps[key], layers[key] = linear, new
         return maps, layers
 
-    def counts(self, drawn: Drawn) -> Tensor:
-        """(objectives,) frames that each objective will sum over in this batch."""
-        return torch.stack([objective.frames(drawn.valid, drawn.mask).sum() for objective in self._objectives()])
+    def _objectives(self) -> list[tuple[str, Objective]]:
+        return [(label, cast(Objective, objective)) for label, objective in self.objectives.items()]
 
-    def _objectives(self) -> list[Objective]:
-        return [objective for objective in self.objectives.values() if isinstance(objective, Objective)]
+    def _clean(self, teacher: str, raw: Batch, keys: tuple[str, ...]) -> Answer:
+        """What a teacher says about the clean audio, on the student's frames, as far as any objective reads it."""
+        wanted = [needs for label, needs in self.needs.items() if self.teacher_of[label] == teacher and needs.targets != "none"]
+        every = any(needs.layers is None for needs in wanted)
+        layers = None if every else sorted({layer for needs in wanted for layer in needs.layers or ()})
+        taps = sorted({layer for needs in wanted for layer in needs.taps})
+        return self._placed(teacher, self.teachers.clean(teacher, raw, keys, layers, taps), raw)
 
-    def targets(self, drawn: Drawn, teach: Teach) -> dict[bool, Features]:
-        """What the teacher says of the batch, on the student's frames; empty when no objective wants it.
+    def _placed(self, teacher: str, answer: Answer, raw: Batch) -> Answer:
+        """An answer on the student's frames."""
+        shape, frames = self.shapes[teacher], int(self.encoder.config.frontend.frames(raw.wave.shape[1]))
+        return answer.on_frames(frames, shape.join, shape.rate) if isinstance(answer, Features) else answer
 
-        Under ``False`` of the clean audio; under ``True``, for objectives with ``masked_teacher``, the same at masked frames, and at
-        the others what it says of the audio with the mask on it.
+    def targets(self, drawn: Drawn) -> Targets:
+        """What the teachers say about the batch, as far as objectives want it.
+
+        "clean": about the clean audio. "masked": the same at masked frames and, at the others, what the teacher says about the masked
+        audio.
         """
-        if not self.needs_teacher:
-            return {}
-        frames, taps = drawn.valid.shape[1], any(self._each("teacher_taps"))
-        clean = teach(drawn.batch, None, taps).on_frames(frames, self.join)
-        if not any(self._each("masked_teacher")):
-            return {False: clean}
+        found: dict[tuple[str, Literal["clean", "masked"]], Answer] = {}
+        for label, needs in self.needs.items():
+            teacher = self.teacher_of[label]
+            if needs.targets != "none" and (teacher, "clean") not in found:
+                found[teacher, "clean"] = self._clean(teacher, drawn.raw, drawn.keys)
+        for label, needs in self.needs.items():
+            teacher = self.teacher_of[label]
+            if needs.targets == "masked" and (teacher, "masked") not in found:
+                found[teacher, "masked"] = self._masked(teacher, drawn, found[teacher, "clean"])
+        return found
+
+    def _masked(self, teacher: str, drawn: Drawn, clean: Answer) -> Features:
         assert drawn.mask is not None
-        hidden, over = drawn.mask[..., None], drawn.mask if self.join == 1 else drawn.mask.repeat_interleave(self.join, 1)
-        masked = teach(drawn.batch, over, taps).on_frames(frames, self.join)
+        assert isinstance(clean, Features)
+        hidden, over = drawn.mask[..., None], self._on_teacher(teacher, drawn.mask)
+        taps = any(needs.taps for label, needs in self.needs.items() if self.teacher_of[label] == teacher)
+        masked = self._placed(teacher, self.teachers[teacher].answer(drawn.raw, over, taps), drawn.raw)
+        assert isinstance(masked, Features)
 
         def mix(of_clean: list[Tensor], of_masked: list[Tensor]) -> list[Tensor]:
-            return [torch.where(hidden, x, y) for x, y in zip(of_clean, of_masked, strict=True)]
+            pairs = zip(of_clean, of_masked, strict=True)
+            return [torch.where(hidden, x, y) if x.shape == y.shape else x for x, y in pairs]  # what nobody reads is not kept
 
         embedded, last = mix([clean.embedded, clean.last], [masked.embedded, masked.last])
-        mixed = Features(mix(clean.hidden, masked.hidden), clean.lengths, embedded, last, mix(clean.ffn, masked.ffn))
-        return {False: clean, True: mixed}
+        return Features(mix(clean.hidden, masked.hidden), clean.lengths, embedded, last, mix(clean.ffn, masked.ffn))
 
-    def forward(self, drawn: Drawn, targets: Mapping[bool, Features]) -> dict[str, Loss]:
+    def _on_teacher(self, teacher: str, mask: Tensor) -> Tensor:
+        """(B, T) mask of the student's frames on the teacher's: each has the mask of the student's frame that its centre falls into."""
+        shape = self.shapes[teacher]
+        if shape.rate:
+            at = ((torch.arange(int(mask.shape[1] * shape.rate), device=mask.device) + 0.5) / shape.rate).long()
+            return mask[:, at.clamp(max=mask.shape[1] - 1)]
+        return mask if shape.join == 1 else mask.repeat_interleave(shape.join, 1)
+
+    def forward(self, drawn: Drawn, targets: Targets) -> dict[str, Loss]:
         losses: dict[str, Loss] = {}
         seen: dict[bool, Features] = {}
-        for name, objective in zip(self.objectives, self._objectives(), strict=True):
-            if objective.masked not in seen:  # one student pass for all clean objectives, one for all masked ones
-                mask, vector = (drawn.mask, self.mask_vector) if objective.masked else (None, None)
+        for label, objective in self._objectives():
+            needs = self.needs[label]
+            if needs.masked_input not in seen:  # one student pass for all clean objectives, one for all masked ones
+                mask, vector = (drawn.mask, self.mask_vector) if needs.masked_input else (None, None)
                 student = self.compiled or self.student
-                seen[objective.masked] = student(drawn.heard, drawn.batch.lengths, mask=mask, mask_vector=vector)
-            teacher = targets.get(objective.masked_teacher)
-            losses[name] = objective(seen[objective.masked], teacher, objective.frames(drawn.valid, drawn.mask), drawn.batch)
+                seen[needs.masked_input] = student(drawn.heard, drawn.batch.lengths, mask=mask, mask_vector=vector)
+            teacher = None if needs.targets == "none" else targets[self.teacher_of[label], needs.targets]
+            frames = objective.frames(drawn.valid, drawn.mask)
+            losses[label] = objective(seen[needs.masked_input], teacher, frames, drawn.batch)
         return losses

@@ -28,7 +28,6 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
     One update: draw masks, count frames globally, teacher and student forward, sum of objectives, backward, budget term, clip, step.
     """
     world, recipe, stream = run.world, run.recipe, run.stream(name)
-    weights = {part: recipe.objective_weights.get(part, 1.0) for part in learner.objectives}
     lagrangian = Lagrangian().to(world.device)
     ramp_from = 0.0 if budget is None else budget.start  # of the student as the stage began, whatever is cut live
     if saved is not None and saved["kept"]:
@@ -46,14 +45,12 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
     with Meter(name, stage.steps, start) if world.main else contextlib.nullcontext() as meter:
         for step in range(start, stage.steps):
             optim.set_rates(optimizer, optim.schedule(step, stage))
-            drawn = [learner.draw(run.prepare(next(stream))) for _ in range(stage.accumulate)]
-            counts = world.sum(torch.stack([learner.counts(each) for each in drawn]).sum(0)).clamp(min=1)
+            drawn = [learner.draw(next(stream)) for _ in range(stage.accumulate)]
+            counts = world.sum(torch.stack([learner.denominators(each) for each in drawn]).sum(0)).clamp(min=1)
             for each in drawn:
                 with run.autocast():
-                    losses = learner(each, learner.targets(each, run.teach))
-                total = torch.stack(
-                    [weights[part] * loss.total / counts[i] for i, (part, loss) in enumerate(losses.items())]
-                ).sum()
+                    losses = learner(each, learner.targets(each))
+                total = learner.total(losses, counts)
                 total.backward()
                 sums["loss"] += total.detach()
                 for i, (part, loss) in enumerate(losses.items()):
@@ -106,7 +103,7 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
                 sums.clear()
                 heard, spans, began = 0.0, 0, time.monotonic()
             if (step + 1) % recipe.valid_every == 0 or last:
-                found = validate(run, learner, weights)
+                found = validate(run, learner)
                 log |= found
                 if world.main and found:
                     run.journal.write(name, step + 1, found)
@@ -121,7 +118,7 @@ def fit(run: Run, name: str, stage: Stage, learner: Learner, budget: Budget | No
 
 
 @torch.no_grad()
-def validate(run: Run, learner: Learner, weights: dict[str, float]) -> dict[str, float]:
+def validate(run: Run, learner: Learner) -> dict[str, float]:
     """Mean loss over the held-out batches, with the gates as they would be cut. Leaves the random generators as they were."""
     before = checkpoint.random_state()
     torch.manual_seed(0)  # the same masks at every validation
@@ -129,10 +126,10 @@ def validate(run: Run, learner: Learner, weights: dict[str, float]) -> dict[str,
     totals: dict[str, Tensor] = {}
     counts = torch.zeros(len(learner.objectives), device=run.world.device)
     for batch in run.data.valid:
-        drawn = learner.draw(run.prepare(batch))
-        counts += learner.counts(drawn)
+        drawn = learner.draw(batch)
+        counts += learner.denominators(drawn)
         with run.autocast():
-            losses = learner(drawn, learner.targets(drawn, run.teach))
+            losses = learner(drawn, learner.targets(drawn))
         for part, loss in losses.items():
             totals[part] = totals.get(part, torch.zeros_like(loss.total)) + loss.total
             for key, value in loss.logs.items():
@@ -143,7 +140,7 @@ def validate(run: Run, learner: Learner, weights: dict[str, float]) -> dict[str,
         return {}
     share = dict(zip(learner.objectives, counts.clamp(min=1), strict=True))
     means = {key: float(value / share[key.split("/")[0]]) for key, value in totals.items()}
-    total = sum(weights[part] * means[part] for part in learner.objectives)
+    total = sum(learner.weights[part] * means[part] for part in learner.objectives)
     short = {key: key.split("/")[1] if len(learner.objectives) == 1 else key for key in means if "/" in key}
     return {"valid/loss": total, **{f"valid/{short[key]}": means[key] for key in short}}
 

@@ -1,21 +1,62 @@
-"""What a run is: a teacher, data, a student, objectives, and a list of stages. Read from YAML, checked, scaled."""
+"""What a run is: teachers, data, a student, objectives, and a list of stages. Read from YAML, checked, scaled."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from torch import nn
 
 from sottovoce import recipes
-from sottovoce.core.config import Component, ConfigError, build, component, components, nested, overlay, override, read_yaml
-from sottovoce.core.registry import FAMILIES, OBJECTIVES, STUDENTS, TASKS, suggestion
+from sottovoce.core.config import (
+    Component,
+    ConfigError,
+    Given,
+    assigned,
+    build,
+    component,
+    components,
+    nested,
+    overlay,
+    read_yaml,
+)
+from sottovoce.core.registry import FAMILIES, OBJECTIVES, STUDENTS, TASKS, TEACHER_KINDS, suggestion
 from sottovoce.data import DataConfig
 from sottovoce.data.augment import Augment
 from sottovoce.pruning import PruningConfig
 
 TRAVEL = 40.0  # in units of log_alpha, ramp-up and decay of the rate included
+
+
+LABEL = r"[a-zA-Z][a-zA-Z0-9_-]*"
+ALONE = "teacher"  # label of a recipe's one teacher, where only ``teacher: SOURCE`` is said
+
+
+@dataclass(frozen=True)
+class TeacherChoice(Component):
+    """One of a recipe's teachers: its kind, and in `config` where it comes from."""
+
+    key: ClassVar[str] = "kind"
+    default: ClassVar[str] = "encoder"
+
+
+@dataclass(frozen=True)
+class StudentChoice(Component):
+    """The design of the student. teacher: the label of the teacher that it and the budget are made from; the first where none is named."""
+
+    teacher: str = ""
+
+
+@dataclass(frozen=True)
+class ObjectiveChoice(Component):
+    """An objective under a label. teacher: the label of whom it learns from; the first teacher where none is named. weight: of its loss
+    in the sum."""
+
+    teacher: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,18 +113,17 @@ class Recipe:
 
     stages: Mapping[str, Stage]
     name: str = ""  # for results; that of the recipe's file
-    student: Component = component(STUDENTS, "copy")
-    objectives: Mapping[str, Component] = components(OBJECTIVES)
-    objective_weights: Mapping[str, float] = field(default_factory=dict)
+    teachers: Mapping[str, TeacherChoice] = components(TEACHER_KINDS, TeacherChoice)
+    student: StudentChoice = component(STUDENTS, "copy", StudentChoice)
+    objectives: Mapping[str, ObjectiveChoice] = components(OBJECTIVES, ObjectiveChoice)
     pruning: PruningConfig = PruningConfig()
     masking: Masking = Masking()
     augment: Augment = Augment()
     data: DataConfig = DataConfig()
-    teacher: str = ""
     seed: int = 2022
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
-    teacher_precision: Literal["fp32", "bf16"] = "fp32"  # of the teacher's weights; bf16 halves their memory
-    compile: bool = False  # torch.compile for the teacher, and for the student in stages that do not prune
+    teacher_precision: Literal["fp32", "bf16"] = "fp32"  # of the weights of teachers that do not say; bf16 halves their memory
+    compile: bool = False  # torch.compile for the teachers, and for the student in stages that do not prune
     format: str = "sottovoce"  # of the result; or a family ("hubert"), for shapes that its transformers class can hold
     log_every: int = 20
     valid_every: int = 1000
@@ -94,9 +134,7 @@ class Recipe:
             raise ValueError("a recipe needs at least one stage of kind train")
         if self.log_every < 1 or self.valid_every < 1:
             raise ValueError("log_every and valid_every must be at least 1")
-        for name in self.objective_weights:
-            if name not in self.objectives:
-                raise ValueError(f"objective_weights names '{name}'{suggestion(name, self.objectives)}")
+        self._check_teachers()
         if self.format not in FAMILIES.names():
             raise ValueError(f"format is 'sottovoce' or a family, not '{self.format}'{suggestion(self.format, FAMILIES.names())}")
         self._check_order()
@@ -112,6 +150,45 @@ class Recipe:
                 TASKS.get(task)
         if not self.objectives:
             raise ValueError("a recipe needs at least one objective; see 'sottovoce list objectives'")
+
+    def _check_teachers(self) -> None:
+        """Labels can be names of modules, teachers that are named exist, and give what learns from them."""
+        for kind, labels in (("teachers", self.teachers), ("objectives", self.objectives)):
+            for label in labels:
+                taken = kind == "objectives" and hasattr(nn.ModuleDict(), label)
+                if taken or not re.fullmatch(LABEL, label):
+                    raise ValueError(f"'{label}' cannot be a label in {kind}; use another word of letters, digits, - and _")
+        for where, name in [
+            ("student", self.student.teacher),
+            *((f"objectives.{k}", o.teacher) for k, o in self.objectives.items()),
+        ]:
+            if name and name not in self.teachers:
+                raise ValueError(f"{where}.teacher names '{name}'{suggestion(name, self.teachers)}")
+        for label, objective in self.objectives.items():
+            reads, teacher = OBJECTIVES.get(objective.name).reads, self.teacher_for(label)
+            if teacher and (objective.teacher or reads == "utterance"):
+                gives = TEACHER_KINDS.get(self.teachers[teacher].name).answers
+                fits = [name for name, part in self.teachers.items() if TEACHER_KINDS.get(part.name).answers == reads]
+                if gives != reads:
+                    what = {"frames": "frames", "utterance": "a vector for each recording"}
+                    raise ValueError(
+                        f"objectives.{label} learns {what[reads]} and its teacher '{teacher}' gives {what[gives]}; name another "
+                        f"in objectives.{label}.teacher ({f'such as {fits[0]}' if fits else 'there is none in teachers'})"
+                    )
+
+    @property
+    def main(self) -> str:
+        """The label of the teacher that the student and the budget are made from; "" without any."""
+        return self.student.teacher or next(iter(self.teachers), "")
+
+    @property
+    def teacher(self) -> str:
+        """Where that teacher comes from; "" without any."""
+        return str(self.teachers[self.main].config.source) if self.main else ""
+
+    def teacher_for(self, objective: str) -> str:
+        """The label of the teacher that the objective of this label learns from; "" without any."""
+        return self.objectives[objective].teacher or next(iter(self.teachers), "")
 
     def _check_order(self) -> None:
         """A stage that prunes is followed by one that cuts: nothing else knows what to do with gates."""
@@ -177,10 +254,56 @@ def load_recipe(
         if str(name) not in recipes.recipes():
             raise ConfigError(f"no recipe named '{name}'{suggestion(str(name), recipes.recipes())}")
         path = recipes.FOLDER / f"{name}.yaml"
-    data = {"name": path.stem, **read_yaml(path, recipes.FOLDER)}
+    data = {"name": path.stem, **read_yaml(path, recipes.FOLDER, convert=present_form)}
     if steps is not None:  # before the overrides, which are to hold as they are written
-        data = overlay(data, build(Recipe, data).in_steps(steps))
-    data = override(data, overrides)
+        data = overlay(data, build_recipe(data).in_steps(steps))
+    data = overlay(data, present_form(assigned(overrides)))
     for key, value in (fixed or {}).items():
         data = overlay(data, nested(key, value))
+    made = build_recipe(data)
+    for label, teacher in made.teachers.items():
+        if not teacher.config.source:
+            raise ConfigError(f"teachers.{label} has no source; give a folder or hub id as teachers.{label}.source")
+    return made
+
+
+def build_recipe(data: Mapping[str, Any]) -> Recipe:
+    """The recipe that plain data in its present form describes. ``teacher: SOURCE`` is the source of the main teacher."""
+    data = dict(data)
+    source = data.pop("teacher", None)
+    if isinstance(source, Given):
+        source = source.text
+    if source:
+        teachers = {label: fields for label, fields in (data.get("teachers") or {}).items() if _value(fields) is not False}
+        student = data.get("student")
+        named = _value(student.get("teacher")) if isinstance(student, Mapping) else None
+        data["teachers"] = overlay(teachers, {named or next(iter(teachers), ALONE): {"source": source}})
     return build(Recipe, data)
+
+
+def present_form(data: Mapping[str, Any]) -> dict[str, Any]:
+    """One file's or command's part of a recipe, with short and former ways to say something in the present one.
+
+    ``teachers: {name: SOURCE}`` is short for ``{name: {source: SOURCE}}``. Formerly weights stood in ``objective_weights``; now they
+    are ``objectives.LABEL.weight``.
+    """
+    made = dict(data)
+    weights = made.get("objective_weights")
+    if isinstance(weights, Mapping):
+        del made["objective_weights"]
+        objectives = dict(made.get("objectives") or {})
+        for label, weight in weights.items():
+            if _value(objectives.get(label)) is not False:
+                objectives[label] = overlay({"weight": weight}, _value(objectives.get(label)) or {})
+        made["objectives"] = objectives
+    if isinstance(made.get("teachers"), Mapping):
+        short = (str, Path)
+        made["teachers"] = {
+            label: {"source": fields} if isinstance(_value(fields), short) else fields
+            for label, fields in made["teachers"].items()
+        }
+    return made
+
+
+def _value(given: Any) -> Any:
+    return given.value if isinstance(given, Given) else given

@@ -1,9 +1,8 @@
-"""One run in one folder: where things lie, what is done, and the teacher, data and devices its stages share."""
+"""One run in one folder: where things lie, what is done, and the teachers, data and devices its stages share."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import shutil
 import signal
@@ -11,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,19 +17,18 @@ from typing import Any
 import torch
 import yaml
 from filelock import FileLock, Timeout
-from torch import Tensor, nn
 
-from sottovoce.core.config import completed, plain
+from sottovoce.core.config import plain
 from sottovoce.core.ledger import write_atomically
-from sottovoce.core.types import Batch, Features
+from sottovoce.core.types import Batch
 from sottovoce.data import Data, Stream, open_data
-from sottovoce.encoder import EncoderConfig, kernels, normalize
-from sottovoce.hub.pretrained import Pretrained, load_pretrained
-from sottovoce.inference.packed import fastest
+from sottovoce.encoder import kernels
+from sottovoce.hub.pretrained import Pretrained
 from sottovoce.train import checkpoint, track
 from sottovoce.train.dist import World
-from sottovoce.train.needs import packs
-from sottovoce.train.recipe import Recipe
+from sottovoce.train.recipe import Recipe, build_recipe, present_form
+from sottovoce.train.targets import open_teachers
+from sottovoce.train.teachers import prepared
 
 MARK = ".sottovoce"  # its presence says that a folder is ours
 CLEARING = ".clearing"  # its presence says that --fresh was interrupted
@@ -54,7 +51,7 @@ class Run:
 
     @contextlib.contextmanager
     def open(self, fresh: bool = False) -> Iterator[Run]:
-        """Takes the folder (ValueError when another process has it, or it holds another run), loads teacher and data."""
+        """Takes the folder (ValueError when another process has it, or it holds another run), loads teachers and data."""
         claim(self.out)
         lock = FileLock(self.folder / f"lock{self.world.rank or ''}")
         try:
@@ -70,10 +67,10 @@ class Run:
             self.world.wait()
             if not fresh:
                 self._check_same()
-            if not fresh and (self.folder / RESULT).exists():  # nothing left to do: needs neither teacher nor data
+            if not fresh and (self.folder / RESULT).exists():  # nothing left to do: needs neither teachers nor data
                 yield self
                 return
-            self.teacher = self._load_teacher()
+            self.teachers = open_teachers(self.recipe, self.world, self.say)
             self.data = self._load_data()
             if fresh and self.world.main:  # only now: a mistake in the new command must not cost the old run
                 self._clear()
@@ -121,7 +118,11 @@ class Run:
         path = self.folder / RECIPE
         if path.exists():
             mine, had = self._settings(), yaml.safe_load(path.read_text(encoding="utf-8"))
-            theirs = {**had, **completed(Recipe, {key: value for key, value in had.items() if key != "data_source"})}
+            source = {"data_source": had.pop("data_source", None)}
+            try:  # an older version's, with the defaults of all fields that came later
+                theirs = {**source, **plain(build_recipe(present_form(had)))}
+            except (ValueError, TypeError):
+                theirs = {**source, **had}
             changed = sorted(key for key, _ in differences(mine, theirs) if not key.startswith("data.workers"))
             if not changed and list(mine["stages"]) != list(theirs["stages"]):
                 changed = ["the order of stages"]
@@ -135,13 +136,6 @@ class Run:
         """Writes the resolved recipe."""
         if self.world.main and not (self.folder / RECIPE).exists():
             write_atomically(self.folder / RECIPE, yaml.safe_dump(self._settings(), sort_keys=False))
-
-    def _load_teacher(self) -> Pretrained | None:
-        if not self.recipe.teacher:
-            return None
-        teacher = load_pretrained(self.recipe.teacher)
-        teacher.encoder.to(self.world.device).eval().requires_grad_(False)
-        return teacher
 
     def _load_data(self) -> Data:
         data = open_data(
@@ -158,14 +152,9 @@ class Run:
     # what stages use ------------------------------------------------------------------------------------------------------------
 
     @property
-    def normalize(self) -> bool:
-        """Whether waveforms are brought to zero mean and unit variance: as the teacher wants it; without one, no."""
-        return self.teacher is not None and self.teacher.normalize
-
-    @property
-    def teacher_config(self) -> EncoderConfig | None:
-        """The teacher's shape; ``None`` without a teacher, and for one that runs inside transformers."""
-        return None if self.teacher is None else self.teacher.config
+    def teacher(self) -> Pretrained | None:
+        """What the student is made from: the encoder of the main teacher."""
+        return self.teachers.origin
 
     def stream(self, stage: str) -> Stream:
         """The stage's own pass over the training data, from the start."""
@@ -173,42 +162,8 @@ class Run:
         return self.data.train
 
     def prepare(self, batch: Batch) -> Batch:
-        """The batch on this process's device, normalised as the teacher wants it."""
-        batch = batch.to(self.world.device)
-        return dataclasses.replace(batch, wave=normalize(batch.wave, batch.lengths)) if self.normalize else batch
-
-    @cached_property
-    def listener(self) -> nn.Module:
-        """The teacher's encoder as it is asked. Not made before the first question: a student that starts as the teacher starts from all of
-        its digits."""
-        assert self.teacher is not None
-        encoder: nn.Module = self.teacher.encoder
-        if self.recipe.teacher_precision == "bf16":
-            encoder = encoder.to(torch.bfloat16)
-        if packs(self.recipe, self.world.device):
-            return fastest(encoder)
-        if self.recipe.compile:
-            encoder.compile(dynamic=True)  # for audio of any length
-        return encoder
-
-    @torch.no_grad()
-    def teach(self, batch: Batch, mask: Tensor | None = None, taps: bool = False) -> Features:
-        """The teacher's features of a prepared batch. mask: (B, T) bool, frames to put its own mask vector on. taps: give `ffn` too."""
-        if self.teacher is None:
-            raise ValueError("this recipe's objectives need a teacher")
-        extra: dict[str, Any] = {"taps": True} if taps else {}
-        if mask is not None:
-            if self.teacher.mask_vector is None:
-                raise ValueError(
-                    f"{self.teacher.source} was saved without its mask vector (masked_spec_embed), so it cannot be asked about "
-                    "masked audio; set masked_teacher to false"
-                )
-            frames = int(self.teacher.shape.frontend.frames(batch.wave.shape[1]))  # the student's may differ by one
-            mask = torch.nn.functional.pad(mask, (0, frames - mask.shape[1]))
-            extra |= {"mask": mask, "mask_vector": self.teacher.mask_vector.to(mask.device)}
-        features = self.listener(batch.wave, batch.lengths, **extra)
-        assert isinstance(features, Features)
-        return features
+        """The batch on this process's device, as the student reads it."""
+        return prepared(batch.to(self.world.device), self.teachers.normalize)
 
     def autocast(self) -> AbstractContextManager[Any]:
         kind = self.world.device.type

@@ -11,8 +11,6 @@ import torch
 
 from sottovoce.core.registry import STUDENTS, TASKS
 from sottovoce.encoder import Encoder, EncoderConfig
-from sottovoce.hub.pretrained import Pretrained
-from sottovoce.objectives import Shape
 from sottovoce.pruning import Budget, GatedEncoder, PruningConfig, composed, encoder_cost, hit, open_units, total
 from sottovoce.train import needs
 from sottovoce.train.learner import Learner
@@ -67,21 +65,14 @@ def gate(pruning: PruningConfig, encoder: Encoder, teacher: EncoderConfig | None
     return gated, Budget(pruning.budget, gated.encoder.config, gated.plan, teacher or whole(encoder.config))
 
 
-def shape_of(teacher: Pretrained | None) -> Shape | None:
-    """What objectives need to know of the teacher."""
-    if teacher is None:
-        return None
-    return Shape(teacher.dim, teacher.depth, 0 if teacher.config is None else teacher.config.frontend.stride)
-
-
 def train(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str, Any]]:
     wanted = {part: spec for part, spec in run.recipe.objectives.items() if not stage.objectives or part in stage.objectives}
-    learner = Learner(work.encoder, wanted, shape_of(run.teacher), run.recipe.masking, run.recipe.augment)
+    learner = Learner(work.encoder, wanted, run.teachers, run.recipe.masking, run.recipe.augment)
     budget = None
     if stage.prune:
-        learner.student, budget = gate(run.recipe.pruning, work.encoder, run.teacher_config)
+        learner.student, budget = gate(run.recipe.pruning, work.encoder, run.teachers.config)
     begun = learner.encoder.config
-    wanted_memory = needs.estimate(run.recipe, work.encoder, run.teacher_config, run.world.device)
+    wanted_memory = needs.estimate(run.recipe, work.encoder, run.teachers.config, run.world.device)
     run.say(wanted_memory.text(run.recipe.data.seconds_per_batch))
     if warning := wanted_memory.warning(needs.free_memory(run.world.device)):
         run.say(warning)
@@ -92,10 +83,7 @@ def train(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[str
     saved = run.saved(name)
     learner.recall(work.objectives)
     if saved is None:
-        for part, objective in learner.objectives.items():
-            if not any(key.startswith(f"objectives.{part}.") for key in work.objectives):  # not trained by an earlier stage
-                batches = (run.prepare(batch) for batch in run.stream(name))
-                objective.fit((batch, run.teach(batch) if run.teacher is not None else None) for batch in batches)  # type: ignore[operator]
+        learner.fit(lambda: run.stream(name), work.objectives)
     run.world.share(learner.state_dict().values())
     log = fit(run, name, stage, learner, budget, saved)
     learner.cpu().eval()
@@ -111,7 +99,7 @@ def cutting(run: Run, name: str, stage: Stage, work: Work) -> tuple[Work, dict[s
     """Makes the gates' choice physical, after moving them all by as little as meets the budget exactly."""
     if not work.gates:
         raise ValueError(f"stage '{name}' cuts, but no stage before it pruned; set prune: true on one")
-    gated, budget = gate(run.recipe.pruning, work.encoder, run.teacher_config)
+    gated, budget = gate(run.recipe.pruning, work.encoder, run.teachers.config)
     gated.gates.load_state_dict(work.gates)
     report = hit(gated.gates, budget)
     values = gated.gates.evaluate()

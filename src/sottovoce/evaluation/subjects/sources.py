@@ -50,7 +50,7 @@ def open_subject(source: str, name: str | None = None) -> Subject:
 def _of(loaded: Pretrained, name: str, role: Role) -> Subject:
     encoder = loaded.encoder
     cost = None if loaded.config is None else total(encoder_cost(loaded.config))
-    rate, pads = _frame_rate(encoder)
+    rate, pads = frame_rate(encoder)
     return Subject(
         name=name,
         role=role,
@@ -68,7 +68,7 @@ def _of(loaded: Pretrained, name: str, role: Role) -> Subject:
 
 
 @torch.inference_mode()
-def _frame_rate(encoder: nn.Module) -> tuple[float, bool]:
+def frame_rate(encoder: nn.Module) -> tuple[float, bool]:
     """Frames a second, and whether there are as many for any audio. ValueError when such a model does not say which are real."""
     second, two = (encoder(torch.zeros(1, count * SAMPLE_RATE)).last.shape[1] for count in (1, 2))
     if two != second:

@@ -1,0 +1,55 @@
+"""A vector for each recording (who speaks, how good it sounds) learned from a teacher that gives one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from sottovoce.core.registry import OBJECTIVES
+from sottovoce.core.types import Answer, Batch, Features, Loss, Vectors
+from sottovoce.objectives.base import Needs, Objective, Shape, layer_index, rows_of
+from sottovoce.objectives.distance import Distance
+
+
+@OBJECTIVES.register("utterance_regression")
+class UtteranceRegression(Objective):
+    """Cosine or squared distance between an utterance teacher's vector and one linear map of a student layer's mean over time.
+
+    The teacher is of a kind that gives a vector or a score for each recording (``sottovoce list teacher-kinds``). Ours; the mean over
+    valid frames is that of x-vectors without their deviation.
+    """
+
+    reads: ClassVar[Literal["frames", "utterance"]] = "utterance"
+
+    @dataclass(frozen=True)
+    class Config(Distance):
+        """layer: of the student, a number or a share of its depth. cosine, mse, l1: weights of the distances, as in the other objectives
+        that regress; for a score, which is one number, take mse or l1 alone."""
+
+        layer: str = "1/1"
+        l1: float = 0.0
+        cosine: float = 1.0
+
+    def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
+        super().__init__(config, student, teacher)
+        self.config: UtteranceRegression.Config = config
+        if teacher.dim == 1 and config.cosine:
+            raise ValueError("utterance_regression: a score is one number and has no direction; set cosine: 0 and mse: 1")
+        self.layer = layer_index(config.layer, student.depth)
+        self.project = nn.Linear(student.dim, teacher.dim)
+
+    def needs(self) -> Needs:
+        return Needs(layers=())
+
+    def denominator(self, frames: Tensor, batch: Batch) -> Tensor:
+        return rows_of(frames)
+
+    def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
+        """Sum over rows."""
+        assert isinstance(teacher, Vectors)
+        x = student.hidden[self.layer]
+        share = frames.to(x.dtype)[..., None] / frames.sum(1).clamp(min=1)[:, None, None]
+        parts = self.config.parts(self.project((x * share).sum(1)).float(), teacher.vectors.float())
+        return Loss(self.config.total(parts).sum(), {name: each.sum().detach() for name, each in parts.items()})

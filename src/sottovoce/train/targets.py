@@ -1,0 +1,205 @@
+"""What the teachers of a run say about a batch: asked, or taken from what is kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save as bytes_of
+from torch import Tensor
+
+from sottovoce.core.registry import TEACHER_KINDS
+from sottovoce.core.types import Answer, Batch, Features, Vectors
+from sottovoce.data.cache import cache_home
+from sottovoce.encoder import EncoderConfig
+from sottovoce.hub.pretrained import Pretrained
+from sottovoce.train.dist import World
+from sottovoce.train.recipe import Recipe
+from sottovoce.train.teachers import Teacher, TeacherSettings
+
+FORMAT = 1  # of kept targets
+CHECK = 4  # bytes of a checksum before the tensors of an entry
+Row = dict[str, Tensor]  # of one recording: "hidden.3", "ffn.3" (T, D), or "vector" (D,)
+
+
+class TargetStore:
+    """Targets of whole recordings on disk, in half precision, up to `limit` bytes in all.
+
+    An entry is one teacher's answer to one recording, under a digest of the teacher and one of the samples that it read: the same audio has
+    the same entry in every epoch and run, whatever it is called. Entries appear whole or not at all; a damaged one counts as missing.
+    When the limit is reached or the disk is full nothing more is kept, which `say` is told once.
+    """
+
+    def __init__(self, folder: Path, limit: float, say: Callable[[str], None] = print, share: int = 1) -> None:
+        """share: how many processes fill the folder together."""
+        self.folder, self.limit, self.say, self.stopped = folder, limit, say, False
+        self.room = (limit - sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())) / share
+
+    def row_keys(self, batch: Batch) -> tuple[str, ...]:
+        """A name for the audio of each row of a batch on the CPU."""
+        ends = [batch.wave.shape[1]] * len(batch.wave) if batch.lengths is None else batch.lengths.tolist()
+        rows = [row[:end].numpy().tobytes() for row, end in zip(batch.wave, ends, strict=True)]
+        return tuple(hashlib.blake2b(row, digest_size=16).hexdigest() for row in rows)
+
+    def read(self, folder: Path, key: str) -> Row | None:
+        """The entry, or ``None`` when there is none or it is damaged."""
+        path = folder / key[:2] / key
+        try:
+            found = path.read_bytes()
+        except OSError:
+            return None
+        try:
+            if int.from_bytes(found[:CHECK], "big") == zlib.crc32(found[CHECK:]):
+                return tensors_of(found[CHECK:])
+        except SafetensorError:
+            pass
+        path.unlink(missing_ok=True)
+        self.room += len(found)
+        return None
+
+    def write(self, folder: Path, key: str, row: Row) -> None:
+        """Keeps an entry, if there is room."""
+        if self.stopped:
+            return
+        made = bytes_of(row)
+        if len(made) > self.room:
+            self._stop(f"{self.limit / 1e9:g} GB are full (data.keep_targets); targets kept there for other runs may be deleted")
+            return
+        path = folder / key[:2] / key
+        part = path.with_name(f"{key}.{os.getpid()}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(zlib.crc32(made).to_bytes(CHECK, "big") + made)
+            os.replace(part, path)
+        except OSError as problem:
+            part.unlink(missing_ok=True)
+            self._stop(f"they cannot be written ({problem.strerror})")
+            return
+        self.room -= len(made) + CHECK
+
+    def _stop(self, why: str) -> None:
+        self.stopped = True
+        self.say(f"no more targets are kept in {self.folder}: {why}; the rest is asked for in every epoch")
+
+
+class Teachers(Mapping[str, Teacher]):
+    """The teachers of a run, by label. main: the label of the one that the student and the budget are made from; "" without teachers.
+    store: where targets are kept, if they are."""
+
+    def __init__(self, each: Mapping[str, Teacher], main: str = "", store: TargetStore | None = None) -> None:
+        self.each, self.main, self.store = each, main, store
+        self._fingerprints: dict[str, str] = {}
+
+    def __getitem__(self, label: str) -> Teacher:
+        return self.each[label]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.each)
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    @property
+    def origin(self) -> Pretrained | None:
+        """What the student is made from."""
+        return self.each[self.main].pretrained if self.main else None
+
+    @property
+    def config(self) -> EncoderConfig | None:
+        """Its shape, from which a budget counts; ``None`` without a teacher and for one that runs inside transformers."""
+        return None if self.origin is None else self.origin.config
+
+    @property
+    def normalize(self) -> bool:
+        """Whether the student reads waveforms of zero mean and unit variance: as the main teacher does; without one, no."""
+        return bool(self.main) and self.each[self.main].normalize
+
+    def row_keys(self, batch: Batch) -> tuple[str, ...]:
+        """Under what the targets of each row of a batch on the CPU are kept; () where none are."""
+        return () if self.store is None else self.store.row_keys(batch)
+
+    @torch.no_grad()
+    def clean(
+        self, label: str, batch: Batch, keys: Sequence[str], layers: Sequence[int] | None = None, taps: Sequence[int] = ()
+    ) -> Answer:
+        """What a teacher says about a batch on this process's device.
+
+        layers, taps: the hidden states (``None``: all) and feed-forward outputs, from 1, that will be read. Where targets are kept, the
+        answer has only these and has been rounded to half precision, no matter whether it was kept before.
+        """
+        teacher = self.each[label]
+        if self.store is None or not keys:
+            return teacher.answer(batch, taps=bool(taps))
+        depth = teacher.shape.depth
+        wanted = [f"hidden.{i}" for i in (range(depth + 1) if layers is None else layers)] + [f"ffn.{i}" for i in taps]
+        kind = batch.wave.device.type
+        computed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else "as it is"
+        what = f"{FORMAT} {self._fingerprint(label)} {computed} {' '.join(wanted)}"
+        folder = self.store.folder / hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
+        rows = [self.store.read(folder, key) for key in keys]
+        if None in rows:
+            fresh = split(teacher.answer(batch, taps=bool(taps)), wanted)
+            for i, (key, row) in enumerate(zip(keys, fresh, strict=True)):
+                if rows[i] is None:
+                    rows[i] = row
+                    self.store.write(folder, key, row)
+        return joined([row for row in rows if row is not None], depth, batch.wave.device)
+
+    def _fingerprint(self, label: str) -> str:
+        if label not in self._fingerprints:
+            self._fingerprints[label] = self.each[label].fingerprint()
+        return self._fingerprints[label]
+
+
+def open_teachers(recipe: Recipe, world: World, say: Callable[[str], None]) -> Teachers:
+    """Loads a recipe's teachers. ValueError when one of them cannot be."""
+    plain = recipe.precision != "bf16" and world.device.type == "cpu"
+    settings = TeacherSettings(world.device, recipe.teacher_precision, plain, recipe.compile)
+    each = {label: TEACHER_KINDS.get(part.name)(part.config, settings) for label, part in recipe.teachers.items()}
+    store, limit = None, recipe.data.target_bytes
+    if limit and each:
+        store = TargetStore(cache_home() / "targets", limit, say, world.size)
+        say(f"what teachers say about each recording is kept in {store.folder}, up to {limit / 1e9:g} GB")
+    return Teachers(each, recipe.main, store)
+
+
+def half(x: Tensor) -> Tensor:
+    """In 16 bits: float16, or bfloat16 where a number is too large for that."""
+    made = x.half()
+    return made if torch.isfinite(made).all() else x.bfloat16()
+
+
+def split(answer: Answer, wanted: Sequence[str]) -> list[Row]:
+    """The rows of an answer without padding, in half precision on the CPU; of features only what is wanted."""
+    if isinstance(answer, Vectors):
+        return [{"vector": half(row).cpu()} for row in answer.vectors]
+    ends = [answer.last.shape[1]] * len(answer.last) if answer.lengths is None else answer.lengths.tolist()
+    states = {f"hidden.{i}": x for i, x in enumerate(answer.hidden)} | {f"ffn.{i}": x for i, x in enumerate(answer.ffn, 1)}
+    return [{name: half(states[name][i, :end]).cpu().contiguous() for name in wanted} for i, end in enumerate(ends)]
+
+
+def joined(rows: Sequence[Row], depth: int, device: torch.device) -> Answer:
+    """The reverse of `split`, float32. Rows are padded with their last frame; states that are not there have a width of 0."""
+    if "vector" in rows[0]:
+        return Vectors(torch.stack([row["vector"] for row in rows]).to(device).float())
+    lengths = [len(next(iter(row.values()))) for row in rows]
+    longest = max(lengths)
+
+    def padded(x: Tensor) -> Tensor:
+        return torch.cat([x, x[-1:].expand(longest - len(x), -1)]) if len(x) < longest else x
+
+    def state(name: str) -> Tensor:
+        if name not in rows[0]:
+            return torch.empty(len(rows), longest, 0, device=device)
+        return torch.stack([padded(row[name].float()) for row in rows]).to(device)
+
+    hidden, ffn = [state(f"hidden.{i}") for i in range(depth + 1)], [state(f"ffn.{i}") for i in range(1, depth + 1)]
+    none = torch.empty(len(rows), longest, 0, device=device)
+    equal = all(length == longest for length in lengths)
+    return Features(hidden, None if equal else torch.tensor(lengths, device=device), none, none, ffn)

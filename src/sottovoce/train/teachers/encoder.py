@@ -1,0 +1,90 @@
+"""A speech encoder that answers with its features."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sottovoce.core.registry import TEACHER_KINDS
+from sottovoce.core.types import SAMPLE_RATE, Answer, Batch, Features
+from sottovoce.evaluation.subjects.sources import fingerprint, frame_rate
+from sottovoce.hub.pretrained import Pretrained, load_pretrained
+from sottovoce.inference.packed import fastest
+from sottovoce.objectives import Shape
+from sottovoce.train.teachers.base import Teacher, TeacherSettings, prepared
+
+
+@TEACHER_KINDS.register("encoder")
+class EncoderTeacher(Teacher):
+    """A speech encoder, as wide and with as many frames as it has: anything that TEACHER can name."""
+
+    pretrained: Pretrained
+
+    def __init__(self, config: Any, settings: TeacherSettings) -> None:
+        super().__init__(config, settings)
+        self.pretrained = load_pretrained(config.source)
+        shape = self.pretrained.config
+        # frames a second, and whether there are as many for any audio; measured for models that run inside transformers
+        self.rate, self.pads = (
+            (SAMPLE_RATE / shape.frontend.stride, False) if shape is not None else frame_rate(self.pretrained.encoder)
+        )
+        self.pretrained.encoder.to(settings.device).eval().requires_grad_(False)
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.pretrained.dim, self.pretrained.depth, round(SAMPLE_RATE / self.rate))
+
+    @cached_property
+    def listener(self) -> nn.Module:
+        """The encoder as it is asked. Not made before the first question: a student that starts as the teacher starts from all of its
+        digits."""
+        encoder: nn.Module = self.pretrained.encoder
+        if self.precision == "bf16":
+            encoder = encoder.to(torch.bfloat16)
+        elif self.settings.pack:
+            return fastest(encoder)
+        if self.settings.compile:
+            encoder.compile(dynamic=True)  # for audio of any length
+        return encoder
+
+    @torch.no_grad()
+    def answer(self, batch: Batch, mask: Tensor | None = None, taps: bool = False) -> Answer:
+        return self.features(batch, mask, taps)
+
+    def features(self, batch: Batch, mask: Tensor | None = None, taps: bool = False) -> Features:
+        """Its features of a batch as it was decoded."""
+        batch = prepared(batch, self.normalize)
+        extra: dict[str, Any] = {"taps": True} if taps else {}
+        if mask is not None:
+            vector = self.pretrained.mask_vector
+            if vector is None:
+                raise ValueError(
+                    f"{self.config.source} was saved without its mask vector (masked_spec_embed), so it cannot be asked about "
+                    "masked audio; set masked_teacher to false"
+                )
+            frames = int(self.pretrained.shape.frontend.frames(batch.wave.shape[1]))  # a student's may differ by one
+            mask = nn.functional.pad(mask, (0, frames - mask.shape[1]))
+            extra |= {"mask": mask, "mask_vector": vector.to(mask.device)}
+        found = self.listener(batch.wave, batch.lengths, **extra)
+        assert isinstance(found, Features)
+        return without_padding(found) if self.pads else found
+
+    def fingerprint(self) -> str:
+        text = f"{self.name} {self.config} {fingerprint(self.pretrained.encoder, self.normalize)} {self.precision}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def without_padding(features: Features) -> Features:
+    """Features of a model that pads all audio to one length, without the frames that are of no recording of the batch."""
+    assert features.lengths is not None
+    end = int(features.lengths.max())
+
+    def cut(x: Tensor) -> Tensor:
+        return x[:, :end]
+
+    hidden, ffn = [cut(x) for x in features.hidden], [cut(x) for x in features.ffn]
+    return Features(hidden, features.lengths, cut(features.embedded), cut(features.last), ffn)
