@@ -15,8 +15,6 @@ Each runs in a process of its own, in turns; peak_gib is the process's.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import turns
 from torch import Tensor
@@ -31,13 +29,15 @@ CONTROLS = {
 
 
 def worker(name: str, steps: int) -> None:
-    from sottovoce.core.types import Batch, Features
+    from sottovoce.core.types import Batch
     from sottovoce.encoder import Encoder
-    from sottovoce.inference.packed import fastest
-    from sottovoce.objectives.base import Shape
+    from sottovoce.hub.pretrained import Pretrained
     from sottovoce.students.random import Random
     from sottovoce.train.learner import Learner
     from sottovoce.train.recipe import load_recipe
+    from sottovoce.train.targets import Teachers
+    from sottovoce.train.teachers import TeacherSettings
+    from sottovoce.train.teachers.encoder import EncoderTeacher
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
@@ -45,25 +45,18 @@ def worker(name: str, steps: int) -> None:
         Random(Random.Config(dim=dim, heads=8, ffn_dim=4 * dim, layer="conformer", frontend="fbank", dropout=0.0)).shape()
         for dim in (512, 256)
     )
-    teacher = fastest(Encoder(wide).reset_parameters().eval().requires_grad_(False))
+    big = Pretrained(Encoder(wide).reset_parameters(), wide, "random", False, "random")
+    teacher = EncoderTeacher(EncoderTeacher.Config(), TeacherSettings(torch.device("cpu"), pack=True), big)
     recipe = load_recipe("colld", CONTROLS[name])
-    learner = Learner(
-        Encoder(narrow).reset_parameters(), recipe.objectives, Shape(wide.dim, len(wide.layers)), recipe.masking
-    ).train()
+    teachers = Teachers({"teacher": teacher}, "teacher")
+    learner = Learner(Encoder(narrow).reset_parameters(), recipe.objectives, teachers, recipe.masking).train()
     weights = list(learner.parameters())
     optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
     batch = Batch(torch.randn(ROWS, round(SECONDS * 16_000)))
 
-    def teach(given: Batch, mask: Any, taps: bool) -> Features:
-        found: Features = teacher(given.wave, given.lengths, taps=taps)
-        return found
-
     def loss() -> Tensor:
         drawn = learner.draw(batch)
-        with torch.no_grad():
-            targets = learner.targets(drawn, teach)
-        found = learner(drawn, targets)["colld"]
-        return found.total / found.count
+        return learner.total(learner(drawn, learner.targets(drawn)), learner.denominators(drawn))
 
     turns.timed(turns.update(loss, weights, optimizer), steps)
 

@@ -14,7 +14,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test uses the network
 os.environ["SOTTOVOCE_KERNELS"] = "onednn"  # no timing; the same numbers whatever else the machine is doing
 
 from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, FrontendConfig, LayerConfig, PositionConfig
-from sottovoce.hub.pretrained import save_pretrained
+from sottovoce.hub.pretrained import Pretrained, save_pretrained
+from sottovoce.train.targets import Teachers
+from sottovoce.train.teachers import TeacherSettings
+from sottovoce.train.teachers.encoder import EncoderTeacher
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +35,13 @@ def tiny_shape(depth: int = 3) -> EncoderConfig:
         position=PositionConfig(kernel=16, groups=4),
         layers=(LayerConfig(4, 8, 64),) * depth,
     )
+
+
+def one_teacher(encoder: Encoder | None = None) -> Teachers:
+    """A run's teachers when `encoder`, a random one by default, is the only one."""
+    encoder = encoder or Encoder(tiny_shape()).reset_parameters()
+    found = Pretrained(encoder.eval(), encoder.config, "hubert", False, "here")
+    return Teachers({"teacher": EncoderTeacher(EncoderTeacher.Config(), TeacherSettings(torch.device("cpu")), found)}, "teacher")
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sottovoce.core.config import plain
-from sottovoce.core.registry import FAMILIES, OBJECTIVES, STUDENTS, TASKS, Registry
-from sottovoce.core.types import Batch, Features
+from sottovoce.core.registry import FAMILIES, OBJECTIVES, STUDENTS, TASKS, TEACHER_KINDS, Registry
+from sottovoce.core.types import Answer, Batch, Features, Vectors
 from sottovoce.data import open_source
 from sottovoce.encoder import Encoder
 from sottovoce.evaluation.features.store import FeatureStore
@@ -19,9 +19,11 @@ from sottovoce.evaluation.kinds.task import Bench
 from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.hub.pretrained import Pretrained
 from sottovoce.objectives import Objective, Shape
+from sottovoce.train.recipe import ObjectiveChoice
+from sottovoce.train.teachers import Teacher, TeacherSettings
 from tests.conftest import tiny_shape
 
-ALL = [(registry, name) for registry in (FAMILIES, OBJECTIVES, STUDENTS, TASKS) for name in registry.names()]
+ALL = [(registry, name) for registry in (FAMILIES, OBJECTIVES, STUDENTS, TASKS, TEACHER_KINDS) for name in registry.names()]
 
 
 @pytest.mark.parametrize(("registry", "name"), ALL, ids=[f"{registry.kind}-{name}" for registry, name in ALL])
@@ -46,43 +48,111 @@ def features(frames: int = 24, rows: int = 3, dim: int = 32, depth: int = 3) -> 
 
 def made(name: str) -> Objective:
     cls, shape = OBJECTIVES.get(name), Shape(32, 3)
-    objective: Objective = cls(cls.Config(), shape, shape)
+    objective: Objective = cls(cls.Config(), shape, shape if cls.reads == "frames" else Shape(8, 0))
     return objective
+
+
+def answer(objective: Objective) -> Answer | None:
+    """What a teacher says of three rows, with nonsense in all that the objective does not say it reads."""
+    needs = objective.needs()
+    if needs.targets == "none":
+        return None
+    if objective.reads == "utterance":
+        return Vectors(torch.randn(3, 8))
+    found = features()
+    for i in range(4):
+        if needs.layers is not None and i not in needs.layers:
+            found.hidden[i] = torch.full_like(found.hidden[i], torch.nan)
+        if i and i not in needs.taps:
+            found.ffn[i - 1] = torch.full_like(found.hidden[i], torch.nan)
+    nothing = torch.full_like(found.last, torch.nan)
+    return Features(found.hidden, None, nothing, nothing, found.ffn)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES.names())
 class TestObjectives:
-    def test_counts_the_frames_it_was_given(self, name: str) -> None:
+    def test_says_what_it_needs_and_divides_by(self, name: str) -> None:
         objective, batch = made(name), Batch(torch.randn(3, 24 * 320 + 80))
         valid = torch.rand(3, 24) > 0.3
-        frames = objective.frames(valid, torch.rand(3, 24) > 0.5 if objective.masked else None)
-        loss = objective(features(), features() if objective.needs_teacher else None, frames, batch)
-        assert int(loss.count) == int(frames.sum())
+        frames = objective.frames(valid, torch.rand(3, 24) > 0.5 if objective.needs().masked_input else None)
+        assert int(objective.denominator(frames, batch)) in (int(frames.sum()), 3)
+        loss = objective(features(), answer(objective), frames, batch)
         assert torch.isfinite(loss.total)
-        assert all(not value.requires_grad for value in loss.logs.values())
+        assert all(not value.requires_grad and torch.isfinite(value) for value in loss.logs.values())
+
+    def test_has_no_field_that_recipes_have_beside_it(self, name: str) -> None:
+        own = {spec.name for spec in dataclasses.fields(OBJECTIVES.get(name).Config)}
+        assert not own & {"name", *ObjectiveChoice.own_fields()}
 
     def test_sums_add_up_over_rows(self, name: str) -> None:
-        """The loss of a batch is the sum of its rows' losses: splitting it over machines or micro-batches changes nothing."""
-        objective, student, teacher = made(name).eval(), features(), features()
-        if objective.contrasts_rows:
+        """The loss of a batch is the sum of its rows' losses, and so is what it is divided by: splitting it over machines or micro-batches
+        changes nothing."""
+        objective, student = made(name).eval(), features()
+        if objective.needs().compares_rows:
             pytest.skip("compares the rows of a batch with each other")
+        teacher: Answer | None = features()
+        if objective.reads == "utterance":
+            teacher = Vectors(torch.randn(3, 8))
         wave, frames = torch.randn(3, 24 * 320 + 80), torch.ones(3, 24, dtype=torch.bool)
 
-        def row(which: Features, i: int) -> Features:
+        def row(which: Answer, i: int) -> Answer:
+            if isinstance(which, Vectors):
+                return Vectors(which.vectors[i : i + 1])
             hidden = [layer[i : i + 1] for layer in which.hidden]
             return Features(hidden, None, hidden[0], hidden[-1], hidden[1:])
 
-        whole = objective(student, teacher, frames, Batch(wave)).total
-        parts = [objective(row(student, i), row(teacher, i), frames[i : i + 1], Batch(wave[i : i + 1])).total for i in range(3)]
-        torch.testing.assert_close(whole, torch.stack(parts).sum(), rtol=1e-4, atol=1e-4)
+        batches = [Batch(wave[i : i + 1], labels=(label,)) for i, label in enumerate(("a", "", "c"))]
+        whole = Batch(wave, labels=("a", "", "c"))
+        parts = [objective(row(student, i), row(teacher, i), frames[i : i + 1], batches[i]).total for i in range(3)]
+        total = objective(student, teacher, frames, whole).total
+        torch.testing.assert_close(total, torch.stack(parts).sum(), rtol=1e-4, atol=1e-4)
+        counts = [int(objective.denominator(frames[i : i + 1], batches[i])) for i in range(3)]
+        assert int(objective.denominator(frames, whole)) == sum(counts)
 
     def test_reaches_the_student_and_its_own_parameters(self, name: str) -> None:
         objective, student = made(name), features()
         batch = Batch(torch.randn(3, 24 * 320 + 80), labels=("a", "b", "c"))
-        loss = objective(student, features(), torch.ones(3, 24, dtype=torch.bool), batch)
+        loss = objective(student, answer(objective), torch.ones(3, 24, dtype=torch.bool), batch)
         loss.total.backward()
         assert any(layer.grad is not None and layer.grad.any() for layer in student.hidden)
         assert all(p.grad is not None for p in objective.parameters())
+
+
+@pytest.mark.parametrize("name", TEACHER_KINDS.names())
+class TestTeacherKinds:
+    def opened(self, name: str, folder: Path) -> Teacher:
+        cls = TEACHER_KINDS.get(name)
+        teacher: Teacher = cls(cls.Config(source=str(folder)), TeacherSettings(torch.device("cpu")))
+        return teacher
+
+    def test_answers_in_its_shape_whatever_the_padding(self, name: str, teacher_folder: Path) -> None:
+        """A recording has one answer, alone or beside a longer one; it is as wide and deep as the teacher says."""
+        teacher, wave = self.opened(name, teacher_folder), torch.randn(2, 16_000)
+        wave[1, 9_000:] = 0
+        both = teacher.answer(Batch(wave, torch.tensor([16_000, 9_000])))
+        alone = teacher.answer(Batch(wave[1:, :9_000]))
+        if isinstance(both, Vectors):
+            assert isinstance(alone, Vectors)
+            assert teacher.answers == "utterance"
+            assert both.vectors.shape == (2, teacher.shape.dim)
+            torch.testing.assert_close(both.vectors[1:], alone.vectors, atol=1e-4, rtol=1e-3)
+            return
+        assert isinstance(alone, Features)
+        assert teacher.answers == "frames"
+        assert len(both.hidden) == teacher.shape.depth + 1
+        assert both.last.shape[2] == teacher.shape.dim
+        assert abs(both.last.shape[1] * teacher.shape.stride - 16_000) < 2 * teacher.shape.stride
+        assert both.lengths is not None
+        end = int(both.lengths[1])
+        torch.testing.assert_close(both.last[1:, :end], alone.last, atol=1e-4, rtol=1e-3)
+
+    def test_learns_nothing_and_is_known_again(self, name: str, teacher_folder: Path) -> None:
+        teacher, again = (self.opened(name, teacher_folder) for _ in range(2))
+        assert teacher.fingerprint() == again.fingerprint()
+        found = teacher.answer(Batch(torch.randn(1, 8_000)))
+        assert not (found.vectors if isinstance(found, Vectors) else found.last).requires_grad
+        other = teacher.__class__(dataclasses.replace(teacher.config, precision="bf16"), teacher.settings)
+        assert other.fingerprint() != teacher.fingerprint()
 
 
 @pytest.mark.parametrize("name", STUDENTS.names())

@@ -8,10 +8,9 @@ import torch
 from sottovoce.core.types import Batch
 from sottovoce.data.augment import Augment, recolour
 from sottovoce.encoder import Encoder
-from sottovoce.objectives import Shape
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Masking, load_recipe
-from tests.conftest import tiny_shape
+from tests.conftest import one_teacher, tiny_shape
 
 
 def test_keeps_energy_and_padding_and_changes_the_rest() -> None:
@@ -44,7 +43,7 @@ def test_by_default_nothing_is_changed_and_nothing_drawn() -> None:
 
 def test_only_the_student_in_training_hears_it() -> None:
     recipe, batch = load_recipe("layer-to-layer-random"), Batch(torch.randn(2, 8000))
-    learner = Learner(Encoder(tiny_shape()), recipe.objectives, Shape(32, 3), Masking(), Augment(share=1.0))
+    learner = Learner(Encoder(tiny_shape()), recipe.objectives, one_teacher(), Masking(), Augment(share=1.0))
     drawn = learner.draw(batch)
     assert drawn.batch.wave is batch.wave
     assert not torch.equal(drawn.heard, batch.wave)

@@ -14,6 +14,7 @@ class Kind(enum.StrEnum):
     """What can be listed."""
 
     teachers = "teachers"
+    teacher_kinds = "teacher-kinds"
     recipes = "recipes"
     objectives = "objectives"
     students = "students"
@@ -24,7 +25,7 @@ class Kind(enum.StrEnum):
 
 @app.command("list")
 def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
-    """List what there is to choose from.
+    """List what there is to choose from. teachers: models that can be TEACHER, by family; teacher-kinds: ways to learn from one.
 
     Examples:
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from sottovoce import recipes
-from sottovoce.core.registry import CORPORA, FAMILIES, OBJECTIVES, STUDENTS, TASKS, UNITS, Registry
+from sottovoce.core.registry import CORPORA, FAMILIES, OBJECTIVES, STUDENTS, TASKS, TEACHER_KINDS, UNITS, Registry
 
 REGISTRIES: dict[str, Registry] = {
     "teachers": FAMILIES,
+    "teacher-kinds": TEACHER_KINDS,
     "objectives": OBJECTIVES,
     "students": STUDENTS,
     "tasks": TASKS,

@@ -180,11 +180,13 @@ class RunView:
         record = self.run.record
         if not record:
             return []
-        teacher, data = record.get("teacher") or {}, record["data"]
+        data = record["data"]
+        teachers = record.get("teachers") or {"teacher": record.get("teacher") or {}}  # records of earlier versions name one
+        named = [f"{each['name']} ({each.get('family') or each.get('kind')})" for each in teachers.values() if each.get("name")]
         machine = record.get("machine") if isinstance(record.get("machine"), dict) else {}
         where = ", ".join(f"{key}={value}" for key, value in (data.get("where") or {}).items())
         found = {
-            "Teacher": f"{teacher.get('name')} ({teacher.get('family')})" if teacher else "none",
+            "Teacher" if len(named) < 2 else "Teachers": ", ".join(named) or "none",
             "Data": f"{data.get('source')}{f' ({where})' if where else ''}, {text.hours(data.get('hours'))}",
             "Skipped recordings": str(data.get("skipped", 0)),
             "Held-out audio": text.duration(record.get("held_out_seconds")),

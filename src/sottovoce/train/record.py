@@ -12,13 +12,14 @@ from sottovoce.core import ledger
 from sottovoce.core.config import plain
 from sottovoce.core.registry import TASKS
 from sottovoce.hub.card import Card
-from sottovoce.hub.pretrained import Pretrained
 from sottovoce.pruning import encoder_cost, total
 from sottovoce.train.run import Run
+from sottovoce.train.teachers import Teacher
 
 
 def gather(run: Run, cost: Mapping[str, float]) -> dict[str, Any]:
     """Gathers what the stages wrote."""
+    teachers = {label: about(teacher) for label, teacher in run.teachers.items()}
     stages = [found for name in run.recipe.stages if (found := run.done(name)) is not None]
     made: dict[str, Any] = {
         **ledger.header("run"),
@@ -30,7 +31,8 @@ def gather(run: Run, cost: Mapping[str, float]) -> dict[str, Any]:
             "skipped": len(run.data.skipped),
             "where": dict(run.recipe.data.where),
         },
-        "teacher": None if run.teacher is None else teacher_of(run.teacher),
+        "teacher": teachers.get(run.teachers.main),
+        "teachers": teachers,
         "cost": dict(cost),
         "stages": [{key: value for key, value in stage.items() if key != "kept"} for stage in stages],
         "seconds": round(sum(stage["seconds"] for stage in stages), 1),
@@ -40,11 +42,13 @@ def gather(run: Run, cost: Mapping[str, float]) -> dict[str, Any]:
     return made
 
 
-def teacher_of(teacher: Pretrained) -> dict[str, Any]:
-    """Its name and, where its shape is known, its cost."""
-    made: dict[str, Any] = {"name": ledger.portable(teacher.source), "family": teacher.family}
-    if teacher.config is not None:
-        cost = total(encoder_cost(teacher.config))
+def about(teacher: Teacher) -> dict[str, Any]:
+    """Its name, kind and family and, where its shape is known, its cost."""
+    inside = teacher.pretrained
+    made: dict[str, Any] = {"name": ledger.portable(teacher.config.source), "kind": teacher.name}
+    made["family"] = teacher.name if inside is None else inside.family
+    if inside is not None and inside.config is not None:
+        cost = total(encoder_cost(inside.config))
         made |= {"params": float(cost.params), "macs_per_s": float(cost.macs)}
     return made
 
@@ -71,6 +75,9 @@ def card(run: Run, made: Mapping[str, Any]) -> Card:
         numbers.append({"measure": "the same after the best linear map", "student": f"{mean['mapped']:.3f}"})
     where = ", ".join(f"{key}={value}" for key, value in data["where"].items())
     source = f"`{data['source']}`" + (f" ({where})" if where else "") + f", seed {made['seed']}: {run.data.summary()}."
-    licence = f"The weights derive from `{teacher.get('name', 'random weights')}`; its licence and that of the data apply."
+    others = [f"`{other['name']}`" for label, other in made["teachers"].items() if label != run.teachers.main]
+    learned = f" The student also learned from {' and '.join(others)}." if others else ""
+    whose = "their licences" if others else "its licence"
+    licence = f"The weights derive from `{teacher.get('name', 'random weights')}`; {whose} and that of the data apply.{learned}"
     recipe = yaml.safe_dump(made["recipe"], sort_keys=False)
     return Card(numbers=numbers, recipe=recipe, data=f"{source}\n\n{licence}")

@@ -24,9 +24,10 @@ class EncoderTeacher(Teacher):
 
     pretrained: Pretrained
 
-    def __init__(self, config: Any, settings: TeacherSettings) -> None:
+    def __init__(self, config: Any, settings: TeacherSettings, pretrained: Pretrained | None = None) -> None:
+        """pretrained: the model, where it is not to be loaded from ``config.source``."""
         super().__init__(config, settings)
-        self.pretrained = load_pretrained(config.source)
+        self.pretrained = pretrained or load_pretrained(config.source)
         shape = self.pretrained.config
         # frames a second, and whether there are as many for any audio; measured for models that run inside transformers
         self.rate, self.pads = (
