@@ -14,9 +14,9 @@ from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
+from sottovoce.core.cache import cache_home
 from sottovoce.core.registry import TEACHER_KINDS
 from sottovoce.core.types import Answer, Batch, Features, Vectors
-from sottovoce.data.cache import cache_home
 from sottovoce.encoder import EncoderConfig
 from sottovoce.hub.pretrained import Pretrained
 from sottovoce.train.dist import World
