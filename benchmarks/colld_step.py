@@ -68,12 +68,13 @@ def main() -> None:
         return
     found = turns.in_turns(CONTROLS, options.rounds)
     from sottovoce.core import ledger
+    from sottovoce.timing.machine import header
 
     for row in found.values():
         row["times_layer_to_layer"] = round(row["median"] / found["layer-to-layer"]["median"], 3)
     shape = {"rows": ROWS, "seconds": SECONDS, "teacher": "12 x 512 Conformer", "student": "12 x 256 Conformer"}
     ledger.write(
-        options.out, {"name": "colld-step", **ledger.header("colld-step"), "threads": THREADS, "shape": shape, "results": found}
+        options.out, {"name": "colld-step", **header("colld-step", THREADS), "threads": THREADS, "shape": shape, "results": found}
     )
     print({name: (row["times_layer_to_layer"], row["peak_gib"]) for name, row in found.items()})
 

@@ -61,6 +61,7 @@ def main() -> None:
         return
     found = turns.in_turns(WORKERS, options.rounds)
     from sottovoce.core import ledger
+    from sottovoce.timing.machine import header
 
     ratio = {
         sizes: round(
@@ -70,7 +71,7 @@ def main() -> None:
     }
     ledger.write(
         options.out,
-        {"name": "products", **ledger.header("products"), "threads": 1, "results": found, "onednn_times_torch": ratio},
+        {"name": "products", **header("products", 1), "threads": 1, "results": found, "onednn_times_torch": ratio},
     )
     print(ratio)
 

@@ -30,6 +30,7 @@ from sottovoce.data.decode import BadAudio, read_audio
 from sottovoce.data.sources import open_source
 from sottovoce.hub.student import Speech
 from sottovoce.streaming.stream import Stream
+from sottovoce.timing.machine import header
 
 WHAT = "time per chunk and real-time factor of streams, and cosine of their hidden states to those of whole recordings"
 
@@ -47,7 +48,7 @@ def main() -> None:
     ask.add_argument("--out", type=Path, default=Path(__file__).parent / ledger.RECORDS)
     args = ask.parse_args()
     torch.set_num_threads(args.threads)
-    header = ledger.header("streaming")
+    about = header("streaming", args.threads)
 
     model = sottovoce.load(args.model)
     grid = list(itertools.product(args.chunk, args.left, args.right))
@@ -67,7 +68,7 @@ def main() -> None:
         args.out,
         {
             "name": f"streaming-{Path(args.model).name}",
-            **header,
+            **about,
             "what": WHAT,
             **ledger.portable(settings),
             "threads": args.threads,

@@ -22,6 +22,7 @@ import sottovoce
 from sottovoce.core import ledger
 from sottovoce.evaluation.suite.config import load_suite
 from sottovoce.evaluation.suite.run import Result
+from sottovoce.timing.machine import header
 
 WITHOUT = ("asr", "sd")
 
@@ -91,7 +92,7 @@ def main() -> None:
     some = kept["pr"] if "pr" in kept else next(iter(kept.values()))
     record = {
         "name": "testbed-time",
-        **ledger.header("testbed-time"),
+        **header("testbed-time", options.jobs),
         "model": some["model"],
         "jobs": options.jobs,
         "wall_seconds": round(wall, 1),

@@ -212,6 +212,7 @@ def main() -> None:
         return
     found = turns.in_turns(WORKERS, options.rounds)
     from sottovoce.core import ledger
+    from sottovoce.timing.machine import header
 
     took = {name: row["median"] for name, row in found.items()}
     whole = {
@@ -221,7 +222,7 @@ def main() -> None:
     }
     record = {
         "name": "train-step",
-        **ledger.header("train-step"),
+        **header("train-step", options.threads),
         "threads": options.threads,
         "kernels": chosen(options.threads),
         "shape": "HuBERT Base, random weights",

@@ -35,6 +35,7 @@ from sottovoce.objectives import Shape
 from sottovoce.objectives.layer_to_layer import LayerToLayer
 from sottovoce.pruning import Budget, BudgetConfig, GatedEncoder, Lagrangian, encoder_cost, shrink, total, units_to_keep
 from sottovoce.students.random import Random
+from sottovoce.timing.machine import header
 from sottovoce.train import optim
 from sottovoce.train.recipe import Stage
 
@@ -195,7 +196,7 @@ def main() -> None:
     card = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     found = {
         "name": "gpu-throughput",
-        **ledger.header("gpu-throughput"),
+        **header("gpu-throughput", torch.get_num_threads()),
         "card": card,
         "seconds_per_update": options.seconds,
         "rows": rows,

@@ -111,6 +111,10 @@ def test_models_are_measured_beside_each_other(
     assert [error.message for error in Draft202012Validator(schema).iter_errors(found)] == []
     assert problems(found) == []
     json.dumps(found)
+    assert found["machine"]["threads"] == 1
+    assert found["machine"]["instruction_set"]
+    assert set(found["machine"]["float32_gflops"]) == {"1", str(found["machine"]["cores"])}
+    assert all(value > 1 for value in found["machine"]["float32_gflops"].values())
     assert [(row["model"], row["seconds"]) for row in found["rows"]] == [
         (name, seconds) for seconds in (0.1, 0.2) for name in (teacher_folder.name, "student")
     ]

@@ -110,11 +110,21 @@ def read(path: Path) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """What the numbers were taken on."""
-    made = {"system": platform.system(), "cpu": _cpu(), "threads": torch.get_num_threads()}
+    made: dict[str, Any] = {
+        "system": platform.system(),
+        "cpu": _cpu(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+    }
+    made |= {"cores": cores(), "threads": torch.get_num_threads()}
     made |= {"python": platform.python_version(), "torch": torch.__version__, "transformers": version("transformers")}
     if torch.cuda.is_available():
         made["gpu"] = torch.cuda.get_device_name()
     return made
+
+
+def cores() -> int:
+    """Of the CPU, as many as this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def version(package: str) -> str:

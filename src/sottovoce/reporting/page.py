@@ -91,6 +91,11 @@ def _template() -> Any:
     return made.get_template("page.html.j2")
 
 
+def _plain(value: Any) -> str:
+    """A value of a record without braces: '1: 93.2, 2: 171.0'."""
+    return ", ".join(f"{key}: {item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+
+
 def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
@@ -193,7 +198,7 @@ class RunView:
             "Seed": str(record.get("seed")),
             "Date": record.get("date") or text.NONE,
             "sottovoce": f"{record.get('sottovoce') or text.NONE}, commit {record.get('commit') or text.NONE}",
-            "Machine": ", ".join(f"{key} {value}" for key, value in (machine or {}).items()),
+            "Machine": ", ".join(f"{key} {_plain(value)}" for key, value in (machine or {}).items()),
         }
         return list(found.items())
 

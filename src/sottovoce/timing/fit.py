@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,12 +13,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sottovoce.core import ledger
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import Encoder, EncoderConfig, LayerConfig, PositionConfig
 from sottovoce.inference.packed import fastest
 from sottovoce.pruning.latency import KIND, LatencyModel, from_record
 from sottovoce.pruning.units.conv import front
+from sottovoce.timing.machine import header, threads_of_torch
 from sottovoce.timing.parts import Timeable, grid, take_apart
 from sottovoce.timing.rounds import Clock, median_ms
 
@@ -53,8 +52,8 @@ def fit(
     """
     if seconds < 0.5:
         raise ValueError(f"clips of {seconds:g} s are too short to be timed; use half a second or more")
-    begun = ledger.header(KIND)
-    with _threads(threads) as used, torch.no_grad():
+    with threads_of_torch(threads) as used, torch.no_grad():
+        begun = header(KIND, used)
         parts = [part for name, config in (shapes or grid()).items() for part in take_apart(name, config, seconds)]
         say(f"{len(parts)} parts in {rounds} rounds, {seconds:g} s of audio, {used} threads")
         # what one thread computes is told from what it waits for: other processes then hardly matter
@@ -63,7 +62,6 @@ def fit(
         coefficients, errors = fitted(parts, times)
         record = {
             **begun,
-            "machine": {**begun["machine"], "threads": used},
             "seconds": seconds,
             "threads": used,
             "clock": "processor" if used == 1 else "wall",
@@ -73,16 +71,6 @@ def fit(
             "error_percent": errors,
         }
         return {**record, "whole": _whole(from_record(record), whole or WHOLE, rounds, clock, say)}
-
-
-@contextmanager
-def _threads(wanted: int | None) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(wanted or before)
-    try:
-        yield wanted or before
-    finally:
-        torch.set_num_threads(before)
 
 
 def fitted(

@@ -16,6 +16,7 @@ from sottovoce.core.registry import suggestion
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.hub.pretrained import load_pretrained
 from sottovoce.pruning import encoder_cost, total
+from sottovoce.timing.machine import header
 from sottovoce.timing.rounds import Timed, in_turns, interval, median, percentile
 from sottovoce.timing.runtimes import RUNTIMES, Unavailable
 from sottovoce.timing.worker import Timing, Worker
@@ -46,10 +47,8 @@ def bench(
     check(models, runtimes, seconds, batches, rounds)
     threads = threads or torch.get_num_threads()
     names = distinct([*([vs] if vs else []), *models])
-    before = ledger.header("bench")  # names the commit that this began with
     found: dict[str, Any] = {
-        **before,
-        "machine": {**before["machine"], "threads": threads},
+        **header("bench", threads),  # names the commit that this began with
         "load": [_load()],
         "rounds": rounds,
         "models": [describe(name) for name in names],
