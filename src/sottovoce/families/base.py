@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -47,26 +47,26 @@ NAMES: dict[str, str] = {
     "layers.#.ffn_norm": "encoder.layers.#.final_layer_norm",
 }
 
-# Left out: what sits on top of the encoder or serves only its pre-training. `feature_extractor` is here because the speaker
-# verification heads have a layer of that name, next to the encoder; it only counts outside of the encoder's own prefix.
+# Left out: what sits on top of the encoder or serves only its pre-training, by the outermost part of its name. `feature_extractor`
+# is here because the speaker verification heads have a layer of that name, next to the encoder; it only counts outside of the
+# encoder's own prefix.
 HEADS = (
-    "adapter",
-    "classifier",
-    "ctc_proj",
-    "feature_extractor",
-    "intermediate_ffn",
-    "label_embeddings_concat",
-    "layer_norm_for_extract",
-    "layer_weights",
-    "lm_head",
-    "masked_spec_embed",
-    "objective",
-    "project_hid",
-    "project_q",
-    "projector",
-    "quantizer",
-    "speaker_proj",
-    "tdnn",
+    # fine-tuning: CTC, classification, diarisation, speaker verification, adapters after the last layer
+    *(
+        "lm_head",
+        "classifier",
+        "projector",
+        "layer_weights",
+        "feature_extractor",
+        "tdnn",
+        "objective",
+        "adapter",
+        "intermediate_ffn",
+    ),
+    # pre-training: wav2vec 2.0 and UniSpeech, UniSpeech-SAT, and HuBERT, WavLM and ContentVec as fairseq has them
+    *("quantizer", "project_hid", "project_q", "ctc_proj", "masked_spec_embed"),
+    *("speaker_proj", "label_embeddings_concat", "layer_norm_for_extract"),
+    *("final_proj", "label_embs_concat"),
 )
 
 # What transformers assumes where config.json is silent.
@@ -93,10 +93,9 @@ DEFAULTS: dict[str, Any] = {
     "activation_dropout": 0.1,
 }
 
-PICKLED = (
-    "{} holds more than tensors, and unpickling it could run code; convert it to model.safetensors where you trust it, or use "
-    "a revision of the repository that has safetensors"
-)
+LARGEST, DEEPEST = 2**20, 1000  # no width and no number of layers or convolutions lies above
+
+MASK_VECTOR = "masked_spec_embed"  # what masked frames are replaced by in pre-training
 
 SHOWN = 5  # how many faults of a checkpoint one message lists
 
@@ -106,8 +105,9 @@ class Family:
 
     model_types: the ``model_type`` values of config.json that it reads. prefix: what a model with a head puts before the
     encoder's tensor names. architecture: the transformers class without a head. names, defaults: see `NAMES` and `DEFAULTS`.
-    normed: whether the encoder has a norm around its layers. idle: patterns of tensors that the class holds and does not compute
-    with, or can compute itself. certain: `normalize` holds whatever preprocessor_config.json says.
+    fixed: keys of `defaults` that the class does not read, with what it does whatever they say. normed: whether the encoder has a
+    norm around its layers. idle: patterns of tensors that the class holds and does not compute with, or can compute itself.
+    certain: `normalize` holds whatever the feature extractor's settings say.
     """
 
     @dataclass(frozen=True)
@@ -120,6 +120,7 @@ class Family:
     architecture: str = ""
     names: ClassVar[Mapping[str, str]] = NAMES
     defaults: ClassVar[Mapping[str, Any]] = DEFAULTS
+    fixed: ClassVar[Mapping[str, Any]] = {"feat_proj_layer_norm": True}
     normed: bool = True
     idle: ClassVar[tuple[str, ...]] = ()
     certain: bool = False
@@ -158,18 +159,16 @@ class Family:
         )
 
     def filled(self, hf: Mapping[str, Any]) -> dict[str, Any]:
-        """`hf` over the family's defaults. ValueError on a value of another type than the default's."""
+        """`hf` over the family's defaults. ValueError on a value of another type than the default's, or one that cannot be."""
         for key, default in self.defaults.items():
             value = hf.get(key)
-            kinds: Any = {float: (int, float), list: (list, tuple)}.get(type(default), type(default))
-            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool)):
+            if value is not None and key not in self.fixed and not _possible(key, value, default):
                 raise ValueError(f"config.json: {key} is {value!r}; expected something like {default!r}")
-        return {**self.defaults, **{key: value for key, value in hf.items() if value is not None}}
+        return {**self.defaults, **{key: value for key, value in hf.items() if value is not None}, **self.fixed}
 
     def refuse(self, hf: Mapping[str, Any]) -> None:
         """ValueError for variants whose function the encoder cannot hold."""
-        if hf.get("quantization_config"):
-            raise ValueError("this checkpoint is quantised (quantization_config in config.json); use the unquantised one")
+        refuse_quantised(hf)
 
     # the parts of the shape; `hf` with the family's defaults filled in
 
@@ -227,7 +226,7 @@ class Family:
 
     def normalize(self, hf: Mapping[str, Any]) -> bool:
         """Whether its checkpoints want waveforms of zero mean and unit variance, where no preprocessor_config.json says."""
-        return bool(self.filled(hf)["feat_extract_norm"] == "layer")
+        return bool({**hf, **self.fixed}.get("feat_extract_norm", "group") == "layer")
 
     def preprocessor(self, config: EncoderConfig, normalize: bool) -> dict[str, Any]:
         """preprocessor_config.json of an encoder of the family, as transformers reads it."""
@@ -242,7 +241,13 @@ class Family:
         }
 
     def check_preprocessor(self, config: EncoderConfig, preprocessor: Mapping[str, Any]) -> None:
-        """ValueError when preprocessor_config.json asks for an input that the encoder does not make."""
+        """ValueError when the feature extractor's settings ask for an input that the encoder does not make."""
+        kind = preprocessor.get("feature_extractor_type")
+        if kind not in (None, "Wav2Vec2FeatureExtractor"):
+            raise ValueError(
+                f"the folder's feature extractor is {kind!r}, and this model reads waveforms (Wav2Vec2FeatureExtractor); put the "
+                "preprocessor_config.json of the original model there"
+            )
 
     # weights
 
@@ -252,13 +257,15 @@ class Family:
         ValueError naming what is missing, unexpected, of the wrong shape or not finite; nothing is ever filled in at random.
         """
         trunk = fold_weight_norm(self.trunk(tensors))
-        made: dict[str, Tensor] = {}
+        state: dict[str, Tensor] = {}
         faults: list[str] = []
+        missing: list[str] = []
         for ours, shape in shapes(config).items():
             theirs = self.hf_name(ours)
             tensor = trunk.pop(theirs, None)
             label = theirs if theirs == ours else f"{theirs} (here: {ours})"
             if tensor is None:
+                missing.append(theirs)
                 faults.append(f"{label} is missing; expected shape {shape}")
                 continue
             tensor = self.from_hf(ours, tensor)
@@ -267,31 +274,64 @@ class Family:
             elif not tensor.is_floating_point():
                 faults.append(f"{label} is {str(tensor.dtype).removeprefix('torch.')}, not floating point")
             else:
-                made[ours] = tensor.float()
-                if not torch.isfinite(made[ours]).all():
+                state[ours] = tensor.float()
+                if not torch.isfinite(state[ours]).all():
                     faults.append(f"{label} holds NaN or infinity")
+        if (prefix := _common_prefix(missing, trunk)) is not None:
+            raise ValueError(
+                f"{len(missing)} weights of the encoder are there under other names, which begin with '{prefix}'; save the state dict "
+                "of the model inside, or take that prefix away"
+            )
         faults += [f"{name} of shape {tuple(tensor.shape)} is not part of this encoder" for name, tensor in trunk.items()]
         if faults:
             more = f"\n  ... and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
             raise ValueError(
                 "the weights do not fit the encoder that config.json describes:\n  " + "\n  ".join(faults[:SHOWN]) + more
             )
-        return made
+        return state
 
     def trunk(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The encoder's own tensors without prefix, and whatever no list knows."""
-        start = self.prefix + "."
-        prefixed = any(name.startswith(start) for name in tensors)
-        made = {}
-        for name, tensor in tensors.items():
-            inside = name.startswith(start) or not prefixed
-            name = name.removeprefix(start)
-            head = name.split(".")[0]
-            if head in HEADS and not (head == "feature_extractor" and inside):
+        """The encoder's own tensors without prefix, and whatever no list knows. ValueError when two have one name."""
+        trunk: dict[str, Tensor] = {}
+        for outer, name in self.inner_names(tensors).items():
+            if self.is_head(outer, name) or any(re.fullmatch(pattern, name) for pattern in self.idle):
                 continue
-            if not any(re.fullmatch(pattern, name) for pattern in self.idle):
-                made[name] = tensor
-        return made
+            if name in trunk:
+                raise ValueError(
+                    f"{name} is there twice, with and without '{self.prefix}.' before it; which one counts is not known"
+                )
+            trunk[name] = tensors[outer]
+        return trunk
+
+    def inner_names(self, tensors: Iterable[str]) -> dict[str, str]:
+        """Name in the checkpoint -> name without what stands before the encoder's tensors in a model with a head."""
+        start = self.prefix + "."
+        outer = "model." if all(name.startswith("model.") for name in tensors) else ""
+        return {name: name.removeprefix(outer).removeprefix(start) for name in tensors}
+
+    def is_head(self, outer: str, name: str) -> bool:
+        """Whether the tensor called `outer` in the checkpoint, `name` without prefix, belongs to a head."""
+        head = name.split(".")[0]
+        inside = outer.removeprefix("model.").startswith(self.prefix + ".")
+        return head in HEADS and not (
+            head == "feature_extractor" and (inside or re.match(r"feature_extractor\.conv_layers\.", name))
+        )
+
+    def left_out(self, tensors: Iterable[str]) -> tuple[str, ...]:
+        """Heads that the checkpoint has, and that are not loaded."""
+        heads = {name.split(".")[0] for outer, name in self.inner_names(tensors).items() if self.is_head(outer, name)}
+        return tuple(sorted(heads - {MASK_VECTOR}))
+
+    def mask_vector(self, tensors: Mapping[str, Tensor], config: EncoderConfig) -> Tensor | None:
+        """(D,) float32, where the checkpoint has it. ValueError when it is of another width or not finite."""
+        found = [tensors[outer].float() for outer, name in self.inner_names(tensors).items() if name == MASK_VECTOR]
+        if not found:
+            return None
+        if tuple(found[0].shape) != (config.dim,) or not torch.isfinite(found[0]).all():
+            raise ValueError(
+                f"{MASK_VECTOR} has shape {tuple(found[0].shape)}, or holds NaN or infinity; expected {config.dim} numbers"
+            )
+        return found[0]
 
     def hf_name(self, ours: str) -> str:
         """What Hugging Face calls our tensor `ours`."""
@@ -338,7 +378,7 @@ class Family:
         if mask_vector is None:  # then transformers must not look for one
             hf |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
         else:
-            tensors["masked_spec_embed"] = mask_vector.detach().float().cpu().contiguous()
+            tensors[MASK_VECTOR] = mask_vector.detach().float().cpu().contiguous()
         return hf, tensors
 
     def idle_tensors(self, config: EncoderConfig) -> dict[str, Tensor]:
@@ -385,6 +425,39 @@ class Family:
         }
 
 
+def refuse_quantised(hf: Mapping[str, Any]) -> None:
+    """ValueError for a config.json whose weights are numbers only together with scales."""
+    if hf.get("quantization_config"):
+        raise ValueError("this checkpoint is quantised (quantization_config in config.json); use the unquantised one")
+
+
+def _possible(key: str, value: Any, default: Any) -> bool:
+    """Whether `value` may stand where `default` stands: of its type, finite, and no size that cannot be."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, int):
+        least = 0 if key in ("num_hidden_layers", "left_max_position_embeddings", "right_max_position_embeddings") else 1
+        return isinstance(value, int) and least <= value <= (DEEPEST if key == "num_hidden_layers" else LARGEST)
+    if isinstance(default, float):
+        return isinstance(value, int | float) and 0 <= value <= 1
+    if isinstance(default, list):
+        sizes = isinstance(value, list | tuple) and all(type(item) is int and 1 <= item <= LARGEST for item in value)
+        return sizes and 1 <= len(value) <= DEEPEST
+    return isinstance(value, type(default))
+
+
+def _common_prefix(missing: Sequence[str], others: Iterable[str]) -> str | None:
+    """What stands before every one of the missing names among the others; ``None`` where that is not so."""
+    others = set(others)
+    if len(missing) < 2:
+        return None
+    for name in others:
+        prefix = name.removesuffix(missing[0])
+        if prefix and prefix != name and all(prefix + other in others for other in missing):
+            return prefix
+    return None
+
+
 def shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of the encoder, without making them."""
     with torch.device("meta"):
@@ -401,24 +474,30 @@ def _length(v: Tensor) -> Tensor:
 
 def fold_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Every weight-normed convolution's pair of tensors replaced by its weight. A pair that does not fit is left as it is."""
-    made = dict(tensors)
+    folded = dict(tensors)
     for length, direction in _SPELLINGS:
         for name in [name for name in tensors if name.endswith("." + length)]:
             stem = name.removesuffix(length)
             g, v = tensors[name], tensors.get(stem + direction)
             if v is None or v.dim() != 3 or tuple(g.shape) != (1, 1, v.shape[2]):
                 continue
-            del made[name], made[stem + direction]
-            made[stem + "weight"] = v.float() * (g.float() / _length(v.float()))
-    return made
+            if stem + "weight" in folded:
+                raise ValueError(
+                    f"{stem}weight is there twice, as it is and as length and direction; which one counts is not known"
+                )
+            del folded[name], folded[stem + direction]
+            folded[stem + "weight"] = v.float() * (g.float() / _length(v.float()))
+    return folded
 
 
 def unfold_weight_norm(tensors: Mapping[str, Tensor], stem: str = "encoder.pos_conv_embed.conv.") -> dict[str, Tensor]:
     """The reverse, in the newer spelling."""
-    made = dict(tensors)
-    weight = made.pop(stem + "weight", None)
+    unfolded = dict(tensors)
+    weight = unfolded.pop(stem + "weight", None)
     if weight is not None:
         g = _length(weight)
-        made[stem + _SPELLINGS[1][0]] = g
-        made[stem + _SPELLINGS[1][1]] = torch.where(g == 0, torch.ones_like(weight), weight)  # any direction will do for length 0
-    return made
+        unfolded[stem + _SPELLINGS[1][0]] = g
+        unfolded[stem + _SPELLINGS[1][1]] = torch.where(
+            g == 0, torch.ones_like(weight), weight
+        )  # any direction will do for length 0
+    return unfolded

@@ -47,8 +47,8 @@ class ConformerFamily(Family):
     positions: ClassVar[tuple[str, ...]] = tuple(KINDS)  # the values of position_embeddings_type that the class knows
 
     def filled(self, hf: Mapping[str, Any]) -> dict[str, Any]:
-        made, key = super().filled(hf), "position_embeddings_type"
-        return {**made, key: hf.get(key, self.defaults[key])}  # null means none here, not the default
+        values, key = super().filled(hf), "position_embeddings_type"
+        return {**values, key: hf.get(key, self.defaults[key])}  # null means none here, not the default
 
     def position(self, hf: Mapping[str, Any]) -> PositionConfig | None:
         return None

@@ -23,11 +23,12 @@ class Data2VecAudio(Wav2Vec2):
         "position.convs.#": "encoder.pos_conv_embed.layers.#.conv",
     }
     defaults: ClassVar[Mapping[str, Any]] = {**DEFAULTS, "conv_pos_kernel_size": 19, "num_conv_pos_embeddings": 5}
-
-    def filled(self, hf: Mapping[str, Any]) -> dict[str, Any]:
-        # what the class always does, whatever other keys config.json may carry over from wav2vec 2.0
-        fixed = {"feat_extract_norm": "layer", "do_stable_layer_norm": False, "feat_proj_layer_norm": True}
-        return {**super().filled(hf), **fixed}
+    # what the class always does, whatever other keys config.json may carry over from wav2vec 2.0
+    fixed: ClassVar[Mapping[str, Any]] = {
+        "feat_extract_norm": "layer",
+        "do_stable_layer_norm": False,
+        "feat_proj_layer_norm": True,
+    }
 
     def position(self, hf: Mapping[str, Any]) -> PositionConfig:
         return PositionConfig(hf["conv_pos_kernel_size"], self.groups(hf), depth=hf["num_conv_pos_embeddings"], norm=True)

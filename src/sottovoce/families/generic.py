@@ -5,7 +5,7 @@ It runs as transformers runs it, so nothing here can be pruned, compiled with th
 
 from __future__ import annotations
 
-import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sottovoce.core.types import SAMPLE_RATE, Features
-from sottovoce.families.base import PICKLED
-
-# Left out by transformers where a config does not ask for masking; not used at inference in any case.
-_UNUSED = "masked_spec_embed"
+from sottovoce.families.base import MASK_VECTOR, SHOWN
 
 
 class GenericEncoder(nn.Module):
@@ -24,12 +21,17 @@ class GenericEncoder(nn.Module):
 
     ``hidden[0]`` is what transformers gives as ``hidden_states[0]`` (for most models after positions, so it equals `embedded`).
     Padding is handled as transformers handles it: with an attention mask; group norms do see it.
+
+    window: samples that the model hears at a time, for models that pad all audio to one length (Whisper: 30 s); ``None`` for others.
+    Such a model gives the frames of the audio alone, without those of the padding. Longer audio is cut into windows without overlap,
+    the last of them padded, and their frames are put behind one another.
     """
 
-    def __init__(self, model: nn.Module, extractor: Any = None) -> None:
+    def __init__(self, model: nn.Module, extractor: Any = None, window: int | None = None) -> None:
         super().__init__()
-        self.model, self.extractor = model, extractor
+        self.model, self.extractor, self.window = model, extractor, window
         self.dim = self.depth = 0  # width and number of layers; known after a first run
+        self.left_out: tuple[str, ...] = ()  # parts of the checkpoint that are not loaded
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None, *, taps: bool = False) -> Features:
         if taps:
@@ -38,6 +40,9 @@ class GenericEncoder(nn.Module):
             )
         if wave.dim() != 2:
             raise ValueError(f"expected a batch of waveforms (batch, samples), got shape {tuple(wave.shape)}")
+        return self._run(wave, lengths) if self.window is None else self._by_windows(wave, lengths, self.window)
+
+    def _run(self, wave: Tensor, lengths: Tensor | None) -> Features:
         inputs, sizes = self._inputs(wave, lengths)
         out = self.model(**inputs, output_hidden_states=True, return_dict=True)
         hidden = list(getattr(out, "hidden_states", None) or ())
@@ -51,6 +56,24 @@ class GenericEncoder(nn.Module):
         if sizes is not None:
             steps, valid = sizes
             valid = torch.div(valid * frames + steps - 1, steps, rounding_mode="floor").clamp(min=0, max=frames)
+        return Features(hidden, valid, hidden[0], last)
+
+    def _by_windows(self, wave: Tensor, lengths: Tensor | None, window: int) -> Features:
+        sizes = [wave.shape[1]] * len(wave) if lengths is None else lengths.tolist()
+        pieces = [(i, row[at : min(at + window, size)]) for i, (row, size) in enumerate(zip(wave, sizes, strict=True))
+                  for at in range(0, max(size, 1), window)]  # fmt: skip
+        rows: list[list[list[Tensor]]] = [[] for _ in sizes]  # row, window, state: (frames, D)
+        for begin in range(0, len(pieces), len(sizes)):  # as many at a time as there are rows
+            some = pieces[begin : begin + len(sizes)]
+            long = torch.tensor([len(piece) for _, piece in some], device=wave.device)
+            found = self._run(nn.utils.rnn.pad_sequence([piece for _, piece in some], batch_first=True), long)
+            assert found.lengths is not None
+            states = [*found.hidden, found.last]
+            for j, ((i, _), frames) in enumerate(zip(some, found.lengths.tolist(), strict=True)):
+                rows[i].append([state[j, :frames] for state in states])
+        joined = [[torch.cat(parts) for parts in zip(*row, strict=True)] for row in rows]
+        *hidden, last = (nn.utils.rnn.pad_sequence(list(states), batch_first=True) for states in zip(*joined, strict=True))
+        valid = None if lengths is None else lengths.new_tensor([len(row[0]) for row in joined])
         return Features(hidden, valid, hidden[0], last)
 
     def _inputs(self, wave: Tensor, lengths: Tensor | None) -> tuple[dict[str, Tensor], tuple[int, Tensor] | None]:
@@ -74,18 +97,47 @@ class GenericEncoder(nn.Module):
         return inputs, (mask.shape[1], mask.sum(-1))
 
 
-def load_generic(folder: Path, hf: dict[str, Any]) -> GenericEncoder:
-    """The model in `folder`, in evaluation mode, float32. Code that a checkpoint brings along is never run.
+def load_generic(folder: Path, hf: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GenericEncoder:
+    """The model whose config.json and extractor are in `folder` and whose weights are `tensors`, in evaluation mode, float32. Code that
+    a checkpoint brings along is never run.
 
     ValueError when transformers does not know the model, when it does not read audio, or when weights are missing.
     """
-    from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, AutoFeatureExtractor, AutoModel
+    config = _config(folder, hf)
+    model, left_out = _model(config, tensors)
+    kind, reads = config.model_type, getattr(model, "main_input_name", None)
+    if reads not in ("input_values", "input_features"):
+        raise ValueError(f"model_type {kind!r} reads {reads}, not audio, so it cannot be a teacher")
+    encoder = GenericEncoder(model, _extractor(folder, kind) if reads == "input_features" else None).eval()
+    encoder.left_out = left_out
+    try:
+        with torch.no_grad():
+            first, second = (encoder(torch.zeros(1, count * SAMPLE_RATE)) for count in (1, 2))
+    except Exception as problem:  # other people's code: anything may come
+        raise ValueError(f"model_type {kind!r} does not run as a speech encoder: {problem}") from problem
+    if first.last.shape[1] == second.last.shape[1]:  # it pads all audio to one length
+        encoder.window = getattr(encoder.extractor, "n_samples", None)
+        if not isinstance(encoder.window, int) or encoder.window < SAMPLE_RATE:
+            raise ValueError(
+                f"model_type {kind!r} gives {first.last.shape[1]} frames for audio of any length, and its extractor does not say how "
+                "much audio they stand for (n_samples), so it cannot be a teacher"
+            )
+    encoder.dim, encoder.depth = first.last.shape[-1], len(first.hidden) - 1
+    return encoder
+
+
+def _config(folder: Path, hf: Mapping[str, Any]) -> Any:
+    """What transformers makes of config.json, without layers being dropped or frames being joined at the end."""
+    from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig
 
     kind = hf.get("model_type")
     if kind not in CONFIG_MAPPING:
         own = " (it brings its own code, which is never run)" if "auto_map" in hf else ""
         raise ValueError(f"config.json says model_type {kind!r}, which neither sottovoce nor transformers knows{own}")
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as problem:  # each model has its own checks, and its own exceptions
+        raise ValueError(f"transformers cannot read config.json as a {kind}: {problem}") from None
     if type(config) not in MODEL_MAPPING:
         raise ValueError(f"transformers has no model to load for model_type {kind!r}, so it cannot be a teacher")
     for key in ("layerdrop", "encoder_layerdrop"):
@@ -93,40 +145,46 @@ def load_generic(folder: Path, hf: dict[str, Any]) -> GenericEncoder:
             setattr(config, key, 0.0)
     if hasattr(config, "add_adapter"):
         config.add_adapter = False  # shortens the last output only
+    return config
+
+
+def _model(config: Any, tensors: Mapping[str, Tensor]) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model, or the encoder of a model with a decoder, and the outermost names of the tensors that have no place in it."""
+    from transformers import MODEL_MAPPING
+
+    classes: Any = MODEL_MAPPING[type(config)]
+    cls = classes[0] if isinstance(classes, list | tuple) else classes
     try:
-        model, report = AutoModel.from_pretrained(
-            folder, config=config, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+        model, report = cls.from_pretrained(
+            None, config=config, state_dict=dict(tensors), dtype=torch.float32, output_loading_info=True
         )
-    except pickle.UnpicklingError:
-        raise ValueError(PICKLED.format("its .bin file")) from None
-    except (OSError, ValueError, RuntimeError) as problem:
+    except Exception as problem:  # other people's code: anything may come
         raise ValueError(f"transformers cannot load it: {problem}") from None
-    missing = sorted(str(name) for name in report["missing_keys"] if _UNUSED not in str(name))
+    # the mask vector: left out by transformers where a config does not ask for masking; not used at inference in any case
+    missing = sorted(str(name) for name in report["missing_keys"] if MASK_VECTOR not in str(name))
     missing += sorted(str(item[0] if isinstance(item, tuple) else item) for item in report.get("mismatched_keys", ()))
     if missing:
-        raise ValueError(f"{len(missing)} weights are missing or have the wrong shape, such as {', '.join(missing[:5])}")
+        raise ValueError(
+            f"{len(missing)} weights are missing or have the wrong shape, such as {', '.join(missing[:SHOWN])}; "
+            f"the checkpoint has names such as {', '.join(sorted(tensors)[:2])}"
+        )
+    left_out = tuple(sorted({str(name).split(".")[0] for name in report["unexpected_keys"]}))
     if config.is_encoder_decoder:
         model = model.get_encoder()
     bad = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
     if bad:
-        raise ValueError(f"weights hold NaN or infinity: {', '.join(bad[:5])}")
-    reads = getattr(model, "main_input_name", None)
-    if reads not in ("input_values", "input_features"):
-        raise ValueError(f"model_type {kind!r} reads {reads}, not audio, so it cannot be a teacher")
-    extractor = None
-    if reads == "input_features":
-        try:
-            extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
-        except (OSError, ValueError, ImportError) as problem:
-            raise ValueError(
-                f"model_type {kind!r} reads features, and no extractor for them could be made from preprocessor_config.json in "
-                f"its folder; put the one of the original model there ({problem})"
-            ) from None
-    encoder = GenericEncoder(model, extractor).eval()
+        raise ValueError(f"weights hold NaN or infinity: {', '.join(bad[:SHOWN])}")
+    return model, left_out
+
+
+def _extractor(folder: Path, kind: str) -> Any:
+    """What makes the features that the model reads."""
+    from transformers import AutoFeatureExtractor
+
     try:
-        with torch.no_grad():
-            trial = encoder(torch.zeros(1, SAMPLE_RATE))
-    except Exception as problem:  # other people's code: anything may come
-        raise ValueError(f"model_type {kind!r} does not run as a speech encoder: {problem}") from problem
-    encoder.dim, encoder.depth = trial.last.shape[-1], len(trial.hidden) - 1
-    return encoder
+        return AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
+    except Exception as problem:  # of other people's settings: anything may come
+        raise ValueError(
+            f"model_type {kind!r} reads features, and no extractor for them could be made from the preprocessor_config.json (or "
+            f"processor_config.json) in its folder; put the one of the original model there ({problem})"
+        ) from None

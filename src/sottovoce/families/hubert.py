@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from sottovoce.core.registry import FAMILIES
 from sottovoce.families.base import Family
@@ -16,6 +16,7 @@ class Hubert(Family):
     model_types = ("hubert",)
     prefix = "hubert"
     architecture = "HubertModel"
+    fixed: ClassVar[Mapping[str, Any]] = {}
 
     def refuse(self, hf: Mapping[str, Any]) -> None:
         super().refuse(hf)

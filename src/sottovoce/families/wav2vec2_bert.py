@@ -48,6 +48,7 @@ class Wav2Vec2Bert(ConformerFamily):
         "right_max_position_embeddings": 8,
         NORMALIZE: True,
     }
+    fixed: ClassVar[Mapping[str, Any]] = {}
     normed = False
     certain = True
 
@@ -83,10 +84,12 @@ class Wav2Vec2Bert(ConformerFamily):
         }
 
     def check_preprocessor(self, config: EncoderConfig, preprocessor: Mapping[str, Any]) -> None:
-        made = self.preprocessor(config, False)
+        ours = self.preprocessor(config, False)
+        # what is left out has the default of the extractor's class
+        given = {"feature_extractor_type": ours["feature_extractor_type"], "num_mel_bins": MELS, "stride": 2} | dict(preprocessor)
         for key in ("feature_extractor_type", "num_mel_bins", "stride"):
-            if preprocessor.get(key, made[key]) != made[key]:
+            if preprocessor and given[key] != ours[key]:
                 raise ValueError(
-                    f"preprocessor_config.json says {key} {preprocessor[key]!r}, which does not fit config.json (it would be "
-                    f"{made[key]!r}); put the file of the original model there"
+                    f"preprocessor_config.json says {key} {given[key]!r}, which does not fit config.json (it would be "
+                    f"{ours[key]!r}); put the file of the original model there"
                 )

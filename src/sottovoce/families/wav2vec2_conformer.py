@@ -42,7 +42,7 @@ class Wav2Vec2Conformer(ConformerFamily):
         r"encoder\.layers\.\d+\.conv_module\.batch_norm\.num_batches_tracked",
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        **DEFAULTS,
+        **{key: value for key, value in DEFAULTS.items() if key != "do_stable_layer_norm"},
         "conformer_conv_dropout": 0.1,
         "conv_depthwise_kernel_size": 31,
         "position_embeddings_type": "relative",
@@ -54,9 +54,6 @@ class Wav2Vec2Conformer(ConformerFamily):
         eps = hf.get("layer_norm_eps", EPS)
         if eps != EPS:
             raise ValueError(f"config.json: layer_norm_eps is {eps}, which transformers uses for some norms only; known: {EPS}")
-
-    def filled(self, hf: Mapping[str, Any]) -> dict[str, Any]:
-        return {**super().filled(hf), "feat_proj_layer_norm": True}  # as the class always does
 
     def convolution(self, hf: Mapping[str, Any]) -> ConvolutionConfig:
         return ConvolutionConfig(hf["conv_depthwise_kernel_size"], norm="batch")

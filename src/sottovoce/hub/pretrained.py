@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import warnings
 from collections.abc import Mapping
@@ -16,18 +15,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sottovoce.core.registry import FAMILIES
-from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import Encoder, EncoderConfig
-from sottovoce.families.base import PICKLED, Family
+from sottovoce.families.base import Family, refuse_quantised
 from sottovoce.families.generic import load_generic
 from sottovoce.families.sottovoce import Sottovoce
+from sottovoce.hub.checkpoint import read_json, read_tensors
 from sottovoce.hub.folder import replacing
+from sottovoce.hub.input import EXTRACTOR, PROCESSOR, read_extractor, wants_normalized
 
-MASK_VECTOR = "masked_spec_embed"
 DEMO = Path(__file__).parents[1] / "assets" / "demo"
 
 # Not *.safetensors and *.bin: MMS repositories hold more than a thousand adapters under such names.
-_TEXT = ["config.json", "preprocessor_config.json", "*.index.json"]
+_TEXT = ["config.json", EXTRACTOR, PROCESSOR, "adapter_config.json", "*.index.json"]
 _SAFE = ["model.safetensors", "model-*-of-*.safetensors"]
 _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 
@@ -38,9 +37,10 @@ class Pretrained:
 
     encoder: in evaluation mode, float32, on the CPU. config: its shape, or ``None`` for a model that runs inside transformers and
     can only teach. family: registered name, or "generic". normalize: whether it wants waveforms of zero mean and unit variance
-    (`encoder.normalize`). source: as asked for. preprocessor, hf_config: the folder's JSON files. projections: for students, the
-    saved distillation projections as '<name>.weight' and '<name>.bias'. mask_vector: (D,), what it was trained to see on masked
-    frames, where the checkpoint has it.
+    (`encoder.normalize`). source: as asked for. preprocessor: the feature extractor's settings, hf_config: config.json.
+    projections: for students, the saved distillation projections as '<name>.weight' and '<name>.bias'. mask_vector: (D,), what it
+    was trained to see on masked frames, where the checkpoint has it. left_out: names of the heads on top of the encoder that the
+    checkpoint has, and that are not loaded.
     """
 
     encoder: nn.Module
@@ -52,6 +52,7 @@ class Pretrained:
     hf_config: dict[str, Any] = field(default_factory=dict)
     projections: dict[str, Tensor] = field(default_factory=dict)
     mask_vector: Tensor | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def dim(self) -> int:
@@ -82,31 +83,36 @@ def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretr
     """
     try:
         folder, remote = _locate(source, revision)
-        hf = _json(folder / "config.json")
-        preprocessor = _json(folder / "preprocessor_config.json") if (folder / "preprocessor_config.json").is_file() else {}
-        rate = preprocessor.get("sampling_rate", SAMPLE_RATE)
-        if rate != SAMPLE_RATE:
-            raise ValueError(f"preprocessor_config.json asks for {rate} Hz; only {SAMPLE_RATE} Hz models can be used")
+        hf = read_json(folder / "config.json")
+        refuse_quantised(hf)
+        if (folder / "adapter_config.json").is_file():
+            raise ValueError(
+                "adapter_config.json says that a PEFT adapter belongs to these weights; merge it where PEFT is installed "
+                "(model.merge_and_unload()) and save the result, or move that file away to load the weights without it"
+            )
+        extractor = read_extractor(folder, hf)
         family = _family(hf)
         config = family.encoder_config(hf) if family else None  # before any download of weights
         if family is not None and config is not None:
-            family.check_preprocessor(config, preprocessor)
+            family.check_preprocessor(config, extractor or {})
         if remote:
             _fetch_weights(str(source), folder)
-        if family is None or config is None:
-            generic = load_generic(folder, hf)
-            wants = generic.extractor is None and _normalize(preprocessor, hf, Family(), folder)
-            return Pretrained(generic, None, "generic", wants, str(source), preprocessor, hf)
         tensors = read_tensors(folder)
-        state = family.to_encoder(tensors, config)
-        projections = family.projections(tensors) if isinstance(family, Sottovoce) else {}
+        if family is None or config is None:
+            generic = load_generic(folder, hf, tensors)
+            wants = generic.extractor is None and _normalize(extractor, hf, Family(), folder)
+            return Pretrained(generic, None, "generic", wants, str(source), extractor or {}, hf, left_out=generic.left_out)
+        wants = _normalize(extractor, hf, family, folder)
+        mask_vector = family.mask_vector(tensors, config)
+        state, left_out = family.to_encoder(tensors, config), family.left_out(tensors)
+        projections = family.projections(tensors, hf, config) if isinstance(family, Sottovoce) else {}
     except ValueError as problem:
         raise ValueError(f"{source}: {problem}") from problem.__cause__
     encoder = Encoder(config)
     encoder.load_state_dict(state, assign=True)  # and not a copy into weights that were made only to be overwritten
-    wants = _normalize(preprocessor, hf, family, folder)
-    mask_vector = next((x.float() for name, x in tensors.items() if name.split(".")[-1] == MASK_VECTOR), None)
-    return Pretrained(encoder.eval(), config, family.name, wants, str(source), preprocessor, hf, projections, mask_vector)
+    return Pretrained(
+        encoder.eval(), config, family.name, wants, str(source), extractor or {}, hf, projections, mask_vector, left_out
+    )
 
 
 def _family(hf: Mapping[str, Any]) -> Family | None:
@@ -117,19 +123,20 @@ def _family(hf: Mapping[str, Any]) -> Family | None:
     for name in FAMILIES.names():
         cls = FAMILIES.get(name)
         if kind in cls.model_types:
-            found: Family = cls()
-            return found
+            family: Family = cls()
+            return family
     return None
 
 
-def _normalize(preprocessor: Mapping[str, Any], hf: Mapping[str, Any], family: Family, folder: Path) -> bool:
+def _normalize(extractor: Mapping[str, Any] | None, hf: Mapping[str, Any], family: Family, folder: Path) -> bool:
     if family.certain:
         return family.normalize(hf)
-    if isinstance(preprocessor.get("do_normalize"), bool):
-        return bool(preprocessor["do_normalize"])
+    said = wants_normalized(extractor)
+    if said is not None:
+        return said
     wants = family.normalize(hf)
     warnings.warn(
-        f"{folder.name}: no preprocessor_config.json says whether waveforms are to be normalised; assuming "
+        f"{folder.name}: no {EXTRACTOR} says whether waveforms are to be normalised; assuming "
         f"{'yes' if wants else 'no'}, as is usual for this kind of model",
         stacklevel=3,
     )
@@ -199,54 +206,3 @@ def _download(source: str, revision: str | None, patterns: list[str]) -> Path:
             f"neither a folder here nor a hub repository that can be reached ({type(problem).__name__}); check the name and the "
             "connection, or download the repository and name its folder"
         ) from problem
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise ValueError(f"{path.name} cannot be read: {problem}") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path.name} holds no JSON object")
-    return data
-
-
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder: safetensors, whole or sharded, else pytorch_model.bin without running any code in it."""
-    for whole in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / whole).is_file():
-            return _read(folder / whole)
-        index = folder / f"{whole}.index.json"
-        if index.is_file():
-            tensors: dict[str, Tensor] = {}
-            shards = _json(index).get("weight_map", {})
-            for name in sorted(set(shards.values())):
-                if Path(name).name != name or not (folder / name).is_file():
-                    raise ValueError(f"{index.name} names {name}, which is not in the folder; fetch the repository again")
-                tensors.update(_read(folder / name))
-            if lost := sorted(set(shards) - set(tensors)):
-                raise ValueError(
-                    f"{index.name} names tensors that its files lack, such as {', '.join(lost[:5])}; fetch the repository again"
-                )
-            return tensors
-    raise ValueError("there are no weights: neither model.safetensors (or its index) nor pytorch_model.bin")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as problem:
-            raise ValueError(f"{path.name} is damaged or not a safetensors file ({problem}); fetch it again") from None
-    try:
-        tensors = torch.load(path, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError:
-        raise ValueError(PICKLED.format(path.name)) from None
-    except (RuntimeError, EOFError, OSError, KeyError, AttributeError) as problem:
-        raise ValueError(f"{path.name} is damaged ({problem}); fetch it again") from None
-    if not isinstance(tensors, dict) or not all(isinstance(x, Tensor) and isinstance(name, str) for name, x in tensors.items()):
-        raise ValueError(f"{path.name} is not a plain mapping of names to tensors; convert it to model.safetensors")
-    return tensors

@@ -8,15 +8,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sottovoce.core.types import Cost
+from sottovoce.core.types import SAMPLE_RATE, Cost
 from sottovoce.encoder import EncoderConfig
-from sottovoce.hub.pretrained import load_pretrained
+from sottovoce.families.generic import GenericEncoder
+from sottovoce.hub.pretrained import Pretrained, load_pretrained
 from sottovoce.pruning import encoder_cost, kinds, total
 
 
 def inspect(source: str) -> dict[str, Any]:
-    """Widths per layer, and parameters and MACs per second of audio per part, as plain data. ValueError for models of no known shape."""
+    """Widths per layer, and parameters and MACs per second of audio per part, as plain data. Of a model that runs inside transformers,
+    whose parts are not known, there are no "layers" and "parts"."""
     loaded = load_pretrained(source)
+    if isinstance(loaded.encoder, GenericEncoder):
+        return _inside_transformers(loaded, loaded.encoder)
     config = loaded.shape
     costs = encoder_cost(config)
     layers = [
@@ -37,6 +41,20 @@ def inspect(source: str) -> dict[str, Any]:
         "layers": layers,
         "parts": {name: _part(cost, *labels.get(name, (name, ""))) for name, cost in costs.items()},
         "total": {"params": int(everything.params), "macs_per_s": float(everything.macs)},
+        "left_out": list(loaded.left_out),
+    }
+
+
+def _inside_transformers(loaded: Pretrained, encoder: GenericEncoder) -> dict[str, Any]:
+    return {
+        "source": loaded.source,
+        "family": loaded.family,
+        "model_type": loaded.hf_config["model_type"],
+        "dim": loaded.dim,
+        "depth": loaded.depth,
+        "window_seconds": None if encoder.window is None else encoder.window / SAMPLE_RATE,
+        "total": {"params": sum(parameter.numel() for parameter in encoder.parameters())},
+        "left_out": list(loaded.left_out),
     }
 
 
@@ -55,8 +73,14 @@ def _front(config: EncoderConfig) -> dict[str, tuple[str, str]]:
 
 
 def show(found: dict[str, Any]) -> None:
-    """Prints what `inspect` returned, as two tables."""
-    console, parts, whole = Console(), found["parts"], found["total"]
+    """Prints what `inspect` returned: two tables, or a few lines for a model that runs inside transformers."""
+    console, whole = Console(), found["total"]
+    if found["left_out"]:
+        console.print(f"left out, because the encoder does not use it: {', '.join(found['left_out'])}", highlight=False)
+    if "parts" not in found:
+        console.print(_lines_inside_transformers(found), highlight=False)
+        return
+    parts = found["parts"]
     console.print(
         f"{found['source']}: {found['family']}, width {found['dim']}, {found['frame_rate']:g} frames per second", highlight=False
     )
@@ -70,6 +94,17 @@ def show(found: dict[str, Any]) -> None:
     table.add_section()
     table.add_row("all", "", *_row(whole, whole))
     console.print(table)
+
+
+def _lines_inside_transformers(found: dict[str, Any]) -> str:
+    window = found["window_seconds"]
+    hears = "" if window is None else f" It hears {window:g} s at a time: longer recordings are cut into windows without overlap."
+    return (
+        f"{found['source']}: model_type '{found['model_type']}', width {found['dim']}, {found['depth']} layers, "
+        f"{found['total']['params']:,} parameters\n"
+        "It runs inside transformers: it can teach a student of another design and be evaluated; it cannot be pruned, copied or exported."
+        + hears
+    )
 
 
 def _row(cost: dict[str, Any], whole: dict[str, float]) -> tuple[str, str, str, str]:

@@ -95,9 +95,10 @@ def transformers(at: str, threads: int) -> Forward:
     from transformers import AutoConfig
 
     from sottovoce.families.generic import load_generic
+    from sottovoce.hub.checkpoint import read_tensors
 
     torch.set_num_threads(threads)
-    model = load_generic(Path(at), AutoConfig.from_pretrained(at).to_dict()).requires_grad_(False)
+    model = load_generic(Path(at), AutoConfig.from_pretrained(at).to_dict(), read_tensors(Path(at))).requires_grad_(False)
     return lambda wave: model(torch.from_numpy(wave))
 
 
