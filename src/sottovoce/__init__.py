@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sottovoce.hub import auto
 
 if TYPE_CHECKING:
+    from sottovoce.evaluation.suite.compare import compare as compare
     from sottovoce.evaluation.suite.run import evaluate as evaluate
     from sottovoce.exporting.api import export as export
     from sottovoce.hub.student import load as load
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # public name -> module that holds it; no sub-package may have the name of a function
 _PUBLIC = {
     "bench": "sottovoce.timing.measure",
+    "compare": "sottovoce.evaluation.suite.compare",
     "compress": "sottovoce.train.api",
     "evaluate": "sottovoce.evaluation.suite.run",
     "export": "sottovoce.exporting.api",
@@ -39,7 +41,7 @@ _PUBLIC = {
     "stream": "sottovoce.streaming.stream",
 }
 
-__all__ = ["__version__", "bench", "compress", "evaluate", "export", "inspect", "load", "pretrain", "report", "stream"]
+__all__ = ["__version__", "bench", "compare", "compress", "evaluate", "export", "inspect", "load", "pretrain", "report", "stream"]
 
 auto.install()
 

@@ -14,7 +14,7 @@ from sottovoce.cli.base import app, guarded
 __all__ = ["app", "main"]
 
 # The help lists verbs in the order in which their files are imported: first these, as a user comes to need them, then the others by name.
-_ORDER = ["compress", "pretrain", "evaluate", "report", "inspect", "bench", "export", "listing", "demo"]
+_ORDER = ["compress", "pretrain", "evaluate", "compare", "report", "inspect", "bench", "export", "listing", "demo"]
 
 
 def _import_verbs() -> None:

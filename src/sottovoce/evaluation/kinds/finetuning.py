@@ -81,14 +81,17 @@ class FineTuned(LearnedTask):
         middle = time.monotonic()
         tested = [self.counted(self.ready(model), test, bench.device, skipped) for model in models]
         rows = [each for _, each in tested]
+        groups = [test.groups[i] for i in tested[0][0]]
         return Outcome(
-            measures=self.measures(rows, [test.groups[i] for i in tested[0][0]]),
+            measures=self.measures(rows, groups),
             data={"splits": {split: each.summary() for split, each in zip(SPLITS, (train, dev, test), strict=True)}},
             seconds={"training": middle - began, "scoring": time.monotonic() - middle},
             trials=trials,
             layer_weights=[shares for shares in (model.shares() for model in models) if shares],
             details={**self.details(fold, rows), "encoder": "fine-tuned" if learns else "has no weights; the head alone learnt"},
             skipped=unique(skipped),
+            rows=rows,
+            groups=groups,
         )
 
     @torch.no_grad()

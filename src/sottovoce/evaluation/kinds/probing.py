@@ -72,6 +72,8 @@ class ProbeTask(LearnedTask):
             layer_weights=shares,
             details=details,
             skipped=skipped,
+            rows=rows,
+            groups=groups,
         )
 
     @torch.inference_mode()

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sottovoce.data import Recordings, Skipped
 from sottovoce.evaluation.features.store import FeatureStore
@@ -53,7 +55,8 @@ class Outcome:
     """What a task found. measures: the first is the task's primary one. trials: every learning rate tried (see `probing.probe`).
 
     layer_weights: for each seed the share of every layer. data: sizes of the splits. skipped: recordings that could not be used.
-    seconds: by part (features, training, scoring).
+    seconds: by part (features, training, scoring). rows, groups: where answers are to single recordings, what the scores are computed
+    from, one array for each seed, and whom each row belongs to; they are compared and not recorded.
     """
 
     measures: list[Measure]
@@ -63,6 +66,8 @@ class Outcome:
     layer_weights: list[list[float]] = field(default_factory=list)
     details: Mapping[str, Any] = field(default_factory=dict)
     skipped: Sequence[Skipped] = ()
+    rows: Sequence[NDArray[np.float64]] = ()
+    groups: Sequence[str] = ()
 
     def record(self) -> dict[str, Any]:
         """The part of a ledger entry that a task decides."""

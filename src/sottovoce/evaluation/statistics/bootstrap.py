@@ -26,10 +26,25 @@ def interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """(low, high) of `statistic` by percentile bootstrap: the same call gives the same interval.
+    """(low, high) of `statistic` by percentile bootstrap: see `resampled`. (NaN, NaN) when no sample has a value."""
+    known = resampled(rows, statistic, groups, samples, seed)
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def resampled(
+    rows: NDArray[np.float64],
+    statistic: Callable[[NDArray[np.float64]], float] = ratio,
+    groups: Sequence[str] | Sequence[tuple[str, ...]] | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """`statistic` of rows drawn again with replacement, so many times: the same call gives the same values.
 
     rows: (N, K), one row per item. statistic: from rows in any order and number to one number; a sample for which it is NaN is left
-    out, and (NaN, NaN) comes back when that happens to all.
+    out.
 
     groups: one name per row, the speaker for instance; a row without a name is a group of its own. With at least `MIN_GROUPS` of them
     whole groups are drawn, since items of one speaker are not independent; with fewer, or without, single items are drawn, and the
@@ -42,14 +57,10 @@ def interval(
     if groups is not None and len(groups) != len(items):
         raise ValueError(f"{len(groups)} groups for {len(items)} rows: give one name for each row")
     if not len(items):
-        return float("nan"), float("nan")
+        return np.empty(0)
     random = np.random.default_rng(seed)
     values = np.array([statistic(items[chosen]) for chosen in _samples(groups or [""] * len(items), samples, random)])
-    known = values[~np.isnan(values)]
-    if not len(known):
-        return float("nan"), float("nan")
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return values[~np.isnan(values)]
 
 
 def _samples(groups: Sequence[str] | Sequence[tuple[str, ...]], samples: int, random: Generator) -> Iterator[NDArray[np.int64]]:

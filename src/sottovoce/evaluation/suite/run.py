@@ -78,7 +78,7 @@ def evaluate(
     wrong with them is said together. `Unmeasured`, which is a ValueError too, at the end, when a pair failed all the same.
     """
     ledger.commit()
-    suite, base = _suite(tasks, data, root, overrides)
+    suite, base = suite_of(tasks, data, root, overrides)
     suite = replace(suite, seeds=tuple(seeds)) if seeds else suite
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     if jobs > 1 and where.type != "cpu":
@@ -240,7 +240,7 @@ def line(result: Result, left: float) -> str:
     return f"{record['model']['name']}  {record['task']['entry']}  {name} {value}  [{took}{skipped}{ahead}]"
 
 
-def _suite(tasks: Sequence[str], data: str | Path, root: str | Path | None, overrides: Sequence[str]) -> tuple[Suite, Path]:
+def suite_of(tasks: Sequence[str], data: str | Path, root: str | Path | None, overrides: Sequence[str]) -> tuple[Suite, Path]:
     """The suite and the folder its paths start from."""
     text = str(data)
     shipped = text in recipes.task_files() and not Path(text).exists()

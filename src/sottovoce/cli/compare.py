@@ -1,0 +1,93 @@
+"""`sottovoce compare`: which of two models is better, on the same recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sottovoce.cli.base import Device, app, print_json, say
+
+
+@app.command()
+def compare(
+    models: Annotated[
+        list[str], typer.Argument(metavar="A B", help="Two models as for evaluate, e.g. a student and 'log-mel' (and KEY=VALUE).")
+    ],
+    data: Annotated[
+        str, typer.Option("--data", help="A task file (.yaml), 'testbed', or for one task a corpus folder or a manifest.")
+    ],
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Which task, or which of the task file's; repeatable. All by default.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for results; its records.jsonl gets a line.")] = Path("results"),
+    root: Annotated[
+        Path | None, typer.Option("--root", help="What the task file's paths start from; its folder by default.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option("--seed", help="Seed of the heads; repeatable. Default 1 2 3.")] = None,
+    device: Device = "auto",
+    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for features; by default in $SOTTOVOCE_CACHE.")] = None,
+    cache_gb: Annotated[float, typer.Option("--cache-gb", help="Most that features may take on disk; 0 keeps nothing.")] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON instead of a table.")] = False,
+) -> None:
+    """Compare two models on the same recordings: the difference, its interval, and whether it holds for so many tasks.
+
+    Examples:
+
+        sottovoce compare students/first students/second --task sid --data testbed --root /data/testbed
+
+        sottovoce compare students/first log-mel --task ks --data /data/speech_commands_v0.01 --json
+
+    Works with tasks whose answers are to single recordings, so not with verification, queries and fidelity.
+    """
+    from sottovoce.evaluation.suite import compare as comparison
+
+    overrides = [text for text in models if "=" in text and not Path(text).exists()]
+    named = [text for text in models if text not in overrides]
+    if len(named) != 2:
+        raise ValueError(f"compare takes two models, not {len(named)}: sottovoce compare A B --task TASK --data DATA")
+    record = comparison.compare(
+        *named,
+        data=data,
+        tasks=task or ["all"],
+        out=out,
+        root=root,
+        seeds=seed,
+        device=device,
+        cache=cache,
+        cache_gb=cache_gb,
+        overrides=overrides,
+        say=(lambda text: None) if as_json else say,
+    )
+    if as_json:
+        print_json(record)
+    else:
+        _show(record)
+
+
+def _show(record: dict[str, Any]) -> None:
+    """Prints a row for each task and metric."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    one, other = (model["name"] for model in record["models"])
+    table = Table("task", "measure", box=box.SIMPLE, pad_edge=False)
+    for name in (one, other, "better by", "95 %", "p", "p, all tasks"):
+        table.add_column(name, justify="right")
+    for entry, found in record["tasks"].items():
+        for metric, measure in found["measures"].items():
+            better, unit = measure["better"], measure["models"][one]["unit"]
+            values = (f"{measure['models'][model]['value']:.4g}" for model in (one, other))
+            between = f"{better['low']:+.4g} to {better['high']:+.4g}"
+            corrected = f"{measure['p_holm']:.3f}" if "p_holm" in measure else ""
+            name = f"{metric}, {unit}" if unit else metric
+            table.add_row(entry, name, *values, f"{better['value']:+.4g}", between, f"{measure['p']:.3f}", corrected)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"better by: how much better {one} is than {other}, also where less is better. p: how likely such a difference is by the choice of "
+        "recordings alone; the last column is corrected for the number of tasks (Holm).",
+        highlight=False,
+    )

@@ -1,0 +1,164 @@
+"""`sottovoce compare`: how much better one model is than another on the same recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sottovoce.core import ledger
+from sottovoce.core.config import plain
+from sottovoce.core.registry import TASKS
+from sottovoce.data import Recordings
+from sottovoce.data.durations import present
+from sottovoce.evaluation.features.store import FeatureStore
+from sottovoce.evaluation.kinds.learned import LearnedTask, Rows
+from sottovoce.evaluation.kinds.task import Bench
+from sottovoce.evaluation.kinds.verification import VerificationTask
+from sottovoce.evaluation.statistics.bootstrap import resampled
+from sottovoce.evaluation.subjects.subject import Subject
+from sottovoce.evaluation.suite.config import Entry, Suite
+from sottovoce.evaluation.suite.mistakes import Mistakes
+from sottovoce.evaluation.suite.pairs import fingerprint, task_of
+from sottovoce.evaluation.suite.run import named, suite_of
+
+SAMPLES, LEVEL = 2000, 0.95
+
+Say = Callable[[str], None]
+
+
+def compare(
+    one: str,
+    other: str,
+    *,
+    data: str | Path,
+    tasks: Sequence[str] = ("all",),
+    out: str | Path | None = "results",
+    root: str | Path | None = None,
+    seeds: Sequence[int] | None = None,
+    device: str = "auto",
+    cache: str | Path | None = None,
+    cache_gb: float = 10.0,
+    overrides: Sequence[str] = (),
+    say: Say = lambda text: None,
+) -> dict[str, Any]:
+    """Measures two models on the same recordings and returns the record of their differences, which is added to ``out/records.jsonl``.
+
+    A model's own interval contains what makes recordings hard for every model, so two intervals may overlap although one model is better
+    nearly everywhere. Here each resampling of speakers (or sessions, or whatever the task's interval draws) serves both models (paired
+    bootstrap, 2,000 samples).
+
+    The record's ``tasks[entry]["measures"][metric]`` holds ``models`` (both values), ``better`` (by how much the first model is better,
+    with its 95 % interval; positive means better also for errors), ``p`` (two-sided, from the same samples) and, for a task's first
+    metric, ``p_holm``: corrected for the number of tasks (Holm 1979).
+
+    one, other, data, tasks, root, seeds, overrides, cache: as for `evaluate`. out: ``None`` writes nothing. ValueError for models or data
+    that cannot be opened, for models that could not use the same recordings, and for tasks whose scores are not of single recordings
+    (verification, queries, fidelity).
+    """
+    ledger.commit()
+    suite, base = suite_of(tasks, data, root, overrides)
+    suite = _comparable(replace(suite, seeds=tuple(seeds)) if seeds else suite, tasks, say)
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+    mistakes, opened = Mistakes(), dict[str, Recordings]()
+    subjects = [subject.to(where) for subject in named([one, other], mistakes).values()]
+    for name, entry in suite.tasks.items():
+        with mistakes.of(name):
+            opened[name] = present(entry.open(base))
+            task_of(entry).check(opened[name])
+    mistakes.stop()
+    if len(subjects) < 2:
+        raise ValueError(f"'{one}' is named twice; name two models to compare")
+    bench = Bench(FeatureStore(None if cache is None else Path(cache), cache_gb), suite.seeds, where, say=say)
+    found = {}
+    for name, entry in suite.tasks.items():
+        found[name] = _task(subjects, entry, opened[name], bench)
+        say(_line(name, found[name]))
+    first = [next(iter(each["measures"].values())) for each in found.values()]
+    for measure, corrected in zip(first, holm([measure["p"] for measure in first]), strict=True):
+        measure["p_holm"] = round(corrected, 5)
+    record = {
+        "name": "-".join(subject.name for subject in subjects),
+        **ledger.header("paired"),
+        "models": [subject.record() for subject in subjects],
+        "seeds": list(suite.seeds),
+        "samples": SAMPLES,
+        "tasks": found,
+    }
+    if out is not None:
+        ledger.write(Path(out) / ledger.RECORDS, record)
+    return record
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number, so that the chance of any false "better" stays below the level (Holm 1979)."""
+    corrected, least = [0.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        least = max(least, min(1.0, (len(p) - rank) * p[i]))
+        corrected[i] = least
+    return corrected
+
+
+def _comparable(suite: Suite, asked: Sequence[str], say: Say) -> Suite:
+    """The tasks whose answers are to single recordings. ValueError when none is, or when another was asked for by name."""
+    kinds = {name: TASKS.get(entry.task.name) for name, entry in suite.tasks.items()}
+    refused = [name for name, kind in kinds.items() if not issubclass(kind, LearnedTask) or issubclass(kind, VerificationTask)]
+    if refused and ("all" not in asked or len(refused) == len(kinds)):
+        raise ValueError(
+            f"{', '.join(refused)}: no answers to single recordings that could be compared; leave it out, and see the models' own "
+            "intervals in sottovoce evaluate"
+        )
+    if refused:
+        say(f"left out, because their scores are not of single recordings: {', '.join(refused)}")
+    return replace(suite, tasks={name: entry for name, entry in suite.tasks.items() if name not in refused})
+
+
+def _task(subjects: Sequence[Subject], entry: Entry, recordings: Recordings, bench: Bench) -> dict[str, Any]:
+    """Both models on one task. ValueError when they could not use the same recordings."""
+    task = task_of(entry)
+    assert isinstance(task, LearnedTask)
+    ones, others = (task.measure(subject, recordings, bench) for subject in subjects)
+    skipped = [sorted(str(row["path"]) for row in outcome.skipped) for outcome in (ones, others)]
+    if ones.groups != others.groups or skipped[0] != skipped[1]:
+        raise ValueError(f"{task.name}: {subjects[0].name} and {subjects[1].name} could not use the same recordings")
+    flat, width = np.concatenate([*ones.rows, *others.rows], axis=1), ones.rows[0].shape[1]
+
+    def better(sample: Rows, number: int) -> float:
+        scores = [task.scores(part)[number] for part in np.split(sample, sample.shape[1] // width, axis=1)]
+        half = len(scores) // 2
+        return task.metrics[number].sign * float(np.mean(scores[:half]) - np.mean(scores[half:]))
+
+    measures = {}
+    for number, metric in enumerate(task.metrics):
+        values = resampled(flat, partial(better, number=number), task.drawn(ones.groups), SAMPLES)
+        low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(values) else (float("nan"),) * 2
+        difference = {"value": better(flat, number), "low": float(low), "high": float(high)}
+        measures[metric.name] = {
+            "models": {subject.name: of.measures[number].record() for subject, of in zip(subjects, (ones, others), strict=True)},
+            "better": {key: round(value, 4) for key, value in difference.items()},
+            "p": round(_p_value(values), 5),
+            "groups": len(set(ones.groups)),
+        }
+    return {
+        "task": {"name": task.name, "version": task.version, "config": ledger.portable(plain(entry.task.config))},
+        "data": fingerprint(recordings, task.files()),
+        "measures": measures,
+    }
+
+
+def _p_value(differences: np.ndarray) -> float:
+    """Two-sided, of no difference: how often resampled differences have the other sign. At least 2 / (samples + 1)."""
+    fewer = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    return min(1.0, 2 * (fewer + 1) / (len(differences) + 1))
+
+
+def _line(name: str, found: Mapping[str, Any]) -> str:
+    """The task's first metric in words."""
+    metric, measure = next(iter(found["measures"].items()))
+    values = ", ".join(f"{model} {of['value']:.4g}" for model, of in measure["models"].items())
+    return f"{name}  {metric}  {values}  better by {measure['better']['value']:+.4g}"
