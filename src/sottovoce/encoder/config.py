@@ -247,7 +247,8 @@ class EncoderConfig(Shape):
 
     position: added to the first layer's input, or ``None``. relative, distance: on attention; one of them at most. convolution: of
     the Conformer layers. norm: ``False`` where nothing is normed before the first layer or after the last. Conformer layers norm
-    their own input and output whatever `norm_first` says.
+    their own input and output whatever `norm_first` says. factored: linear layers that are two factors, each with its rank, such as
+    ("layers.0.ffn.up_proj", 64); a layer that is gone is passed over.
     """
 
     frontend: FrontendConfig
@@ -262,6 +263,7 @@ class EncoderConfig(Shape):
     distance: DistanceConfig | None = field(default=None, metadata=LATER)
     convolution: ConvolutionConfig = field(default=ConvolutionConfig(), metadata=LATER)
     norm: bool = field(default=True, metadata=LATER)
+    factored: tuple[tuple[str, int], ...] = field(default=(), metadata=LATER)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EncoderConfig:
@@ -280,6 +282,7 @@ class EncoderConfig(Shape):
         data["dropout"] = DropoutConfig(**data.get("dropout", {}))
         data["distance"] = _optional(DistanceConfig, data.get("distance"))
         data["convolution"] = ConvolutionConfig(**data.get("convolution", {}))
+        data["factored"] = tuple((str(name), int(rank)) for name, rank in data.get("factored", ()))
         return cls(**data)
 
     def with_layer(self, index: int, **fields: Any) -> EncoderConfig:

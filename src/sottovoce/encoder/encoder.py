@@ -15,6 +15,7 @@ from sottovoce.encoder.distance import KeyDistance, shared_table
 from sottovoce.encoder.frontend import WaveFrontend
 from sottovoce.encoder.modules import LayerNorm
 from sottovoce.encoder.position import ConvPosition, RelativeTable
+from sottovoce.encoder.product import FactoredLinear
 
 LAYERS: dict[str, type[nn.Module]] = {"transformer": TransformerLayer, "conformer": ConformerLayer}
 
@@ -41,6 +42,10 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(rates.hidden)
         self.relative = RelativeTable(config.relative) if config.relative is not None else None
         self.layers = nn.ModuleList(LAYERS[layer.kind](config, layer) for layer in config.layers)
+        linear = {name: module for name, module in self.named_modules() if isinstance(module, nn.Linear)}
+        for name, rank in config.factored:
+            if name in linear:
+                self.set_submodule(name, FactoredLinear(linear[name], rank))
 
     def forward(
         self,

@@ -147,6 +147,24 @@ class Linear(nn.Linear):
         )
 
 
+class FactoredLinear(nn.Module):
+    """A linear layer as two factors: (..., N) -> (..., R) -> (..., M), with the sizes of `like`."""
+
+    def __init__(self, like: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.inner = Linear(like.in_features, rank, bias=False)
+        self.outer = Linear(rank, like.out_features, bias=like.bias is not None)
+
+    @property
+    def weight(self) -> Tensor:
+        """(M, R): one row for each output, as in a plain layer."""
+        return self.outer.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.outer(self.inner(x))
+        return outputs
+
+
 class Conv1d(nn.Conv1d):
     """`nn.Conv1d` without padding, groups or dilation, computed by oneDNN's products where they are faster and it reads many channels.
 

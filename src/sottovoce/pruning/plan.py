@@ -8,7 +8,7 @@ and buffers. Which groups there are, each kind of unit says itself (`units/`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,7 +42,20 @@ def make_plan(config: EncoderConfig, units: Sequence[str]) -> Plan:
     ValueError for an unknown kind (`sottovoce list units` shows them), and for a kind whose units this encoder cannot lose.
     """
     placed = [(kind.place(group.name), group) for kind in kinds(units) for group in kind.groups(config)]
-    return Plan(tuple(group for _, group in sorted(placed, key=lambda item: item[0])))
+    return Plan(tuple(_in_factors(group, config) for _, group in sorted(placed, key=lambda item: item[0])))
+
+
+def _in_factors(group: Group, config: EncoderConfig) -> Group:
+    """`group` where linear layers are two factors: their rows are the outer factor's, their columns the inner one's."""
+    if not config.factored:
+        return group
+    factored = {name for name, _ in config.factored}
+    slices = []
+    for part in group.slices:
+        layer, _, tensor = part.name.rpartition(".")
+        factor = "inner" if part.dim == 1 else "outer"
+        slices.append(replace(part, name=f"{layer}.{factor}.{tensor}") if layer in factored else part)
+    return replace(group, slices=tuple(slices))
 
 
 def prepare(encoder: Encoder, units: Sequence[str]) -> Encoder:

@@ -76,7 +76,7 @@ class PartCost:
         """What the latency of the part is linear in: millions of multiply-accumulates and of numbers moved; "call": calls."""
         return {name: value if name == "call" else value / 1e6 for name, value in self.latency_terms().items()}
 
-    def plus(self, params: Width, macs: Width, **terms: Width) -> PartCost:
+    def plus(self, params: Width, macs: Width, terms: Mapping[str, Width]) -> PartCost:
         """With so much more of each (less where negative): for a kind of unit that changes how a part is computed."""
 
         def more() -> Mapping[str, Width]:
@@ -137,7 +137,7 @@ class UnitKind:
     """
 
     name: ClassVar[str]
-    rank: ClassVar[int] = 100  # order of its groups among those of a layer; whole parts come after the units in them
+    order: ClassVar[int] = 100  # of its groups among those of a layer; whole parts come after the units in them
     rounded: ClassVar[bool] = False  # kept in multiples of `budget.round_to`: units that are single rows and columns
 
     # Which units there are.
@@ -156,7 +156,7 @@ class UnitKind:
 
     def place(self, group: str) -> Place:
         """Where a group stands in the plan."""
-        return (layer_of(group), self.rank)
+        return (layer_of(group), self.order)
 
     # What an encoder needs before its units can be gated.
 

@@ -14,7 +14,7 @@ from sottovoce.pruning.units.head import producers
 class AttentionParts(UnitKind):
     """The attention of a layer as a whole, with everything that it adds."""
 
-    rank = 1  # after the heads: a closed part takes whatever heads are left
+    order = 1  # after the heads: a closed part takes whatever heads are left
 
     def sizes(self, config: EncoderConfig) -> Mapping[str, int]:
         return {f"{at}.attention": int(layer.attention) for _, at, layer in iter_layers(config)}

@@ -14,7 +14,7 @@ from sottovoce.pruning.unit import Clip, Group, PartCost, Slice, UnitKind, Width
 class ConvolutionChannels(UnitKind):
     """Channels of a Conformer's convolution module."""
 
-    rank = 4
+    order = 4
     rounded = True
     option = ("glu_dim", int, 0)
 

@@ -15,7 +15,7 @@ from sottovoce.pruning.unit import Clip, Group, PartCost, Slice, UnitKind, Width
 class Heads(UnitKind):
     """Attention heads."""
 
-    rank = 0
+    order = 0
     option = ("heads", int, 0)
 
     def sizes(self, config: EncoderConfig) -> Mapping[str, int]:
