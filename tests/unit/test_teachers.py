@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from sottovoce.core.config import plain
+from sottovoce.core.registry import TEACHER_KINDS
 from sottovoce.core.types import Batch, Features, Vectors, resampled
 from sottovoce.data.config import DataConfig, bytes_in
 from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, FrontendConfig, LayerConfig, PositionConfig
@@ -24,7 +25,7 @@ from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Masking, ObjectiveChoice, Recipe, build_recipe, load_recipe, present_form
 from sottovoce.train.run import Stopped
 from sottovoce.train.targets import TargetStore, Teachers
-from sottovoce.train.teachers import TeacherSettings
+from sottovoce.train.teachers import Teacher, TeacherSettings
 from sottovoce.train.teachers.encoder import EncoderTeacher
 from tests.conftest import one_teacher, tiny_shape
 
@@ -167,8 +168,41 @@ class TestFrames:
         assert learner._on_teacher("far", mask)[0].nonzero().flatten().tolist() == [4, 5, 6, 7]
 
 
+def test_a_kind_of_teacher_is_one_class(
+    teacher_folder: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A score per recording, from outside the package, without any other edit: named in a recipe, learned, recorded."""
+
+    class Loudness(Teacher):
+        """The level of each recording in dB."""
+
+        name = "loudness"
+        answers = "utterance"
+        Config = Teacher.Config
+        shape = Shape(1, 0)
+
+        def answer(self, batch: Batch, mask: torch.Tensor | None = None, taps: bool = False) -> Vectors:
+            return Vectors(batch.wave.square().mean(1, keepdim=True).log10())
+
+    monkeypatch.setitem(TEACHER_KINDS._items, "loudness", Loudness)
+    learned = {"teacher": "level", "cosine": 0, "mse": 1.0, "layer": "1"}
+    path = write(
+        tmp_path / "r.yaml",
+        {
+            "teachers": {"near": str(teacher_folder), "level": {"kind": "loudness", "source": "none"}},
+            "objectives": {"layer_to_layer": {"layers": [["3"]]}, "utterance_regression": learned},
+            "stages": {"distill": {"kind": "train", "steps": 3, "lr": 1e-3}},
+        },
+    )
+    result = train(path, speech_folder, tmp_path / "out")
+    assert result.record["teachers"]["level"] == {"name": "none", "kind": "loudness", "family": "loudness"}
+    assert all("utterance_regression/mse" in row for row in losses(tmp_path / "out") if "loss" in row)
+    with pytest.raises(ValueError, match="has no direction; set cosine: 0"):
+        train(path, speech_folder, tmp_path / "no", ["objectives.utterance_regression.cosine=1"])
+
+
 def test_denominators_are_frames_or_rows_and_gathered_apart(slow_teacher: Path) -> None:
-    voice = targets.TEACHER_KINDS.get("utterance")
+    voice = TEACHER_KINDS.get("utterance")
     teachers = Teachers(
         {
             "teacher": one_teacher()["teacher"],

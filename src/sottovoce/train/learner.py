@@ -206,7 +206,7 @@ class Learner(nn.Module):
         assert isinstance(clean, Features)
         hidden, over = drawn.mask[..., None], self._on_teacher(teacher, drawn.mask)
         taps = any(needs.taps for label, needs in self.needs.items() if self.teacher_of[label] == teacher)
-        masked = self._placed(teacher, self.teachers[teacher].answer(drawn.raw, over, taps), drawn.raw)
+        masked = self._placed(teacher, self.teachers.masked(teacher, drawn.raw, over, taps), drawn.raw)
         assert isinstance(masked, Features)
 
         def mix(of_clean: list[Tensor], of_masked: list[Tensor]) -> list[Tensor]:

@@ -95,6 +95,7 @@ class Teachers(Mapping[str, Teacher]):
     def __init__(self, each: Mapping[str, Teacher], main: str = "", store: TargetStore | None = None) -> None:
         self.each, self.main, self.store = each, main, store
         self._fingerprints: dict[str, str] = {}
+        self._masked_said = False
 
     def __getitem__(self, label: str) -> Teacher:
         return self.each[label]
@@ -150,6 +151,14 @@ class Teachers(Mapping[str, Teacher]):
                     rows[i] = row
                     self.store.write(folder, key, row)
         return joined([row for row in rows if row is not None], depth, batch.wave.device)
+
+    @torch.no_grad()
+    def masked(self, label: str, batch: Batch, mask: Tensor, taps: bool) -> Answer:
+        """What a teacher says about a batch on this process's device with its frames masked. Never kept."""
+        if self.store is not None and not self._masked_said:
+            self._masked_said = True
+            self.store.say("what teachers say about masked audio is not kept, because the masks are new in every epoch")
+        return self.each[label].answer(batch, mask, taps)
 
     def _fingerprint(self, label: str) -> str:
         if label not in self._fingerprints:

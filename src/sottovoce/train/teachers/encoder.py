@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from functools import cached_property
 from typing import Any
@@ -75,7 +76,8 @@ class EncoderTeacher(Teacher):
         return without_padding(found) if self.pads else found
 
     def fingerprint(self) -> str:
-        text = f"{self.name} {self.config} {fingerprint(self.pretrained.encoder, self.normalize)} {self.precision}"
+        config = dataclasses.replace(self.config, source="")  # wherever it lies
+        text = f"{self.name} {config} {fingerprint(self.pretrained.encoder, self.normalize)} {self.precision}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
