@@ -176,9 +176,12 @@ def _audio(data: str | Path | None, seconds: float, precision: str, say: Callabl
 
 
 def _folder(model: str | Path, out: str | Path | None) -> Path:
-    if out is not None:
-        return Path(out).expanduser()
     folder = Path(model).expanduser()
+    if out is not None:
+        target = Path(out).expanduser()
+        if (target / "config.json").is_file() and not (folder.is_dir() and target.samefile(folder)):
+            raise ValueError(f"--out {out} holds another model, whose exported file this would seem to be; choose another --out")
+        return target
     if not folder.is_dir():
         raise ValueError(f"{model} is not a folder here; say with --out where the file is to be written")
     return folder

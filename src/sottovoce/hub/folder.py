@@ -1,4 +1,6 @@
-"""Several files of a folder, replaced together: a kill at any moment leaves the old set or the new one, never half of each.
+"""Folders of models: whether two overlap, and several files of one replaced together.
+
+A kill at any moment leaves the old set of files or the new one, never half of each.
 
 New files are written in a folder beside the old ones. Renaming that folder is the moment at which the new set counts; the files
 are then moved into place one by one, and whoever comes next (`finish`) completes that if a kill came between.
@@ -13,6 +15,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _WRITING, _READY = ".sottovoce-writing", ".sottovoce-ready"
+
+
+def overlap(one: Path, other: Path) -> bool:
+    """Whether two folders are the same, or one of them, or a file in it, lies in the other. Links are followed."""
+    one, other = one.expanduser().resolve(), other.expanduser().resolve()
+    return any(_inside(a, b) or any(_inside(path.resolve(), b) for path in _files(a)) for a, b in ((one, other), (other, one)))
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    """Whether `path`, with its links resolved, is `folder` or lies in it, by whatever name."""
+    return folder.exists() and any(step.exists() and step.samefile(folder) for step in (path, *path.parents))
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
 
 
 @contextlib.contextmanager

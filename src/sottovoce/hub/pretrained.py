@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from sottovoce.families.base import Family, refuse_quantised
 from sottovoce.families.generic import load_generic
 from sottovoce.families.sottovoce import Sottovoce
 from sottovoce.hub.checkpoint import read_json, read_tensors
-from sottovoce.hub.folder import replacing
+from sottovoce.hub.folder import overlap, replacing
 from sottovoce.hub.input import EXTRACTOR, PROCESSOR, read_extractor, wants_normalized
 
 DEMO = Path(__file__).parents[1] / "assets" / "demo"
@@ -141,6 +141,14 @@ def _normalize(extractor: Mapping[str, Any] | None, hf: Mapping[str, Any], famil
         stacklevel=3,
     )
     return wants
+
+
+def refuse_overlap(out: str | Path, sources: Iterable[str]) -> None:
+    """ValueError where writing to the folder `out` could touch one of the models at `sources`."""
+    for source in filter(None, sources):
+        folder = DEMO if source == "demo" else Path(source)
+        if (source == "demo" or folder.expanduser().is_dir()) and overlap(Path(out), folder):
+            raise ValueError(f"--out {out} overlaps the model {source}, which must stay as it is; choose a folder of its own")
 
 
 def save_pretrained(

@@ -12,7 +12,7 @@ from sottovoce.core import ledger
 from sottovoce.core.config import ConfigError, plain
 from sottovoce.core.registry import STUDENTS
 from sottovoce.encoder import Encoder
-from sottovoce.hub.pretrained import load_pretrained, save_pretrained
+from sottovoce.hub.pretrained import load_pretrained, refuse_overlap, save_pretrained
 from sottovoce.hub.student import save_student
 from sottovoce.train import needs
 from sottovoce.train.dist import join
@@ -106,6 +106,9 @@ def resolve(
 
 def carry(recipe: Recipe, data: str, out: Path, device: str, fresh: bool) -> Result:
     """Runs the stages, writes the result, and the record of it."""
+    refuse_overlap(
+        out, [*(choice.config.source for choice in recipe.teachers.values()), getattr(recipe.student.config, "like", "")]
+    )
     ledger.commit()
     with Run(out, recipe, data, join(device)).open(fresh) as run:
         finished = run.folder / RESULT
