@@ -22,6 +22,12 @@ Out = Annotated[Path, typer.Option("--out", help="Folder for the result and the 
 Steps = Annotated[int | None, typer.Option("--steps", help="Scale the whole schedule, all stages, to this many updates.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Random seed; the recipe's by default.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...; a GPU is used when there is one.")]
+AllowCommands = Annotated[
+    bool,
+    typer.Option(
+        "--allow-commands", help="Run commands and fetch from addresses that a Lhotse manifest names; else they are skipped."
+    ),
+]
 Fresh = Annotated[bool, typer.Option("--fresh/--resume", help="Start over, or go on where the folder's run stands (default).")]
 
 
@@ -42,6 +48,11 @@ def root(
 
     Start with:  `sottovoce demo`
     """
+
+
+def allowing(allow_commands: bool) -> list[str]:
+    """The override of a recipe that says so."""
+    return ["data.allow_commands=true"] if allow_commands else []
 
 
 def print_json(found: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sottovoce.cli.base import Data, Device, Fresh, Out, Overrides, Seed, Steps, app, print_json, say
+from sottovoce.cli.base import AllowCommands, Data, Device, Fresh, Out, Overrides, Seed, Steps, allowing, app, print_json, say
 
 
 class Unit(enum.StrEnum):
@@ -36,6 +36,7 @@ def compress(
     seed: Seed = None,
     device: Device = "auto",
     fresh: Fresh = False,
+    allow_commands: AllowCommands = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe, the plan and the estimated cost; train nothing.")
     ] = False,
@@ -61,7 +62,7 @@ def compress(
         )
     unit = None if budget is None else budget.value
     if dry_run:
-        open_source(data)  # says now if there is nothing
+        open_source(data, allow_commands)  # says now if there is nothing
         made = api.resolve(recipe, overrides or (), steps, teacher=teacher, budget=unit, keep=keep, seed=seed)
         print_json(api.describe(made))
         return
@@ -76,7 +77,7 @@ def compress(
         seed=seed,
         device=device,
         fresh=fresh,
-        overrides=overrides or (),
+        overrides=[*(overrides or ()), *allowing(allow_commands)],
     )
     result.check()
     say(f"student written to {out}" + (f": {result.why}" if result.why else ""))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sottovoce.cli.base import Device, app, say
+from sottovoce.cli.base import AllowCommands, Device, app, say
 
 
 @app.command()
@@ -39,6 +39,7 @@ def evaluate(
     cache_gb: Annotated[float, typer.Option("--cache-gb", help="Most that features may take on disk; 0 keeps nothing.")] = 10.0,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="So many tasks at a time, each on one core.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is measured already.")] = False,
+    allow_commands: AllowCommands = False,
 ) -> None:
     """Measure what MODEL still does: SUPERB's tasks with a frozen encoder, and label-free fidelity to a teacher.
 
@@ -69,6 +70,7 @@ def evaluate(
         cache_gb=cache_gb,
         jobs=jobs,
         fresh=fresh,
+        allow_commands=allow_commands,
         overrides=overrides,
         say=say,
     )

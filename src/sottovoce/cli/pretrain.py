@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sottovoce.cli.base import Data, Device, Fresh, Out, Overrides, Seed, Steps, app, say
+from sottovoce.cli.base import AllowCommands, Data, Device, Fresh, Out, Overrides, Seed, Steps, allowing, app, say
 
 
 @app.command()
@@ -20,6 +20,7 @@ def pretrain(
     seed: Seed = None,
     device: Device = "auto",
     fresh: Fresh = False,
+    allow_commands: AllowCommands = False,
 ) -> None:
     """Train an encoder by self-supervision, e.g. a small teacher for experiments.
 
@@ -38,6 +39,6 @@ def pretrain(
         seed=seed,
         device=device,
         fresh=fresh,
-        overrides=overrides or (),
+        overrides=[*(overrides or ()), *allowing(allow_commands)],
     )
     say(f"encoder written to {out}")

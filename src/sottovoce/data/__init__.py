@@ -17,7 +17,7 @@ from sottovoce.data.stream import Fixed, SkipLog, Stream
 from sottovoce.data.turns import turns_of
 
 __all__ = [
-    "BadAudio", "Data", "DataConfig", "Recording", "Recordings", "Scanned", "Skipped", "Stream", "Utterance",
+    "BadAudio", "Data", "DataConfig", "Note", "Recording", "Recordings", "Scanned", "Skipped", "Stream", "Utterance",
     "open_data", "open_source", "read_audio", "scan", "turns_of",
 ]  # fmt: skip
 

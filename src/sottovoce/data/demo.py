@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import socket
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from sottovoce.data.recording import Samples
 VERSION = 1  # of the cached demo; raise it when the audio changes
 MINUTES = 20.0
 SLOTS = ("train", "test", "train", "dev", "train", "train")  # the split of every speaker of a language
+PART = "demo-part-"  # how the folder begins in which the demo is being made
 _NAMES = (
     "f1 m1 f2 m2 f3 m3 f4 m4 f5 m5 m6 m7 m8 belinda linda steph aunty grandma grandpa max michel norbert pablo pedro adam david edward "
     "gustave marcelo miguel paul quincy shelby victor zac anika antonio benjamin caleb boris"
@@ -64,7 +68,8 @@ def demo_manifest() -> Path:
     if not (folder / "manifest.tsv").exists():
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(prefix="demo-part-", dir=cache))
+            _clear_leftovers(cache)
+            part = Path(tempfile.mkdtemp(prefix=f"{PART}{socket.gethostname()}-{os.getpid()}-", dir=cache))
         except OSError as problem:
             raise ValueError(
                 f"cannot write the demo speech to {cache} ({problem}); set SOTTOVOCE_CACHE to another folder"
@@ -80,6 +85,23 @@ def demo_manifest() -> Path:
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return folder / "manifest.tsv"
+
+
+def _clear_leftovers(cache: Path) -> None:
+    """Removes what killed processes left: of this machine when the process is gone, of another one after a day."""
+    for folder in cache.glob(f"{PART}*"):
+        host, _, pid = folder.name.removeprefix(PART).rpartition("-")[0].rpartition("-")
+        try:
+            if host == socket.gethostname() and pid.isdigit():
+                os.kill(int(pid), 0)
+                continue
+            if time.time() - folder.stat().st_mtime < 24 * 3600:
+                continue
+        except ProcessLookupError:
+            pass
+        except OSError:  # it runs, as another user's; or was removed by another process
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _jobs(minutes: float, seed: int) -> list[dict[str, Any]]:

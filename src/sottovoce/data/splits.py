@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 SPLITS = ("train", "dev", "test")
 NAMES = {
@@ -17,11 +17,15 @@ def canonical(name: str) -> str:
     return NAMES.get(name.strip().lower(), name)
 
 
-def unused(names: Iterable[str]) -> str:
-    """What to say of splits that no task learns from or is tested on; empty when there are none. names: of all recordings."""
-    counts: dict[str, int] = {}
-    for name in names:
-        if name and canonical(name) not in SPLITS:
-            counts[name] = counts.get(name, 0) + 1
-    said = ", ".join(f"'{name}' ({count})" for name, count in sorted(counts.items())[:8]) + (", ..." if len(counts) > 8 else "")
-    return f"recordings of the splits {said} are in none of train, dev and test" if counts else ""
+def remarks(counts: Mapping[str, int]) -> list[str]:
+    """What to say of splits under other names, and of those that no task takes. counts: recordings by name of the split."""
+    made = [
+        f"the split '{name}' ({count}) is taken as {canonical(name)}"
+        for name, count in sorted(counts.items())
+        if canonical(name) != name
+    ]
+    other = {name: count for name, count in counts.items() if name and canonical(name) not in SPLITS}
+    if other:
+        said = ", ".join(f"'{name}' ({count})" for name, count in sorted(other.items())[:8]) + (", ..." if len(other) > 8 else "")
+        made.append(f"recordings of the splits {said} are in none of train, dev and test")
+    return made

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -15,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from sottovoce.core.types import SAMPLE_RATE, Batch
+from sottovoce.data import workers
 from sottovoce.data.batches import Job, Plan, bucket, make_job
 from sottovoce.data.config import DataConfig
 from sottovoce.data.decode import BadAudio, played, read_audio
@@ -147,11 +149,8 @@ def _same(item: Any) -> Any:
     return item
 
 
-def _start_worker(_: int) -> None:
-    # Signals to the whole process group (Ctrl-C, a scheduler's SIGTERM) are for the training process, which saves and ends its workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
+def _start_worker(parent: int, in_main_thread: bool, _: int) -> None:
+    workers.start(parent, in_main_thread)
     torch.set_num_threads(1)
 
 
@@ -202,23 +201,28 @@ class Stream:
         self._epoch, self._index = int(state["epoch"]), int(state["index"])
 
     def close(self) -> None:
-        """End the workers; the next batch starts new ones."""
-        self._source = None
+        """End the workers, those that hang too; the next batch starts new ones."""
+        running = list(getattr(self._source, "_workers", ()))
+        self._source = None  # which asks them to end, and waits for some seconds
+        workers.end(running)
 
     def _open(self) -> Iterator[Decoded]:
         # Its own generator: DataLoader would otherwise draw from the global one, and a resumed run would then differ.
-        workers = min(self.plan.config.workers, _cores())
+        count = min(self.plan.config.workers, _cores())
+        main = threading.current_thread() is threading.main_thread()
         loader: DataLoader[Decoded] = DataLoader(
             _Jobs(),
             sampler=cast(Any, _Endless(self.plan, self._epoch, self._index)),
             batch_size=None,
-            num_workers=workers,
+            num_workers=count,
             collate_fn=_same,
             generator=torch.Generator(),
-            worker_init_fn=_start_worker,
-            prefetch_factor=4 if workers else None,
+            worker_init_fn=partial(_start_worker, os.getpid(), main),
+            prefetch_factor=4 if count else None,
         )
-        return iter(loader)
+        made = iter(loader)
+        workers.own(getattr(made, "_workers", ()))
+        return made
 
 
 def _cores() -> int:

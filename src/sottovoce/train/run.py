@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from sottovoce.core.config import plain
 from sottovoce.core.ledger import write_atomically
 from sottovoce.core.types import Batch
-from sottovoce.data import Data, Stream, open_data
+from sottovoce.data import Data, Stream, open_data, workers
 from sottovoce.encoder import kernels
 from sottovoce.hub.pretrained import Pretrained
 from sottovoce.train import checkpoint, track
@@ -61,7 +61,14 @@ class Run:
         handlers: dict[signal.Signals, Any] = {}
         try:
             if threading.current_thread() is threading.main_thread():
-                handlers = {kind: signal.signal(kind, self._on_signal) for kind in (signal.SIGTERM, signal.SIGINT)}
+                asking = (getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGHUP"))
+                kinds = [
+                    kind for kind in asking if kind is not None and signal.getsignal(kind) is not signal.SIG_IGN
+                ]  # as under nohup
+                handlers = {kind: signal.signal(kind, self._on_signal) for kind in kinds}
+            if self.world.main:
+                for left in self.folder.glob("*.part"):  # of a write that a kill cut short
+                    left.unlink(missing_ok=True)
             if self.world.main and (self.folder / CLEARING).exists():
                 self._clear()  # a kill came between; what is left belongs to no run
             self.world.wait()
@@ -92,13 +99,13 @@ class Run:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if (
-            self.stop and number == signal.SIGINT and now - self._asked > 1
-        ):  # Ctrl-C again; schedulers may send SIGTERM many times
+        if self.stop and now - self._asked > 1:  # asked again, and not by the same signal to us and to our group
+            workers.end_soon()
             raise KeyboardInterrupt
         if not self.stop:
             self._asked = now
-            self.say("stopping after this update; Ctrl-C again to stop at once")
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                self.say("stopping after this update; Ctrl-C or SIGTERM again to stop at once")
         self.stop = True
 
     def _clear(self) -> None:

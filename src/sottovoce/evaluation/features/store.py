@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -163,9 +164,18 @@ class FeatureStore:
         bank.read()
         doubtful = {key for key in wanted if key in bank.index and bank.index[key].reason}
         mended = {key for key in doubtful if readable(wanted[key])}  # a disk that was away, a right that has been given since
-        if self._lacks(bank, subject, wanted, mended):  # else nobody needs to be waited for
-            self._fill(bank, subject, wanted, mended, progress)
-        bank.open()
+        try:
+            if self._lacks(bank, subject, wanted, mended):  # else nobody needs to be waited for
+                self._fill(bank, subject, wanted, mended, progress)
+            bank.open()
+        except OSError as problem:  # the disk is full, or not ours
+            warnings.warn(
+                f"features cannot be kept in {bank.folder} ({problem.strerror or problem}); they are computed again whenever they are "
+                "asked for, which is slow; make room there, or name another folder with --cache",
+                stacklevel=2,
+            )
+            self.limit = 0.0
+            return self.get(subject, pieces, kind, progress)
         made = _select(subject, pieces, keys, kind, bank.index, bank)
         return replace(made, seconds=time.monotonic() - began)
 

@@ -14,6 +14,7 @@ from sottovoce.data import Recording, Recordings, open_source
 from sottovoce.data.degrade import Degrade, degrade
 from sottovoce.data.draw import draw
 from sottovoce.data.scan import select
+from sottovoce.data.splits import canonical, remarks
 
 SINGLE = "fidelity"
 
@@ -23,7 +24,8 @@ class Source:
     """Where recordings come from.
 
     path: whatever `open_source` takes; relative to the suite's root. where: only rows with these values. fields: new column: old
-    column, e.g. {label: language}. split: old name of a split: new name, for data that calls its splits otherwise. limit: at most so
+    column, e.g. {label: language}. split: old name of a split: new name, for data that calls its splits otherwise than by one of the usual
+    names (see `sottovoce.data.splits`). limit: at most so
     many recordings of a split, chosen by a hash of their ids, the same everywhere. degrade: hear every recording in a room, through a
     microphone and in noise of its own (see `data/degrade.py`).
     """
@@ -35,15 +37,20 @@ class Source:
     limit: Mapping[str, int] = field(default_factory=dict)
     degrade: Degrade | None = None
 
-    def open(self, root: Path) -> Recordings:
-        found = open_source(self.path if self.path == "demo" else root / Path(self.path).expanduser())
-        made = Recordings(skipped=found.skipped, trials=found.trials)
+    def open(self, root: Path, allow_commands: bool = False) -> Recordings:
+        found = open_source(self.path if self.path == "demo" else root / Path(self.path).expanduser(), allow_commands)
+        made = found.with_items(())
         chosen: dict[str, list[Recording]] = {}
+        counts: dict[str, int] = {}
         for item in select(found, self.where):
             fields = {**item.fields, **{new: item.fields[old] for new, old in self.fields.items() if old in item.fields}}
             named = fields.get("split", "")
-            fields["split"] = self.split.get(named, named)
+            named = self.split.get(named, named)
+            counts[named] = counts.get(named, 0) + 1
+            fields["split"] = canonical(named)
             chosen.setdefault(fields["split"], []).append(replace(item, fields=fields))
+        for said in remarks(counts):
+            made.note(self.path, said)
         for name, items in chosen.items():
             kept = items
             if name in self.limit:
@@ -59,13 +66,14 @@ class Entry:
     data: tuple[Source, ...]
     task: Component = component(TASKS, SINGLE)
 
-    def open(self, root: Path) -> Recordings:
+    def open(self, root: Path, allow_commands: bool = False) -> Recordings:
         """The recordings of all sources. ValueError as `open_source` raises it."""
-        parts = [source.open(root) for source in self.data]
+        parts = [source.open(root, allow_commands) for source in self.data]
         return Recordings(
             (item for part in parts for item in part),
             (row for part in parts for row in part.skipped),
             (trial for part in parts for trial in part.trials),
+            (note for part in parts for note in part.notes),
         )
 
 

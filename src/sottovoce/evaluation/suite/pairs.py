@@ -13,7 +13,7 @@ from typing import Any
 from sottovoce.core import ledger
 from sottovoce.core.config import completed, plain
 from sottovoce.core.registry import TASKS
-from sottovoce.data import Recordings, Skipped
+from sottovoce.data import Note, Recordings, Skipped
 from sottovoce.data.manifests import RTTM
 from sottovoce.evaluation.kinds.task import Bench, Task
 from sottovoce.evaluation.subjects.subject import Subject
@@ -153,16 +153,15 @@ def measure(pair: Pair, recordings: Recordings, bench: Bench) -> Result | Failur
         "cost": {**made["cost"], "cached": bench.store.limit > 0},
     }
     ledger.write(pair.path, record)
-    list_skipped(pair.path.parent / SKIPPED, pair.name, outcome.skipped)
+    list_skipped(pair.path.parent / SKIPPED, pair.name, outcome.skipped, recordings.notes)
     return Result(pair.path, record, True)
 
 
-def list_skipped(path: Path, task: str, skipped: Sequence[Skipped]) -> None:
-    """Adds what a task could not use to the list at `path`, unless it is there from a measurement before."""
+def list_skipped(path: Path, task: str, skipped: Sequence[Skipped], notes: Sequence[Note] = ()) -> None:
+    """Adds what a task could not use to the list at `path`, and what is noted of its data, unless it is there from a measurement before."""
     known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
-    rows = [  # results are shared, folders are private
-        json.dumps({"task": task, "path": "/".join(Path(row["path"]).parts[-2:]), "reason": row["reason"]}, ensure_ascii=False)
-        for row in skipped
+    rows = [  # results are shared, folders are private; in ASCII, since a file's name may be no text
+        json.dumps({"task": task, **row, "path": "/".join(Path(row["path"]).parts[-2:])}) for row in (*skipped, *notes)
     ]
     if new := list(dict.fromkeys(row for row in rows if row not in known)):
         ledger.append(path, new)

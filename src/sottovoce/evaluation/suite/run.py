@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +16,10 @@ import torch
 from sottovoce import recipes
 from sottovoce.core import ledger
 from sottovoce.core.registry import TASKS
-from sottovoce.data import Recordings
+from sottovoce.data import Recordings, workers
 from sottovoce.data.durations import FILE as DURATIONS
 from sottovoce.data.durations import present, timed
-from sottovoce.data.recording import count_reasons
+from sottovoce.data.recording import count_reasons, summary_of
 from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.kinds.task import Bench
 from sottovoce.evaluation.subjects.sources import open_subject
@@ -64,6 +65,7 @@ def evaluate(
     cache_gb: float = 10.0,
     jobs: int = 1,
     fresh: bool = False,
+    allow_commands: bool = False,
     overrides: Sequence[str] = (),
     say: Say = lambda text: None,
 ) -> list[Result]:
@@ -72,7 +74,8 @@ def evaluate(
     models, vs: folders, hub ids, ``demo``, ``log-mel``, ``fbank``, ``untrained:MODEL``. data: a task file (``.yaml``), the shipped
     ``testbed``, or one source of recordings for a single task. The record of each pair is added to ``out/records.jsonl``, and the pair is
     not measured again unless the task has a newer version; with `fresh` it is.
-    jobs: so many tasks at a time, each on one core. overrides: ``key=value`` of the task file, or of the single task.
+    jobs: so many tasks at a time, each on one core. allow_commands: run the commands, and fetch from the addresses, that Lhotse
+    manifests name. overrides: ``key=value`` of the task file, or of the single task.
 
     ValueError for anything that cannot be done, before hours are spent: models and data are opened and looked at first, and all that is
     wrong with them is said together. `Unmeasured`, which is a ValueError too, at the end, when a pair failed all the same.
@@ -91,7 +94,7 @@ def evaluate(
     digests: dict[str, str] = {}
     for name, entry in suite.tasks.items():
         with mistakes.of(name):
-            opened[name] = entry.open(base)
+            opened[name] = entry.open(base, allow_commands)
             digests[name] = fingerprint(opened[name], task_of(entry).files())
     subjects = {source: subject.to(where) for source, subject in named([*models, *vs], mistakes).items()}
     reference = subjects.get(vs[0]) if vs else None
@@ -170,11 +173,17 @@ def carried_out(todo: Sequence[tuple[Pair, Recordings, Bench]], jobs: int) -> It
     if jobs <= 1 or not todo:
         yield from (measure(*arguments) for arguments in todo)
         return
-    with ProcessPoolExecutor(min(jobs, len(todo)), get_context("spawn"), initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(
+        min(jobs, len(todo)), get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
+    ) as pool:
         futures = [pool.submit(measure, *arguments) for arguments in todo]
         try:
+            workers.own(pool._processes.values())
             for future in as_completed(futures):
                 yield future.result()
+        except KeyboardInterrupt:  # the workers leave it to us, and what they do may take an hour
+            workers.end(list(pool._processes.values()))
+            raise
         finally:
             pool.shutdown(cancel_futures=True)  # after an error that is no user's the rest is not begun
 
@@ -183,7 +192,8 @@ def to_stderr(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _start_worker() -> None:
+def _start_worker(parent: int) -> None:
+    workers.start(parent, in_main_thread=False)  # the pool starts some of them from a thread of its own
     torch.set_num_threads(1)
     ledger.commit()
 
@@ -194,6 +204,8 @@ def _timed(name: str, entry: Entry, recordings: Recordings, store: FeatureStore,
     if TASKS.get(entry.task.name).timed:
         kept = store.folder / DURATIONS if store.limit > 0 else None
         made = timed(recordings, kept, _now_and_then(say, f"{name}: reading how long the recordings are"))
+    for text in summary_of(made.notes):
+        say(f"{name}: {text}")
     if made.skipped:
         total = len(made) + len(made.skipped)
         say(f"{name}: {len(made.skipped)} of {total} recordings left out ({count_reasons(made.skipped)})")
