@@ -35,12 +35,13 @@ UNITS: Mapping[str, Unit] = {
     **dict.fromkeys(("sample", "samples", "frame", "frames", "nframes", "nsamples"), "samples"),
 }  # fmt: skip
 FILLING = frozenset(
-    ("time", "at", "audio", "segment", "seg", "utt", "utterance", "clip", "in", "pos", "position", "index", "idx")
+    ("time", "times", "at", "audio", "segment", "seg", "utt", "utterance", "clip", "in", "pos", "position", "index", "idx")
 )
 COUNT = frozenset(("num", "number", "n", "of", "total", "count", "nb"))
 TEXTS = frozenset(("text", "word", "words", "token", "tokens", "char", "chars", "sentence", "transcript", "phone", "phones"))
 SHORT = frozenset(("s", "ms", "sample", "frame"))  # these alone name no length
 UNCERTAIN = frozenset(("length", "len"))  # of audio or of text, unless a column says where the stretch begins
+GLUED = re.compile(r"(start|begin|end|stop|onset|offset)(times?|sec|seconds|ms|frames?|samples?)(?![a-z])")
 SPLITTER = re.compile(r"[^0-9a-z]+")
 CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d*)?)")
 
@@ -74,11 +75,11 @@ class Stretch:
 def layout(keys: tuple[str, ...]) -> Layout:
     """What the keys of a row mean together."""
     columns = {key: found for key in keys if (found := _meaning(key)) is not None}
-    starts = [key for key, (role, _) in columns.items() if role == "start"]
+    starts = [key for key, (role, unit) in columns.items() if role == "start" and unit]
     words = {key: _words(key) for key in columns}
     if any("onset" in words[key] for key in starts):  # onset and offset are the two ends of an event
         columns |= {key: ("end", columns[key][1]) for key in starts if "offset" in words[key]}
-        starts = [key for key, (role, _) in columns.items() if role == "start"]
+        starts = [key for key in starts if columns[key][0] == "start"]
     times, unused = [], []
     for key, (role, unit) in columns.items():
         if unit is None or key == "n_frames" or (words[key] & UNCERTAIN and not starts):
@@ -91,7 +92,8 @@ def layout(keys: tuple[str, ...]) -> Layout:
 
 
 def _words(name: str) -> set[str]:
-    return set(filter(None, SPLITTER.split(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())))
+    apart = GLUED.sub(r"\1_\2", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    return set(filter(None, SPLITTER.split(apart)))
 
 
 def _meaning(name: str) -> tuple[Role, Unit | None] | None:

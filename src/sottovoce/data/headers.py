@@ -150,7 +150,8 @@ def _rf64(stream: BinaryIO, size: int) -> Pieces | None:
     for name, begin, length in _chunks(stream, size, "<"):
         if name == b"data":
             length = claimed if length == 0xFFFFFFFF else length
-            if begin + length >= size or not _goes_on(stream, begin + length, size, "<"):
+            endless = length >= 2**62  # unknown: libsndfile takes it for negative
+            if not endless and (begin + length >= size or not _goes_on(stream, begin + length, size, "<")):
                 return None
             place = (begin - 4, begin)
             return [(0, 28), struct.pack("<Q", size - begin), (36, place[0]), b"\xff" * 4, (begin, size)]

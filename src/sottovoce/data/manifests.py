@@ -24,6 +24,7 @@ __all__ = ["MALFORMED", "RTTM", "read_json_lines", "read_lines", "read_list", "r
 
 EXTRA, RTTM = "extra", "rttm"
 MALFORMED = "malformed manifest row"
+QUOTES = "quotes that do not match"
 MOST_LINES = 100  # of a row of a csv with line breaks in quotes
 DEEPEST = 64  # levels of lists and objects in a row of JSON
 
@@ -113,7 +114,7 @@ def split_rows(lines: Iterable[tuple[int, str | None]], separator: str) -> Itera
             if isinstance(found, list):
                 for _ in range(taken):
                     ahead.popleft()
-            yield number, f"{MALFORMED}: a quote that is not closed" if found is None else found
+            yield number, f"{MALFORMED}: {QUOTES}" if found is None else found
 
 
 def _quoted(text: str, separator: str) -> list[str] | str | None:
@@ -123,7 +124,7 @@ def _quoted(text: str, separator: str) -> list[str] | str | None:
     try:
         found = list(csv.reader((line + "\n" for line in text.split("\n")), delimiter=separator, strict=True))
     except csv.Error as problem:
-        return None if "unexpected end" in str(problem) else f"{MALFORMED}: {problem}"
+        return None if "unexpected end" in str(problem) else f"{MALFORMED}: {QUOTES}"
     return [cell.removesuffix("\n") for cell in found[0]] if len(found) == 1 else None
 
 
@@ -270,8 +271,10 @@ def _recording(row: Mapping[str, Any], base: Base, rates: dict[str, int]) -> Rec
         rate = _rate(path, rates) if columns.samples(found, row) else 0
         stretch = columns.stretch(found, row, rate)
         channel = columns.channel(row.get(columns.CHANNEL))
+    except Unusable:
+        raise
     except ValueError as problem:
-        raise Unusable(f"{MALFORMED}: {problem}" if not isinstance(problem, (Unusable, UnicodeError)) else NOT_TEXT) from None
+        raise Unusable(f"{MALFORMED}: {problem}") from None
     fields = {
         key: text for key, value in row.items() if key not in found.known and not _blank(value) and (text := _text(value)).strip()
     }

@@ -122,7 +122,7 @@ def distinct(recordings: Recordings) -> Recordings:
                 recordings.skip(item, "the same recording again")
                 continue
             name, number = item.id, 2
-            if item.channel is not None and f"{item.id}@{item.channel}" not in ids:
+            if item.channel not in (None, first.channel) and f"{item.id}@{item.channel}" not in ids:
                 name = f"{item.id}@{item.channel}"
             while name in ids:
                 name, number = f"{item.id}~{number}", number + 1
