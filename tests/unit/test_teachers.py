@@ -177,6 +177,27 @@ class TestFrames:
         assert learner._on_teacher("far", mask)[0].nonzero().flatten().tolist() == [4, 5, 6, 7]
 
 
+def test_a_teacher_that_pads_all_audio_gives_frames_of_the_audio_alone(tmp_path: Path) -> None:
+    """Whisper's encoder reads log-mel features of 30 s through its own extractor, and has a frame every 320 samples."""
+    import transformers
+
+    torch.manual_seed(0)
+    shape = {"d_model": 48, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_layers": 1}
+    shape |= {"decoder_attention_heads": 4, "decoder_ffn_dim": 64, "vocab_size": 32, "num_mel_bins": 20}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    transformers.WhisperModel(transformers.WhisperConfig(**shape, **ids)).save_pretrained(tmp_path)
+    transformers.WhisperFeatureExtractor(feature_size=20).save_pretrained(tmp_path)
+    teacher = EncoderTeacher(EncoderTeacher.Config(source=str(tmp_path)), TeacherSettings(torch.device("cpu")))
+    assert teacher.shape == Shape(48, 2, 320)
+    parts = load_recipe("dphubert", ["objectives.layer_to_layer.layers=[['1/1']]"]).objectives
+    learner = Learner(Encoder(tiny_shape()).reset_parameters(), parts, Teachers({"w": teacher}, "w"), Masking()).eval()
+    drawn = learner.draw(Batch(torch.randn(2, 16_000), torch.tensor([16_000, 9_000])))
+    found = learner.targets(drawn)["w", "clean"]
+    assert isinstance(found, Features)
+    assert found.last.shape == (2, 49, 48)
+    assert torch.isfinite(learner(drawn, {("w", "clean"): found})["layer_to_layer"].total)
+
+
 def test_a_kind_of_teacher_is_one_class(
     teacher_folder: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +292,11 @@ class TestRecipes:
         path = write(tmp_path / "r.yaml", {"include": "dphubert.yaml", "teachers": teachers})
         with pytest.raises(ValueError, match=says):
             load_recipe(path, [override])
+
+    def test_an_objective_without_its_teacher_is_refused(self) -> None:
+        parts = load_recipe("dphubert", ["objectives.layer_to_layer.layers=[['3']]"]).objectives
+        with pytest.raises(ValueError, match="objectives.layer_to_layer needs a teacher and there is none"):
+            Learner(Encoder(tiny_shape()), parts, Teachers({}), Masking())
 
     def test_former_weights_are_read(self, tmp_path: Path) -> None:
         """In files that include each other, on the command line, and beside the present form."""
