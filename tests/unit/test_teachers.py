@@ -295,7 +295,7 @@ class TestRecipes:
 
     def test_an_objective_without_its_teacher_is_refused(self) -> None:
         parts = load_recipe("dphubert", ["objectives.layer_to_layer.layers=[['3']]"]).objectives
-        with pytest.raises(ValueError, match="objectives.layer_to_layer needs a teacher and there is none"):
+        with pytest.raises(ValueError, match=r"objectives\.layer_to_layer needs a teacher and there is none"):
             Learner(Encoder(tiny_shape()), parts, Teachers({}), Masking())
 
     def test_former_weights_are_read(self, tmp_path: Path) -> None:
