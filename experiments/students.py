@@ -52,7 +52,7 @@ class Setting:
         sizes = ("seconds_per_batch", "min_seconds", "max_seconds", "crop", "valid_share")
         return [
             f"stages.{stage}.steps={recipe.steps}",
-            f"stages.{stage}.lr={recipe.stages['distill'].lr}",
+            f"stages.{stage}.lr={recipe.stages['distill'].config.lr}",
             f"stages.{stage}.warmup={round(recipe.steps * 0.1)}",
             *(f"data.{key}={getattr(recipe.data, key)}" for key in sizes),
         ]

@@ -37,7 +37,7 @@ from sottovoce.pruning import Budget, BudgetConfig, GatedEncoder, Lagrangian, en
 from sottovoce.students.random import Random
 from sottovoce.timing.machine import header
 from sottovoce.train import optim
-from sottovoce.train.recipe import Stage
+from sottovoce.train.stages.train import Train
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12}  # dense bfloat16 FLOP/s, from the makers' data sheets
 SCHEDULE = {"step 1": 50_000, "step 2": 25_000}
@@ -82,10 +82,12 @@ def updates(
     """One update of DPHuBERT."""
     device = batch.wave.device
     objective = LayerToLayer(LayerToLayer.Config(), Shape(dims[0], depth), Shape(dims[1], depth)).to(device)
-    lagrangian, stage = Lagrangian().to(device), Stage("train", steps=10, lr=2e-4)
+    lagrangian = Lagrangian().to(device)
     gates = list(student.gates.parameters()) if isinstance(student, GatedEncoder) else []
     plain = [p for p in [*student.parameters(), *objective.parameters()] if not any(p is gate for gate in gates)]
-    optimizer = optim.optimizer(optim.groups(stage, plain, gates, lagrangian.parameters() if gates else [], (0.02, 0.02)), stage)
+    groups = [optim.group("weights", plain, 2e-4), optim.group("gates", gates, 0.02)]
+    groups.append(optim.group("multipliers", lagrangian.parameters() if gates else [], 0.02, maximize=True))
+    optimizer = optim.make_optimizer(groups, Train.Config(steps=10, lr=2e-4))
 
     def step() -> None:
         with torch.autocast(device.type, dtype=torch.bfloat16):

@@ -23,7 +23,7 @@ from sottovoce.data import DataConfig, open_data
 from sottovoce.encoder import Encoder, normalize
 from sottovoce.hub.pretrained import Pretrained, load_pretrained
 from sottovoce.pruning import GatedEncoder
-from sottovoce.train.stages import cost_of
+from sottovoce.train.work import cost_of
 
 
 def held_out(manifest: str, wants_norm: bool, seconds: float) -> list[Batch]:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from sottovoce.cli import app
 from sottovoce.core.config import plain
-from sottovoce.core.registry import FAMILIES, OBJECTIVES, STUDENTS, TASKS, TEACHER_KINDS, Registry
+from sottovoce.core.registry import FAMILIES, OBJECTIVES, STAGES, STUDENTS, TASKS, TEACHER_KINDS, Registry
 from sottovoce.core.types import Answer, Batch, Features, Vectors
 from sottovoce.data import open_source
 from sottovoce.encoder import Encoder
@@ -39,6 +41,29 @@ def test_a_task_says_by_which_version_it_scores(name: str) -> None:
     version = TASKS.get(name).version
     assert isinstance(version, int)
     assert version >= 1
+
+
+@pytest.mark.parametrize("name", STAGES.names())
+class TestStages:
+    def test_has_a_summary_a_frozen_config_and_is_listed(self, name: str) -> None:
+        cls = STAGES.get(name)
+        required = [
+            spec.name for spec in dataclasses.fields(cls.Config) if spec.default is spec.default_factory
+        ]  # both are missing
+        config = cls.Config(**dict.fromkeys(required, 1))
+        assert isinstance(plain(config), dict)
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            config.steps = 2
+        assert cls.Config.__doc__
+        listed = CliRunner().invoke(app, ["list", "stages"])
+        assert f"{name:<22} {STAGES.summary(name)[:10]}" in listed.output
+
+    def test_what_it_gives_some_stage_takes(self, name: str) -> None:
+        taken, given = (
+            {thing for kind in STAGES.names() for thing in getattr(STAGES.get(kind), side)} for side in ("takes", "gives")
+        )
+        assert set(STAGES.get(name).gives) <= taken
+        assert set(STAGES.get(name).takes) <= given
 
 
 def features(frames: int = 24, rows: int = 3, dim: int = 32, depth: int = 3) -> Features:

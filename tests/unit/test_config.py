@@ -31,13 +31,14 @@ def test_unknown_objective_and_recipe_are_named() -> None:
 def test_overrides_reach_components_and_scientific_notation_is_a_number() -> None:
     recipe = load_recipe("dphubert", ["objectives.layer_to_layer.cosine_kind=log_sigmoid", "stages.prune.lr=3e-4"])
     assert recipe.objectives["layer_to_layer"].config.cosine_kind == "log_sigmoid"
-    assert recipe.stages["prune"].lr == pytest.approx(3e-4)
+    assert recipe.stages["prune"].config.lr == pytest.approx(3e-4)
 
 
 def test_steps_scale_the_whole_schedule() -> None:
     recipe = load_recipe("dphubert", steps=300)
-    assert (recipe.stages["prune"].steps, recipe.stages["distill"].steps) == (200, 100)
-    assert (recipe.stages["prune"].warmup, recipe.stages["distill"].warmup, recipe.pruning.ramp) == (60, 20, 20)
+    prune, distill = (recipe.stages[name].config for name in ("prune", "distill"))
+    assert (prune.steps, distill.steps) == (200, 100)
+    assert (prune.warmup, distill.warmup, recipe.pruning.ramp) == (60, 20, 20)
 
 
 def test_what_is_written_on_the_command_line_is_not_scaled() -> None:
@@ -53,7 +54,7 @@ def test_a_users_recipe_includes_a_shipped_one(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("include: dphubert.yaml\npruning: {budget: {keep: 0.4}}\n")
     recipe = load_recipe(tmp_path / "mine.yaml")
     assert recipe.pruning.budget.keep == 0.4
-    assert recipe.stages["prune"].steps == 50_000
+    assert recipe.stages["prune"].config.steps == 50_000
 
 
 def test_a_recipe_survives_a_round_trip_through_plain_data() -> None:
@@ -63,7 +64,7 @@ def test_a_recipe_survives_a_round_trip_through_plain_data() -> None:
 
 def test_dphubert_carries_the_papers_values() -> None:
     recipe = load_recipe("dphubert")
-    prune, distill = recipe.stages["prune"], recipe.stages["distill"]
+    prune, distill = recipe.stages["prune"].config, recipe.stages["distill"].config
     assert (prune.steps, prune.warmup, prune.lr, prune.clip) == (50_000, 15_000, 2e-4, 10.0)
     assert (distill.steps, distill.warmup, distill.lr) == (25_000, 5_000, 1e-4)
     assert recipe.pruning.units == ("conv", "head", "ffn")
@@ -88,7 +89,7 @@ def test_an_override_without_a_value_says_how_to_write_one() -> None:
     ("overrides", "says"),
     [
         (["stages.cut=false"], "next stage must be of kind cut"),
-        (["stages.prune.prune=false", "stages.prune.kind=train"], "does not prune"),
+        (["stages.prune.prune=false", "stages.prune.kind=train"], "put one of kind prune there"),
         (["stages.prune.steps=300"], "warmup .15000. is longer than the stage"),
         (["stages.prune.steps=300", "stages.prune.warmup=10"], "ramp .5000. is longer"),
         (["stages.prune.accumulate=0"], "at least 1"),
@@ -101,6 +102,11 @@ def test_an_override_without_a_value_says_how_to_write_one() -> None:
         (["format=huggingface"], "or a family"),
         (["stages.result.kind=evaluate"], "cannot be a stage's name"),
         (["stages.evaluate.tasks=[fidelty]"], "did you mean 'fidelity'"),
+        (
+            ["stages.evaluate.tasks=[ks]"],
+            r"ks reads the keyword in a column 'label', .* give its data, e.g. tasks: {ks: {data: FILE}}",
+        ),
+        (["stages.prune.kind=prun"], "did you mean 'prune'"),
         (["student.norm=grup", "student.name=random"], "not one of group, layer"),
     ],
 )

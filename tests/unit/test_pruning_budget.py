@@ -26,7 +26,7 @@ from sottovoce.pruning import (
     total,
 )
 from sottovoce.train import optim
-from sottovoce.train.recipe import Stage
+from sottovoce.train.stages.train import Train
 from tests.conftest import tiny_shape
 
 from .test_pruning_styles import STYLES, make
@@ -182,11 +182,11 @@ def arrival(restarts: bool) -> float:
     gated = GatedEncoder(Encoder(tiny_shape()), ("conv", "head", "ffn"))
     budget = Budget(BudgetConfig("macs", 0.05), gated.encoder.config, gated.plan)
     lagrangian = Lagrangian()
-    stage = Stage("train", steps=200, warmup=0)
-    parts = optim.groups(stage, [], gated.gates.parameters(), lagrangian.parameters(), (0.25, 1.0))
-    optimizer = optim.optimizer(parts, stage)
-    for step in range(stage.steps):
-        optim.set_rates(optimizer, optim.schedule(step, stage))
+    config = Train.Config(steps=200, warmup=0)
+    multipliers = optim.group("multipliers", lagrangian.parameters(), 1.0, maximize=True)
+    optimizer = optim.make_optimizer([optim.group("gates", gated.gates.parameters(), 0.25), multipliers], config)
+    for step in range(config.steps):
+        optim.set_rates(optimizer, optim.schedule(step, config))
         optimizer.zero_grad()
         sparsity, target = budget.sparsity(gated.gates), target_at(step, 70, budget.goal)
         (sparsity + lagrangian(sparsity, target)).backward()

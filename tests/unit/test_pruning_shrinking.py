@@ -111,8 +111,8 @@ def test_a_run_cuts_as_it_goes_and_meets_its_budget(teacher_folder: Path, speech
 def test_a_run_that_was_stopped_after_a_cut_ends_the_same(
     teacher_folder: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sottovoce.train import loop
     from sottovoce.train.run import Stopped
+    from sottovoce.train.state import TrainState
 
     whole = run(teacher_folder, speech_folder, tmp_path / "whole", "pruning.live_below=0.2")
     done = 0
@@ -124,11 +124,11 @@ def test_a_run_that_was_stopped_after_a_cut_ends_the_same(
         if done == 15:
             raise Stopped("here")
 
-    save = loop._save
-    monkeypatch.setattr(loop, "_save", stop_late)
+    save = TrainState.save
+    monkeypatch.setattr(TrainState, "save", stop_late)
     with pytest.raises(Stopped):
         run(teacher_folder, speech_folder, tmp_path / "parts", "pruning.live_below=0.2")
-    monkeypatch.setattr(loop, "_save", save)
+    monkeypatch.setattr(TrainState, "save", save)
     again = run(teacher_folder, speech_folder, tmp_path / "parts", "pruning.live_below=0.2")
     ours, theirs = (load_file(each.out / "model.safetensors") for each in (again, whole))
     assert ours.keys() == theirs.keys()

@@ -24,7 +24,8 @@ from sottovoce.objectives import Shape
 from sottovoce.objectives.colld import Colld
 from sottovoce.train import api, optim
 from sottovoce.train.learner import Learner
-from sottovoce.train.recipe import Masking, ObjectiveChoice, Stage, load_recipe
+from sottovoce.train.recipe import Masking, ObjectiveChoice, load_recipe
+from sottovoce.train.stages.train import Train
 from sottovoce.train.targets import Teachers
 from sottovoce.train.teachers import Teacher, TeacherSettings
 from tests.conftest import one_teacher, tiny_shape
@@ -264,9 +265,9 @@ def test_accumulation_gives_the_gradient_of_one_large_batch(speech_folder: Path)
 
 def test_clipping_keeps_weights_gates_and_multipliers_apart() -> None:
     weight, gate, multiplier = (torch.nn.Parameter(torch.zeros(3)) for _ in range(3))
-    made = optim.optimizer(
-        optim.groups(Stage("train", steps=1), [weight], [gate], [multiplier], (0.02, 0.02)), Stage("train", steps=1)
-    )
+    groups = [optim.group("weights", [weight], 2e-4), optim.group("gates", [gate], 0.02)]
+    groups.append(optim.group("multipliers", [multiplier], 0.02, maximize=True))
+    made = optim.make_optimizer(groups, Train.Config(steps=1))
     weight.grad, gate.grad, multiplier.grad = torch.full((3,), 100.0), torch.full((3,), 1e-3), torch.full((3,), 50.0)
     optim.clip(made, 1.0)
     assert weight.grad.norm() == pytest.approx(1.0, rel=1e-4)
@@ -279,11 +280,11 @@ def test_clipping_keeps_weights_gates_and_multipliers_apart() -> None:
 
 
 def test_the_schedule_rises_and_falls_linearly() -> None:
-    stage = Stage("train", steps=100, warmup=10)
-    assert optim.schedule(0, stage) == pytest.approx(0.1)
-    assert optim.schedule(9, stage) == pytest.approx(1.0)
-    assert optim.schedule(55, stage) == pytest.approx(0.5)
-    assert 0 < optim.schedule(99, stage) < 0.02
+    config = Train.Config(steps=100, warmup=10)
+    assert optim.schedule(0, config) == pytest.approx(0.1)
+    assert optim.schedule(9, config) == pytest.approx(1.0)
+    assert optim.schedule(55, config) == pytest.approx(0.5)
+    assert 0 < optim.schedule(99, config) < 0.02
 
 
 def test_masks_cover_about_the_asked_share_in_spans() -> None:

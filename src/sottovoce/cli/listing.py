@@ -19,6 +19,7 @@ class Kind(enum.StrEnum):
     objectives = "objectives"
     students = "students"
     tasks = "tasks"
+    stages = "stages"
     corpora = "corpora"
     units = "units"
 

@@ -3,7 +3,8 @@
 A configuration is a tree of frozen dataclasses. `build` makes one from plain mappings, checks every key and type, and reports all
 mistakes at once. A field whose metadata names a registry holds registered classes and their nested ``Config``: ``component(STUDENTS,
 "copy")`` a single one, written as ``{name: ..., field: ...}``; ``components(OBJECTIVES)`` a mapping from labels to such, whose name is the
-label where nothing else is said. A subclass of `Component` adds fields that stand beside those of the ``Config``.
+label where nothing else is said. A subclass of `Component` adds fields that stand beside those of the ``Config``. A dataclass with a
+static method ``expand`` allows short ways to write it: it gets plain data and returns it written out.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
 def _build(cls: Any, data: Any, where: str, errors: list[str], beside: Sequence[str] = ()) -> Any:
     """beside: names of other keys that may stand there, for suggestions."""
     data = _value(data)
+    if hasattr(cls, "expand"):
+        data = cls.expand(data)
     if not isinstance(data, Mapping):
         errors.append(f"{where or 'the recipe'}: expected a mapping, got {data!r}")
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sottovoce import recipes
-from sottovoce.core.registry import CORPORA, FAMILIES, OBJECTIVES, STUDENTS, TASKS, TEACHER_KINDS, UNITS, Registry
+from sottovoce.core.registry import CORPORA, FAMILIES, OBJECTIVES, STAGES, STUDENTS, TASKS, TEACHER_KINDS, UNITS, Registry
 
 REGISTRIES: dict[str, Registry] = {
     "teachers": FAMILIES,
@@ -11,6 +11,7 @@ REGISTRIES: dict[str, Registry] = {
     "objectives": OBJECTIVES,
     "students": STUDENTS,
     "tasks": TASKS,
+    "stages": STAGES,
     "corpora": CORPORA,
     "units": UNITS,
 }

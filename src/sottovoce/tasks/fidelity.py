@@ -60,6 +60,7 @@ class Fidelity(Task):
     title = "Fidelity to the teacher"
     reads = "audio only"
     compares = True
+    held_out = True
     timed = False  # it stops when it has heard enough
 
     def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,13 @@ from sottovoce.encoder import Encoder
 from sottovoce.hub.pretrained import load_pretrained, refuse_overlap, save_pretrained
 from sottovoce.hub.student import save_student
 from sottovoce.train import needs
-from sottovoce.train.dist import join
+from sottovoce.train.dist import connect
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Recipe, load_recipe
 from sottovoce.train.record import card, gather
 from sottovoce.train.run import RESULT, Run
-from sottovoce.train.stages import carry_out, cost_of, gate
-from sottovoce.train.work import Work
+from sottovoce.train.sequence import run_stages
+from sottovoce.train.work import Work, cost_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def compress(
     Raises ValueError for anything the caller can mend, `Stopped` when asked to stop.
     """
     made = resolve(recipe, overrides, steps, teacher=str(teacher), budget=budget, keep=keep, seed=seed)
-    return carry(made, str(data), Path(out), device, fresh)
+    return run_recipe(made, str(data), Path(out), device, fresh)
 
 
 def pretrain(
@@ -83,7 +82,7 @@ def pretrain(
 ) -> Result:
     """Trains an encoder by self-supervision and writes it to `out`. `teacher`: an earlier iteration whose layers give the targets."""
     made = resolve(recipe, overrides, steps, teacher=str(teacher), seed=seed)
-    return carry(made, str(data), Path(out), device, fresh)
+    return run_recipe(made, str(data), Path(out), device, fresh)
 
 
 def resolve(
@@ -99,26 +98,24 @@ def resolve(
     """The recipe with the options of the command line in their places."""
     given = {"teacher": teacher or None, "pruning.budget.unit": budget, "pruning.budget.keep": keep, "seed": seed}
     made = load_recipe(recipe, overrides, steps, {key: value for key, value in given.items() if value is not None})
-    if (budget is not None or keep is not None) and not any(stage.kind == "cut" for stage in made.stages.values()):
+    if (budget is not None or keep is not None) and not any(stage.meets_budget for stage in made.build_stages()):
         raise ConfigError(f"--budget and --keep need a recipe that prunes and cuts; '{recipe}' does not")
     return made
 
 
-def carry(recipe: Recipe, data: str, out: Path, device: str, fresh: bool) -> Result:
+def run_recipe(recipe: Recipe, data: str, out: Path, device: str, fresh: bool) -> Result:
     """Runs the stages, writes the result, and the record of it."""
     refuse_overlap(
         out, [*(choice.config.source for choice in recipe.teachers.values()), getattr(recipe.student.config, "like", "")]
     )
     ledger.commit()
-    with Run(out, recipe, data, join(device)).open(fresh) as run:
+    with Run(out, recipe, data, connect(device)).open(fresh) as run:
         finished = run.folder / RESULT
         if finished.exists():
             run.say(f"{out} is finished; --fresh would start over")
             record = ledger.read(finished)
         else:
-            if any(stage.prune for stage in recipe.stages.values()):
-                feasible(run)
-            work = carry_out(run)
+            work = run_stages(run)
             record = gather(run, cost_of(work.encoder))
             if run.world.main:
                 export(run, work, record)
@@ -136,13 +133,6 @@ def drawn(out: Path) -> str:
         return f"report in {page.report([out], out / 'report.html')}"
     except (ValueError, OSError) as problem:
         return f"no report was drawn: {problem}"
-
-
-def feasible(run: Run) -> None:
-    """ValueError before any training when the student can never be as small as asked."""
-    design = STUDENTS.get(run.recipe.student.name)
-    if run.teacher is not None and isinstance(run.teacher.encoder, Encoder) and design.is_teacher:
-        gate(run.recipe.pruning, design(run.recipe.student.config).build(run.teacher), run.teacher.config)
 
 
 def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
@@ -174,24 +164,20 @@ def describe(recipe: Recipe) -> dict[str, Any]:
 
     training_macs_at_most: teacher forward, student forward and backward (twice the forward), with the student as large as the teacher.
     """
+    stages = recipe.build_stages()
     found: dict[str, Any] = {"recipe": plain(recipe), "steps": recipe.steps}
-    seconds = recipe.data.seconds_per_batch * sum(s.steps * s.accumulate for s in recipe.stages.values() if s.kind == "train")
+    seconds = recipe.data.seconds_per_batch * sum(stage.batches for stage in stages)
     found["audio_hours"] = round(seconds / 3600, 1)
     if not recipe.teacher:
         return found
     teacher = load_pretrained(recipe.teacher)
     found["teacher"] = {"family": teacher.family}
-    student = STUDENTS.get(recipe.student.name)(recipe.student.config).build(teacher)
-    found["memory"] = needs.estimate(recipe, student, teacher.config).text(recipe.data.seconds_per_batch)
+    work = Work(STUDENTS.get(recipe.student.name)(recipe.student.config).build(teacher))
+    found["memory"] = needs.estimate(recipe, work.encoder, teacher.config).text(recipe.data.seconds_per_batch)
     if isinstance(teacher.encoder, Encoder):
         found["teacher"] |= cost_of(teacher.encoder)
         found["training_macs_at_most"] = 4 * seconds * found["teacher"]["macs_per_s"]
-        if any(stage.prune for stage in recipe.stages.values()):
-            gated, budget = gate(recipe.pruning, student, teacher.config)
-            kinds = Counter[str]()
-            for group in gated.plan:
-                kinds[group.kind] += group.size
-            unit = {"params": "params", "macs": "macs_per_s", "latency": "latency_ms"}[budget.config.unit]
-            found["plan"] = dict(kinds)
-            found["student"] = {unit: float(budget.reference) * budget.config.keep, "smallest_share": budget.lowest()}
+    for stage in stages:
+        stage.prepare(work, teacher.config)
+        found |= stage.describe(work)
     return found

@@ -39,7 +39,15 @@ def load(path: Path) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:
         raise ValueError(f"{path} is not a readable checkpoint ({problem}); run with --fresh to start over") from None
-    return state
+    return present_form(state)
+
+
+def present_form(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of a version that kept the gates' part of it apart, as it is kept now."""
+    if "phase" in state:
+        return state
+    phase = {key: state[key] for key in ("kept", "lagrangian") if key in state}
+    return {**{key: value for key, value in state.items() if key not in phase}, "phase": phase}
 
 
 def random_state() -> dict[str, Any]:

@@ -17,9 +17,8 @@ from sottovoce.encoder import Encoder, normalize
 from sottovoce.hub.pretrained import load_pretrained
 from sottovoce.timing.latency import latency
 from sottovoce.train import api
-from sottovoce.train.stages import cost_of
 from sottovoce.train.track import duration, say
-from sottovoce.train.work import Work
+from sottovoce.train.work import Work, cost_of
 
 
 def main(out: Path, steps: int | None = None, fresh: bool = False) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,14 +37,14 @@ class World:
         """Replaces every gradient by its sum over all processes (zeros where one has none)."""
         if self.size == 1:
             return
-        found = [p for p in parameters if p.requires_grad]
-        for p in found:
+        trained = [p for p in parameters if p.requires_grad]
+        for p in trained:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        flat = torch.cat([p.grad.flatten() for p in found if p.grad is not None])
+        flat = torch.cat([p.grad.flatten() for p in trained if p.grad is not None])
         torch.distributed.all_reduce(flat)
         start = 0
-        for p in found:
+        for p in trained:
             assert p.grad is not None
             p.grad.copy_(flat[start : start + p.numel()].view_as(p))
             start += p.numel()
@@ -60,12 +61,20 @@ class World:
             return flag
         return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
 
+    def gather(self, value: Any) -> list[Any]:
+        """What each process has, in the order of their ranks. Plain values and tensors on the CPU."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(found, value)
+        return found
+
     def wait(self) -> None:
         if self.size > 1:
             torch.distributed.barrier()
 
 
-def join(device: str = "auto") -> World:
+def connect(device: str = "auto") -> World:
     """The world this process belongs to: torchrun's when it set one up, else this process alone."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

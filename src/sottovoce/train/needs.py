@@ -64,7 +64,7 @@ def estimate(recipe: Recipe, student: Encoder, teacher: EncoderConfig | None, de
     data = recipe.data
     rows = max(1, int(data.seconds_per_batch // data.max_seconds))
     samples = round(min(data.max_seconds, data.seconds_per_batch) * SAMPLE_RATE)
-    gated = any(stage.prune for stage in recipe.stages.values())
+    copies = max(stage.copies for stage in recipe.build_stages())
     weights = sum(weight.numel() for weight in student.parameters())
     theirs = loading = 0.0
     if teacher is not None:
@@ -73,7 +73,7 @@ def estimate(recipe: Recipe, student: Encoder, teacher: EncoderConfig | None, de
         states = rows * int(teacher.frontend.frames(samples)) * teacher.dim * (len(teacher.layers) + 1)
         theirs = (numbers * (1 + packs(recipe, device)) + states) * (2 if recipe.teacher_precision == "bf16" else 4)
     activations = saved_bytes(student.config, rows, samples) * (HALF if recipe.precision == "bf16" else 1.0)
-    return Needs(theirs, weights * (ADAM + 4 * gated), activations, loading)
+    return Needs(theirs, weights * (ADAM + 4 * copies), activations, loading)
 
 
 def saved_bytes(config: EncoderConfig, rows: int, samples: int) -> float:

@@ -1,55 +1,51 @@
-"""The optimiser of distil-and-prune: weights descend, gates descend faster, multipliers ascend (DPHuBERT)."""
+"""The optimiser: AdamW with a group of parameters for each learning rate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW as AdamW
 
-from sottovoce.train.recipe import Stage
-
-
-def groups(
-    stage: Stage,
-    weights: Iterable[nn.Parameter],
-    gates: Iterable[nn.Parameter],
-    multipliers: Iterable[nn.Parameter],
-    rates: tuple[float, float],
-) -> list[dict[str, object]]:
-    """Parameter groups named ``weights``, ``gates``, ``multipliers``; `rates` are the learning rates of the last two."""
-    parts = [
-        {"name": "weights", "params": list(weights), "base_lr": stage.lr, "weight_decay": stage.weight_decay},
-        {"name": "gates", "params": list(gates), "base_lr": rates[0], "weight_decay": 0.0},
-        {"name": "multipliers", "params": list(multipliers), "base_lr": rates[1], "weight_decay": 0.0, "maximize": True},
-    ]
-    return [part for part in parts if part["params"]]
+if TYPE_CHECKING:
+    from sottovoce.train.stages.train import Train
 
 
-def optimizer(parts: list[dict[str, object]], stage: Stage) -> torch.optim.AdamW:
-    """AdamW, with one fused kernel per group. The multipliers' group maximises, which is the reference's negative learning rate."""
-    beta1, beta2 = stage.betas
-    return torch.optim.AdamW(parts, lr=stage.lr, betas=(beta1, beta2), eps=1e-8, fused=True)
+def group(
+    name: str, parameters: Iterable[nn.Parameter], lr: float, *, weight_decay: float = 0.0, maximize: bool = False
+) -> dict[str, Any]:
+    """A parameter group with its peak learning rate. maximize: the loss is to grow with these, as with Lagrange multipliers."""
+    made = {"name": name, "params": list(parameters), "base_lr": lr, "weight_decay": weight_decay}
+    return {**made, "maximize": True} if maximize else made
 
 
-def schedule(step: int, stage: Stage) -> float:
-    """Share of the base learning rate at update `step` (from 0): linear up over `warmup`, then linear down to 0 at `steps`."""
-    if step < stage.warmup:
-        return (step + 1) / stage.warmup
-    return (stage.steps - step) / max(1, stage.steps - stage.warmup)
+def make_optimizer(groups: Iterable[dict[str, Any]], config: Train.Config) -> AdamW:
+    """AdamW for those groups that are not empty, with one fused kernel per group."""
+    beta1, beta2 = config.betas
+    return AdamW([each for each in groups if each["params"]], lr=config.lr, betas=(beta1, beta2), eps=1e-8, fused=True)
 
 
-def set_rates(made: torch.optim.Optimizer, factor: float) -> None:
-    for group in made.param_groups:
-        group["lr"] = group["base_lr"] * factor
+def schedule(step: int, config: Train.Config) -> float:
+    """Share of the peak learning rate at update `step` (from 0): linear up over `warmup`, then linear down to 0 at `steps`."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    return (config.steps - step) / max(1, config.steps - config.warmup)
 
 
-def clip(made: torch.optim.Optimizer, limit: float) -> dict[str, Tensor]:
-    """Clips the weights' and the gates' gradients, each by its own norm; multipliers stay as they are. Returns the norms before."""
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Gives each group this share of its peak learning rate."""
+    for each in optimizer.param_groups:
+        each["lr"] = each["base_lr"] * factor
+
+
+def clip(optimizer: torch.optim.Optimizer, limit: float) -> dict[str, Tensor]:
+    """Clips the gradients of each group by its own norm; groups that maximise stay as they are. Returns the norms before."""
     norms = {}
-    for group in made.param_groups:
-        if group["name"] != "multipliers":
-            norms[group["name"]] = nn.utils.clip_grad_norm_(group["params"], limit)
+    for each in optimizer.param_groups:
+        if not each["maximize"]:
+            norms[each["name"]] = nn.utils.clip_grad_norm_(each["params"], limit)
     return norms
 
 
@@ -57,16 +53,17 @@ def carry_over(
     before: torch.optim.Optimizer,
     after: torch.optim.Optimizer,
     names: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
-    cut: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
+    shrink: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
 ) -> None:
     """Gives `after` the state of `before`, whose parameters have been replaced by smaller ones.
 
-    names: the parameters of both, by the names that they share. cut: makes a mapping of old tensors into one of new ones.
+    names: the parameters of both, by the names that they share. shrink: makes a mapping of old tensors into one of new ones.
     """
     old, new = names
     kinds = {key for parameter in old.values() for key, value in before.state.get(parameter, {}).items() if value.dim()}
     moved = {
-        kind: cut({name: before.state[p][kind] for name, p in old.items() if kind in before.state.get(p, {})}) for kind in kinds
+        kind: shrink({name: before.state[p][kind] for name, p in old.items() if kind in before.state.get(p, {})})
+        for kind in kinds
     }
     for name, parameter in new.items():
         state = before.state.get(old[name])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import nn
 
@@ -23,13 +23,13 @@ from sottovoce.core.config import (
     overlay,
     read_yaml,
 )
-from sottovoce.core.registry import FAMILIES, OBJECTIVES, STUDENTS, TASKS, TEACHER_KINDS, suggestion
+from sottovoce.core.registry import FAMILIES, OBJECTIVES, STAGES, STUDENTS, TEACHER_KINDS, suggestion
 from sottovoce.data import DataConfig
 from sottovoce.data.augment import Augment
 from sottovoce.pruning import PruningConfig
 
-TRAVEL = 40.0  # in units of log_alpha, ramp-up and decay of the rate included
-
+if TYPE_CHECKING:
+    from sottovoce.train.stages.base import Stage
 
 LABEL = r"[a-zA-Z][a-zA-Z0-9_-]*"
 ALONE = "teacher"  # label of a recipe's one teacher, where only ``teacher: SOURCE`` is said
@@ -75,43 +75,17 @@ class Masking:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One step of a run. kind ``train`` reads all fields; ``cut`` and ``evaluate`` only say when they happen.
+class StageChoice(Component):
+    """One of a recipe's stages: its kind, the label where nothing else is said, and the settings of that kind."""
 
-    prune: train gates with the weights. warmup: linear, in updates; then the learning rates fall linearly to 0 at `steps`.
-    clip: largest gradient norm of the weights, and separately of the gates. accumulate: micro-batches per update.
-    """
-
-    kind: Literal["train", "cut", "evaluate"]
-    prune: bool = False
-    steps: int = 0
-    warmup: int = 0
-    lr: float = 2e-4
-    weight_decay: float = 0.0
-    betas: tuple[float, ...] = (0.9, 0.999)
-    clip: float = 10.0
-    accumulate: int = 1
-    objectives: tuple[str, ...] = ()  # only these of the recipe's objectives; all when empty
-    tasks: tuple[str, ...] = ("fidelity",)  # what a stage of kind evaluate measures
-
-    def __post_init__(self) -> None:
-        if self.kind != "train":
-            return
-        if self.steps < 1 or self.accumulate < 1:
-            raise ValueError(f"steps and accumulate must be at least 1; got {self.steps} and {self.accumulate}")
-        if not 0 <= self.warmup <= self.steps:
-            raise ValueError(
-                f"warmup ({self.warmup}) is longer than the stage ({self.steps} steps); --steps scales both together"
-            )
-        if not (0 < self.lr < float("inf") and self.clip > 0 and len(self.betas) == 2):
-            raise ValueError("lr and clip must be above 0, and betas are two numbers")
+    key: ClassVar[str] = "kind"
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides a run's result. Defaults < YAML < key=value; see docs/recipes.md."""
 
-    stages: Mapping[str, Stage]
+    stages: Mapping[str, StageChoice] = components(STAGES, StageChoice)
     name: str = ""  # for results; that of the recipe's file
     teachers: Mapping[str, TeacherChoice] = components(TEACHER_KINDS, TeacherChoice)
     student: StudentChoice = component(STUDENTS, "copy", StudentChoice)
@@ -130,24 +104,21 @@ class Recipe:
     save_minutes: float = 5.0
 
     def __post_init__(self) -> None:
-        if not any(stage.kind == "train" for stage in self.stages.values()):
-            raise ValueError("a recipe needs at least one stage of kind train")
+        for label in self.stages:
+            if not re.fullmatch(r"[a-z][a-z0-9_-]*", label) or label in ("result", "demo"):
+                raise ValueError(
+                    f"'{label}' cannot be a stage's name; use small letters, digits, - and _ (and not result or demo)"
+                )
+        if not self.steps:
+            raise ValueError("a recipe needs at least one stage that trains, of kind train for example")
         if self.log_every < 1 or self.valid_every < 1:
             raise ValueError("log_every and valid_every must be at least 1")
         self._check_teachers()
         if self.format not in FAMILIES.names():
             raise ValueError(f"format is 'sottovoce' or a family, not '{self.format}'{suggestion(self.format, FAMILIES.names())}")
+        for stage in self.build_stages():
+            stage.check()
         self._check_order()
-        for name, stage in self.stages.items():
-            if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name in ("result", "demo"):
-                raise ValueError(
-                    f"'{name}' cannot be a stage's name; use small letters, digits, - and _ (and not result or demo)"
-                )
-            for objective in stage.objectives:
-                if objective not in self.objectives:
-                    raise ValueError(f"stages.{name}.objectives names '{objective}'{suggestion(objective, self.objectives)}")
-            for task in stage.tasks:
-                TASKS.get(task)
         if not self.objectives:
             raise ValueError("a recipe needs at least one objective; see 'sottovoce list objectives'")
 
@@ -190,56 +161,52 @@ class Recipe:
         """The label of the teacher that the objective of this label learns from; "" without any."""
         return self.objectives[objective].teacher or next(iter(self.teachers), "")
 
+    def build_stages(self) -> list[Stage]:
+        """The stages in their order, made from their settings."""
+        return [STAGES.get(choice.name)(label, choice.config, self) for label, choice in self.stages.items()]
+
     def _check_order(self) -> None:
-        """A stage that prunes is followed by one that cuts: nothing else knows what to do with gates."""
-        open_gates = ""
-        for name, stage in self.stages.items():
-            if stage.kind == "cut":
-                if not open_gates:
-                    raise ValueError(f"stages.{name} cuts, but the stage before it does not prune (prune: true)")
-                open_gates = ""
-            elif open_gates:
-                raise ValueError(f"stages.{open_gates} prunes, so the next stage must be of kind cut, not stages.{name}")
-            elif stage.prune:
-                open_gates = name
-                if self.pruning.ramp > stage.steps:
-                    raise ValueError(
-                        f"pruning.ramp ({self.pruning.ramp}) is longer than stages.{name} ({stage.steps} steps); --steps scales both"
-                    )
-        if open_gates:
-            raise ValueError(f"stages.{open_gates} prunes, but no stage after it cuts")
+        """Whatever a stage gives, the next one takes, and no stage takes what it is not given."""
+        stages, given = self.build_stages(), set[str]()
+        for stage, following in zip(stages, [*stages[1:], None], strict=True):
+            for thing in sorted(set(stage.takes) - given):
+                raise ValueError(
+                    f"stages.{stage.label} is of kind {stage.name} and needs {thing}, which the stage before it does not give; "
+                    f"put one of kind {_kinds('gives', thing)} there"
+                )
+            given = set(stage.gives)
+            for thing in sorted(given - set(following.takes if following else ())):
+                raise ValueError(
+                    f"stages.{stage.label} is of kind {stage.name} and leaves {thing}, so the next stage must be of kind "
+                    f"{_kinds('takes', thing)}, " + (f"not stages.{following.label}" if following else "and there is none")
+                )
 
     @property
     def steps(self) -> int:
         """Updates of all stages together."""
-        return sum(stage.steps for stage in self.stages.values() if stage.kind == "train")
+        return sum(stage.updates for stage in self.build_stages())
 
     def in_steps(self, total: int) -> dict[str, Any]:
-        """What to change so that all stages together take `total` updates: warm-ups and the sparsity ramp keep their proportions.
-
-        A gate moves by about its learning rate per update, so in a short schedule gates and multipliers get a higher one: enough
-        for a gate to move by `TRAVEL` in all. ConfigError when there are fewer updates than stages.
-        """
-        trained = {name: stage for name, stage in self.stages.items() if stage.kind == "train"}
+        """What to change so that all stages together take `total` updates. ConfigError when there are fewer updates than stages that
+        train."""
+        trained = [stage for stage in self.build_stages() if stage.updates]
         if total < len(trained):
             raise ConfigError(f"--steps {total}: there are {len(trained)} stages to train, with at least one update each")
         if total == self.steps:
             return {}
-        factor, left, later = total / self.steps, total, len(trained)
-        stages: dict[str, Any] = {}
-        for name, stage in trained.items():
-            later -= 1
-            steps = min(max(1, round(stage.steps * factor)), left - later) if later else left
-            stages[name] = {"steps": steps, "warmup": min(steps, round(stage.warmup * factor))}
-            left -= steps
-        pruned = [stages[name]["steps"] for name, stage in trained.items() if stage.prune]
-        if not pruned:
-            return {"stages": stages}
-        least = TRAVEL / sum(pruned)
-        rates = {"gate_lr": max(self.pruning.gate_lr, least), "multiplier_lr": max(self.pruning.multiplier_lr, least)}
-        live = max(1, round(self.pruning.live * factor)) if self.pruning.live else 0
-        ramp = min([max(1, round(self.pruning.ramp * factor)), *pruned])
-        return {"stages": stages, "pruning": {"ramp": ramp, "live": live, **rates}}
+        factor, left, updates = total / self.steps, total, dict[str, int]()
+        for later, stage in zip(reversed(range(len(trained))), trained, strict=True):
+            updates[stage.label] = min(max(1, round(stage.updates * factor)), left - later) if later else left
+            left -= updates[stage.label]
+        changes: dict[str, Any] = {}
+        for stage in trained:
+            changes = overlay(changes, stage.scaled(updates, factor))
+        return changes
+
+
+def _kinds(attribute: Literal["gives", "takes"], thing: str) -> str:
+    """The kinds of stages that give or take something."""
+    return " or ".join(name for name in STAGES.names() if thing in getattr(STAGES.get(name), attribute))
 
 
 def load_recipe(
@@ -285,7 +252,7 @@ def present_form(data: Mapping[str, Any]) -> dict[str, Any]:
     """One file's or command's part of a recipe, with short and former ways to say something in the present one.
 
     ``teachers: {name: SOURCE}`` is short for ``{name: {source: SOURCE}}``. Formerly weights stood in ``objective_weights``; now they
-    are ``objectives.LABEL.weight``.
+    are ``objectives.LABEL.weight``. Formerly a stage that prunes was ``{kind: train, prune: true}``.
     """
     made = dict(data)
     weights = made.get("objective_weights")
@@ -296,6 +263,8 @@ def present_form(data: Mapping[str, Any]) -> dict[str, Any]:
             if _value(objectives.get(label)) is not False:
                 objectives[label] = overlay({"weight": weight}, _value(objectives.get(label)) or {})
         made["objectives"] = objectives
+    if isinstance(made.get("stages"), Mapping):
+        made["stages"] = {label: _present_stage(fields) for label, fields in made["stages"].items()}
     if isinstance(made.get("teachers"), Mapping):
         short = (str, Path)
         made["teachers"] = {
@@ -303,6 +272,17 @@ def present_form(data: Mapping[str, Any]) -> dict[str, Any]:
             for label, fields in made["teachers"].items()
         }
     return made
+
+
+def _present_stage(given: Any) -> Any:
+    """A stage as it is written now. Formerly all kinds had the same fields, which a run's folder lists in full."""
+    if not isinstance(given, Mapping) or "prune" not in given:
+        return given
+    prunes, kind = _value(given["prune"]), _value(given.get("kind", "train"))
+    if kind == "train":
+        fields = {key: value for key, value in given.items() if key not in ("prune", "tasks")}
+        return {**fields, "kind": "prune" if prunes else "train"}
+    return {key: value for key, value in given.items() if key in ("kind", *(("tasks",) if kind == "evaluate" else ()))}
 
 
 def _value(given: Any) -> Any:

@@ -6,13 +6,19 @@ import json
 import os
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from sottovoce.core.types import Loss
+from sottovoce.train.dist import World
 
 console = Console(stderr=True)
 
@@ -69,6 +75,32 @@ class Meter:
             say(f"{self.name}: {step}/{self.total}  {note}")
 
 
+class Tally:
+    """Sums over the updates since the last logged row, and their time."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.updates, self.began = world, 0, time.monotonic()
+        self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=world.device))
+        self._seconds = 0.0
+
+    def add(self, total: Tensor, losses: Mapping[str, Loss], denominators: Tensor, seconds: float) -> None:
+        """One micro-batch. total: its share of the update's loss. denominators: (objectives,), of the whole update. seconds: of audio."""
+        self._sums["loss"] += total
+        for i, (label, loss) in enumerate(losses.items()):
+            for key, value in loss.logs.items():
+                self._sums[key if len(losses) == 1 else f"{label}/{key}"] += value / denominators[i]
+        self._seconds += seconds
+
+    def means(self) -> dict[str, float]:
+        """Per update, over all processes."""
+        return {key: float(self.world.sum(value)) / self.updates for key, value in self._sums.items()}
+
+    def audio_per_s(self) -> float:
+        """Seconds of audio per second, over all processes."""
+        took = time.monotonic() - self.began
+        return float(self.world.sum(torch.tensor(self._seconds, device=self.world.device))) / took
+
+
 class Journal:
     """run/metrics.jsonl, and TensorBoard events beside it when tensorboard is installed. A resumed run drops what it will write again."""
 
@@ -101,7 +133,7 @@ class Journal:
         os.replace(temporary, self.path)
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        if not self.main:
+        if not self.main or not values:
             return
         row = {"stage": stage, "step": step, **{key: float(f"{value:.6g}") for key, value in values.items()}}
         with self.path.open("a", encoding="utf-8") as file:

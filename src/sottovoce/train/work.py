@@ -1,4 +1,4 @@
-"""What one stage hands to the next: the student so far, its gates, and the objectives' trained parts."""
+"""What one stage hands to the next: the student so far, its gates, and the trained parts of objectives."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sottovoce.encoder import Encoder, EncoderConfig
+from sottovoce.pruning import Budget, GatedEncoder, encoder_cost, total
 from sottovoce.train.checkpoint import CannotSave
 
 
@@ -19,15 +20,18 @@ from sottovoce.train.checkpoint import CannotSave
 class Work:
     """encoder: the student. gates: log_alpha by name when it has just been pruned. objectives: their tensors, and ``mask_vector``.
 
-    kept, whole: where units were cut for good while gates were trained, the units that `encoder` still has, by group, and the shape
+    kept, uncut: where units were cut for good while gates were trained, the units that `encoder` still has, by group, and the shape
     in which these are counted.
+    gated, budget: the encoder with its gates, and what it may cost. They are not saved; a resumed run makes them again.
     """
 
     encoder: Encoder
     gates: dict[str, Tensor] = field(default_factory=dict)
     objectives: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, list[int]] = field(default_factory=dict)
-    whole: EncoderConfig | None = None
+    uncut: EncoderConfig | None = None
+    gated: GatedEncoder | None = None
+    budget: Budget | None = None
 
     def save(self, path: Path) -> None:
         """Atomically, as safetensors with the encoder's shape in the metadata."""
@@ -38,8 +42,8 @@ class Work:
         ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         try:
             about = {"encoder": json.dumps(self.encoder.config.to_dict())}
-            if self.whole is not None:
-                about |= {"whole": json.dumps(self.whole.to_dict()), "kept": json.dumps(self.kept)}
+            if self.uncut is not None:
+                about |= {"whole": json.dumps(self.uncut.to_dict()), "kept": json.dumps(self.kept)}
             save_file(ready, temporary, about)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -58,5 +62,11 @@ class Work:
                 parts[part][rest] = file.get_tensor(name)
         encoder = Encoder(EncoderConfig.from_dict(about["encoder"]))
         encoder.load_state_dict(parts["encoder"])
-        whole = EncoderConfig.from_dict(about["whole"]) if "whole" in about else None
-        return cls(encoder, parts["gates"], parts["objectives"], about.get("kept", {}), whole)
+        uncut = EncoderConfig.from_dict(about["whole"]) if "whole" in about else None
+        return cls(encoder, parts["gates"], parts["objectives"], about.get("kept", {}), uncut)
+
+
+def cost_of(encoder: Encoder) -> dict[str, float]:
+    """Parameters, and multiply-accumulates per second of audio."""
+    cost = total(encoder_cost(encoder.config))
+    return {"params": float(cost.params), "macs_per_s": float(cost.macs)}

@@ -109,6 +109,8 @@ class Task:
     no longer count as measured.
     The Config's defaults are the benchmark's values. reads: the fields of the recordings that it needs, in words, for messages.
     compares: whether it measures against `Bench.reference`, so that measuring the reference itself says nothing.
+    held_out: whether it can measure a student beside its teacher on audio without labels, with a method ``run(student, teacher, batches)``
+    that returns plain data. A stage of kind evaluate gives it the run's held-out recordings where it is given no data.
     timed: whether it wants to know how long every recording is; files whose header knows it are then looked at before it begins.
     """
 
@@ -117,6 +119,7 @@ class Task:
     version: ClassVar[int] = 1
     reads: ClassVar[str] = ""
     compares: ClassVar[bool] = False
+    held_out: ClassVar[bool] = False
     timed: ClassVar[bool] = True
     Config: ClassVar[type]
 

@@ -39,15 +39,16 @@ def open_subject(source: str, name: str | None = None) -> Subject:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed or 1))
             encoder = Encoder(loaded.shape).reset_parameters().eval()
-        made = _of(replace(loaded, encoder=encoder), name or shown, "control")
+        made = subject_of(replace(loaded, encoder=encoder), name or shown, "control")
         return replace(made, origin={"recipe": "untrained", "seed": int(seed or 1), "teacher": _short(of)})
     loaded = load_pretrained(source)
     origin = origin_of(Path(source)) if Path(source).is_dir() else None
     role: Role = "student" if origin is not None and origin["teacher"] else "teacher"
-    return replace(_of(loaded, name or _short(source), role), origin=origin)
+    return replace(subject_of(loaded, name or _short(source), role), origin=origin)
 
 
-def _of(loaded: Pretrained, name: str, role: Role) -> Subject:
+def subject_of(loaded: Pretrained, name: str, role: Role) -> Subject:
+    """A model that is loaded already."""
     encoder = loaded.encoder
     cost = None if loaded.config is None else total(encoder_cost(loaded.config))
     rate, pads = frame_rate(encoder)

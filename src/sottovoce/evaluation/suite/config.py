@@ -66,6 +66,14 @@ class Entry:
     data: tuple[Source, ...]
     task: Component = component(TASKS, SINGLE)
 
+    @staticmethod
+    def expand(given: Any) -> Any:
+        """`data: PATH` and lists of paths are short for mappings with a path."""
+        if not isinstance(given, Mapping) or "data" not in given:
+            return given
+        sources = given["data"] if isinstance(given["data"], (list, tuple)) else [given["data"]]
+        return {**given, "data": [source if isinstance(source, Mapping) else nested("path", source) for source in sources]}
+
     def open(self, root: Path, allow_commands: bool = False) -> Recordings:
         """The recordings of all sources. ValueError as `open_source` raises it."""
         parts = [source.open(root, allow_commands) for source in self.data]
@@ -115,7 +123,7 @@ def load_suite(source: str | Path, overrides: Sequence[str] = (), root: str | Pa
             )
         path = recipes.FOLDER / f"{source}.yaml"
     data = override(read_yaml(path, path.parent), overrides)
-    made = build(Suite, _written_out(data))
+    made = build(Suite, data)
     return replace(made, root=str(root if root is not None else path.parent / made.root))
 
 
@@ -126,19 +134,3 @@ def single(task: str, data: str | Path, overrides: Sequence[str] = ()) -> Suite:
         settings = overlay(settings, override({}, overrides))
     entry = {"task": settings, "data": [{"path": str(data)}]}
     return replace(build(Suite, {"tasks": {task: entry}}), root=".")
-
-
-def _written_out(data: Mapping[str, Any]) -> dict[str, Any]:
-    """`data: PATH` and lists of paths are short for mappings with a path."""
-    made = dict(data)
-    tasks = made.get("tasks")
-    if isinstance(tasks, Mapping):
-        made["tasks"] = {name: _entry(entry) for name, entry in tasks.items()}
-    return made
-
-
-def _entry(entry: Any) -> Any:
-    if not isinstance(entry, Mapping) or "data" not in entry:
-        return entry
-    sources = entry["data"] if isinstance(entry["data"], list) else [entry["data"]]
-    return {**entry, "data": [source if isinstance(source, Mapping) else nested("path", source) for source in sources]}

@@ -119,7 +119,7 @@ def evaluate(
     for failure in failures:
         say(failure.line())
     for name, entry in asked_for.items():
-        opened[name] = _timed(name, entry, opened[name], store, say)
+        opened[name] = with_durations(name, entry, opened[name], store, say)
     began, before = time.monotonic(), len(results)
     for number, outcome in enumerate(carried_out([(pair, opened[pair.name], bench) for pair in todo], jobs), 1):
         if isinstance(outcome, Failure):
@@ -198,7 +198,7 @@ def _start_worker(parent: int) -> None:
     ledger.commit()
 
 
-def _timed(name: str, entry: Entry, recordings: Recordings, store: FeatureStore, say: Say) -> Recordings:
+def with_durations(name: str, entry: Entry, recordings: Recordings, store: FeatureStore, say: Say) -> Recordings:
     """The recordings with their durations, where the task wants to know them; what is missing or broken is counted aloud."""
     made = recordings
     if TASKS.get(entry.task.name).timed:

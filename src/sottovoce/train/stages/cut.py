@@ -1,0 +1,51 @@
+"""The cut: what the gates have chosen becomes a smaller encoder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from sottovoce.core.registry import STAGES
+from sottovoce.encoder import EncoderConfig
+from sottovoce.pruning import GatedEncoder, composed, hit, open_units
+from sottovoce.train.run import Run
+from sottovoce.train.stages.base import Stage
+from sottovoce.train.stages.prune import GATES, set_budget
+from sottovoce.train.work import Work, cost_of
+
+
+@STAGES.register("cut")
+class Cut(Stage):
+    """Removes the units whose gates are closed, after moving all gates by as little as meets the budget exactly."""
+
+    takes: ClassVar[tuple[str, ...]] = (GATES,)
+    meets_budget: ClassVar[bool] = True
+
+    @dataclass(frozen=True)
+    class Config:
+        """No settings: ``pruning.budget`` says how much is left."""
+
+    def prepare(self, work: Work, teacher: EncoderConfig | None) -> None:
+        set_budget(work, self.recipe.pruning, teacher)
+
+    def perform(self, run: Run, work: Work) -> tuple[Work, dict[str, Any]]:
+        pruning = self.recipe.pruning
+        gated = work.gated
+        if gated is None:  # the run was interrupted after the stage before
+            gated = GatedEncoder(work.encoder, pruning.units, pruning.gates, torch.Generator())
+            gated.gates.load_state_dict(work.gates)
+        assert work.budget is not None
+        report = hit(gated.gates, work.budget.of(gated.encoder.config, gated.plan))
+        values = gated.gates.evaluate()
+        encoder = gated.cut(values)
+        run.say(report.text)
+        if report.warning:
+            run.say(report.warning)
+        results = {
+            "budget": {**asdict(report), "text": report.text},
+            "cost": cost_of(encoder),
+            "kept": composed(work.kept, open_units(gated.plan, values)),
+        }
+        return Work(encoder, objectives=work.objectives, budget=work.budget), results

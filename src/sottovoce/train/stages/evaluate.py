@@ -1,0 +1,149 @@
+"""Measures the student in the middle or at the end of a run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sottovoce.core.config import build
+from sottovoce.core.registry import STAGES, TASKS
+from sottovoce.data import Recordings
+from sottovoce.data.durations import present
+from sottovoce.encoder import Encoder, EncoderConfig
+from sottovoce.evaluation.features.store import FeatureStore
+from sottovoce.evaluation.kinds.task import Bench
+from sottovoce.evaluation.subjects.sources import open_subject, subject_of
+from sottovoce.evaluation.suite.config import Entry, Source
+from sottovoce.evaluation.suite.pairs import Failure, Result, earlier, fingerprint, measure, pair_of, records_of, task_of
+from sottovoce.evaluation.suite.run import with_durations
+from sottovoce.hub.pretrained import Pretrained
+from sottovoce.report.collect import EVALUATION
+from sottovoce.train.run import Run
+from sottovoce.train.stages.base import Stage
+from sottovoce.train.work import Work, cost_of
+
+DEFAULT = "fidelity"
+
+
+@dataclass(frozen=True)
+class TaskChoice(Entry):
+    """A task, and the data that it reads; without data, the recordings of the run that were held out."""
+
+    data: tuple[Source, ...] = ()
+
+
+@STAGES.register("evaluate")
+class Evaluate(Stage):
+    """Measures the student by any task: on held-out recordings of the run beside the teacher, or on data of the task's own."""
+
+    changes: ClassVar[bool] = False
+
+    @dataclass(frozen=True)
+    class Config:
+        """tasks: label -> what to measure, as in a task file: ``{ks: {data: words.tsv}}``. Where no task is named it is that of the label's
+        name. ``[fidelity]`` is short for ``{fidelity: {}}``, without data. Relative paths start in the working directory.
+        seeds: of heads and batches, for tasks with data.
+        """
+
+        tasks: Mapping[str, TaskChoice] = field(default_factory=lambda: {DEFAULT: build(TaskChoice, {"task": DEFAULT})})
+        seeds: tuple[int, ...] = (1, 2, 3)
+
+        @staticmethod
+        def expand(given: Any) -> Any:
+            """Lists of tasks, and labels that are names of tasks, written out."""
+            if not isinstance(given, Mapping) or "tasks" not in given:
+                return given
+            tasks = given["tasks"]
+            if isinstance(tasks, (list, tuple)):
+                tasks = {str(name): {} for name in tasks}
+            if isinstance(tasks, Mapping):
+                tasks = {label: _named(str(label), fields) for label, fields in tasks.items()}
+            return {**given, "tasks": tasks}
+
+    def __init__(self, label: str, config: Any, recipe: Any) -> None:
+        super().__init__(label, config, recipe)
+        self.recordings: dict[str, Recordings] = {}  # of tasks with data, by label
+
+    def check(self) -> None:
+        for label, choice in self.config.tasks.items():
+            task = TASKS.get(choice.task.name)
+            if not choice.data and not task.held_out:
+                raise ValueError(
+                    f"stages.{self.label}.tasks: {task.name} reads {task.reads}, which held-out recordings do not have; give its "
+                    f"data, e.g. tasks: {{{label}: {{data: FILE}}}}, or use 'sottovoce evaluate' on the student"
+                )
+
+    def prepare(self, work: Work, teacher: EncoderConfig | None) -> None:
+        for label, choice in self._with_data().items():
+            if TASKS.get(choice.task.name).compares and not self.recipe.teacher:
+                raise ValueError(f"stages.{self.label}.tasks.{label} compares with a teacher, and this run has none; take it out")
+            self.recordings[label] = present(choice.open(Path()))
+            task_of(choice).check(self.recordings[label])
+
+    def _with_data(self) -> dict[str, TaskChoice]:
+        return {label: choice for label, choice in self.config.tasks.items() if choice.data}
+
+    def perform(self, run: Run, work: Work) -> tuple[Work, dict[str, Any]]:
+        results: dict[str, Any] = {"cost": cost_of(work.encoder)}
+        results |= self._on_held_out(run, work.encoder)
+        if self._with_data() and run.world.main:
+            results |= self._on_own_data(run, work.encoder)
+        work.encoder.cpu()
+        return work, results
+
+    def _on_held_out(self, run: Run, encoder: Encoder) -> dict[str, Any]:
+        """The tasks without data, on the recordings that no stage trained on."""
+        chosen = {label: choice for label, choice in self.config.tasks.items() if not choice.data}
+        batches = [run.prepare(batch) for batch in run.data.valid] if chosen else []
+        if run.teacher is None or not batches:
+            why = "there is no teacher" if run.teacher is None else "there is no held-out audio"
+            if chosen:
+                run.say(f"{self.label}: {', '.join(chosen)} not measured, because {why}")
+            return {}
+        results: dict[str, Any] = {"held_out_seconds": round(sum(batch.seconds for batch in batches), 1)}
+        encoder = encoder.to(run.world.device).eval()
+        for label, choice in chosen.items():
+            task: Any = task_of(choice)
+            results[label] = task.run(encoder, run.teacher.encoder, batches)
+        return results
+
+    def _on_own_data(self, run: Run, encoder: Encoder) -> dict[str, Any]:
+        """The tasks with data. Each adds a record to ``evaluation/`` in the run's folder, as `sottovoce evaluate` would."""
+        device, store = run.world.device, FeatureStore()
+        model = Pretrained(encoder.eval(), encoder.config, "sottovoce", run.teachers.normalize, str(run.out))
+        student = subject_of(model, run.out.name, "student" if self.recipe.teacher else "teacher").to(device)
+        compares = any(TASKS.get(choice.task.name).compares for choice in self._with_data().values())
+        # opened again, because that of the run may be in half precision
+        reference = open_subject(self.recipe.teacher).to(device) if compares else None
+        bench = Bench(store, self.config.seeds, device, reference, run.say)
+        measures: dict[str, Any] = {}
+        failed: dict[str, str] = {}
+        for label, choice in self._with_data().items():
+            recordings = self.recordings[label]
+            digest = fingerprint(recordings, task_of(choice).files())
+            pair = pair_of(student, label, choice, digest, bench, run.out / EVALUATION)
+            outcome: Result | Failure | None = None
+            with contextlib.suppress(ValueError):  # there may be one of another student, from before --fresh
+                outcome = earlier(pair, records_of([pair]))  # an interrupted stage may have measured it
+            if outcome is None:
+                outcome = measure(pair, with_durations(label, choice, recordings, store, run.say), bench)
+            if isinstance(outcome, Failure):
+                failed[label] = outcome.reason
+                run.say(outcome.line())
+            else:
+                measures[label] = outcome.record["measures"]
+        return {"measures": measures, **({"failed": failed} if failed else {})}
+
+
+def _named(label: str, fields: Any) -> Any:
+    """A task under its label, with its name."""
+    fields = {} if fields is None else fields
+    if not isinstance(fields, Mapping):
+        return fields
+    task = fields.get("task", label)
+    if isinstance(task, Mapping) and "name" not in task:
+        task = {"name": label, **task}
+    return {**fields, "task": task}

@@ -1,0 +1,112 @@
+"""Distillation, or self-supervised training: the student learns by the recipe's objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+
+from sottovoce.core.registry import STAGES, suggestion
+from sottovoce.train import needs
+from sottovoce.train.learner import Learner
+from sottovoce.train.loop import fit
+from sottovoce.train.phase import Phase
+from sottovoce.train.run import Run
+from sottovoce.train.stages.base import Stage
+from sottovoce.train.state import TrainState
+from sottovoce.train.work import Work
+
+
+@STAGES.register("train")
+class Train(Stage):
+    """Trains the student by the recipe's objectives: distillation, or self-supervision without a teacher.
+
+    A stage that trains in another way derives from this one and overrides `phase`. compiles: whether ``compile`` may compile the student.
+    """
+
+    compiles: ClassVar[bool] = True
+
+    @dataclass(frozen=True)
+    class Config:
+        """steps: updates. warmup: of these the first so many, in which learning rates rise linearly; then they fall linearly to 0.
+
+        clip: largest norm of the weights' gradient, and separately of each other group's. accumulate: micro-batches per update.
+        objectives: only these of the recipe's; all when empty.
+        """
+
+        steps: int
+        warmup: int = 0
+        lr: float = 2e-4
+        weight_decay: float = 0.0
+        betas: tuple[float, ...] = (0.9, 0.999)
+        clip: float = 10.0
+        accumulate: int = 1
+        objectives: tuple[str, ...] = ()
+
+        def __post_init__(self) -> None:
+            if self.steps < 1 or self.accumulate < 1:
+                raise ValueError(f"steps and accumulate must be at least 1; got {self.steps} and {self.accumulate}")
+            if not 0 <= self.warmup <= self.steps:
+                raise ValueError(
+                    f"warmup ({self.warmup}) is longer than the stage ({self.steps} steps); --steps scales both together"
+                )
+            if not (0 < self.lr < float("inf") and self.clip > 0 and len(self.betas) == 2):
+                raise ValueError("lr and clip must be above 0, and betas are two numbers")
+
+    @property
+    def updates(self) -> int:
+        return int(self.config.steps)
+
+    @property
+    def batches(self) -> int:
+        return int(self.config.steps * self.config.accumulate)
+
+    def check(self) -> None:
+        known = self.recipe.objectives
+        for label in self.config.objectives:
+            if label not in known:
+                raise ValueError(f"stages.{self.label}.objectives names '{label}'{suggestion(label, known)}")
+
+    def scaled(self, updates: Mapping[str, int], factor: float) -> dict[str, Any]:
+        steps = updates[self.label]
+        return {"stages": {self.label: {"steps": steps, "warmup": min(steps, round(self.config.warmup * factor))}}}
+
+    def phase(self, run: Run, learner: Learner, work: Work) -> Phase:
+        """What the stage adds to the training loop. The learner is on the run's device; its student is `work`'s encoder, which may be put
+        into a wrapper here."""
+        return Phase()
+
+    def perform(self, run: Run, work: Work) -> tuple[Work, dict[str, Any]]:
+        recipe, world = run.recipe, run.world
+        chosen = {
+            label: part
+            for label, part in recipe.objectives.items()
+            if not self.config.objectives or label in self.config.objectives
+        }
+        learner = Learner(work.encoder, chosen, run.teachers, recipe.masking, recipe.augment)
+        memory = needs.estimate(recipe, work.encoder, run.teachers.config, world.device)
+        run.say(memory.text(recipe.data.seconds_per_batch))
+        if warning := memory.warning(needs.free_memory(world.device)):
+            run.say(warning)
+        learner.to(world.device)
+        phase = self.phase(run, learner, work)
+        if recipe.compile and self.compiles:
+            # as a function: the compiled module would become one of the learner's
+            learner.compiled = torch.compile(learner.student.forward, dynamic=True)
+        learner.recall(work.objectives)
+        saved = run.saved(self.label)
+        if saved is None:
+            learner.fit(lambda: run.stream(self.label), work.objectives)
+        world.share(learner.state_dict().values())
+        state = TrainState(self, learner, phase, run.stream(self.label), world)
+        if saved is not None:
+            state.load_state_dict(saved)
+            run.say(f"{self.label}: going on from update {state.step}")
+        log = fit(run, state)
+        learner.cpu().eval()
+        trained = {key: value for key, value in learner.state_dict().items() if not key.startswith("student.")}
+        work = replace(work, encoder=learner.encoder, objectives={**work.objectives, **trained})
+        phase.finish(work)
+        return work, {"updates": self.updates, **log}

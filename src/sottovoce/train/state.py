@@ -1,0 +1,96 @@
+"""All that changes while a stage trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from sottovoce.data import Stream
+from sottovoce.train import checkpoint, optim
+from sottovoce.train.dist import World
+from sottovoce.train.learner import Learner
+from sottovoce.train.phase import Phase
+
+if TYPE_CHECKING:
+    from sottovoce.train.stages.train import Train
+
+
+class TrainState:
+    """What is trained, by which optimiser, how far it is, and which batch comes next. `state_dict` is the checkpoint."""
+
+    def __init__(self, stage: Train, learner: Learner, phase: Phase, stream: Stream, world: World) -> None:
+        self.label, self.config = stage.label, stage.config
+        self.learner, self.phase, self.stream, self.world = learner, phase, stream, world
+        self.step = 0  # updates so far
+        self._seconds, self._since = 0.0, time.monotonic()
+        self.optimizer = self._make_optimizer()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training, before interruptions, too."""
+        return self._seconds + time.monotonic() - self._since
+
+    def _make_optimizer(self) -> optim.AdamW:
+        groups = self.phase.groups()
+        apart = {id(parameter) for group in groups for parameter in group["params"]}
+        weights = [p for p in self.learner.parameters() if p.requires_grad and id(p) not in apart]
+        weight_group = optim.group("weights", weights, self.config.lr, weight_decay=self.config.weight_decay)
+        return optim.make_optimizer([weight_group, *groups], self.config)
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        """All that may be trained, by names that stay when parameters are replaced by smaller ones."""
+        named = dict(self.learner.named_parameters())
+        known = {id(parameter) for parameter in named.values()}
+        for group in self.phase.groups():
+            named |= {f"{group['name']}.{i}": p for i, p in enumerate(group["params"]) if id(p) not in known}
+        return named
+
+    def replace_parameters(
+        self, replace: Callable[[], None], shrink: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    ) -> None:
+        """Calls `replace`, which puts smaller parameters in the place of others, and takes the optimiser's state along.
+
+        shrink: makes the new from the old parameters, given by name; here it gets what the optimiser holds of them.
+        """
+        old, before = self._parameters(), self.optimizer
+        replace()
+        self.optimizer = self._make_optimizer()
+        optim.carry_over(before, self.optimizer, (old, self._parameters()), shrink)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values. Called by every process at the same time."""
+        # each process has its own random generator, and passes over broken recordings of its own
+        ranks = self.world.gather({"random": checkpoint.random_state(), "stream": self.stream.state()})
+        return {
+            "stage": self.label,
+            "step": self.step,
+            "seconds": self.seconds,
+            "learner": self.learner.state_dict(),
+            "phase": self.phase.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ranks": ranks,
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """ValueError when the checkpoint is of another number of processes."""
+        if len(saved["ranks"]) != self.world.size:
+            raise ValueError(f"this run was started by {len(saved['ranks'])} processes and can only be resumed by as many")
+        mine = saved["ranks"][self.world.rank]
+        self.phase.load_state_dict(saved["phase"])  # first: it may make the student smaller
+        self.optimizer = self._make_optimizer()
+        self.learner.load_state_dict(saved["learner"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.stream.load(mine["stream"])
+        checkpoint.set_random_state(mine["random"])
+        self.step, self._seconds = int(saved["step"]), float(saved["seconds"])
+
+    def save(self, path: Path) -> None:
+        """Writes the checkpoint. Called by every process at the same time."""
+        state = self.state_dict()
+        if self.world.main:
+            checkpoint.save(path, state)
+        self.world.wait()
