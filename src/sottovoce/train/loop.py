@@ -20,72 +20,76 @@ PATIENCE = 20  # updates in a row without a finite gradient before a run gives u
 def fit(run: Run, state: TrainState) -> dict[str, float]:
     """Trains ``state.learner`` until its stage's updates are made, from where `state` stands. Returns the last logged values.
 
-    One update: draw masks, sum denominators over all processes, forward pass of teachers and student, sum of objectives, backward, penalty
-    of the phase, clip, step. ValueError when gradients stay without finite values.
+    ValueError when gradients stay without finite values.
     """
-    world, recipe, config, learner, phase = run.world, run.recipe, state.config, state.learner, state.phase
-    run.journal.rewind(state.label, state.step)
+    world, recipe, config, label = run.world, run.recipe, state.config, state.label
+    run.journal.rewind(label, state.step)
     log: dict[str, float] = {}
     tally, lost, saved_at = Tally(world), 0, time.monotonic()
-    learner.train()
-    with Meter(state.label, config.steps, state.step) if world.main else contextlib.nullcontext() as meter:
+    state.learner.train()
+    with Meter(label, config.steps, state.step) if world.main else contextlib.nullcontext() as meter:
         while state.step < config.steps:
             rate = optim.schedule(state.step, config)
-            optim.set_rates(state.optimizer, rate)
-            drawn = [learner.draw(next(state.stream)) for _ in range(config.accumulate)]
-            denominators = world.sum(torch.stack([learner.denominators(each) for each in drawn]).sum(0)).clamp(min=1)
-            for each in drawn:
-                with run.autocast():
-                    losses = learner(each, learner.targets(each))
-                total = learner.total(losses, denominators)
-                total.backward()
-                tally.add(total.detach(), losses, denominators, each.batch.seconds)
-            world.sum_gradients(learner.parameters())
-            penalty = phase.penalty(state.step)
-            if penalty is not None:
-                penalty.backward()
-            norms = optim.clip(state.optimizer, config.clip)
-            finite = all(torch.isfinite(norm) for norm in norms.values())
-            if finite:
-                state.optimizer.step()
-            state.optimizer.zero_grad(set_to_none=True)
-            state.step += 1
-            tally.updates += 1
-            if finite:
-                phase.after_update(state)
-            lost = 0 if finite else lost + 1
-            if lost == PATIENCE:  # bf16 overflow or broken recordings; alike on every process, because the gradients were summed
+            norm, changed = update(run, state, rate, tally)
+            lost = 0 if changed else lost + 1
+            if lost == PATIENCE:  # alike on every process, because the gradients were summed
                 raise ValueError(
-                    f"{state.label}: no finite gradient for {PATIENCE} updates (step {state.step - 1}); "
-                    f"lower stages.{state.label}.lr or check the data"
+                    f"{label}: no finite gradient for {PATIENCE} updates (step {state.step}); lower stages.{label}.lr or check the data"
                 )
-
             last = state.step == config.steps
             if state.step % recipe.log_every == 0 or last:
-                log = {
-                    **tally.means(),
-                    "lr": rate * config.lr,
-                    "norm": float(norms["weights"]),
-                    "audio_per_s": tally.audio_per_s(),
-                }
-                log |= phase.logs()
-                run.journal.write(state.label, state.step, log)
+                added = state.phase.logs()
+                log = {**tally.means(), "lr": rate * config.lr, "norm": norm, "audio_per_s": tally.audio_per_s(), **added}
+                run.journal.write(label, state.step, log)
                 if meter is not None:
-                    added = "".join(f"  {key} {value:.3f}" for key, value in phase.logs().items())
-                    meter.update(state.step, f"loss {log['loss']:.4f}{added}  {log['audio_per_s']:.0f} s audio/s")
+                    notes = "".join(f"  {key} {value:.3f}" for key, value in added.items())
+                    meter.update(state.step, f"loss {log['loss']:.4f}{notes}  {log['audio_per_s']:.0f} s audio/s")
                 tally = Tally(world)
             if state.step % recipe.valid_every == 0 or last:
-                held_out = validate(run, learner)
+                held_out = validate(run, state.learner)
+                run.journal.write(label, state.step, held_out)
                 log |= held_out
-                run.journal.write(state.label, state.step, held_out)
             stop = world.any(run.stop)
             due = world.any(world.main and time.monotonic() - saved_at >= recipe.save_minutes * 60)
             if (stop or due) and not last:
                 state.save(run.checkpoint)
                 saved_at = time.monotonic()
             if stop and not last:
-                run.stopped(f"at update {state.step} of {state.label}")
+                run.stopped(f"at update {state.step} of {label}")
     return {**log, "train_seconds": round(state.seconds, 1)}
+
+
+def update(run: Run, state: TrainState, rate: float, tally: Tally) -> tuple[float, bool]:
+    """One update: draw masks, sum denominators over all processes, forward pass of teachers and student, weighted sum of objectives,
+    backward, penalty of the phase, clip, step.
+
+    rate: share of the peak learning rates. Returns the norm of the weights' gradient, and whether anything has changed: not where a
+    gradient is not finite, after an overflow in bf16 or a broken recording.
+    """
+    world, learner, optimizer = run.world, state.learner, state.optimizer
+    optim.set_rates(optimizer, rate)
+    drawn = [learner.draw(next(state.stream)) for _ in range(state.config.accumulate)]
+    denominators = world.sum(torch.stack([learner.denominators(each) for each in drawn]).sum(0)).clamp(min=1)
+    for each in drawn:
+        with run.autocast():
+            losses = learner(each, learner.targets(each))
+        total = learner.total(losses, denominators)
+        total.backward()
+        tally.add(total.detach(), losses, denominators, each.batch.seconds)
+    tally.updates += 1
+    world.sum_gradients(learner.parameters())
+    penalty = state.phase.penalty(state.step)
+    if penalty is not None:
+        penalty.backward()
+    norms = optim.clip(optimizer, state.config.clip)
+    finite = all(torch.isfinite(norm) for norm in norms.values())
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    if finite:
+        state.phase.after_update(state)
+    return float(norms["weights"]), finite
 
 
 @torch.no_grad()
