@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from sottovoce.core.config import ConfigError
 from sottovoce.core.registry import STAGES
-from sottovoce.report import page
+from sottovoce.reporting import page
 from sottovoce.train import api
 from sottovoce.train.recipe import load_recipe
 from sottovoce.train.run import Stopped
@@ -147,4 +147,4 @@ def test_it_runs_and_ends_the_same_when_it_was_interrupted(
     assert any(row["multiplier"] > 0 for row in logged)
     (stage,) = resumed.record["stages"]
     assert (stage["stage"], stage["kind"], stage["updates"]) == ("hold", "anchored", 10)
-    assert "hold" in page.write([resumed.out], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "hold" in page.report([resumed.out], tmp_path / "page.html").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import torch
 
 from sottovoce.core.registry import STAGES
 from sottovoce.encoder import EncoderConfig
-from sottovoce.pruning import GatedEncoder, composed, hit, open_units
+from sottovoce.pruning import GatedEncoder, combine_cuts, meet_budget, open_units
 from sottovoce.train.run import Run
 from sottovoce.train.stages.base import Stage
 from sottovoce.train.stages.prune import GATES, set_budget
@@ -37,7 +37,7 @@ class Cut(Stage):
             gated = GatedEncoder(work.encoder, pruning.units, pruning.gates, torch.Generator())
             gated.gates.load_state_dict(work.gates)
         assert work.budget is not None
-        report = hit(gated.gates, work.budget.of(gated.encoder.config, gated.plan))
+        report = meet_budget(gated.gates, work.budget.of(gated.encoder.config, gated.plan))
         values = gated.gates.evaluate()
         encoder = gated.cut(values)
         run.say(report.text)
@@ -46,6 +46,6 @@ class Cut(Stage):
         results = {
             "budget": {**asdict(report), "text": report.text},
             "cost": cost_of(encoder),
-            "kept": composed(work.kept, open_units(gated.plan, values)),
+            "kept": combine_cuts(work.kept, open_units(gated.plan, values)),
         }
         return Work(encoder, objectives=work.objectives, budget=work.budget), results

@@ -20,7 +20,7 @@ from sottovoce.evaluation.suite.config import Entry, Source
 from sottovoce.evaluation.suite.pairs import Failure, Result, earlier, fingerprint, measure, pair_of, records_of, task_of
 from sottovoce.evaluation.suite.run import with_durations
 from sottovoce.hub.pretrained import Pretrained
-from sottovoce.report.collect import EVALUATION
+from sottovoce.reporting.collect import EVALUATION
 from sottovoce.train.run import Run
 from sottovoce.train.stages.base import Stage
 from sottovoce.train.work import Work, cost_of
@@ -80,7 +80,7 @@ class Evaluate(Stage):
         for label, choice in self._with_data().items():
             if TASKS.get(choice.task.name).compares and not self.recipe.teacher:
                 raise ValueError(f"stages.{self.label}.tasks.{label} compares with a teacher, and this run has none; take it out")
-            self.recordings[label] = present(choice.open(Path()))
+            self.recordings[label] = present(choice.open(Path(), self.recipe.data.allow_commands))
             task_of(choice).check(self.recordings[label])
 
     def _with_data(self) -> dict[str, TaskChoice]:

@@ -18,13 +18,13 @@ from sottovoce.pruning import (
     GatedEncoder,
     Lagrangian,
     PruningConfig,
-    composed,
-    lasting,
+    combine_cuts,
     make_plan,
-    moments,
     prepare_config,
     shrink,
+    shrink_tensors,
     target_at,
+    units_to_keep,
 )
 from sottovoce.train import optim
 from sottovoce.train.learner import Learner
@@ -144,14 +144,14 @@ class Pruning(Phase):
     def _cut_closed(self, state: TrainState) -> None:
         """Cuts the units that will not open again: weights, gates, budget and the optimiser's state become smaller together."""
         before = self.gated
-        kept = lasting(before, self.budget, self.config.live_below)
+        kept = units_to_keep(before, self.budget, self.config.live_below)
         if kept is None:
             return
         units: Mapping[str, Sequence[int]] = kept
 
         def shrink_moments(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             inside = {name.removeprefix(STUDENT): tensor for name, tensor in tensors.items() if name.startswith(STUDENT)}
-            return {**tensors, **{STUDENT + name: tensor for name, tensor in moments(before, units, inside).items()}}
+            return {**tensors, **{STUDENT + name: tensor for name, tensor in shrink_tensors(before, units, inside).items()}}
 
         state.replace_parameters(lambda: self._keep(units), shrink_moments)
 
@@ -159,7 +159,7 @@ class Pruning(Phase):
         """Leaves only these units; of a group that is not named, all."""
         units = {group.name: kept.get(group.name, range(group.size)) for group in self.gated.plan}
         self.learner.student = shrink(self.gated, units)
-        self.kept = composed(self.kept, kept)
+        self.kept = combine_cuts(self.kept, kept)
         self.budget = self.budget.of(self.gated.encoder.config, self.gated.plan)
 
     def logs(self) -> dict[str, float]:
