@@ -231,7 +231,7 @@ def test_gates_that_do_not_arrive_are_said_with_what_helps(
 ) -> None:
     small(teacher_folder, speech_folder, tmp_path / "s", ["pruning.gate_lr=1e-4"])
     said = capsys.readouterr().err
-    assert "the cut chose for them" in said
+    assert "far from the budget of 50.0 %" in said
     assert "raise pruning.multiplier_lr" in said
 
 
