@@ -104,7 +104,7 @@ def test_list_names_everything_with_a_summary(kind: str) -> None:
     assert all(len(line.split(maxsplit=1)) == 2 for line in lines)
 
 
-VERBS = ["compress", "pretrain", "evaluate", "report", "inspect", "bench", "export", "list", "demo"]
+VERBS = ["compress", "pretrain", "evaluate", "compare", "report", "inspect", "bench", "export", "list", "demo"]
 
 
 def test_help_lists_the_verbs_as_a_user_comes_to_need_them() -> None:
