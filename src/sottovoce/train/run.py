@@ -83,9 +83,8 @@ class Run:
                 self._clear()
             self.world.wait()
             self._remember()
-            kernels.keep_in(
-                self.folder / f"kernels{self.world.rank or ''}.jsonl"
-            )  # a resumed run computes as before, to the last bit
+            # a resumed run computes as before, to the last bit
+            kernels.keep_in(self.folder / f"kernels{self.world.rank or ''}.jsonl")
             self.world.wait()
             self.journal = track.Journal(self.folder, self.world.main)
             yield self
