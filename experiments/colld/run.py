@@ -16,7 +16,7 @@ process with `1/2`, `--data multilingual` fine-tunes instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 
 from experiments.students import Row, Setting, arguments, share_of, train_and_measure
 from sottovoce.hub.pretrained import load_pretrained
@@ -80,10 +80,16 @@ def pruned(
     setting: Setting, name: str, seed: int, kind: str, overrides: Sequence[str] = (), size: int = 25, times: float = 1
 ) -> Result:
     """At the MACs of CoLLD's student of that size; times: how many times the updates of the others."""
-    teacher = load_pretrained(setting.teacher)
-    keep = share_of(Narrow(Narrow.Config(**SIZES[size])).build(teacher).config, teacher.shape)
+    keep = share(setting, size)
     steps = round(setting.recipe.steps * times)
     return setting.compress(name, seed, f"{kind}-demo", [UNITS, *overrides], budget="macs", keep=keep, steps=steps)
+
+
+@cache
+def share(setting: Setting, size: int) -> float:
+    """The MACs of CoLLD's student of that size, as a share of the teacher's."""
+    teacher = load_pretrained(setting.teacher)
+    return share_of(Narrow(Narrow.Config(**SIZES[size])).build(teacher).config, teacher.shape)
 
 
 def named(name: str, size: int) -> str:

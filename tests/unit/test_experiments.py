@@ -5,11 +5,17 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from experiments import comparisons, tables
+from experiments import comparisons, students, tables
 from sottovoce.core import ledger
+from sottovoce.core.registry import STUDENTS
+from sottovoce.hub.pretrained import save_pretrained
+from sottovoce.train import api
+from sottovoce.train.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/records.jsonl"))
@@ -53,6 +59,33 @@ def test_a_question_says_what_was_asked_and_how_to_run_it(name: str) -> None:
     assert f"python -m experiments.{name}.run" in (run.__doc__ or "")
     assert callable(run.main)
     assert (folder / "table.md").is_file()
+
+
+@pytest.fixture(scope="module")
+def conformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher of the shape that CoLLD's table has, with random weights."""
+    folder = tmp_path_factory.mktemp("conformer") / "teacher"
+    shape = load_recipe("pretrain-conformer", []).student
+    save_pretrained(folder, STUDENTS.get(shape.name)(shape.config).build(None), "wav2vec2_bert", normalize=False)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["testbed", "colld", "equal_latency"])
+def test_the_recipes_of_every_row_are_read(name: str, conformer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without training: that fields were not renamed under the experiments."""
+    read = []
+
+    def compress(teacher: str, *, recipe: str, data: str, out: Path, seed: int, overrides: list[str], **options: Any) -> Any:
+        read.append(api.resolve(recipe, overrides, teacher=teacher, seed=seed, **options))
+        return SimpleNamespace(out="demo")
+
+    monkeypatch.setattr(api, "compress", compress)
+    run = importlib.import_module(f"experiments.{name}.run")
+    setting = students.Setting(str(conformer) if name == "colld" else "demo", "train.tsv", tmp_path, None, ())
+    rows = list((run.pairs if name == "equal_latency" else run.table)(setting, [1]))
+    for _, _, get in rows:
+        get()
+    assert len(read) >= len(rows)
 
 
 @pytest.mark.parametrize("name", list(comparisons.COMPARISONS))
