@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +48,32 @@ def test_every_table_shows_what_the_records_say() -> None:
     assert len(pages) > len(QUESTIONS)
     wrong = [page.name for page, _ in tables.out_of_date(pages, ROOT)]
     assert not wrong, "run: python -m experiments.tables"
+
+
+def cited() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(page for pattern in tables.PAGES[1:] for page in ROOT.glob(pattern))]
+
+
+def test_the_evidence_that_pages_cite_is_there() -> None:
+    """Files and folders by their paths, records of speed and of checks by their names."""
+    names = {
+        record["name"]
+        for path in (
+            "benchmarks/records.jsonl",
+            "checks/records.jsonl",
+            *(f"experiments/{name}/records.jsonl" for name in QUESTIONS),
+        )
+        for record in ledger.read_all(ROOT / path)
+        if record.get("kind") != "evaluation"
+    }
+    missing = []
+    for page in cited():
+        text = page.read_text(encoding="utf-8")
+        paths = re.findall(r"`((?:experiments|benchmarks|checks)/[\w./-]*)`", text)
+        missing += [f"{page.name}: {path}" for path in paths if not (ROOT / path).exists() and "QUESTION" not in path]
+        records = re.findall(r"(?:records? |jsonl`: )`([\w*-]+)`", text)
+        missing += [f"{page.name}: record {name}" for name in records if not any(fnmatch(known, name) for known in names)]
+    assert missing == []
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
