@@ -21,7 +21,8 @@ from sottovoce.data import Recording, Recordings
 from sottovoce.encoder import Encoder
 from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.heads import decoder
-from sottovoce.evaluation.heads.probe import Training, Trial
+from sottovoce.evaluation.heads.probe import Trial
+from sottovoce.evaluation.heads.schedule import Schedule, Training
 from sottovoce.evaluation.heads.tuning import Speech, Tuned, Tuning, silenced, tune
 from sottovoce.evaluation.kinds.learned import Fold, LearnedTask
 from sottovoce.evaluation.kinds.task import Bench, Outcome
@@ -104,8 +105,8 @@ def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
 
 
 def test_rates_of_a_probe_rise_and_fall_where_they_are_told_to() -> None:
-    assert [Training().rate(step) for step in (1, 1000)] == [1.0, 1.0]
-    assert [Training(warmup=100).rate(step) for step in (50, 100, 400)] == [0.5, 1.0, 0.5]
+    assert [Schedule((1e-3,), 1000).rate(step) for step in (1, 1000)] == [1.0, 1.0]
+    assert [Schedule((1e-3,), 1000, warmup=100).rate(step) for step in (50, 100, 400)] == [0.5, 1.0, 0.5]
     with pytest.raises(ValueError, match="warmup"):
         Training(warmup=-1)
 

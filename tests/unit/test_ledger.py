@@ -119,7 +119,7 @@ def changed(record: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("data.fingerprint", 3),
         ("data.splits", {"train": 3}),
         ("measures", {}),
-        ("measures.accuracy.value", None),
+        ("measures.accuracy.value", "many"),
         ("measures.accuracy.low", "low"),
         ("measures.accuracy.better", "bigger"),
         ("trials.0.lr", 0),

@@ -15,7 +15,8 @@ from sottovoce.core.types import Batch
 from sottovoce.data import open_source
 from sottovoce.encoder import Encoder
 from sottovoce.evaluation.features.store import INDEX, ROWS, FeatureStore, Piece, encode
-from sottovoce.evaluation.heads.probe import Examples, Training, WeightedSum, batches, fit, sweep, without_denormals
+from sottovoce.evaluation.heads.probe import Examples, WeightedSum, batches, fit, sweep, without_denormals
+from sottovoce.evaluation.heads.schedule import Schedule
 from sottovoce.evaluation.subjects.controls import CONTROLS
 from sottovoce.evaluation.subjects.sources import open_subject
 
@@ -230,7 +231,7 @@ class TestProbe:
     ) -> None:
         features = FeatureStore(tmp_path).get(open_subject(str(teacher_folder)), pieces, "pooled")
         train = Examples(features, [0.0] * len(features), [""] * len(features))
-        training = Training(lrs=(1e-6, 1e-1), steps=4, batch=4, evaluate_every=2, patience=1)
+        training = Schedule(lrs=(1e-6, 1e-1), steps=4, batch=4, evaluate_every=2, patience=1)
 
         class Zero(torch.nn.Module):
             def __init__(self) -> None:
@@ -245,9 +246,9 @@ class TestProbe:
             return fit(Zero, lambda out, *_: out, judge, train, training, seed, lr, torch.device("cpu"))
 
         probes, trials = sweep(one, training.lrs, (1, 2, 3))
-        assert len(probes) == 3
+        assert list(probes) == [1, 2, 3]
         assert [(trial["seed"], trial["lr"], trial["chosen"]) for trial in trials] == [
             (1, 1e-6, False), (1, 1e-1, True), (2, 1e-1, True), (3, 1e-1, True)
         ]  # fmt: skip
         again, _ = sweep(one, training.lrs, (1, 2, 3))
-        assert all(torch.equal(a.sum.weights, b.sum.weights) for a, b in zip(probes, again, strict=True))
+        assert all(torch.equal(a.sum.weights, b.sum.weights) for a, b in zip(probes.values(), again.values(), strict=True))

@@ -50,7 +50,7 @@ def test_what_is_no_record_is_left_out_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "future.json").write_text(json.dumps({**good, "schema": 2}))
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
-    (tmp_path / "broken.json").write_text(json.dumps({**good, "measures": {"accuracy": {"value": float("nan")}}}))
+    (tmp_path / "broken.json").write_text(json.dumps({**good, "measures": {"accuracy": {"value": "many"}}}))
     seen = gather([tmp_path])
     assert len(seen.evaluations) == 1
     assert [one.kind for one in seen.others] == ["parity"]
@@ -98,7 +98,21 @@ def test_a_task_that_scores_otherwise_by_now_is_marked() -> None:
     new["task"] = {**new["task"], "version": TASKS.get("asv").version}
     labels = [task.label for task in board.build(found(old, new)).tasks]
     assert sorted(labels) == ["asv (1), version 1", "asv (2)"]
-    assert [task.label for task in board.build(found(evaluation("sid"))).tasks] == ["sid"]
+    assert [task.label for task in board.build(found(evaluation("sid"))).tasks] == ["sid"]  # its schedule has steps: as it was
+
+
+def test_a_measure_without_a_value_leaves_the_others() -> None:
+    record, other = evaluation("asr-english"), evaluation("asr-english", 1)
+    for measure in (record["measures"]["wer"], other["measures"]["wer"]):
+        measure |= {"value": None, "low": None, "high": None, "per_seed": [None]}
+    made = board.build(found(record, other))
+    assert [task.measure for task in made.tasks] == ["cer"]
+    assert "CER" in table.markdown(made)
+    other["measures"]["wer"] = evaluation("asr-english", 1)["measures"]["wer"]
+    made = board.build(found(record, other))
+    assert [task.measure for task in made.tasks] == ["wer"]
+    assert [bool(row.cells) for row in made.rows] == [False, True]
+    assert "WER" in table.markdown(made)
 
 
 def test_no_private_folder_is_shown(tmp_path: Path) -> None:
@@ -292,7 +306,7 @@ def test_mean_rank_by_hand() -> None:
 def test_other_data_or_settings_are_another_column() -> None:
     records = [copy.deepcopy(evaluation(model=i)) for i in (0, 1, 4)]
     records[1]["data"]["fingerprint"] = "ff"
-    records[2]["task"]["config"] = {"max_seconds": 2}
+    records[2]["task"]["config"]["max_seconds"] = 2
     made = board.build(found(*records))
     assert [task.label for task in made.tasks] == ["ks-arabic (1)", "ks-arabic (2)", "ks-arabic (3)"]
     assert not made.common

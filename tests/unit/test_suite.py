@@ -155,14 +155,30 @@ class TestEvaluate:
             "say": said.append,
         }
         (first,) = evaluate(["log-mel"], **options)
-        assert first.record["task"]["version"] == 1
-        monkeypatch.setattr(TASKS.get("ks"), "version", 2)
+        assert first.record["task"]["version"] == 2
+        monkeypatch.setattr(TASKS.get("ks"), "version", 3)
+        monkeypatch.setattr(TASKS.get("ks"), "by_steps_since", 3)
         (again,) = evaluate(["log-mel"], **options)
         assert again.new
-        assert again.record["task"]["version"] == 2
-        assert "log-mel  words  measured anew: its record is of version 1 of the task, this is 2" in said
+        assert again.record["task"]["version"] == 3
+        assert "log-mel  words  measured anew: its record is of version 2 of the task, this is 3" in said
         assert not evaluate(["log-mel"], **options)[0].new
-        assert [each["task"]["version"] for each in ledger.read_all(first.path)] == [1, 2]  # none is lost
+        assert [each["task"]["version"] for each in ledger.read_all(first.path)] == [2, 3]  # none is lost
+
+    def test_a_record_of_steps_counts_after_the_default_has_changed(self, task_file: Path, tmp_path: Path) -> None:
+        """What was measured with a schedule of steps is measured; what had the earlier default is measured by today's."""
+        options = {"data": task_file, "tasks": ["words"], "out": tmp_path / "out", "cache": tmp_path / "cache"}
+        (first,) = evaluate(["log-mel"], **options)
+        record = json.loads(first.path.read_text())
+        record["task"]["version"] = 1
+        first.path.write_text(json.dumps(record))
+        assert not evaluate(["log-mel"], **options)[0].new
+        task_file.write_text(task_file.read_text().replace(f"{{name: ks, training: {QUICK}}}", "ks"))
+        record["task"]["config"]["training"] |= {"lrs": [1e-4], "steps": 200_000}
+        first.path.write_text(json.dumps(record))
+        (again,) = evaluate(["log-mel"], **options)
+        assert again.new
+        assert again.record["details"]["schedule"]["name"] == "solved"
 
     def test_a_field_that_came_later_had_its_default_before(self, task_file: Path, tmp_path: Path) -> None:
         options = {"data": task_file, "tasks": ["words"], "out": tmp_path / "out", "cache": tmp_path / "cache"}

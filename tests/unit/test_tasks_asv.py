@@ -14,7 +14,7 @@ import torch
 
 from sottovoce.data import Recording, Recordings
 from sottovoce.evaluation.features.store import FeatureStore
-from sottovoce.evaluation.heads.probe import Training
+from sottovoce.evaluation.heads.schedule import Training
 from sottovoce.evaluation.kinds.task import Bench, Outcome
 from sottovoce.evaluation.kinds.verification import make_trials
 from sottovoce.evaluation.subjects.sources import open_subject

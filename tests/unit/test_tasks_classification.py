@@ -11,7 +11,7 @@ import soundfile
 from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording, Recordings
 from sottovoce.evaluation.features.store import FeatureStore
-from sottovoce.evaluation.heads.probe import Training
+from sottovoce.evaluation.heads.schedule import Training
 from sottovoce.evaluation.kinds.task import Bench, Outcome
 from sottovoce.evaluation.subjects.sources import open_subject
 

@@ -18,7 +18,7 @@ from sottovoce.core.config import ConfigError, build
 from sottovoce.data import Recording, Recordings, espeak
 from sottovoce.data.phones import phones
 from sottovoce.evaluation.features.store import FeatureStore
-from sottovoce.evaluation.heads.probe import Training
+from sottovoce.evaluation.heads.schedule import Training
 from sottovoce.evaluation.kinds.ctc import BLSTM, Linear, Masks, ctc_loss, greedy, normalized, stack, stretches
 from sottovoce.evaluation.kinds.probing import ProbeTask, Unusable
 from sottovoce.evaluation.kinds.task import Bench, Outcome
@@ -139,7 +139,8 @@ def test_speech_recognition_learns_what_the_features_say(tmp_path: Path) -> None
     assert (wer.metric.name, cer.metric.name) == ("wer", "cer")
     assert wer.value <= 5
     assert cer.value <= 2
-    assert outcome.details == {"alphabet": len(set("".join(texts)))}
+    assert outcome.details["alphabet"] == len(set("".join(texts)))
+    assert outcome.details["schedule"]["name"] == "steps"
 
 
 def test_other_peoples_texts_teach_nothing(tmp_path: Path) -> None:

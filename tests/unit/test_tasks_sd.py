@@ -15,7 +15,7 @@ import torch
 from sottovoce.data import Recording, Recordings
 from sottovoce.data.mixtures import MixtureConfig
 from sottovoce.evaluation.features.store import FeatureStore
-from sottovoce.evaluation.heads.probe import Training
+from sottovoce.evaluation.heads.schedule import Training
 from sottovoce.evaluation.kinds.task import Bench, Outcome
 from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.tasks.sd import SpeakerDiarization, decide, fitted, frame_labels, permutation_free_loss

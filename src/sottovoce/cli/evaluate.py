@@ -40,6 +40,10 @@ def evaluate(
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="So many tasks at a time, each on one core.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is measured already.")] = False,
     allow_commands: AllowCommands = False,
+    schedule: Annotated[
+        str | None,
+        typer.Option("--schedule", help="'superb': the benchmark's own updates of the probes, hours instead of seconds."),
+    ] = None,
 ) -> None:
     """Measure what MODEL still does: SUPERB's tasks with a frozen encoder, and label-free fidelity to a teacher.
 
@@ -71,6 +75,7 @@ def evaluate(
         jobs=jobs,
         fresh=fresh,
         allow_commands=allow_commands,
+        schedule=schedule,
         overrides=overrides,
         say=say,
     )

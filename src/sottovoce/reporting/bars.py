@@ -86,7 +86,8 @@ def _measures(rows: Sequence[Row], task: Task) -> Table:
     units: dict[str, str] = {}
     for name in names:
         for row in rows:
-            found = [one.record["measures"][name] for one in row.evaluations[task.key] if name in one.record["measures"]]
+            listed = [one.record["measures"].get(name) for one in row.evaluations[task.key]]
+            found = [measure for measure in listed if measure is not None and measure["value"] is not None]
             units[name] = found[0]["unit"] if found else units.get(name, "")
             values = [measure["value"] for measure in found]
             if len(found) == 1:

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sottovoce.core import ledger
 from sottovoce.core.registry import TASKS
-from sottovoce.reporting.collect import Evaluation, question
+from sottovoce.reporting.collect import Evaluation, question, scored_by
 from sottovoce.reporting.text import SPACE
 
 SAME = 1.01
@@ -127,14 +126,19 @@ def frontier(points: Iterable[tuple[float, float]], sign: int) -> list[tuple[flo
 
 def _tasks(evaluations: Sequence[Evaluation]) -> list[Task]:
     first: dict[tuple[str, str, str, int], Mapping[str, Any]] = {}
+    valued: dict[tuple[str, str, str, int], set[str]] = defaultdict(set)
     for one in evaluations:
-        first.setdefault(question(one.record), one.record)
+        key = question(one.record)
+        first.setdefault(key, one.record)
+        valued[key] |= {name for name, measure in one.record["measures"].items() if measure["value"] is not None}
     asked: dict[str, list[tuple[str, str, str, int]]] = defaultdict(list)
     for key in first:
         asked[key[0]].append(key)
     made = []
     for i, (key, record) in enumerate(sorted(first.items(), key=lambda item: item[0][0])):
-        name, measure = next(iter(record["measures"].items()))
+        measures = record["measures"]
+        name = next((name for name in measures if name in valued[key]), next(iter(measures)))
+        measure = measures[name]
         twins = asked[key[0]]
         label = key[0] if len(twins) == 1 else f"{key[0]} ({twins.index(key) + 1})"
         label += _outdated(record)
@@ -144,7 +148,7 @@ def _tasks(evaluations: Sequence[Evaluation]) -> list[Task]:
 
 def _outdated(record: Mapping[str, Any]) -> str:
     """', version 1' for an evaluation whose task scores otherwise by now; "" else, and for tasks that are not installed."""
-    name, version = record["task"]["name"], ledger.task_version(record)
+    name, version = record["task"]["name"], scored_by(record)
     return f", version {version}" if name in TASKS.names() and TASKS.get(name).version != version else ""
 
 
@@ -154,7 +158,7 @@ def _single(found: Sequence[Evaluation], tasks: Mapping[tuple[str, str, str, int
     for one in found:
         task = tasks[question(one.record)]
         measure = one.record["measures"].get(task.measure)
-        if measure is not None:
+        if measure is not None and measure["value"] is not None:
             cells[task.key] = Cell(measure["value"], measure.get("low"), measure.get("high"))
             evaluations[task.key] = (one,)
     origin = model.get("origin") or {}

@@ -99,8 +99,8 @@ def _measures(measures: Any) -> Iterator[tuple[Path, str]]:
         if not isinstance(measure, dict):
             yield at, "is not an object"
             continue
-        if not number(measure.get("value")):
-            yield (*at, "value"), "is not a number"
+        if not number(measure.get("value"), True):
+            yield (*at, "value"), "is neither a number nor null"
         for key in ("low", "high"):
             if not number(measure.get(key), True):
                 yield (*at, key), "is neither a number nor null"
@@ -116,8 +116,9 @@ def _trials(trials: Any) -> Iterator[tuple[Path, str]]:
         return
     for i, trial in enumerate(trials):
         at = ("trials", str(i))
-        if not number(trial.get("lr")) or trial["lr"] <= 0:
-            yield (*at, "lr"), "is not a number above 0"
+        rate = "l2" if "l2" in trial else "lr"
+        if not number(trial.get(rate)) or trial[rate] <= 0:
+            yield (*at, rate), "is not a number above 0"
         for key in ("dev", "best_step", "steps", "seed", "seconds"):
             if not number(trial.get(key), True):
                 yield (*at, key), "is neither a number nor null"

@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from sottovoce.core import ledger
+from sottovoce.core.registry import TASKS
 from sottovoce.encoder import EncoderConfig
 from sottovoce.pruning import full_widths
 from sottovoce.reporting.check import number, problems
@@ -231,7 +232,13 @@ def _newest_only(found: Found) -> None:
 def question(record: Mapping[str, Any]) -> tuple[str, str, str, int]:
     """What decides whether two evaluations may stand in one column: the entry, the data, the settings of the task, and its version."""
     task = record["task"]
-    return task["entry"], record["data"]["fingerprint"], json.dumps(task["config"], sort_keys=True), ledger.task_version(record)
+    return task["entry"], record["data"]["fingerprint"], json.dumps(task["config"], sort_keys=True), scored_by(record)
+
+
+def scored_by(record: Mapping[str, Any]) -> int:
+    """The version of its task by which an evaluation counts; the one it names where the task is not installed."""
+    task, version = record["task"], ledger.task_version(record)
+    return TASKS.get(task["name"]).version_of(version, task["config"]) if task["name"] in TASKS.names() else version
 
 
 def _before(inside: Path, record: Mapping[str, Any]) -> EncoderConfig | None:

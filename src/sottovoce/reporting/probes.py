@@ -13,10 +13,11 @@ from sottovoce.reporting.style import colours
 
 
 def trials(board: Board, task: Task) -> Chart | None:
-    """Dev score of every learning rate that was tried, the chosen ones ringed."""
+    """Dev score of every learning rate, or strength of L2, that was tried, the chosen ones ringed."""
     colour = colours(board)
     traces: list[dict[str, Any]] = []
     table: list[list[str]] = []
+    kinds: set[str] = set()
     for row in board.rows:
         tried = [(one, trial) for one in row.evaluations.get(task.key, ()) for trial in one.record["trials"]]
         digits = text.decimals((trial["dev"] for _, trial in tried), task.unit)
@@ -25,13 +26,16 @@ def trials(board: Board, task: Task) -> Chart | None:
         for one, trial in tried:
             dev = dev_score(trial.get("dev"), task)
             reached = f"{trial.get('best_step')} of {trial.get('steps')}" if trial.get("best_step") is not None else text.NONE
-            cells = [one.record["model"]["name"], str(trial.get("seed", text.NONE)), text.rate(trial["lr"])]
+            kind = "l2" if "l2" in trial else "lr"
+            rate = trial[kind]
+            kinds.add(kind)
+            cells = [one.record["model"]["name"], str(trial.get("seed", text.NONE)), text.rate(rate)]
             cells += [text.number(dev, digits), reached, text.duration(trial.get("seconds"))]
-            table.append([*cells, "chosen" if trial.get("chosen") else ""])
+            table.append([*cells, "chosen" if trial.get("chosen") else "left out" if trial.get("left_out") else ""])
             if dev is not None:
-                of_rate.setdefault(trial["lr"], []).append(dev)
+                of_rate.setdefault(rate, []).append(dev)
                 if trial.get("chosen"):
-                    took.add(trial["lr"])
+                    took.add(rate)
         if not of_rate:
             continue
         points = sorted(of_rate.items())
@@ -45,17 +49,18 @@ def trials(board: Board, task: Task) -> Chart | None:
                 "line": {"color": colour[row.name], "width": 1.5, "dash": "dot" if row.role == "control" else "solid"},
                 "marker": {"size": [10 if lr in took else 4 for lr, _ in points], "opacity": 1, "line": {"width": 0}},
                 "meta": [label(row.name)],  # not in the template, where a % would be read
-                "hovertemplate": "<b>%{meta[0]}</b><br>lr %{x:.3g}: dev %{y:.4g}<extra></extra>",
+                "hovertemplate": "<b>%{meta[0]}</b><br>%{x:.3g}: dev %{y:.4g}<extra></extra>",
                 "showlegend": False,
             }
         )
     if not table:
         return None
+    tried_what = "strength of L2" if kinds == {"l2"} else "learning rate"  # one question has one kind
     rates = sorted({lr for trace in traces for lr in trace["x"]})
     plan = layout(
         xaxis={
             "type": "log",
-            "title": {"text": "learning rate"},
+            "title": {"text": tried_what},
             "tickvals": _spread(rates),
             "ticktext": [text.rate(lr) for lr in _spread(rates)],
         },
@@ -65,10 +70,10 @@ def trials(board: Board, task: Task) -> Chart | None:
         f"trials-{task.key}",
         f"{task.title}: {task.label}" if task.title != task.label else task.title,
         {"data": traces, "layout": plan},
-        Table(["Model", "Seed", "Learning rate", "Dev", "Best after update", "Time", ""], table),
+        Table(["Model", "Seed", tried_what[0].upper() + tried_what[1:], "Dev", "Best after update", "Time", ""], table),
         note=f"{task.better} is better",
         height=260,
-        says=f"Dev {task.measure} against the learning rate on {task.label}; every trial is in the table below it.",
+        says=f"Dev {task.measure} against the {tried_what} on {task.label}; every trial is in the table below it.",
     )
 
 

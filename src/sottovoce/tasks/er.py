@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording
 from sottovoce.data.draw import draw
-from sottovoce.evaluation.heads.probe import Training
+from sottovoce.evaluation.heads.schedule import Training
 from sottovoce.evaluation.kinds.classification import Classification, Utterance, field
 from sottovoce.evaluation.kinds.probing import Fold, Item
 
@@ -20,6 +20,8 @@ class EmotionRecognition(Classification):
     title = "Emotion recognition"
     reads = "the emotion in a column 'label' (and 'fold' or 'speaker', to make folds of)"
 
+    superb = Training(lrs=(1e-4,), steps=30_000, batch=32, evaluate_every=1_000)
+
     @dataclass(frozen=True)
     class Config(Utterance):
         """SUPERB's values (s3prl, iemocap): five folds, and a fifth of the training folds as dev set.
@@ -27,7 +29,6 @@ class EmotionRecognition(Classification):
         folds: 0 takes the data's own split; otherwise a column 'fold' is used or, without one, speakers are dealt into so many folds.
         """
 
-        training: Training = Training(lrs=(1e-4,), steps=30_000, batch=32, evaluate_every=1_000)
         folds: int = 5
         dev_share: float = 0.2
 

@@ -14,7 +14,7 @@ from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording, Recordings
 from sottovoce.data.manifests import read_lines
 from sottovoce.data.phones import phones
-from sottovoce.evaluation.heads.probe import Training
+from sottovoce.evaluation.heads.schedule import Training
 from sottovoce.evaluation.kinds.classification import field
 from sottovoce.evaluation.kinds.ctc import CTC, Linear, normalized
 from sottovoce.evaluation.kinds.probing import Fold, Rows, Unusable
@@ -35,6 +35,8 @@ class PhoneRecognition(CTC):
 
     title = "Phone recognition"
     reads = "phones in a column 'phones', or what is said in a column 'text'"
+    superb = Training(lrs=(1e-2,), steps=100_000, batch=32, evaluate_every=1_000)
+    short = Training(lrs=(3e-3, 1e-2), passes=20, batch=8, patience=6, layers_lr=0.03, standardize=True)
     metrics = (Metric("per", better="lower"),)
 
     @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class PhoneRecognition(CTC):
         digits that mark stress in such a lexicon (AH0, AH1), as SUPERB does.
         """
 
-        training: Training = Training(lrs=(1e-2,), steps=100_000, batch=32, evaluate_every=1_000)
+        training: Training = Training()
         projector: int = 256
         g2p: Source = "auto"
         lexicon: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sottovoce.encoder.distance import sinusoids
-from sottovoce.evaluation.heads.probe import inside
+from sottovoce.evaluation.heads.linear import inside
 
 Pair = tuple[Tensor, Tensor]  # keys and values, (B, heads, length, width)
 

@@ -11,73 +11,68 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from sottovoce.evaluation.features.store import FeatureSet, Rows, moments
+from sottovoce.evaluation.heads.schedule import Schedule
 
 T = TypeVar("T")
 M = TypeVar("M")
 N = TypeVar("N", bound=nn.Module)
+Progress = Callable[[int, int], None]
 PIECE = 128  # rows
 
 
-@dataclass(frozen=True)
-class Training:
-    """How a probe learns.
-
-    lrs: learning rates tried (Adam). steps: most updates of a trial. batch: utterances per update. evaluate_every: updates between two
-    looks at the dev set. patience: looks without an improvement before a trial ends. clip: largest norm of the gradient.
-    warmup: updates in which the rates rise, to fall afterwards with the inverse square root of the updates; 0: they stay as they are.
-    layers_lr: learning rate of the layer weights; ``None``: that of the head, as in SUPERB, whose 200,000 updates have the time that a
-    short schedule lacks to find the layers that a task uses.
-    standardize: every feature of every layer to zero mean and about unit variance over the training set first, which makes one range of
-    learning rates fit all models (SUPERB does not).
-    """
-
-    lrs: tuple[float, ...] = (1e-4,)
-    steps: int = 200_000
-    batch: int = 32
-    evaluate_every: int = 2_000
-    patience: int = 10
-    clip: float = 1.0
-    layers_lr: float | None = None
-    standardize: bool = False
-    warmup: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.lrs or min(self.lrs) <= 0:
-            raise ValueError("lrs must name at least one learning rate above 0")
-        if min(self.steps, self.batch, self.evaluate_every, self.patience) < 1 or self.warmup < 0:
-            raise ValueError("steps, batch, evaluate_every and patience must be at least 1, warmup at least 0")
-
-    def rate(self, step: int) -> float:
-        """Share of the learning rates at update `step`, from 1."""
-        return min(step / self.warmup, (self.warmup / step) ** 0.5) if self.warmup else 1.0
+class NotFinite(ValueError):
+    """A loss, a weight or an output that is not a finite number. The text says which."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One learning rate with one seed. dev: best score on the dev set (higher is better), reached after best_step updates.
+    """One learning rate, or strength of L2, with one seed.
 
-    curve: (updates, dev score) at every look.
+    dev: best score on the dev set (higher is better), reached after best_step updates (iterations of the solver) of `steps`; minus
+    infinity when there was none. curve: (updates, dev score) at every look. reason: why the trial is left out; "" for one that counts.
     """
 
     seed: int
-    lr: float
     dev: float
     best_step: int
     steps: int
     seconds: float
     curve: list[tuple[int, float]] = field(default_factory=list)
+    lr: float | None = None
+    l2: float | None = None
+    reason: str = ""
+
+    @property
+    def finite(self) -> bool:
+        return not self.reason and math.isfinite(self.dev)
 
     def record(self) -> dict[str, Any]:
-        made = asdict(self)
-        finite = {"dev": self.dev if math.isfinite(self.dev) else None, "seconds": round(self.seconds, 2)}
-        return {**made, **finite, "curve": [list(point) for point in self.curve]}
+        rate = {"lr": self.lr} if self.l2 is None else {"l2": self.l2}
+        return {
+            "seed": self.seed,
+            **rate,
+            "dev": self.dev if self.finite else None,
+            "best_step": self.best_step,
+            "steps": self.steps,
+            "seconds": round(self.seconds, 2),
+            "curve": [list(point) for point in self.curve],
+            **({} if self.finite else {"left_out": self.why()}),
+        }
+
+    def why(self) -> str:
+        """Why it is left out."""
+        return self.reason or "its dev score has no value"
+
+    def line(self) -> str:
+        """Which trial it is, in words."""
+        return f"seed {self.seed}, {'lr' if self.l2 is None else 'L2'} {self.lr if self.l2 is None else self.l2:g}"
 
 
 class Best(Generic[N]):
@@ -89,7 +84,9 @@ class Best(Generic[N]):
         self._state = copy.deepcopy(model.state_dict())
 
     def look(self, step: int, score: float) -> None:
-        self.curve.append((step, round(score, 4)))
+        """Takes the state if `score` is better than any before; NaN is not."""
+        if math.isfinite(score):
+            self.curve.append((step, round(score, 4)))
         if score > self.score:
             self.score, self.step, self._state = score, step, copy.deepcopy(self.model.state_dict())
 
@@ -109,11 +106,6 @@ class Examples(Generic[T]):
 
     def __len__(self) -> int:
         return len(self.targets)
-
-
-def inside(frames: int, lengths: Tensor) -> Tensor:
-    """(B, frames) bool, true before the end of every row."""
-    return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
 class Mix(torch.autograd.Function):
@@ -205,50 +197,58 @@ def fit(
     loss: Callable[[Any, Tensor, list[Any]], Tensor],
     judge: Callable[[Probe], float],
     train: Examples[Any],
-    training: Training,
+    schedule: Schedule,
     seed: int,
     lr: float,
     device: torch.device,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[Probe, Trial]:
     """One trial. build() makes the head; loss(outputs, lengths, targets) a mean; judge(probe) the dev score, higher is better.
 
-    The probe returned is that of the best look. A loss that is not finite ends the trial with what was best before.
+    The probe returned is that of the best look. A loss, a weight or an output (`judge` raises NotFinite) that is not finite ends the
+    trial, which is then left out. progress: called with (updates done, most updates).
     """
     began = time.monotonic()
     features = train.features
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         probe = Probe(features.subject.layers, features.subject.dim, build()).to(device)
-        if training.standardize:
+        if schedule.standardize:
             probe.sum.fit(features)
         groups: list[dict[str, Any]] = [
             {"params": probe.head.parameters()},
-            {"params": probe.sum.parameters(), "lr": lr if training.layers_lr is None else training.layers_lr},
+            {"params": probe.sum.parameters(), "lr": lr if schedule.layers_lr is None else schedule.layers_lr},
         ]
         optimizer = torch.optim.Adam(groups, lr=lr)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: training.rate(done + 1))
-        found, step = Best(probe), 0
-        order = batches(features.frames, training.batch, seed, pooled=features.kind == "pooled")
-        for step in range(1, training.steps + 1):
+        rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule.rate(done + 1))
+        found, step, reason = Best(probe), 0, ""
+        order = batches(features.frames, schedule.batch, seed, pooled=features.kind == "pooled")
+        for step in range(1, schedule.steps + 1):
             items = next(order)
             rows = features.batch(items).to(device)
             probe.train()
             value = loss(probe(rows), rows.lengths, [train.targets[i] for i in items])
             if not torch.isfinite(value):
+                reason = f"the loss is {value.item()} at update {step}"
                 break
             optimizer.zero_grad(set_to_none=True)
             value.backward()
-            nn.utils.clip_grad_norm_(probe.parameters(), training.clip)
+            nn.utils.clip_grad_norm_(probe.parameters(), schedule.clip)
             optimizer.step()
-            schedule.step()
-            if step % training.evaluate_every == 0 or step == training.steps:
+            rates.step()
+            if step % schedule.evaluate_every == 0 or step == schedule.steps:
                 probe.eval()
-                with torch.inference_mode():
-                    score = judge(probe)
-                found.look(step, score)
-                if (step - found.step) // training.evaluate_every >= training.patience:
+                try:
+                    with torch.inference_mode():
+                        found.look(step, judge(probe))
+                except NotFinite as problem:
+                    reason = f"{problem} at update {step}"
                     break
-    return found.restore(), Trial(seed, lr, found.score, found.step, step, time.monotonic() - began, found.curve)
+                if (step - found.step) // schedule.evaluate_every >= schedule.patience:
+                    break
+            progress(step, schedule.steps)
+    progress(schedule.steps, schedule.steps)
+    return found.restore(), Trial(seed, found.score, found.step, step, time.monotonic() - began, found.curve, lr, reason=reason)
 
 
 def batches(frames: Sequence[int], size: int, seed: int, pooled: bool) -> Iterator[list[int]]:
@@ -266,14 +266,23 @@ def batches(frames: Sequence[int], size: int, seed: int, pooled: bool) -> Iterat
 
 def sweep(
     train_one: Callable[[int, float], tuple[M, Trial]], lrs: Sequence[float], seeds: Sequence[int]
-) -> tuple[list[M], list[dict[str, Any]]]:
+) -> tuple[dict[int, M], list[dict[str, Any]]]:
     """Every learning rate with the first seed, then the other seeds with the one that did best on the dev set.
 
-    One model for each seed, and a record of every trial; ``chosen`` marks those whose model is used.
+    The model of each seed, and a record of every trial; ``chosen`` marks those whose model is used. Trials that are not finite are left
+    out, and their records say why: a seed may be missing, and when no learning rate gives a finite score there is no model at all.
     """
     tried = [train_one(seeds[0], lr) for lr in lrs]
-    model, best = max(tried, key=lambda found: found[1].dev)
-    others = [train_one(seed, best.lr) for seed in seeds[1:]]
-    used = {id(best), *(id(trial) for _, trial in others)}
-    trials = [trial for _, trial in (*tried, *others)]
-    return [model, *(made for made, _ in others)], [{**trial.record(), "chosen": id(trial) in used} for trial in trials]
+    models: dict[int, M] = {}
+    finite = [each for each in tried if each[1].finite]
+    if finite:
+        best = max(finite, key=lambda each: each[1].dev)
+        assert best[1].lr is not None
+        others = [train_one(seed, best[1].lr) for seed in seeds[1:]]
+        chosen = [best, *(each for each in others if each[1].finite)]
+        models = {trial.seed: model for model, trial in chosen}
+        tried += others
+        used = {id(trial) for _, trial in chosen}
+    else:
+        used = set()
+    return models, [{**trial.record(), "chosen": id(trial) in used} for _, trial in tried]

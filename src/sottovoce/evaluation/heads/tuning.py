@@ -20,7 +20,7 @@ from sottovoce.core.types import Batch
 from sottovoce.data import DataConfig, Skipped, Stream, Utterance
 from sottovoce.data.batches import Plan, bucket, make_job
 from sottovoce.data.stream import decode
-from sottovoce.evaluation.heads.probe import Best, Trial, without_denormals
+from sottovoce.evaluation.heads.probe import Best, NotFinite, Progress, Trial, without_denormals
 from sottovoce.evaluation.subjects.subject import Subject, frames_of
 
 T = TypeVar("T")
@@ -190,15 +190,17 @@ def tune(
     lr: float,
     device: torch.device,
     say: Say,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[Tuned, Trial]:
-    """One trial; arguments as in `probing.probe.fit`. The subject stays as it is. say: told of every look at the dev set."""
+    """One trial; arguments as in `heads.probe.fit`. The subject stays as it is. say: told of every look at the dev set, and of updates
+    that were not made, because their gradients were not finite."""
     began = time.monotonic()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model = Tuned(subject, build(), tuning, device)
         optimizer = torch.optim.AdamW(model.groups(lr, tuning), lr=lr, betas=(0.9, 0.98), weight_decay=tuning.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: tuning.rate(min(done + 1, tuning.steps)))
-        found, step = Best(model), 0
+        found, step, reason, passed = Best(model), 0, "", 0
         with closing(train.stream(tuning, seed)) as stream:
             for step in range(1, tuning.steps + 1):
                 model.frozen = step <= tuning.freeze_steps
@@ -207,19 +209,30 @@ def tune(
                 outputs, frames = model(batch.to(device))
                 value = loss(outputs, frames, [train.targets[i] for i in train.places(batch)])
                 if not torch.isfinite(value):
+                    reason = f"the loss is {value.item()} at update {step}"
                     break
                 optimizer.zero_grad(set_to_none=True)
                 value.backward()
                 norm = nn.utils.clip_grad_norm_(model.parameters(), tuning.clip)
                 if torch.isfinite(norm):
                     optimizer.step()
+                else:
+                    passed += 1
                 schedule.step()
                 if step % tuning.evaluate_every == 0 or step == tuning.steps:
                     model.eval()
-                    found.look(step, judge(model))
-                    say(
-                        f"seed {seed}, lr {lr:g}, update {step} of {tuning.steps}: dev {found.curve[-1][1]:g}, best {found.score:.4g}"
-                    )
+                    try:
+                        score = judge(model)
+                    except NotFinite as problem:
+                        reason = f"{problem} at update {step}"
+                        break
+                    found.look(step, score)
+                    say(f"seed {seed}, lr {lr:g}, update {step} of {tuning.steps}: dev {score:.4g}, best {found.score:.4g}")
                     if (step - max(found.step, tuning.freeze_steps)) // tuning.evaluate_every >= tuning.patience:
                         break
-    return found.restore(), Trial(seed, lr, found.score, found.step, step, time.monotonic() - began, found.curve)
+                progress(step, tuning.steps)
+    progress(tuning.steps, tuning.steps)
+    if passed:
+        say(f"seed {seed}, lr {lr:g}: {passed} of {step} updates were not made, since their gradients were not finite")
+    seconds = time.monotonic() - began
+    return found.restore(), Trial(seed, found.score, found.step, step, seconds, found.curve, lr, reason=reason)

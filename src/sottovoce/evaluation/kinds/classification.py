@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -13,27 +12,11 @@ from torch import Tensor, nn
 
 from sottovoce.data import Recording
 from sottovoce.evaluation.features.store import Kind
-from sottovoce.evaluation.heads.probe import Training, inside
+from sottovoce.evaluation.heads.linear import MeanPool
+from sottovoce.evaluation.heads.schedule import Training
 from sottovoce.evaluation.kinds.probing import Fold, Item, ProbeTask, Rows, Unusable
 from sottovoce.evaluation.kinds.task import Metric
 from sottovoce.evaluation.statistics.bootstrap import ratio
-
-
-class MeanPool(nn.Module):
-    """Linear projection, mean over time, one linear layer for each question (SUPERB's UtteranceLevel with mean pooling).
-
-    All of it is linear, so features that are already a mean over time give the same output as frames.
-    """
-
-    def __init__(self, dim: int, projector: int, sizes: Sequence[int]) -> None:
-        super().__init__()
-        self.projector = nn.Linear(dim, projector)
-        self.outputs = nn.ModuleList(nn.Linear(projector, size) for size in sizes)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
-        valid = inside(x.shape[1], lengths)[..., None].to(x.dtype)
-        pooled = self.projector((x * valid).sum(1) / lengths[:, None])
-        return [output(pooled) for output in self.outputs]
 
 
 @dataclass(frozen=True)
@@ -43,7 +26,7 @@ class Utterance:
     projector: width of the projection. max_seconds: how much of a recording is heard, from its start.
     """
 
-    training: Training = Training(lrs=(1e-4,), steps=200_000, batch=32, evaluate_every=5_000)
+    training: Training = Training()
     projector: int = 256
     max_seconds: float | None = None
 
@@ -56,6 +39,8 @@ class Classification(ProbeTask):
 
     Config: ClassVar[type] = Utterance
     kind: ClassVar[Kind] = "pooled"
+    version = 2  # 1: 200,000 updates were the default schedule
+    superb = Training(lrs=(1e-4,), steps=200_000, batch=32, evaluate_every=5_000)
     metrics: tuple[Metric, ...] = (Metric("accuracy"),)
 
     def answers(self, recording: Recording) -> dict[str, str]:

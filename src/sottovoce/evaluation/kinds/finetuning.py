@@ -12,9 +12,10 @@ import torch
 
 from sottovoce.data import DataConfig, Recording, Recordings, Skipped, scan
 from sottovoce.evaluation.features.store import Piece
-from sottovoce.evaluation.heads.probe import sweep
+from sottovoce.evaluation.heads.probe import NotFinite, sweep
 from sottovoce.evaluation.heads.tuning import SHORTEST, Speech, Tuned, Tuning, tune
 from sottovoce.evaluation.kinds.learned import SPLITS, Fold, Item, LearnedTask, Rows
+from sottovoce.evaluation.kinds.probing import check_finite, left_out, passed_over, tensors
 from sottovoce.evaluation.kinds.task import Bench, Outcome
 from sottovoce.evaluation.subjects.subject import Subject
 
@@ -31,6 +32,7 @@ class FineTuned(LearnedTask):
     A subject without weights (log-mel, fbank) has its head trained alone, and the record says so. The record's splits are what was used.
     """
 
+    version = 1
     languages: list[str]
 
     def pieces(self, recording: Recording, split: str) -> list[Piece]:
@@ -65,6 +67,10 @@ class FineTuned(LearnedTask):
         self._check(divided, skipped)
         fold = self.prepare(divided)
         train, dev, test = (self._speech(getattr(fold, split), split, skipped) for split in SPLITS)
+        frames = [int(utterance.seconds * subject.frame_rate) for utterance in train.utterances]
+        paths = [train.utterances[i].recording.path for i in self.too_long(train.targets, frames)]
+        skipped += passed_over(self.name, paths, len(train), subject, bench.say)
+        runs, begun = len(training.lrs) + len(bench.seeds) - 1, list[int]()
         learns = any(weight.is_floating_point() for weight in subject.encoder.parameters())
         began = time.monotonic()
 
@@ -75,11 +81,18 @@ class FineTuned(LearnedTask):
             def build() -> torch.nn.Module:
                 return self.head(subject.dim)
 
-            return tune(subject, build, self.loss, judge, train, training, seed, lr, bench.device, bench.say)
+            before = len(begun)
+            begun.append(seed)
+
+            def moved(done: int, total: int) -> None:
+                bench.progress("training", before * total + done, runs * total)
+
+            return tune(subject, build, self.loss, judge, train, training, seed, lr, bench.device, bench.say, moved)
 
         models, trials = sweep(one, training.lrs, bench.seeds)
+        check_finite(self.name, subject, trials, bool(models), bench.say)
         middle = time.monotonic()
-        tested = [self.counted(self.ready(model), test, bench.device, skipped) for model in models]
+        tested = [self.counted(self.ready(model), test, bench.device, skipped) for model in models.values()]
         rows = [each for _, each in tested]
         groups = [test.groups[i] for i in tested[0][0]]
         return Outcome(
@@ -87,8 +100,12 @@ class FineTuned(LearnedTask):
             data={"splits": {split: each.summary() for split, each in zip(SPLITS, (train, dev, test), strict=True)}},
             seconds={"training": middle - began, "scoring": time.monotonic() - middle},
             trials=trials,
-            layer_weights=[shares for shares in (model.shares() for model in models) if shares],
-            details={**self.details(fold, rows), "encoder": "fine-tuned" if learns else "has no weights; the head alone learnt"},
+            layer_weights=[shares for shares in (model.shares() for model in models.values()) if shares],
+            details={
+                **self.details(fold, rows),
+                **left_out(trials, bench.seeds, list(models)),
+                "encoder": "fine-tuned" if learns else "has no weights; the head alone learnt",
+            },
             skipped=unique(skipped),
             rows=rows,
             groups=groups,
@@ -100,6 +117,8 @@ class FineTuned(LearnedTask):
         found: dict[int, Any] = {}
         for batch, places in speech.once(self.config.training, skipped):
             outputs, frames = model(batch.to(device))
+            if any(part.isnan().any() for part in tensors(outputs)):
+                raise NotFinite("what the head says is not finite")
             counts = self.count(outputs, frames, [speech.targets[i] for i in places])
             found.update(zip(places, counts, strict=True))
         if not found:

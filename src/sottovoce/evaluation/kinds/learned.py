@@ -76,6 +76,14 @@ class LearnedTask(Task):
         """The metrics' values over the items of `rows` (N, K), in the order of `metrics`."""
         raise TypeError(f"{type(self).__name__} must define scores")
 
+    def dev_score(self, rows: Rows) -> float:
+        """What training is judged by on the dev set, higher is better: the primary metric. NaN where that has no value."""
+        return self.metrics[0].sign * self.scores(rows)[0]
+
+    def too_long(self, targets: Sequence[Any], frames: Sequence[int]) -> list[int]:
+        """Places of the targets that do not fit into their recordings' frames, so that the loss passes them over. By default none."""
+        return []
+
     def arrange(self, recordings: Recordings) -> Recordings:
         """The recordings, perhaps split in another way or completed, before anything is read from them."""
         return recordings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
@@ -88,11 +89,16 @@ def quiet(text: str) -> None:
     """Says nothing."""
 
 
+def unmoved(stage: str, done: float, total: float) -> None:
+    """Tells nobody."""
+
+
 @dataclass(frozen=True)
 class Bench:
     """What tasks work with.
 
-    seeds: of heads and batches. reference: the teacher, for tasks that compare. say: told how far a long task is; it must be picklable.
+    seeds: of heads and batches. reference: the teacher, for tasks that compare. say: told what a reader should know. progress: told how
+    far the task is, as (stage, done, to do), e.g. ("features", 12, 300). Both must be picklable.
     """
 
     store: FeatureStore
@@ -100,6 +106,7 @@ class Bench:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     reference: Subject | None = None
     say: Callable[[str], None] = quiet
+    progress: Callable[[str, float, float], None] = unmoved
 
 
 class Task:
@@ -126,6 +133,12 @@ class Task:
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    @classmethod
+    def version_of(cls, version: int, config: Mapping[str, Any]) -> int:
+        """The version by which a record of `version` with these settings (as plain data) counts: a change of the scoring that leaves
+        some settings as they were leaves their records as they were, too."""
+        return version
+
     def check(self, recordings: Recordings) -> None:
         """ValueError as `measure` raises it, as far as it can be known without a model and without reading audio. By default nothing."""
 
@@ -143,4 +156,4 @@ class Task:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None or value != value else round(value, 4)
+    return None if value is None or not math.isfinite(value) else round(value, 4)

@@ -130,8 +130,8 @@ def _task(subjects: Sequence[Subject], entry: Entry, recordings: Recordings, ben
 
     def better(sample: Rows, number: int) -> float:
         scores = [task.scores(part)[number] for part in np.split(sample, sample.shape[1] // width, axis=1)]
-        half = len(scores) // 2
-        return task.metrics[number].sign * float(np.mean(scores[:half]) - np.mean(scores[half:]))
+        seeds = len(ones.rows)  # a model of which a seed was left out has fewer
+        return task.metrics[number].sign * float(np.mean(scores[:seeds]) - np.mean(scores[seeds:]))
 
     measures = {}
     for number, metric in enumerate(task.metrics):

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from sottovoce import recipes
-from sottovoce.core.config import Component, ConfigError, build, component, nested, overlay, override, read_yaml
+from sottovoce.core.config import Component, ConfigError, Given, build, component, nested, overlay, override, plain, read_yaml
 from sottovoce.core.registry import TASKS, suggestion
 from sottovoce.data import Recording, Recordings, open_source
 from sottovoce.data.degrade import Degrade, degrade
 from sottovoce.data.draw import draw
 from sottovoce.data.scan import select
 from sottovoce.data.splits import canonical, remarks
+from sottovoce.evaluation.heads.schedule import Training
 
 SINGLE = "fidelity"
+SUPERB = "superb"
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,14 @@ class Entry:
 
     @staticmethod
     def expand(given: Any) -> Any:
-        """`data: PATH` and lists of paths are short for mappings with a path."""
-        if not isinstance(given, Mapping) or "data" not in given:
+        """`data: PATH` and lists of paths are short for mappings with a path, and a schedule of steps has the benchmark's other values."""
+        if not isinstance(given, Mapping):
             return given
-        sources = given["data"] if isinstance(given["data"], (list, tuple)) else [given["data"]]
-        return {**given, "data": [source if isinstance(source, Mapping) else nested("path", source) for source in sources]}
+        made = {**given, "task": scheduled(given["task"])} if "task" in given else dict(given)
+        if "data" in made:
+            sources = made["data"] if isinstance(made["data"], (list, tuple)) else [made["data"]]
+            made["data"] = [source if isinstance(source, Mapping) else nested("path", source) for source in sources]
+        return made
 
     def open(self, root: Path, allow_commands: bool = False) -> Recordings:
         """The recordings of all sources. ValueError as `open_source` raises it."""
@@ -113,8 +118,13 @@ class Suite:
         return replace(self, tasks=kept)
 
 
-def load_suite(source: str | Path, overrides: Sequence[str] = (), root: str | Path | None = None) -> Suite:
-    """A task file, or the name of a shipped one, with ``key=value`` laid over it. ConfigError lists all mistakes."""
+def load_suite(
+    source: str | Path, overrides: Sequence[str] = (), root: str | Path | None = None, schedule: str | None = None
+) -> Suite:
+    """A task file, or the name of a shipped one, with ``key=value`` laid over it. ConfigError lists all mistakes.
+
+    schedule: "superb" gives the benchmark's schedule to the probes of all entries that do not say their number of steps.
+    """
     path = Path(source).expanduser()
     if not path.is_file():
         if str(source) not in recipes.task_files():
@@ -123,14 +133,37 @@ def load_suite(source: str | Path, overrides: Sequence[str] = (), root: str | Pa
             )
         path = recipes.FOLDER / f"{source}.yaml"
     data = override(read_yaml(path, path.parent), overrides)
-    made = build(Suite, data)
+    made = build(Suite, asked_for(data, schedule))
     return replace(made, root=str(root if root is not None else path.parent / made.root))
 
 
-def single(task: str, data: str | Path, overrides: Sequence[str] = ()) -> Suite:
-    """One task on one source; overrides are of the task's own fields."""
+def single(task: str, data: str | Path, overrides: Sequence[str] = (), schedule: str | None = None) -> Suite:
+    """One task on one source; overrides are of the task's own fields. schedule: as in `load_suite`."""
     settings: dict[str, Any] = {"name": task}
     if overrides:
         settings = overlay(settings, override({}, overrides))
     entry = {"task": settings, "data": [{"path": str(data)}]}
-    return replace(build(Suite, {"tasks": {task: entry}}), root=".")
+    return replace(build(Suite, asked_for({"tasks": {task: entry}}, schedule)), root=".")
+
+
+def asked_for(data: Mapping[str, Any], schedule: str | None) -> Mapping[str, Any]:
+    """A task file's data, with the schedule that is asked for."""
+    tasks = data.get("tasks")
+    if schedule is None or not isinstance(tasks, Mapping):
+        return data
+    made = {
+        name: {**entry, "task": scheduled(entry["task"], schedule)} if isinstance(entry, Mapping) and "task" in entry else entry
+        for name, entry in tasks.items()
+    }
+    return {**data, "tasks": made}
+
+
+def scheduled(task: Any, schedule: str | None = None) -> Any:
+    """A task's settings; a schedule of steps takes what it does not say from the benchmark's schedule of that task."""
+    settings = dict(task) if isinstance(task, Mapping) else nested("name", task)
+    name, training = settings.get("name"), settings.get("training", {})
+    name = name.value if isinstance(name, Given) else name
+    kind = TASKS.get(name) if name in TASKS.names() else None
+    if kind is None or not isinstance(getattr(kind.Config(), "training", None), Training) or not isinstance(training, Mapping):
+        return task
+    return {**settings, "training": overlay(plain(kind.superb), training)} if schedule or "steps" in training else task

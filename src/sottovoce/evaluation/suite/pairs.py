@@ -90,15 +90,16 @@ def earlier(pair: Pair, known: Known) -> Result | None:
 
     ValueError when all that was measured of the model on the task entry is of other data, settings or seeds.
     """
-    changes = []
+    changes: list[list[str]] = []
     for record in reversed(known.get((pair.subject.name, pair.name), ())):
         changed = _changed(pair, record)
         if not changed:
             return Result(pair.path, record, False)
-        changes.append(changed)
-    if not changes or ["version"] in changes:
+        if "version" not in changed:  # what was scored otherwise stands in nobody's way
+            changes.append(changed)
+    if not changes:
         return None
-    different = ", ".join(key for key in min(changes, key=len) if key != "version")
+    different = ", ".join(sorted(changes, key=len)[0])
     raise ValueError(
         f"{pair.path.parent} holds a measurement of {pair.subject.name} on {pair.name} with another {different}; "
         "give another --out, or --fresh to measure it again"
@@ -106,15 +107,17 @@ def earlier(pair: Pair, known: Known) -> Result | None:
 
 
 def older_version(pair: Pair, known: Known) -> int | None:
-    """The version of the task that the pair was measured with, where that is the only thing that has changed."""
+    """The version of the task that the pair was measured with last, where it is another."""
     records = known.get((pair.subject.name, pair.name), ())
-    return next((ledger.task_version(record) for record in reversed(records) if _changed(pair, record) == ["version"]), None)
+    return next((ledger.task_version(record) for record in reversed(records) if "version" in _changed(pair, record)), None)
 
 
 def _changed(pair: Pair, record: Mapping[str, Any]) -> list[str]:
-    """What of `Pair.asked` is different in a record."""
+    """What of `Pair.asked` is different in a record. One of an older version counts where that version scored these settings as this
+    one does, and all else is the same."""
+    kind, version = TASKS.get(pair.entry.task.name), ledger.task_version(record)
     had = {
-        "version": ledger.task_version(record),
+        "version": kind.version_of(version, record["task"]["config"]),
         "model": record["model"]["fingerprint"],
         "config": ledger.portable(completed(type(pair.entry.task.config), record["task"]["config"])),
         "data": record["data"]["fingerprint"],
@@ -122,7 +125,8 @@ def _changed(pair: Pair, record: Mapping[str, Any]) -> list[str]:
     }
     if "reference" in pair.asked:
         had["reference"] = record["details"]["reference"]["fingerprint"]
-    return [key for key, value in pair.asked.items() if had[key] != value]
+    changed = [key for key, value in pair.asked.items() if had[key] != value]
+    return ["version", *changed] if changed and "version" not in changed and version != kind.version else changed
 
 
 def measure(pair: Pair, recordings: Recordings, bench: Bench) -> Result | Failure:

@@ -24,7 +24,7 @@ from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.kinds.task import Bench
 from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.evaluation.subjects.subject import Subject
-from sottovoce.evaluation.suite.config import Entry, Suite, load_suite, single
+from sottovoce.evaluation.suite.config import SUPERB, Entry, Suite, load_suite, single
 from sottovoce.evaluation.suite.mistakes import Mistakes, block
 from sottovoce.evaluation.suite.pairs import (
     Failure,
@@ -66,6 +66,7 @@ def evaluate(
     jobs: int = 1,
     fresh: bool = False,
     allow_commands: bool = False,
+    schedule: str | None = None,
     overrides: Sequence[str] = (),
     say: Say = lambda text: None,
 ) -> list[Result]:
@@ -74,14 +75,18 @@ def evaluate(
     models, vs: folders, hub ids, ``demo``, ``log-mel``, ``fbank``, ``untrained:MODEL``. data: a task file (``.yaml``), the shipped
     ``testbed``, or one source of recordings for a single task. The record of each pair is added to ``out/records.jsonl``, and the pair is
     not measured again unless the task has a newer version; with `fresh` it is.
-    jobs: so many tasks at a time, each on one core. allow_commands: run the commands, and fetch from the addresses, that Lhotse
-    manifests name. overrides: ``key=value`` of the task file, or of the single task.
+    jobs: so many tasks at a time, each on one core. schedule: "superb" for the benchmark's own number of updates of every probe whose
+    number of steps is not said; by default linear heads are solved and others pass over the data (see `Training`). allow_commands: run
+    the commands, and fetch from the addresses, that Lhotse manifests name. overrides: ``key=value`` of the task file, or of the single
+    task.
 
     ValueError for anything that cannot be done, before hours are spent: models and data are opened and looked at first, and all that is
     wrong with them is said together. `Unmeasured`, which is a ValueError too, at the end, when a pair failed all the same.
     """
     ledger.commit()
-    suite, base = suite_of(tasks, data, root, overrides)
+    if schedule not in (None, SUPERB):
+        raise ValueError(f"there is no schedule '{schedule}'; leave it out, or give '{SUPERB}' for the benchmark's own")
+    suite, base = suite_of(tasks, data, root, overrides, schedule)
     suite = replace(suite, seeds=tuple(seeds)) if seeds else suite
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     if jobs > 1 and where.type != "cpu":
@@ -252,12 +257,14 @@ def line(result: Result, left: float) -> str:
     return f"{record['model']['name']}  {record['task']['entry']}  {name} {value}  [{took}{skipped}{ahead}]"
 
 
-def suite_of(tasks: Sequence[str], data: str | Path, root: str | Path | None, overrides: Sequence[str]) -> tuple[Suite, Path]:
+def suite_of(
+    tasks: Sequence[str], data: str | Path, root: str | Path | None, overrides: Sequence[str], schedule: str | None = None
+) -> tuple[Suite, Path]:
     """The suite and the folder its paths start from."""
     text = str(data)
     shipped = text in recipes.task_files() and not Path(text).exists()
     if text.endswith((".yaml", ".yml")) or shipped:
-        suite = load_suite(data, overrides, root).choose(tasks)
+        suite = load_suite(data, overrides, root, schedule).choose(tasks)
         base = Path(suite.root).expanduser()
         if root is None and shipped:
             raise ValueError(f"'{text}' needs its corpora; say where they are with --root FOLDER")
@@ -266,4 +273,4 @@ def suite_of(tasks: Sequence[str], data: str | Path, root: str | Path | None, ov
         return suite, base
     if len(tasks) != 1 or tasks[0] == "all":
         raise ValueError("say which task the data is for, e.g. --task asr, or give a task file (.yaml) as --data")
-    return single(tasks[0], data, overrides), Path.cwd()
+    return single(tasks[0], data, overrides, schedule), Path.cwd()
