@@ -21,7 +21,7 @@ from sottovoce.train.run import Stopped
 from sottovoce.train.state import TrainState
 
 MODULE = '''
-"""Training that keeps the student near where the stage began (L2-SP), with a multiplier that grows while it is too far away."""
+"""Training on noise, near where the stage began (L2-SP), with a multiplier that grows while the student is too far away."""
 
 from dataclasses import dataclass
 
@@ -45,7 +45,19 @@ class Anchored(Train):
         limit: float = 1e-4
 
     def phase(self, run, learner, work):
+        learner.student = Noisy(learner.student)
         return Anchor(learner, self.config)
+
+
+class Noisy(nn.Module):
+    """The encoder on audio with noise, in training."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, wave, lengths=None, **options):
+        return self.encoder(wave + 0.01 * torch.randn_like(wave) if self.training else wave, lengths, **options)
 
 
 class Anchor(Phase):

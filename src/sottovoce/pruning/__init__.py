@@ -55,9 +55,6 @@ class PruningConfig:
         kinds(self.units)  # refuses those that do not exist
 
 
-# Names of before, until the stages of a run use the new ones.
-hit, composed, lasting, moments = meet_budget, combine_cuts, units_to_keep, shrink_tensors
-
 __all__ = [
     "Budget",
     "BudgetConfig",
@@ -75,7 +72,6 @@ __all__ = [
     "Slice",
     "UnitKind",
     "combine_cuts",
-    "composed",
     "cut",
     "cut_like",
     "encoder_cost",
@@ -83,13 +79,10 @@ __all__ = [
     "full_widths",
     "gather",
     "hard_concrete",
-    "hit",
     "kinds",
-    "lasting",
     "load_latency",
     "make_plan",
     "meet_budget",
-    "moments",
     "named_tensors",
     "narrow",
     "open_probability",

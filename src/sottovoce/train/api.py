@@ -64,8 +64,8 @@ def compress(
     counted (``params``, ``macs`` or ``latency``) and the share that stays. steps: scales the whole schedule. overrides: ``key=value``.
     Raises ValueError for anything the caller can mend, `Stopped` when asked to stop.
     """
-    made = resolve(recipe, overrides, steps, teacher=str(teacher), budget=budget, keep=keep, seed=seed)
-    return run_recipe(made, str(data), Path(out), device, fresh)
+    resolved = resolve(recipe, overrides, steps, teacher=str(teacher), budget=budget, keep=keep, seed=seed)
+    return run_recipe(resolved, str(data), Path(out), device, fresh)
 
 
 def pretrain(
@@ -81,8 +81,8 @@ def pretrain(
     overrides: Sequence[str] = (),
 ) -> Result:
     """Trains an encoder by self-supervision and writes it to `out`. `teacher`: an earlier iteration whose layers give the targets."""
-    made = resolve(recipe, overrides, steps, teacher=str(teacher), seed=seed)
-    return run_recipe(made, str(data), Path(out), device, fresh)
+    resolved = resolve(recipe, overrides, steps, teacher=str(teacher), seed=seed)
+    return run_recipe(resolved, str(data), Path(out), device, fresh)
 
 
 def resolve(
@@ -97,10 +97,10 @@ def resolve(
 ) -> Recipe:
     """The recipe with the options of the command line in their places."""
     given = {"teacher": teacher or None, "pruning.budget.unit": budget, "pruning.budget.keep": keep, "seed": seed}
-    made = load_recipe(recipe, overrides, steps, {key: value for key, value in given.items() if value is not None})
-    if (budget is not None or keep is not None) and not any(stage.meets_budget for stage in made.build_stages()):
+    resolved = load_recipe(recipe, overrides, steps, {key: value for key, value in given.items() if value is not None})
+    if (budget is not None or keep is not None) and not any(stage.meets_budget for stage in resolved.build_stages()):
         raise ConfigError(f"--budget and --keep need a recipe that prunes and cuts; '{recipe}' does not")
-    return made
+    return resolved
 
 
 def run_recipe(recipe: Recipe, data: str, out: Path, device: str, fresh: bool) -> Result:
@@ -120,13 +120,13 @@ def run_recipe(recipe: Recipe, data: str, out: Path, device: str, fresh: bool) -
             if run.world.main:
                 export(run, work, record)
                 ledger.write(finished, record)
-                run.say(drawn(out))
+                run.say(draw_report(out))
         report = record.get("budget")
         return Result(out, report is None or bool(report["met"]), "" if report is None else str(report["text"]), record)
 
 
-def drawn(out: Path) -> str:
-    """Draws the run's page; what to say of it. A finished run is not to fail for want of a picture."""
+def draw_report(out: Path) -> str:
+    """Draws the run's page. Returns the sentence to say about it: a finished run must not fail because its page cannot be drawn."""
     from sottovoce.reporting import page
 
     try:
@@ -165,19 +165,19 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     training_macs_at_most: teacher forward, student forward and backward (twice the forward), with the student as large as the teacher.
     """
     stages = recipe.build_stages()
-    found: dict[str, Any] = {"recipe": plain(recipe), "steps": recipe.steps}
+    facts: dict[str, Any] = {"recipe": plain(recipe), "steps": recipe.steps}
     seconds = recipe.data.seconds_per_batch * sum(stage.batches for stage in stages)
-    found["audio_hours"] = round(seconds / 3600, 1)
+    facts["audio_hours"] = round(seconds / 3600, 1)
     if not recipe.teacher:
-        return found
+        return facts
     teacher = load_pretrained(recipe.teacher)
-    found["teacher"] = {"family": teacher.family}
+    facts["teacher"] = {"family": teacher.family}
     work = Work(STUDENTS.get(recipe.student.name)(recipe.student.config).build(teacher))
-    found["memory"] = needs.estimate(recipe, work.encoder, teacher.config).text(recipe.data.seconds_per_batch)
+    facts["memory"] = needs.estimate(recipe, work.encoder, teacher.config).text(recipe.data.seconds_per_batch)
     if isinstance(teacher.encoder, Encoder):
-        found["teacher"] |= cost_of(teacher.encoder)
-        found["training_macs_at_most"] = 4 * seconds * found["teacher"]["macs_per_s"]
+        facts["teacher"] |= cost_of(teacher.encoder)
+        facts["training_macs_at_most"] = 4 * seconds * facts["teacher"]["macs_per_s"]
     for stage in stages:
         stage.prepare(work, teacher.config)
-        found |= stage.describe(work)
-    return found
+        facts |= stage.describe(work)
+    return facts

@@ -28,7 +28,7 @@ def main(out: Path, steps: int | None = None, fresh: bool = False) -> None:
     result = api.compress("demo", recipe="dphubert-demo", data="demo", out=out, steps=steps, fresh=fresh)
     rows = compare(out)
     ledger.write(out / "run" / "demo.json", {**ledger.header("demo"), "models": rows})
-    api.drawn(out)  # again, now that there are latencies
+    api.draw_report(out)  # again, now that there are latencies
     show(rows)
     say(f"{result.why}.")
     result.check()

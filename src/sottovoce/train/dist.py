@@ -65,9 +65,9 @@ class World:
         """What each process has, in the order of their ranks. Plain values and tensors on the CPU."""
         if self.size == 1:
             return [value]
-        found: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(found, value)
-        return found
+        gathered: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(gathered, value)
+        return gathered
 
     def wait(self) -> None:
         if self.size > 1:

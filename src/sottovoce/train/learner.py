@@ -14,7 +14,6 @@ from sottovoce.core.types import Answer, Batch, Features, Loss
 from sottovoce.data.augment import Augment
 from sottovoce.encoder import Encoder
 from sottovoce.objectives import Needs, Objective, Shape
-from sottovoce.pruning import GatedEncoder
 from sottovoce.train.recipe import Masking, ObjectiveChoice
 from sottovoce.train.targets import Teachers
 from sottovoce.train.teachers import prepared
@@ -43,7 +42,8 @@ class Learner(nn.Module):
     """``learner(drawn, learner.targets(drawn))`` -> a `Loss` per objective, by label.
 
     What is logged and trained is ``learner.total(losses, denominators)``, with `denominators` of all micro-batches and processes summed.
-    `student` is an `Encoder`, or a `GatedEncoder` while pruning. weights: of the objectives.
+    student: an `Encoder`, or the module that a stage has put around it, which is called in the same way and has it as ``encoder``.
+    weights: of the objectives.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Learner(nn.Module):
     ) -> None:
         super().__init__()
         shape = Shape(encoder.config.dim, len(encoder.config.layers), encoder.config.frontend.stride)
-        self.student: Encoder | GatedEncoder = encoder
+        self.student: nn.Module = encoder
         self.teachers = teachers
         self.shapes = {label: teacher.shape.for_student(shape) for label, teacher in teachers.items()}
         first = next(iter(teachers), "")
@@ -70,7 +70,6 @@ class Learner(nn.Module):
         )
         self.needs: dict[str, Needs] = {label: objective.needs() for label, objective in self._objectives()}
         self._check()
-        self.kept: dict[str, list[int]] = {}  # of the student as the stage began, when units were cut for good since
         self.compiled: Callable[..., Features] | None = None  # the student by torch.compile, where it is to be run so
         self.masking, self.augment = masking, augment or Augment()
         masks = any(needs.masked_input for needs in self.needs.values())
@@ -92,8 +91,10 @@ class Learner(nn.Module):
 
     @property
     def encoder(self) -> Encoder:
-        """The student's own encoder, without gates."""
-        return self.student.encoder if isinstance(self.student, GatedEncoder) else self.student
+        """The student's own encoder, without what a stage has put around it."""
+        encoder = self.student if isinstance(self.student, Encoder) else self.student.encoder
+        assert isinstance(encoder, Encoder)
+        return encoder
 
     @property
     def join(self) -> int:

@@ -17,8 +17,8 @@ def group(
     name: str, parameters: Iterable[nn.Parameter], lr: float, *, weight_decay: float = 0.0, maximize: bool = False
 ) -> dict[str, Any]:
     """A parameter group with its peak learning rate. maximize: the loss is to grow with these, as with Lagrange multipliers."""
-    made = {"name": name, "params": list(parameters), "base_lr": lr, "weight_decay": weight_decay}
-    return {**made, "maximize": True} if maximize else made
+    settings = {"name": name, "params": list(parameters), "base_lr": lr, "weight_decay": weight_decay}
+    return {**settings, "maximize": True} if maximize else settings
 
 
 def make_optimizer(groups: Iterable[dict[str, Any]], config: Train.Config) -> AdamW:
