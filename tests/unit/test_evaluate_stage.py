@@ -10,6 +10,7 @@ import yaml
 
 from sottovoce.core import ledger
 from sottovoce.core.config import ConfigError, build, plain
+from sottovoce.core.registry import TASKS
 from sottovoce.reporting import page
 from sottovoce.reporting.check import problems
 from sottovoce.train import api
@@ -86,3 +87,27 @@ def test_short_forms_survive_a_round_trip(tmp_path: Path) -> None:
     assert [source.path for source in choices["words"].data] == ["a.tsv", "b.tsv"]
     assert [choice.task.name for choice in choices.values()] == ["ks", "fidelity"]
     assert build(Recipe, yaml.safe_load(yaml.safe_dump(plain(made), sort_keys=False))) == made
+
+
+def test_a_task_that_fails_after_training_does_not_cost_the_student(
+    words: Path, teacher_folder: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise ValueError("the labels make no sense")
+
+    monkeypatch.setattr(TASKS.get("ks"), "measure", fail)
+    path = recipe(tmp_path, f"{{ks: {{data: {words}}}}}")
+    result = api.compress(
+        teacher_folder, recipe=path, data=speech_folder, out=tmp_path / "s", overrides=[*FAST, *STEPS], device="cpu"
+    )
+    assert result.record["stages"][-1]["failed"] == {"ks": "the labels make no sense"}
+    assert (tmp_path / "s/model.safetensors").exists()
+
+
+def test_a_comparison_in_a_run_without_a_teacher_is_refused(words: Path, speech_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "alone.yaml"
+    path.write_text(
+        f"include: pretrain-tiny.yaml\nstages: {{look: {{kind: evaluate, tasks: {{fidelity: {{data: {words}}}}}}}}}\n"
+    )
+    with pytest.raises(ValueError, match=r"stages.look.tasks.fidelity compares with a teacher, and this run has none"):
+        api.pretrain(recipe=path, data=speech_folder, out=tmp_path / "s", device="cpu", overrides=FAST)
