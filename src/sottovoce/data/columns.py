@@ -172,7 +172,7 @@ def channel(value: Any) -> int | None:
         return None
     try:
         made = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("channel is no number") from None
     if isinstance(value, bool) or not 0 <= made < 2**31 or made != int(made):
         raise ValueError("channel is no whole number from 0 on")

@@ -151,6 +151,13 @@ class CutLoader:
         last = None if seconds == float("inf") else first + int(np.ceil(seconds * rate)) + 1
         return audio[first:last].astype(np.float32, copy=False), rate
 
+    def seconds(self) -> float | None:
+        """How much its files have from where it begins; None for a cut that is more than a stretch of files. Raises BadAudio."""
+        recording = getattr(self.cut, "recording", None)
+        if recording is None or recording.transforms or any(source.type != "file" for source in recording.sources):
+            return None
+        return max(min(map(header_seconds, self.files)) - self.cut.start, 0.0)
+
     def identity(self) -> str:
         """What the cut says, and the state of the files that it names."""
         said = json.dumps(self.cut.to_dict(), sort_keys=True, default=str)

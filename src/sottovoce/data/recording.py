@@ -34,9 +34,9 @@ class Note(TypedDict):
 
 @runtime_checkable
 class Timed(Protocol):
-    """A loader that can tell how long its audio is, in seconds. Raises BadAudio."""
+    """A loader that can tell how long its audio is, in seconds; None where it cannot. Raises BadAudio."""
 
-    def seconds(self) -> float: ...
+    def seconds(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
