@@ -502,3 +502,48 @@ def test_a_card_says_nothing_that_it_was_not_told(tmp_path: Path) -> None:
     assert "made from `my-teacher`" in text
     assert [line for line in text.split("\n") if line.startswith("#")] == ["# Student of my-teacher", "## Use"]
     assert "secret" not in (tmp_path / "student" / "config.json").read_text()
+
+
+def test_a_student_that_is_not_finite_is_never_written(tmp_path: Path) -> None:
+    from sottovoce.hub.pretrained import save_pretrained
+
+    folder = save(tmp_path / "student")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for value in (float("nan"), float("inf")):
+        model = encoder()
+        with torch.no_grad():
+            model.layers[1].ffn.up_proj.bias[0] = value
+        with pytest.raises(ValueError, match=r"no model was written .*encoder\.layers\.1\.ffn\.up_proj\.bias.*diverged"):
+            save(folder, model)
+        with pytest.raises(ValueError, match="no model was written"):
+            save_pretrained(tmp_path / "hubert", model, "sottovoce", normalize=False)
+    maps = projections()
+    with torch.no_grad():
+        next(iter(maps.values())).weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"no model was written .*projections\."):
+        save(folder, projections=maps, layers={name: [i] for i, name in enumerate(maps)})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert not (tmp_path / "hubert" / "config.json").exists()
+
+
+def test_numbers_that_float16_cannot_hold_are_not_written(tmp_path: Path) -> None:
+    from sottovoce.hub.pretrained import save_pretrained
+
+    model = encoder()
+    with torch.no_grad():
+        model.layers[1].ffn.up_proj.bias[0] = 1e6
+    save_pretrained(tmp_path / "whole", model, "sottovoce", normalize=False)
+    with pytest.raises(ValueError, match="no model was written"):
+        save_pretrained(tmp_path / "half", model, "sottovoce", normalize=False, half=True)
+
+
+def test_the_configuration_of_transformers_has_the_fields_of_the_format() -> None:
+    import inspect
+
+    from sottovoce.families.student_config import StudentConfig
+    from sottovoce.hub.configuration import SottovoceConfig
+
+    theirs = {name: item.default for name, item in inspect.signature(SottovoceConfig.__init__).parameters.items()}
+    ours = {item.name: item.default for item in dataclasses.fields(StudentConfig)}
+    assert set(theirs) - {"self", "kwargs"} == set(ours)
+    assert all(theirs[name] == ours[name] for name in ("normalize", "teacher_dim", "teacher_frames", "teacher"))

@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -341,12 +342,12 @@ def test_parity_sees_what_differs() -> None:
 
 
 def test_audio_for_calibration_and_check_is_not_the_same(speech_folder: Path, tmp_path: Path) -> None:
-    found = audio.heard(speech_folder, 10)
-    assert 9 < sum(map(len, found.calibration)) / 16000 < 14
-    assert not any(torch.equal(a[:1000], b[:1000]) for a in found.calibration for b in found.check)
+    clips = audio.read(speech_folder, 10)
+    assert 9 < sum(map(len, clips.calibration_waves)) / 16000 < 14
+    assert not any(torch.equal(a[:1000], b[:1000]) for a in clips.calibration_waves for b in clips.check_waves)
     soundfile.write(tmp_path / "short.wav", np.zeros(100), 16000)
     with pytest.raises(ValueError, match="no audio of at least"):
-        audio.heard(tmp_path, 10)
+        audio.read(tmp_path, 10)
 
 
 @pytest.mark.parametrize(
@@ -386,10 +387,10 @@ def test_without_the_extra_it_says_what_to_install(teacher_folder: Path, monkeyp
 
 
 def test_without_speech_noise_serves_what_needs_no_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(data: object, seconds: float) -> audio.Heard:
+    def missing(data: object, seconds: float) -> audio.ExportAudio:
         raise ValueError("espeak-ng is not installed")
 
-    monkeypatch.setattr(audio, "heard", missing)
+    monkeypatch.setattr(audio, "read", missing)
     said: list[str] = []
     assert len(api._audio(None, 60, "int8", said.append).check) == 3
     assert "taking noise" in said[0]
@@ -405,8 +406,8 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export_onnx, "save", full)
-    with pytest.raises(OSError, match="the disk is full"):
-        api._write(tmp_path, model, FACTS)
+    with pytest.raises(OSError, match="the disk is full"), api._writing(tmp_path, model, FACTS):
+        pass
     assert path.read_bytes() == before
 
 
@@ -434,3 +435,84 @@ def test_the_encoder_is_left_as_it_was() -> None:
     assert type(model.frontend.fbank) is Fbank
     assert isinstance(graph.encoder, Encoder)
     assert graph.encoder is not model
+
+
+BIAS = "layers.0.ffn.down_proj.bias"
+
+
+def overflowing(folder: Path, tmp_path: Path, value: float) -> Path:
+    """A copy of the teacher whose first layer adds `value` to everything."""
+    from sottovoce.hub.pretrained import load_pretrained, save_pretrained
+
+    loaded = load_pretrained(folder)
+    with torch.no_grad():
+        loaded.encoder.get_parameter(BIAS).fill_(value)
+    save_pretrained(tmp_path / "model", loaded.encoder, loaded.family, normalize=False)
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("family", ["w2v-bert", "wavlm", "conformer"])
+def test_rows_that_are_too_short_for_a_frame_stay_finite(family: str, tmp_path: Path) -> None:
+    import onnxruntime
+    import transformers
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    if family == "w2v-bert":
+        model = transformers.Wav2Vec2BertModel(transformers.Wav2Vec2BertConfig(**shape, conv_depthwise_kernel_size=7))
+    elif family == "wavlm":
+        convs = {"conv_dim": [16] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+        model = transformers.WavLMModel(transformers.WavLMConfig(**shape, **convs))
+    else:
+        kind = transformers.Wav2Vec2ConformerConfig(**shape, conv_dim=[16] * 7, conv_depthwise_kernel_size=7)
+        model = transformers.Wav2Vec2ConformerModel(kind)
+    model.save_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        export_onnx.export_onnx(tmp_path, tmp_path / "model.onnx", layer="all")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    wave = np.random.default_rng(0).standard_normal((4, 16000)).astype(np.float32)
+    states, frames = session.run(None, {"wave": wave, "lengths": np.array([16000, 399, 1, 0])})
+    assert frames.tolist() == [49, 0, 0, 0]
+    assert np.isfinite(states).all()
+    alone, _ = session.run(None, {"wave": wave[:1], "lengths": np.array([16000])})
+    assert np.abs(states[0] - alone[0]).max() < 1e-4
+
+
+def test_recordings_on_which_the_model_overflows_are_left_out_and_counted(
+    teacher_folder: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sottovoce.exporting.graph import Graph
+
+    first = sorted(speech_folder.glob("*.wav"))[0]
+    loud, _ = soundfile.read(first, dtype="float32")
+    whole = Graph.features
+
+    def features(self: Graph, wave: torch.Tensor, lengths: torch.Tensor | None) -> object:
+        made = whole(self, wave, lengths)
+        if wave.shape[1] == len(loud) and lengths is None:
+            made.hidden[1][:] = float("inf")
+        return made
+
+    monkeypatch.setattr(Graph, "features", features)
+    said: list[str] = []
+    api.export(teacher_folder, out=tmp_path, data=speech_folder, seconds=60, precision="int8-static", say=said.append)
+    measured = json.loads((tmp_path / "model.check.json").read_text())
+    assert all("not finite" in why for why in measured["left_out"].values())
+    assert len(measured["left_out"]) >= 1
+    assert any("left out" in text and "not finite" in text for text in said)
+
+
+def test_nothing_is_written_when_no_audio_gives_finite_values(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not finite on all of the audio"):
+        api.export(overflowing(teacher_folder, tmp_path, 3e38), out=tmp_path / "out", data=speech_folder)
+    assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_a_file_that_overflows_is_not_written(
+    teacher_folder: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"layer": "last", "max_abs": float("nan"), "scale": 1.0, "cosine": 1.0, "error": float("nan")}]
+    monkeypatch.setattr(check, "parity", lambda *arguments: rows)
+    with pytest.raises(ValueError, match=r"ONNX in fp32 gives values that are not finite"):
+        api.export(teacher_folder, out=tmp_path, data=speech_folder)
+    assert list(tmp_path.iterdir()) == []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -126,32 +127,38 @@ def export(
     graph = onnx.graph_of(loaded, str(layer))
     facts = onnx.facts(loaded, graph, precision, origin_of(Path(model)))
     facts |= form.settings(graph, WINDOW if window is None else window)
-    known = _audio(data, seconds, precision, say)
-    if precision == "int8-static" and not known.calibration:
+    clips = audio.computable(_audio(data, seconds, precision, say), graph)
+    if clips.left_out:
+        say(clips.summary())
+    if precision == "int8-static" and not clips.calibration:
         raise ValueError(
             "one recording serves the check; static quantisation needs others to be calibrated on: give more with --data"
         )
-    probes = check.probes(tasks, known.recordings, overrides)
+    probes = check.probes(tasks, clips.recordings, overrides)
     teacher = None if vs is None else open_subject(vs)
 
     say(f"translating {loaded.source} to {form.NAME}")
-    made = form.build(graph, facts, parts=parts, calibration=known.calibration, say=say)
-    _write(folder, made, facts, form)
-
-    say(f"checking it on {len(known.check)} recordings through {form.RUNTIME}")
-    path = folder / form.FILE
-    checked = check.check(
-        form.opened(path),
-        graph,
-        form.pieces(known.check, facts),
-        to=to,
-        runtime=form.RUNTIME,
-        teacher=teacher,
-        tasks=probes,
-        model=lambda: open_subject(str(model), "torch"),
-        recordings=known.recordings,
-    )
-    write(folder / CHECK, checked.record(facts))
+    built = form.build(graph, facts, parts=parts, calibration=clips.calibration_waves, say=say)
+    with _writing(folder, built, facts, form) as new:
+        say(f"checking it on {len(clips.check)} recordings through {form.RUNTIME}")
+        checked = check.check(
+            form.opened(new / form.FILE),
+            graph,
+            form.pieces(clips.check_waves, facts),
+            to=to,
+            runtime=form.RUNTIME,
+            teacher=teacher,
+            tasks=probes,
+            model=lambda: open_subject(str(model), "torch"),
+            recordings=clips.recordings,
+            left_out=clips.left_out,
+        )
+        if not checked.finite:
+            raise ValueError(
+                f"the file for {form.NAME} in {precision} gives values that are not finite where the model's are, so it was not written; "
+                f"try {form.MILDER if precision != 'fp32' else 'another format'}"
+            )
+        write(new / CHECK, checked.record(facts))
     if table:
         check.show(checked, facts, form.NAME, "padded batches" if form.ANY_LENGTH else "window by window")
     if precision.startswith("int8") and checked.error > max_error:
@@ -159,15 +166,15 @@ def export(
             f"warning: int8 changes the features by {checked.error:.1%} of their variance, more than {max_error:.1%}; "
             f"try {form.MILDER}"
         )
-    return path
+    return folder / form.FILE
 
 
-def _audio(data: str | Path | None, seconds: float, precision: str, say: Callable[[str], None]) -> audio.Heard:
+def _audio(data: str | Path | None, seconds: float, precision: str, say: Callable[[str], None]) -> audio.ExportAudio:
     """Audio from `data`, or the demo speech; without either, noise for what needs no calibration."""
     if data is not None:
-        return audio.heard(data, seconds)
+        return audio.read(data, seconds)
     try:
-        return audio.heard("demo", seconds)
+        return audio.read("demo", seconds)
     except ValueError as problem:
         if precision == "int8-static":
             raise ValueError(f"{precision} is calibrated on real audio; name some with --data ({problem})") from None
@@ -187,14 +194,16 @@ def _folder(model: str | Path, out: str | Path | None) -> Path:
     return folder
 
 
-def _write(folder: Path, model: Any, facts: dict[str, str], form: Format = onnx) -> None:
-    """The file and its description, both or neither."""
+@contextlib.contextmanager
+def _writing(folder: Path, model: Any, facts: dict[str, str], form: Format = onnx) -> Iterator[Path]:
+    """Gives a folder with the file and its description in it; when the block ends without an error, they and what the block put
+    there replace those in `folder`."""
     about = {key: _value(text) for key, text in facts.items()} | form.about(facts)
     try:
         with replacing(folder) as new:
             form.save(model, new / form.FILE)
             (new / ABOUT).write_text(dump(about), encoding="utf-8")
-        (folder / CHECK).unlink(missing_ok=True)  # of the file that was there
+            yield new
     except OSError as problem:
         full = problem.errno == errno.ENOSPC or "No space left" in str(problem)
         if not full:

@@ -5,9 +5,10 @@ B batch, S samples, T frames, D width, L layers.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class View(nn.Module):
 class Checked:
     """layers: for each layer of the file its name and what `parity` says of it. fidelity: what the task says, by who was compared
     with whom. tasks: for each task and of ``torch`` and the format the value of its first measure. to, runtime: the format, and the
-    package that ran the file."""
+    package that ran the file. left_out: recordings that could not be used, with the reason."""
 
     layers: list[dict[str, Any]]
     fidelity: dict[str, dict[str, float]]
@@ -56,6 +57,12 @@ class Checked:
     seconds: float
     to: str = "onnx"
     runtime: str = "onnxruntime"
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def finite(self) -> bool:
+        """Whether the file gave finite values everywhere."""
+        return all(math.isfinite(row[key]) for row in self.layers for key in ("max_abs", "error"))
 
     @property
     def error(self) -> float:
@@ -72,6 +79,7 @@ class Checked:
             "layers": self.layers,
             "fidelity": self.fidelity,
             "tasks": self.tasks,
+            **({"left_out": dict(self.left_out)} if self.left_out else {}),
         }
 
 
@@ -158,14 +166,20 @@ def check(
     tasks: Mapping[str, Task] | None = None,
     model: Callable[[], Subject] | None = None,
     recordings: Recordings | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> Checked:
     """Compares an exported file with the model it was made from, on `waves`, and both with a teacher, if there is one.
 
     file: as its format opens it; its encoder says by `layers` which it gives. to, runtime: the format, and the package that runs it.
-    tasks: probes that are run on the file and on `model()`, on `recordings`, with one seed. ValueError as they raise it.
+    tasks: probes that are run on the file and on `model()`, on `recordings`, with one seed. ValueError as they raise it. left_out: as
+    the result is to show it. A file that gives values that are not finite is compared with nothing else.
     """
     encoder: Any = file.encoder
     view = View(graph.eval())
+    seconds = sum(len(wave) for wave in waves) / SAMPLE_RATE
+    compared = Checked(parity(encoder, view, list(batches(waves)), encoder.layers), {}, {}, seconds, to, runtime, left_out or {})
+    if not compared.finite:
+        return compared  # nothing else could be said of it
     pairs: dict[str, tuple[nn.Module, nn.Module]] = {f"{to} to torch": (encoder, view)}
     if teacher is not None:
         theirs = Listed(teacher)
@@ -178,9 +192,7 @@ def check(
         assert model is not None
         assert recordings is not None
         measured[name] = _both(task, {"torch": model(), to: file}, recordings)
-    seconds = sum(len(wave) for wave in waves) / SAMPLE_RATE
-    layers = parity(encoder, view, list(batches(waves)), encoder.layers)
-    return Checked(layers, fidelity, measured, seconds, to, runtime)
+    return replace(compared, fidelity=fidelity, tasks=measured)
 
 
 def _both(task: Task, subjects: Mapping[str, Subject], recordings: Recordings) -> dict[str, Any]:

@@ -29,6 +29,9 @@ class Graph(nn.Module):
 
     layer: "last", or the number of a layer as transformers counts them (0: what the first layer reads), for (B, T, D); "all" for
     (B, L, T, D), of which the last is the one after the final norm. ValueError for a layer that there is not.
+
+    A row that is too short for a frame has 0 frames and finite states, computed as if it had one: attention over no frames at all would
+    be a quotient of zeros in most runtimes.
     """
 
     def __init__(self, encoder: Encoder, *, normalize: bool, layer: str = ALL) -> None:
@@ -39,13 +42,21 @@ class Graph(nn.Module):
         self.encoder, self.normalize, self.layer = traceable(encoder), normalize, layer
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        found: Features = self.encoder(normalize(wave, lengths) if self.normalize else wave, lengths)
-        assert found.lengths is not None
-        return self.states(found), found.lengths
+        kernel = self.encoder.config.frontend.kernel
+        features = self.features(wave, lengths)
+        assert features.lengths is not None
+        return self.states(features), torch.where(lengths < kernel, torch.zeros_like(features.lengths), features.lengths)
 
-    def states(self, found: Features) -> Tensor:
+    def features(self, wave: Tensor, lengths: Tensor | None) -> Features:
+        """All that the encoder gives; rows that are too short for a frame count as long enough for one."""
+        x = normalize(wave, lengths) if self.normalize else wave
+        least = self.encoder.config.frontend.kernel
+        features: Features = self.encoder(x, None if lengths is None else lengths.clamp(min=least))
+        return features
+
+    def states(self, features: Features) -> Tensor:
         """The layer or layers that it gives, of all."""
-        states = [found.embedded, *found.hidden[1:-1], found.last]
+        states = [features.embedded, *features.hidden[1:-1], features.last]
         if self.layer == ALL:
             return torch.stack(states, dim=1)
         return states[-1 if self.layer == LAST else int(self.layer)]
@@ -66,10 +77,10 @@ def layer_names(encoder: Encoder) -> list[str]:
 
 def traceable(encoder: Encoder) -> Encoder:
     """A copy of the same function in which everything can be written as ONNX."""
-    made = copy.deepcopy(encoder).eval()
-    if made.frontend.fbank is not None:
-        made.frontend.fbank = PlainFbank(made.frontend.fbank)
-    return made
+    twin = copy.deepcopy(encoder).eval()
+    if twin.frontend.fbank is not None:
+        twin.frontend.fbank = PlainFbank(twin.frontend.fbank)
+    return twin
 
 
 class PlainFbank(Fbank):

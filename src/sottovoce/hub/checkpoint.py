@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +245,13 @@ def refuse_quantised_weights(tensors: dict[str, Tensor]) -> None:
             raise ValueError(f"this checkpoint is quantised ({name} is {number}); use the unquantised one")
         if name.split(".")[-1] in _QUANTISED:
             raise ValueError(f"this checkpoint is quantised (it has {name}); use the unquantised one")
+
+
+def refuse_not_finite(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """ValueError for a model that must not be written to `folder`, because some of its numbers are none."""
+    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if bad:
+        raise ValueError(
+            f"no model was written to {folder}: {len(bad)} of its {len(tensors)} tensors hold NaN or infinity, such as "
+            f"{', '.join(bad[:SHOWN])}; if training made them, it diverged: lower its learning rate"
+        )

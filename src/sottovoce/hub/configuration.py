@@ -8,17 +8,15 @@ from typing import Any
 from transformers.configuration_utils import PreTrainedConfig
 
 from sottovoce.encoder.config import EncoderConfig
+from sottovoce.families.student_config import MODEL_TYPE
 
 
 class SottovoceConfig(PreTrainedConfig):
-    """encoder: an `EncoderConfig` as a dict. normalize: whether waveforms get zero mean and unit variance per row first.
-
-    projections: name -> student layers that share this trained projection into the teacher's space, of `teacher_dim` channels;
-    empty when none was saved. teacher_frames: how many of its frames each of the student's stands for. teacher: what the student
-    was made from. `hidden_size` and `num_hidden_layers` follow from `encoder`.
+    """`StudentConfig` as a configuration of transformers: the same fields, with `encoder` as a dict. `hidden_size` and
+    `num_hidden_layers` follow from it.
     """
 
-    model_type = "sottovoce"
+    model_type = MODEL_TYPE
 
     def __init__(
         self,

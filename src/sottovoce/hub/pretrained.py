@@ -19,7 +19,8 @@ from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.families.base import Family, refuse_quantised
 from sottovoce.families.generic import load_generic
 from sottovoce.families.sottovoce import Sottovoce
-from sottovoce.hub.checkpoint import read_json, read_tensors
+from sottovoce.families.student_config import StudentConfig
+from sottovoce.hub.checkpoint import read_json, read_tensors, refuse_not_finite
 from sottovoce.hub.folder import overlap, replacing
 from sottovoce.hub.input import EXTRACTOR, PROCESSOR, read_extractor, wants_normalized
 
@@ -105,7 +106,7 @@ def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretr
         wants = _normalize(extractor, hf, family, folder)
         mask_vector = family.mask_vector(tensors, config)
         state, left_out = family.to_encoder(tensors, config), family.left_out(tensors)
-        projections = family.projections(tensors, hf, config) if isinstance(family, Sottovoce) else {}
+        projections = family.projections(tensors, StudentConfig.from_json(hf)) if isinstance(family, Sottovoce) else {}
     except ValueError as problem:
         raise ValueError(f"{source}: {problem}") from problem.__cause__
     encoder = Encoder(config)
@@ -157,13 +158,14 @@ def save_pretrained(
     """Writes config.json, model.safetensors and preprocessor_config.json as `family`'s transformers class reads them.
 
     half: store float16 (loading converts back). mask_vector: (D,), what masked frames were replaced by in pre-training.
-    ValueError when no class of the family can hold this shape.
+    ValueError when no class of the family can hold this shape, or when a number is not finite (or does not fit float16).
     """
     found = FAMILIES.get(family)()
     config, tensors = found.to_hf(encoder.config, encoder.state_dict(), mask_vector)
     if half:
         tensors = {name: tensor.to(torch.float16) for name, tensor in tensors.items()}
         config["dtype"] = "float16"
+    refuse_not_finite(tensors, Path(folder))
     preprocessor = found.preprocessor(encoder.config, normalize)
     with replacing(Path(folder)) as new:
         save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})

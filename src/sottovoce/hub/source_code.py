@@ -16,6 +16,7 @@ def _copies() -> dict[str, str]:
         "core.cache": "sottovoce_cache",
         "core.types": "sottovoce_types",
         **{f"encoder.{name}": f"sottovoce_{name}" for name in encoder},
+        "families.student_config": "sottovoce_student_config",
         "hub.teacher_space": "sottovoce_teacher_space",
         "hub.configuration": "configuration_sottovoce",
         "hub.modeling": "modeling_sottovoce",

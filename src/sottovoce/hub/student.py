@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from sottovoce.core.types import SAMPLE_RATE, Features
 from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.encoder import normalize as normalize_wave
+from sottovoce.families.student_config import ENCODER, MODEL_TYPE, PROJECTIONS, StudentConfig
 from sottovoce.hub.card import Card, render
+from sottovoce.hub.checkpoint import refuse_not_finite
 from sottovoce.hub.folder import finish, replacing
 from sottovoce.hub.source_code import source_code
 from sottovoce.hub.teacher_space import TeacherSpace, check_space, missing
@@ -50,7 +52,8 @@ def save_student(
     the last part is written down. Files in `folder` that are not the student's stay; a kill at any moment leaves the old student
     or the new.
 
-    ValueError when the folder holds another kind of model or projections do not fit; OSError when writing fails.
+    ValueError when the folder holds another kind of model, projections do not fit, or a number is not finite; OSError when writing
+    fails.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -64,28 +67,22 @@ def save_student(
     teacher_dim = _check_projections(projections, layers, shape, join)
     teacher = Path(teacher).expanduser().resolve().name if Path(teacher).expanduser().is_dir() else teacher
 
-    tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    tensors = {f"{ENCODER}{name}": tensor for name, tensor in encoder.state_dict().items()}
     for name, linear in projections.items():
-        tensors[f"projections.{name}.weight"] = linear.weight
+        tensors[f"{PROJECTIONS}{name}.weight"] = linear.weight
         bias = linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
-        tensors[f"projections.{name}.bias"] = bias
+        tensors[f"{PROJECTIONS}{name}.bias"] = bias
+    refuse_not_finite(tensors, folder)
     # cloned, because weights that were cut may be views, and safetensors refuses those
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    student = StudentConfig(shape, bool(normalize), layers, teacher_dim, join, teacher)
     config = {
-        "model_type": "sottovoce",
         "architectures": ["SottovoceModel"],
         "auto_map": {"AutoConfig": "modeling_sottovoce.SottovoceConfig", "AutoModel": "modeling_sottovoce.SottovoceModel"},
         "sottovoce_version": __version__,
         "transformers_version": version("transformers"),
         "dtype": str(next(encoder.parameters()).dtype).removeprefix("torch."),
-        "teacher": teacher,
-        "hidden_size": shape.dim,
-        "num_hidden_layers": len(shape.layers),
-        "normalize": bool(normalize),
-        "teacher_dim": teacher_dim,
-        **({"teacher_frames": join} if join > 1 else {}),
-        "projections": {name: list(indexes) for name, indexes in layers.items()},
-        "encoder": shape.to_dict(),
+        **student.to_json(),
     }
     readme = render(
         card or Card(),
@@ -123,7 +120,7 @@ def _check_folder(folder: Path) -> None:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError):
         kind = None
-    if kind != "sottovoce":
+    if kind != MODEL_TYPE:
         raise ValueError(f"{folder} holds a model that sottovoce did not write (model_type '{kind}'); name another folder")
 
 
@@ -245,17 +242,18 @@ def load(
 
     check_space(space)
     finish(Path(source).expanduser())
-    found = load_pretrained(source)
+    model = load_pretrained(source)
     projections = None
     if space == "teacher":
-        if not found.projections:
+        if not model.projections:
             raise missing(str(source))
-        want = found.hf_config
-        projections = TeacherSpace(want["projections"], found.shape.dim, want["teacher_dim"], want.get("teacher_frames", 1))
-        projections.load_state_dict(found.projections)
-    encoder: nn.Module = found.encoder
+        student = StudentConfig.from_json(model.hf_config)
+        assert student.teacher_dim is not None
+        projections = TeacherSpace(student.projections, student.encoder.dim, student.teacher_dim, student.teacher_frames)
+        projections.load_state_dict(model.projections)
+    encoder: nn.Module = model.encoder
     if fast:
-        if not isinstance(found.encoder, Encoder) or torch.device(device).type != "cpu":
+        if not isinstance(model.encoder, Encoder) or torch.device(device).type != "cpu":
             raise ValueError("fast=True is for the encoders of sottovoce on a CPU; load this model without it")
-        encoder = pack(found.encoder)
-    return Speech(encoder, found.config, normalize=found.normalize, projections=projections).eval().to(device)
+        encoder = pack(model.encoder)
+    return Speech(encoder, model.config, normalize=model.normalize, projections=projections).eval().to(device)
