@@ -11,8 +11,14 @@ from typing import Any
 
 import torch
 
-from sottovoce.core.registry import FAMILIES
-from sottovoce.pruning import encoder_cost, load_latency, total
+from sottovoce.pruning import encoder_cost, full_widths, load_latency, total
+
+try:
+    from sottovoce.core.registry import FAMILIES
+except ModuleNotFoundError:  # until 735a1fd
+    from importlib import import_module
+
+    FAMILIES = import_module("sottovoce.registry").FAMILIES
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
@@ -37,8 +43,6 @@ def plain(value: Any) -> Any:
 
 def table(family: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Cost per part, for all units and for gates that are partly open, and latency."""
-    from sottovoce.pruning import full_widths
-
     config, draw = FAMILIES.get(family)().encoder_config(fields), random.Random(5)
     full = full_widths(config)
     whole = {name: draw.randint(1, int(count)) for name, count in full.items()}
