@@ -45,8 +45,8 @@ def table(family: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Cost per part, for all units and for gates that are partly open, and latency."""
     config, draw = FAMILIES.get(family)().encoder_config(fields), random.Random(5)
     full = full_widths(config)
-    whole = {name: draw.randint(1, int(count)) for name, count in full.items()}
-    soft = {name: torch.tensor(draw.uniform(0.5, float(count))) for name, count in full.items()}
+    whole = {name: draw.randint(1, int(count)) for name, count in sorted(full.items())}
+    soft = {name: torch.tensor(draw.uniform(0.5, float(count))) for name, count in sorted(full.items())}
     latency = load_latency("")
     found: dict[str, Any] = {}
     for name, widths in {"full": None, "cut": whole, "gated": soft}.items():
