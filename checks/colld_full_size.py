@@ -11,17 +11,20 @@ import resource
 import time
 from pathlib import Path
 
+import torch
+
 from sottovoce.core import ledger
 from sottovoce.encoder import Encoder
 from sottovoce.hub.pretrained import load_pretrained
 from sottovoce.pruning import encoder_cost, total
 from sottovoce.train import api, needs
+from sottovoce.train.dist import World
 from sottovoce.train.recipe import load_recipe
+from sottovoce.train.targets import open_teachers
 
 
 def make_teacher(folder: Path) -> None:
     """The published shape (24 layers, 1024 wide, 580M parameters), weights at random, as transformers saves it in half precision."""
-    import torch
     from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
 
     torch.manual_seed(0)
@@ -59,13 +62,13 @@ def main() -> None:
     recipe, shape = load_recipe("colld", [*overrides, f"teacher={folder}"]), load_pretrained(folder).shape
     student = load_pretrained(made.out).encoder
     assert isinstance(student, Encoder)
-    cost = total(encoder_cost(shape))
+    teachers, cost = open_teachers(recipe, World(0, 1, torch.device("cpu"))), total(encoder_cost(shape))
     found = {
         "name": "colld-full-size",
         **ledger.header("colld-full-size"),
         "teacher": {"layers": len(shape.layers), "dim": shape.dim, "params": cost.params, "macs_per_s": cost.macs},
         "student": made.record["cost"],
-        "said": needs.estimate(recipe, student, shape).text(options.seconds),
+        "said": needs.estimate(recipe, student, teachers.values()).text(options.seconds),
         "peak_gib": round(peak / needs.GIB, 2),
         "seconds": round(took, 1),
         "losses": [row["loss"] for row in rows if "loss" in row],

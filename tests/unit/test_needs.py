@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Literal
 
 import torch
 
 from sottovoce.encoder import Encoder
-from sottovoce.train.needs import GIB, Needs, estimate, saved_bytes
+from sottovoce.hub.pretrained import Pretrained
+from sottovoce.train.needs import GIB, Memory, estimate, saved_bytes
 from sottovoce.train.recipe import load_recipe
+from sottovoce.train.teachers import TeacherSettings
+from sottovoce.train.teachers.encoder import EncoderTeacher
 from tests.conftest import tiny_shape
+
+
+def a_teacher(precision: Literal["fp32", "bf16"] = "fp32", pack: bool = False) -> EncoderTeacher:
+    settings = TeacherSettings(torch.device("cpu"), precision, pack)
+    return EncoderTeacher(EncoderTeacher.Config(), settings, Pretrained(Encoder(tiny_shape()), tiny_shape(), "x", False, "x"))
 
 
 def test_counts_what_a_forward_pass_keeps() -> None:
@@ -36,22 +44,27 @@ def test_twice_the_audio_takes_about_twice_the_activations() -> None:
 
 def test_half_a_teacher_takes_half_the_memory() -> None:
     recipe, encoder = load_recipe("dphubert"), Encoder(tiny_shape())
-    gpu = torch.device("cuda")
-    full, half = (estimate(replace(recipe, teacher_precision=kind), encoder, tiny_shape(), gpu) for kind in ("fp32", "bf16"))
-    assert half.teacher == full.teacher / 2
+    full, half = (estimate(recipe, encoder, [a_teacher(kind)]) for kind in ("fp32", "bf16"))
+    assert half.teachers == full.teachers / 2
     assert half.student == full.student > 16 * sum(weight.numel() for weight in encoder.parameters())
 
 
 def test_a_teacher_prepared_for_inference_has_its_weights_twice() -> None:
     recipe, encoder = load_recipe("dphubert"), Encoder(tiny_shape())
-    gpu, cpu = (estimate(recipe, encoder, tiny_shape(), torch.device(kind)) for kind in ("cuda", "cpu"))
-    assert cpu.teacher - gpu.teacher == 4 * sum(weight.numel() for weight in encoder.parameters())
-    mixed = estimate(replace(recipe, precision="bf16"), encoder, tiny_shape(), torch.device("cpu"))
-    assert mixed.teacher == gpu.teacher
+    plain, packed = (estimate(recipe, encoder, [a_teacher(pack=pack)]) for pack in (False, True))
+    assert packed.teachers - plain.teachers == 4 * sum(weight.numel() for weight in encoder.parameters())
+    assert estimate(recipe, encoder, [a_teacher("bf16", pack=True)]).teachers == plain.teachers / 2
+
+
+def test_two_teachers_take_the_memory_of_both() -> None:
+    recipe, encoder = load_recipe("dphubert"), Encoder(tiny_shape())
+    one, two = (estimate(recipe, encoder, [a_teacher()] * count) for count in (1, 2))
+    assert two.teachers == 2 * one.teachers
+    assert one.loading < two.loading < 2 * one.loading
 
 
 def test_says_what_to_do_when_it_will_not_fit() -> None:
-    needs = Needs(4.0 * GIB, 8.0 * GIB, 12.0 * GIB)
+    needs = Memory(4.0 * GIB, 8.0 * GIB, 12.0 * GIB)
     assert "24" in needs.text(16) or "30" in needs.text(16)
     assert "seconds_per_batch" in needs.warning(8.0 * GIB)
     assert not needs.warning(64.0 * GIB)

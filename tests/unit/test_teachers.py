@@ -177,6 +177,23 @@ class TestFrames:
         assert learner._on_teacher("far", mask)[0].nonzero().flatten().tolist() == [4, 5, 6, 7]
 
 
+def test_what_a_later_stage_cannot_learn_is_said_before_the_first_one_trains(
+    teacher_folder: Path, speech_folder: Path, tmp_path: Path
+) -> None:
+    stage = {"kind": "train", "steps": 2, "lr": 1e-3}
+    recipe = {
+        "teachers": {"voice": {"kind": "utterance", "source": str(teacher_folder)}},
+        "objectives": {"utterance_regression": {}, "layer_to_layer": {"layers": [["3"]]}},
+        "stages": {
+            "first": {**stage, "objectives": ["utterance_regression"]},
+            "second": {**stage, "objectives": ["layer_to_layer"]},
+        },
+    }
+    with pytest.raises(ValueError, match=r"objectives\.layer_to_layer learns from a teacher of kind frames, and 'voice'"):
+        train(write(tmp_path / "r.yaml", recipe), speech_folder, tmp_path / "out")
+    assert not (tmp_path / "out/run/metrics.jsonl").exists()
+
+
 def test_a_teacher_that_pads_all_audio_gives_frames_of_the_audio_alone(tmp_path: Path) -> None:
     """Whisper's encoder reads log-mel features of 30 s through its own extractor, and has a frame every 320 samples."""
     import transformers

@@ -36,7 +36,7 @@ class UtteranceRegression(Objective):
         super().__init__(config, student, teacher)
         self.config: UtteranceRegression.Config = config
         if teacher.dim == 1 and config.cosine:
-            raise ValueError("utterance_regression: a score is one number and has no direction; set cosine: 0 and mse: 1")
+            raise ValueError("a score is one number and has no direction; set cosine: 0 and mse: 1")
         self.layer = layer_index(config.layer, student.depth)
         self.project = nn.Linear(student.dim, teacher.dim)
 

@@ -7,19 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sottovoce.core import ledger
 from sottovoce.core.config import ConfigError, plain
 from sottovoce.core.registry import STUDENTS
 from sottovoce.encoder import Encoder
-from sottovoce.hub.pretrained import load_pretrained, refuse_overlap, save_pretrained
+from sottovoce.hub.pretrained import refuse_overlap, save_pretrained
 from sottovoce.hub.student import save_student
 from sottovoce.train import needs
-from sottovoce.train.dist import connect
+from sottovoce.train.dist import World, connect
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Recipe, load_recipe
 from sottovoce.train.record import card, gather
 from sottovoce.train.run import RESULT, Run
 from sottovoce.train.sequence import run_stages
+from sottovoce.train.targets import open_teachers
 from sottovoce.train.work import Work, cost_of
 
 
@@ -142,7 +145,7 @@ def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
         mask_vector = work.objectives.get("mask_vector")
         save_pretrained(run.out, work.encoder, recipe.format, normalize=run.teachers.normalize, mask_vector=mask_vector)
         return
-    teacher = run.teacher
+    teacher = run.teachers.origin
     learner = Learner(work.encoder, recipe.objectives, run.teachers, recipe.masking)
     learner.recall(work.objectives)
     projections, layers = learner.projections()
@@ -168,16 +171,17 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     facts: dict[str, Any] = {"recipe": plain(recipe), "steps": recipe.steps}
     seconds = recipe.data.seconds_per_batch * sum(stage.batches for stage in stages)
     facts["audio_hours"] = round(seconds / 3600, 1)
-    if not recipe.teacher:
+    teachers = open_teachers(recipe, World(0, 1, torch.device("cpu")))
+    teacher = teachers.origin
+    if teacher is None:
         return facts
-    teacher = load_pretrained(recipe.teacher)
     facts["teacher"] = {"family": teacher.family}
     work = Work(STUDENTS.get(recipe.student.name)(recipe.student.config).build(teacher))
-    facts["memory"] = needs.estimate(recipe, work.encoder, teacher.config).text(recipe.data.seconds_per_batch)
+    facts["memory"] = needs.estimate(recipe, work.encoder, teachers.values()).text(recipe.data.seconds_per_batch)
     if isinstance(teacher.encoder, Encoder):
         facts["teacher"] |= cost_of(teacher.encoder)
         facts["training_macs_at_most"] = 4 * seconds * facts["teacher"]["macs_per_s"]
     for stage in stages:
-        stage.prepare(work, teacher.config)
+        stage.prepare(work, teachers)
         facts |= stage.describe(work)
     return facts

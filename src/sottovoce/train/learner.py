@@ -62,18 +62,23 @@ class Learner(nn.Module):
         first = next(iter(teachers), "")
         self.teacher_of = {label: part.teacher or first for label, part in objectives.items()}
         self.weights = {label: part.weight for label, part in objectives.items()}
-        self.objectives = nn.ModuleDict(
-            {
-                label: OBJECTIVES.get(part.name)(part.config, shape, self.shapes.get(self.teacher_of[label], shape))
-                for label, part in objectives.items()
-            }
-        )
+        self.objectives = nn.ModuleDict({label: self._build(label, part, shape) for label, part in objectives.items()})
         self.needs: dict[str, Needs] = {label: objective.needs() for label, objective in self._objectives()}
         self._check()
         self.compiled: Callable[..., Features] | None = None  # the student by torch.compile, where it is to be run so
         self.masking, self.augment = masking, augment or Augment()
         masks = any(needs.masked_input for needs in self.needs.values())
         self.mask_vector = nn.Parameter(torch.empty(shape.dim).uniform_()) if masks else None
+
+    def _build(self, label: str, part: ObjectiveChoice, student: Shape) -> Objective:
+        """An objective for the student and its teacher; for the student alone where it has no teacher of its kind (`_check`)."""
+        cls, teacher = OBJECTIVES.get(part.name), self.teacher_of[label]
+        fits = teacher and self.teachers[teacher].answers == cls.reads
+        try:
+            made: Objective = cls(part.config, student, self.shapes[teacher] if fits else student)
+        except ValueError as problem:
+            raise ValueError(f"objectives.{label}: {problem}") from None
+        return made
 
     def _check(self) -> None:
         """ValueError where an objective's teacher is not there, or does not give what it needs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,33 +12,33 @@ from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.pruning import encoder_cost, total
 from sottovoce.train.recipe import Recipe
+from sottovoce.train.teachers import Teacher
 
 GIB = 2**30
 ADAM = 16  # bytes per trained number: weight, gradient, two moments
 HALF = 0.6  # of the activations are left under autocast, which keeps norms in full precision
 LOADING = 10  # bytes per number of a teacher: the file in half precision, twice in full, on their way into the encoder
-CPU = torch.device("cpu")
 SLACK = 1.25  # objectives, temporary buffers, the allocator
 BASE = 0.6 * GIB  # torch and libraries
 
 
 @dataclass(frozen=True)
-class Needs:
-    """Bytes. teacher: its weights, and its hidden states of one batch. student: weights, gradients, Adam's moments. activations: what one
-    batch leaves for the backward pass. loading: the most that it takes to read the teacher in, before any of that."""
+class Memory:
+    """Bytes. teachers: their weights, and their hidden states of one batch. student: weights, gradients, Adam's moments.
+    activations: what one batch leaves for the backward pass. loading: the most that it takes to read the teachers in, before that."""
 
-    teacher: float
+    teachers: float
     student: float
     activations: float
     loading: float = 0.0
 
     @property
     def total(self) -> float:
-        return BASE + max(SLACK * (self.teacher + self.student + self.activations), self.loading)
+        return BASE + max(SLACK * (self.teachers + self.student + self.activations), self.loading)
 
     def text(self, seconds: float) -> str:
         """One line for people."""
-        parts = {"teacher": self.teacher, "student and optimiser": self.student, f"a batch of {seconds:g} s": self.activations}
+        parts = {"teacher": self.teachers, "student and optimiser": self.student, f"a batch of {seconds:g} s": self.activations}
         named = ", ".join(f"{name} {value / GIB:.1f}" for name, value in parts.items())
         return f"memory: about {self.total / GIB:.1f} GiB ({named})"
 
@@ -51,13 +52,8 @@ class Needs:
         )
 
 
-def packs(recipe: Recipe, device: torch.device) -> bool:
-    """Whether the teacher is prepared for inference (`encoder.packed`): on a CPU, in float32. Its weights are there twice then."""
-    return device.type == "cpu" and recipe.precision != "bf16" and recipe.teacher_precision == "fp32"
-
-
-def estimate(recipe: Recipe, student: Encoder, teacher: EncoderConfig | None, device: torch.device = CPU) -> Needs:
-    """What training `student` by `recipe` on `device` takes.
+def estimate(recipe: Recipe, student: Encoder, teachers: Iterable[Teacher] = ()) -> Memory:
+    """What training `student` by `recipe` takes, with these teachers. Those of unknown shape count nothing.
 
     Activations are counted, not guessed: a forward pass of shapes without numbers.
     """
@@ -66,14 +62,18 @@ def estimate(recipe: Recipe, student: Encoder, teacher: EncoderConfig | None, de
     samples = round(min(data.max_seconds, data.seconds_per_batch) * SAMPLE_RATE)
     copies = max(stage.copies for stage in recipe.build_stages())
     weights = sum(weight.numel() for weight in student.parameters())
-    theirs = loading = 0.0
-    if teacher is not None:
-        numbers = float(total(encoder_cost(teacher)).params)
-        loading = numbers * LOADING
-        states = rows * int(teacher.frontend.frames(samples)) * teacher.dim * (len(teacher.layers) + 1)
-        theirs = (numbers * (1 + packs(recipe, device)) + states) * (2 if recipe.teacher_precision == "bf16" else 4)
+    theirs = loaded = loading = 0.0
+    for teacher in teachers:
+        config = None if teacher.pretrained is None else teacher.pretrained.config
+        if config is None:
+            continue
+        numbers = float(total(encoder_cost(config)).params)
+        loading = max(loading, loaded + numbers * LOADING)
+        loaded += 4 * numbers
+        states = rows * int(config.frontend.frames(samples)) * config.dim * (len(config.layers) + 1)
+        theirs += (numbers * (1 + teacher.packed) + states) * (2 if teacher.precision == "bf16" else 4)
     activations = saved_bytes(student.config, rows, samples) * (HALF if recipe.precision == "bf16" else 1.0)
-    return Needs(theirs, weights * (ADAM + 4 * copies), activations, loading)
+    return Memory(theirs, weights * (ADAM + 4 * copies), activations, loading)
 
 
 def saved_bytes(config: EncoderConfig, rows: int, samples: int) -> float:

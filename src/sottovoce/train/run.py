@@ -20,15 +20,12 @@ from filelock import FileLock, Timeout
 
 from sottovoce.core.config import plain
 from sottovoce.core.ledger import write_atomically
-from sottovoce.core.types import Batch
 from sottovoce.data import Data, Stream, open_data, workers
 from sottovoce.encoder import kernels
-from sottovoce.hub.pretrained import Pretrained
 from sottovoce.train import checkpoint, track
 from sottovoce.train.dist import World
 from sottovoce.train.recipe import Recipe, build_recipe, present_form
 from sottovoce.train.targets import open_teachers
-from sottovoce.train.teachers import prepared
 
 MARK = ".sottovoce"  # its presence says that a folder is ours
 CLEARING = ".clearing"  # its presence says that --fresh was interrupted
@@ -157,19 +154,10 @@ class Run:
 
     # what stages use ------------------------------------------------------------------------------------------------------------
 
-    @property
-    def teacher(self) -> Pretrained | None:
-        """What the student is made from: the encoder of the main teacher."""
-        return self.teachers.origin
-
     def stream(self, stage: str) -> Stream:
         """The stage's own pass over the training data, from the start."""
         self.data.train.load({"epoch": 1000 * list(self.recipe.stages).index(stage), "index": 0})
         return self.data.train
-
-    def prepare(self, batch: Batch) -> Batch:
-        """The batch on this process's device, as the student reads it."""
-        return prepared(batch.to(self.world.device), self.teachers.normalize)
 
     def autocast(self) -> AbstractContextManager[Any]:
         kind = self.world.device.type

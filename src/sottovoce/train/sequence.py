@@ -25,7 +25,7 @@ def run_stages(run: Run) -> Work:
     finished = list(takewhile(lambda stage: run.done(stage.label) is not None, stages))
     work = last_work(run, finished) or initial_work(run)
     for stage in stages[len(finished) :]:
-        stage.prepare(work, run.teachers.config)
+        stage.prepare(work, run.teachers)
     for number, stage in enumerate(stages[len(finished) :], len(finished) + 1):
         if run.world.any(run.stop):
             run.stopped(f"before {stage.label}")
@@ -59,6 +59,6 @@ def last_work(run: Run, finished: Sequence[Stage]) -> Work | None:
 def initial_work(run: Run) -> Work:
     """The student before any training, the same on every process and whichever stage asks."""
     torch.manual_seed(run.recipe.seed)
-    encoder = STUDENTS.get(run.recipe.student.name)(run.recipe.student.config).build(run.teacher)
+    encoder = STUDENTS.get(run.recipe.student.name)(run.recipe.student.config).build(run.teachers.origin)
     run.world.share(encoder.to(run.world.device).state_dict().values())
     return Work(encoder.cpu().requires_grad_(True))

@@ -166,13 +166,13 @@ class Teachers(Mapping[str, Teacher]):
         return self._fingerprints[label]
 
 
-def open_teachers(recipe: Recipe, world: World, say: Callable[[str], None]) -> Teachers:
-    """Loads a recipe's teachers. ValueError when one of them cannot be."""
+def open_teachers(recipe: Recipe, world: World, say: Callable[[str], None] | None = None) -> Teachers:
+    """Loads a recipe's teachers. say: hears where targets are kept; without it, none are. ValueError when a teacher cannot be loaded."""
     plain = recipe.precision != "bf16" and world.device.type == "cpu"
     settings = TeacherSettings(world.device, recipe.teacher_precision, plain, recipe.compile)
     each = {label: TEACHER_KINDS.get(part.name)(part.config, settings) for label, part in recipe.teachers.items()}
     store, limit = None, recipe.data.target_bytes
-    if limit and each:
+    if limit and each and say is not None:
         store = TargetStore(cache_home() / "targets", limit, say, world.size)
         say(f"what teachers say about each recording is kept in {store.folder}, up to {limit / 1e9:g} GB")
     return Teachers(each, recipe.main, store)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sottovoce.encoder import EncoderConfig
 from sottovoce.train.work import Work
 
 if TYPE_CHECKING:
     from sottovoce.train.recipe import Recipe
     from sottovoce.train.run import Run
+    from sottovoce.train.targets import Teachers
 
 
 class Stage:
@@ -59,10 +59,10 @@ class Stage:
         """
         return {"stages": {self.label: {"steps": updates[self.label]}}}
 
-    def prepare(self, work: Work, teacher: EncoderConfig | None) -> None:
+    def prepare(self, work: Work, teachers: Teachers) -> None:
         """Called for each stage before the first one begins. ValueError when this one can never do what is asked.
 
-        work: what the run begins with. teacher: the shape of the main teacher, where it is known.
+        work: what the run begins with.
         """
 
     def describe(self, work: Work) -> dict[str, Any]:

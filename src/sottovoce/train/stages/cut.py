@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 
 from sottovoce.core.registry import STAGES
-from sottovoce.encoder import EncoderConfig
 from sottovoce.pruning import GatedEncoder, combine_cuts, meet_budget, open_units
 from sottovoce.train.run import Run
 from sottovoce.train.stages.base import Stage
 from sottovoce.train.stages.prune import GATES, set_budget
+from sottovoce.train.targets import Teachers
 from sottovoce.train.work import Work, cost_of
 
 
@@ -27,8 +27,8 @@ class Cut(Stage):
     class Config:
         """No settings: ``pruning.budget`` says how much is left."""
 
-    def prepare(self, work: Work, teacher: EncoderConfig | None) -> None:
-        set_budget(work, self.recipe.pruning, teacher)
+    def prepare(self, work: Work, teachers: Teachers) -> None:
+        set_budget(work, self.recipe.pruning, teachers.config)
 
     def perform(self, run: Run, work: Work) -> tuple[Work, dict[str, Any]]:
         pruning = self.recipe.pruning

@@ -12,7 +12,7 @@ from sottovoce.core.config import build
 from sottovoce.core.registry import STAGES, TASKS
 from sottovoce.data import Recordings
 from sottovoce.data.durations import present
-from sottovoce.encoder import Encoder, EncoderConfig
+from sottovoce.encoder import Encoder
 from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.kinds.task import Bench
 from sottovoce.evaluation.subjects.sources import open_subject, subject_of
@@ -23,6 +23,8 @@ from sottovoce.hub.pretrained import Pretrained
 from sottovoce.reporting.collect import EVALUATION
 from sottovoce.train.run import Run
 from sottovoce.train.stages.base import Stage
+from sottovoce.train.targets import Teachers
+from sottovoce.train.teachers import prepared
 from sottovoce.train.work import Work, cost_of
 
 DEFAULT = "fidelity"
@@ -76,7 +78,7 @@ class Evaluate(Stage):
                     f"data, e.g. tasks: {{{label}: {{data: FILE}}}}, or use 'sottovoce evaluate' on the student"
                 )
 
-    def prepare(self, work: Work, teacher: EncoderConfig | None) -> None:
+    def prepare(self, work: Work, teachers: Teachers) -> None:
         for label, choice in self._with_data().items():
             if TASKS.get(choice.task.name).compares and not self.recipe.teacher:
                 raise ValueError(f"stages.{self.label}.tasks.{label} compares with a teacher, and this run has none; take it out")
@@ -97,17 +99,18 @@ class Evaluate(Stage):
     def _on_held_out(self, run: Run, encoder: Encoder) -> dict[str, Any]:
         """The tasks without data, on the recordings that no stage trained on."""
         chosen = {label: choice for label, choice in self.config.tasks.items() if not choice.data}
-        batches = [run.prepare(batch) for batch in run.data.valid] if chosen else []
-        if run.teacher is None or not batches:
-            why = "there is no teacher" if run.teacher is None else "there is no held-out audio"
+        teacher, device = run.teachers.origin, run.world.device
+        batches = [prepared(batch.to(device), run.teachers.normalize) for batch in run.data.valid] if chosen else []
+        if teacher is None or not batches:
+            why = "there is no teacher" if teacher is None else "there is no held-out audio"
             if chosen:
                 run.say(f"{self.label}: {', '.join(chosen)} not measured, because {why}")
             return {}
         results: dict[str, Any] = {"held_out_seconds": round(sum(batch.seconds for batch in batches), 1)}
-        encoder = encoder.to(run.world.device).eval()
+        encoder = encoder.to(device).eval()
         for label, choice in chosen.items():
             task: Any = task_of(choice)
-            results[label] = task.run(encoder, run.teacher.encoder, batches)
+            results[label] = task.run(encoder, teacher.encoder, batches)
         return results
 
     def _on_own_data(self, run: Run, encoder: Encoder) -> dict[str, Any]:

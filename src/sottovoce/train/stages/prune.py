@@ -32,6 +32,7 @@ from sottovoce.train.phase import Phase
 from sottovoce.train.run import Run
 from sottovoce.train.stages.train import Train
 from sottovoce.train.state import TrainState
+from sottovoce.train.targets import Teachers
 from sottovoce.train.work import Work
 
 TRAVEL = 40.0  # in units of log_alpha, ramp-up and decay of the rate included
@@ -74,8 +75,9 @@ class Prune(Train):
         }
         return overlay(super().scaled(updates, factor), {"pruning": changes})
 
-    def prepare(self, work: Work, teacher: EncoderConfig | None) -> None:
-        set_budget(work, self.recipe.pruning, teacher)
+    def prepare(self, work: Work, teachers: Teachers) -> None:
+        super().prepare(work, teachers)
+        set_budget(work, self.recipe.pruning, teachers.config)
 
     def describe(self, work: Work) -> dict[str, Any]:
         assert work.budget is not None

@@ -16,6 +16,7 @@ from sottovoce.train.phase import Phase
 from sottovoce.train.run import Run
 from sottovoce.train.stages.base import Stage
 from sottovoce.train.state import TrainState
+from sottovoce.train.targets import Teachers
 from sottovoce.train.work import Work
 
 
@@ -73,6 +74,15 @@ class Train(Stage):
         steps = updates[self.label]
         return {"stages": {self.label: {"steps": steps, "warmup": min(steps, round(self.config.warmup * factor))}}}
 
+    def prepare(self, work: Work, teachers: Teachers) -> None:
+        self.learner(work, teachers)  # says what objectives, student and teachers do not fit together
+
+    def learner(self, work: Work, teachers: Teachers) -> Learner:
+        """The student with the objectives of this stage."""
+        recipe, labels = self.recipe, self.config.objectives
+        chosen = {label: part for label, part in recipe.objectives.items() if not labels or label in labels}
+        return Learner(work.encoder, chosen, teachers, recipe.masking, recipe.augment)
+
     def phase(self, run: Run, learner: Learner, work: Work) -> Phase:
         """What the stage adds to the training loop. The learner is on the run's device; its student is `work`'s encoder, which may be put
         into a wrapper here."""
@@ -80,13 +90,8 @@ class Train(Stage):
 
     def perform(self, run: Run, work: Work) -> tuple[Work, dict[str, Any]]:
         recipe, world = run.recipe, run.world
-        chosen = {
-            label: part
-            for label, part in recipe.objectives.items()
-            if not self.config.objectives or label in self.config.objectives
-        }
-        learner = Learner(work.encoder, chosen, run.teachers, recipe.masking, recipe.augment)
-        memory = needs.estimate(recipe, work.encoder, run.teachers.config, world.device)
+        learner = self.learner(work, run.teachers)
+        memory = needs.estimate(recipe, work.encoder, run.teachers.values())
         run.say(memory.text(recipe.data.seconds_per_batch))
         if warning := memory.warning(needs.free_memory(world.device)):
             run.say(warning)

@@ -55,6 +55,11 @@ class Teacher:
         return str(self.config.precision or self.settings.precision)
 
     @property
+    def packed(self) -> bool:
+        """Whether its weights are there twice, because a copy is prepared for inference."""
+        return self.settings.pack and self.precision == "fp32"
+
+    @property
     def normalize(self) -> bool:
         """Whether it wants waveforms of zero mean and unit variance."""
         return self.pretrained is not None and self.pretrained.normalize

@@ -47,7 +47,7 @@ class EncoderTeacher(Teacher):
         encoder: nn.Module = self.pretrained.encoder
         if self.precision == "bf16":
             encoder = encoder.to(torch.bfloat16)
-        elif self.settings.pack:
+        if self.packed:
             return fastest(encoder)
         if self.settings.compile:
             encoder.compile(dynamic=True)  # for audio of any length
