@@ -98,7 +98,11 @@ def main() -> None:
                     process.wait()
                     stages = sorted(path.stem for path in (out / "run").glob("*.json"))
                     kills.append(
-                        {"after_s": round(patience, 2), "stages_done": stages, "checkpoint": (out / "run/checkpoint.pt").exists()}
+                        {
+                            "after_s": round(patience, 2),
+                            "stages_done": stages,
+                            "checkpoint": (out / "run/checkpoints.json").exists(),
+                        }
                     )
                     print(len(kills), kills[-1], flush=True)
                     continue

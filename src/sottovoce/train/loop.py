@@ -11,7 +11,7 @@ from torch import Tensor
 from sottovoce.train import checkpoint, optim
 from sottovoce.train.learner import Learner
 from sottovoce.train.run import Run
-from sottovoce.train.state import TrainState
+from sottovoce.train.state import Diverged, TrainState
 from sottovoce.train.track import Meter, Tally
 
 PATIENCE = 20  # updates in a row without a finite gradient before a run gives up
@@ -20,31 +20,29 @@ PATIENCE = 20  # updates in a row without a finite gradient before a run gives u
 def fit(run: Run, state: TrainState) -> dict[str, float]:
     """Trains ``state.learner`` until its stage's updates are made, from where `state` stands. Returns the last logged values.
 
-    ValueError when gradients stay without finite values.
+    ValueError when training diverges: too many updates in a row without a finite gradient, or none that changed anything.
     """
     world, recipe, config, label = run.world, run.recipe, state.config, state.label
     run.journal.rewind(label, state.step)
     log: dict[str, float] = {}
-    tally, lost, saved_at = Tally(world), 0, time.monotonic()
+    saved_at = time.monotonic()
     state.learner.train()
     with Meter(label, config.steps, state.step) if world.main else contextlib.nullcontext() as meter:
         while state.step < config.steps:
             rate = optim.schedule(state.step, config)
-            norm, changed = update(run, state, rate, tally)
-            lost = 0 if changed else lost + 1
-            if lost == PATIENCE:  # alike on every process, because the gradients were summed
-                raise ValueError(
-                    f"{label}: no finite gradient for {PATIENCE} updates (step {state.step}); lower stages.{label}.lr or check the data"
-                )
+            norm = update(run, state, rate)
+            if state.lost_in_row == PATIENCE:  # alike on every process, because the gradients were summed
+                raise Diverged(label, f"no finite gradient for {PATIENCE} updates, the last of them update {state.step}")
             last = state.step == config.steps
             if state.step % recipe.log_every == 0 or last:
                 added = state.phase.logs()
-                log = {**tally.means(), "lr": rate * config.lr, "norm": norm, "audio_per_s": tally.audio_per_s(), **added}
+                log = {**state.tally.means(), "lr": rate * config.lr, "norm": norm, **added}
+                log |= {"audio_per_s": state.tally.audio_per_s(), **({"lost_updates": state.lost} if state.lost else {})}
                 run.journal.write(label, state.step, log)
                 if meter is not None:
                     notes = "".join(f"  {key} {value:.3f}" for key, value in added.items())
                     meter.update(state.step, f"loss {log['loss']:.4f}{notes}  {log['audio_per_s']:.0f} s audio/s")
-                tally = Tally(world)
+                state.tally = Tally(world)
             if state.step % recipe.valid_every == 0 or last:
                 held_out = validate(run, state.learner)
                 run.journal.write(label, state.step, held_out)
@@ -52,21 +50,24 @@ def fit(run: Run, state: TrainState) -> dict[str, float]:
             stop = world.any(run.stop)
             due = world.any(world.main and time.monotonic() - saved_at >= recipe.save_minutes * 60)
             if (stop or due) and not last:
-                state.save(run.checkpoint)
+                state.save(run.checkpoints)
                 saved_at = time.monotonic()
             if stop and not last:
                 run.stopped(f"at update {state.step} of {label}")
+    if state.lost:
+        run.say(f"{label}: {state.lost} of {config.steps} updates were left out, because their gradients were not finite")
+    state.check_finite()
     return {**log, "train_seconds": round(state.seconds, 1)}
 
 
-def update(run: Run, state: TrainState, rate: float, tally: Tally) -> tuple[float, bool]:
+def update(run: Run, state: TrainState, rate: float) -> float:
     """One update: draw masks, sum denominators over all processes, forward pass of teachers and student, weighted sum of objectives,
     backward, penalty of the phase, clip, step.
 
-    rate: share of the peak learning rates. Returns the norm of the weights' gradient, and whether anything has changed: not where a
-    gradient is not finite, after an overflow in bf16 or a broken recording.
+    rate: share of the peak learning rates. Returns the norm of the weights' gradient. An update with a gradient that is not finite (an
+    overflow in bf16, a broken recording) changes nothing and is counted in `state`.
     """
-    world, learner, optimizer = run.world, state.learner, state.optimizer
+    world, learner, optimizer, tally = run.world, state.learner, state.optimizer, state.tally
     optim.set_rates(optimizer, rate)
     drawn = [learner.draw(next(state.stream)) for _ in range(state.config.accumulate)]
     denominators = world.sum(torch.stack([learner.denominators(each) for each in drawn]).sum(0)).clamp(min=1)
@@ -87,9 +88,11 @@ def update(run: Run, state: TrainState, rate: float, tally: Tally) -> tuple[floa
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     state.step += 1
+    state.lost += not finite
+    state.lost_in_row = 0 if finite else state.lost_in_row + 1
     if finite:
         state.phase.after_update(state)
-    return float(norms["weights"]), finite
+    return float(norms["weights"])
 
 
 @torch.no_grad()

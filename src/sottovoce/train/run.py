@@ -22,7 +22,8 @@ from sottovoce.core.config import plain
 from sottovoce.core.ledger import write_atomically
 from sottovoce.data import Data, Stream, open_data, workers
 from sottovoce.encoder import kernels
-from sottovoce.train import checkpoint, track
+from sottovoce.train import track
+from sottovoce.train.checkpoint import Checkpoints
 from sottovoce.train.dist import World
 from sottovoce.train.recipe import Recipe, build_recipe, present_form
 from sottovoce.train.targets import open_teachers
@@ -43,7 +44,7 @@ class Run:
 
     def __init__(self, out: Path, recipe: Recipe, data: str, world: World) -> None:
         self.out, self.folder, self.recipe, self.spec, self.world = out, out / "run", recipe, data, world
-        self.checkpoint = self.folder / "checkpoint.pt"
+        self.checkpoints = Checkpoints(self.folder)
         self.stop, self._asked = False, 0.0
 
     @contextlib.contextmanager
@@ -181,14 +182,13 @@ class Run:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def saved(self, stage: str) -> dict[str, Any] | None:
-        """The checkpoint of this stage, if the run was interrupted in it."""
-        state = checkpoint.load(self.checkpoint)
-        return state if state is not None and state["stage"] == stage else None
+        """The newest sound checkpoint of this stage, if the run was interrupted in it."""
+        return self.checkpoints.load(stage, self.say)
 
     def finish(self, stage: str, report: dict[str, Any]) -> None:
         if self.world.main:
             write_atomically(self.folder / f"{stage}.json", json.dumps(report, indent=1))
-            self.checkpoint.unlink(missing_ok=True)
+            self.checkpoints.clear()
         self.world.wait()
 
 

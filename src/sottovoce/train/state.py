@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
+from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data import Stream
 from sottovoce.train import checkpoint, optim
 from sottovoce.train.dist import World
 from sottovoce.train.learner import Learner
 from sottovoce.train.phase import Phase
+from sottovoce.train.track import Tally
 
 if TYPE_CHECKING:
     from sottovoce.train.stages.train import Train
+
+
+class Diverged(ValueError):
+    """Training gave values that are not finite; there is no student."""
+
+    def __init__(self, label: str, what: str) -> None:
+        super().__init__(f"{label}: training diverged: {what}; lower stages.{label}.lr, or check the recordings")
 
 
 class TrainState:
@@ -26,6 +35,8 @@ class TrainState:
         self.label, self.config = stage.label, stage.config
         self.learner, self.phase, self.stream, self.world = learner, phase, stream, world
         self.step = 0  # updates so far
+        self.lost = self.lost_in_row = 0  # of them, those left out because a gradient was not finite; the newest of these
+        self.tally = Tally(world)
         self._seconds, self._since = 0.0, time.monotonic()
         self.optimizer = self._make_optimizer()
 
@@ -64,11 +75,14 @@ class TrainState:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values. Called by every process at the same time."""
         # each process has its own random generator, and passes over broken recordings of its own
-        ranks = self.world.gather({"random": checkpoint.random_state(), "stream": self.stream.state()})
+        mine = {"random": checkpoint.random_state(), "stream": self.stream.state(), "tally": self.tally.state_dict()}
+        ranks = self.world.gather(mine)
         return {
             "stage": self.label,
             "step": self.step,
             "seconds": self.seconds,
+            "lost": self.lost,
+            "lost_in_row": self.lost_in_row,
             "learner": self.learner.state_dict(),
             "phase": self.phase.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -87,10 +101,26 @@ class TrainState:
         self.stream.load(mine["stream"])
         checkpoint.set_random_state(mine["random"])
         self.step, self._seconds = int(saved["step"]), float(saved["seconds"])
+        self.lost, self.lost_in_row = int(saved.get("lost", 0)), int(saved.get("lost_in_row", 0))
+        if "tally" in mine:  # not in checkpoints of earlier versions
+            self.tally.load_state_dict(mine["tally"])
 
-    def save(self, path: Path) -> None:
-        """Writes the checkpoint. Called by every process at the same time."""
+    @torch.no_grad()
+    def check_finite(self) -> None:
+        """Diverged unless an update changed the weights, and the weights and the features of a second of noise are finite."""
+        if self.lost == self.config.steps:
+            raise Diverged(self.label, f"none of {self.lost} updates had a finite gradient")
+        for name, tensor in self.learner.state_dict().items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise Diverged(self.label, f"'{name}' is not finite")
+        noise = torch.randn(1, SAMPLE_RATE, generator=torch.Generator().manual_seed(0)).to(self.world.device)
+        self.learner.eval()
+        if not all(bool(x.isfinite().all()) for x in self.learner.student(0.1 * noise).hidden):
+            raise Diverged(self.label, "the student's features are not finite")
+
+    def save(self, checkpoints: checkpoint.Checkpoints) -> None:
+        """Writes a checkpoint. Called by every process at the same time."""
         state = self.state_dict()
         if self.world.main:
-            checkpoint.save(path, state)
+            checkpoints.save(state)
         self.world.wait()

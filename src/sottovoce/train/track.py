@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -91,6 +92,15 @@ class Tally:
                 self._sums[key if len(losses) == 1 else f"{label}/{key}"] += value / denominators[i]
         self._seconds += seconds
 
+    def state_dict(self) -> dict[str, Any]:
+        """This process's sums, so that a resumed run logs what the undisturbed run would."""
+        return {"updates": self.updates, "sums": {key: value.cpu() for key, value in self._sums.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.updates = int(state["updates"])
+        for key, value in state["sums"].items():
+            self._sums[key] += value.to(self.world.device)
+
     def means(self) -> dict[str, float]:
         """Per update, over all processes."""
         return {key: float(self.world.sum(value)) / self.updates for key, value in self._sums.items()}
@@ -135,7 +145,8 @@ class Journal:
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         if not self.main or not values:
             return
-        row = {"stage": stage, "step": step, **{key: float(f"{value:.6g}") for key, value in values.items()}}
+        numbers = {key: float(f"{value:.6g}") if math.isfinite(value) else None for key, value in values.items()}
+        row = {"stage": stage, "step": step, **numbers}  # JSON knows no NaN
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if self.board is not None:

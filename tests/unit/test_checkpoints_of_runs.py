@@ -1,0 +1,129 @@
+"""What a run does with damaged checkpoints, and when training diverges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sottovoce.train import loop
+from sottovoce.train.checkpoint import Checkpoints
+from tests.unit.test_train import small
+
+
+class Killed(BaseException):
+    """Stands for the death of the process."""
+
+
+def killed_at(update: int, *arguments: Any, **options: Any) -> None:
+    """A run that dies in its `update`-th update; it saves after each one."""
+    count, whole = 0, loop.update
+
+    def dying(*inner: Any) -> float:
+        nonlocal count
+        count += 1
+        if count == update:
+            raise Killed
+        return whole(*inner)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "update", dying)
+        with pytest.raises(Killed):
+            small(*arguments, **options)
+
+
+def flip(path: Path) -> None:
+    """Changes one byte in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def undisturbed(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> Path:
+    small(teacher_folder, speech_folder, tmp_path / "undisturbed")
+    return tmp_path / "undisturbed"
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def losses(folder: Path) -> list[tuple[str, int, float]]:
+    rows = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+    return [(row["stage"], row["step"], row["loss"]) for row in rows if "loss" in row]
+
+
+@pytest.mark.parametrize("broken", [1, 2])
+def test_damaged_checkpoints_are_noticed_and_change_nothing(
+    broken: int, undisturbed: Path, teacher_folder: Path, speech_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    killed_at(5, teacher_folder, speech_folder, tmp_path / "s")
+    listed = json.loads((tmp_path / "s/run/checkpoints.json").read_text())
+    assert [entry["step"] for entry in listed] == [4, 3]
+    for entry in listed[:broken]:
+        flip(tmp_path / "s/run" / entry["file"])
+    capfd.readouterr()
+    small(teacher_folder, speech_folder, tmp_path / "s")
+    said = capfd.readouterr().err
+    assert said.count("is damaged") == broken
+    assert ("going on from update 3" in said) == (broken == 1)
+    ours, theirs = weights(tmp_path / "s"), weights(undisturbed)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert losses(tmp_path / "s") == losses(undisturbed)
+
+
+def test_a_resumed_run_logs_the_means_of_the_undisturbed_one(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    extra = ["log_every=4"]
+    small(teacher_folder, speech_folder, tmp_path / "a", extra)
+    killed_at(7, teacher_folder, speech_folder, tmp_path / "b", extra)
+    small(teacher_folder, speech_folder, tmp_path / "b", extra)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+@pytest.mark.parametrize("rate", ["1e5", "1e38"])
+def test_a_run_that_diverges_leaves_no_student(rate: str, teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"distill: training diverged: .*lower stages\.distill\.lr"):
+        small(teacher_folder, speech_folder, tmp_path / "s", [f"stages.distill.lr={rate}", "stages.distill.warmup=0"])
+    assert not (tmp_path / "s/model.safetensors").exists()
+    assert not (tmp_path / "s/run/result.json").exists()
+
+
+def test_updates_without_a_finite_gradient_are_counted(
+    teacher_folder: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = loop.optim.clip
+
+    def one_bad(optimizer: torch.optim.Optimizer, limit: float) -> dict[str, torch.Tensor]:
+        norms = whole(optimizer, limit)
+        calls.append(1)
+        return {**norms, "weights": torch.tensor(float("nan"))} if len(calls) == 3 else norms
+
+    calls: list[int] = []
+    monkeypatch.setattr(loop.optim, "clip", one_bad)
+    small(teacher_folder, speech_folder, tmp_path / "s")
+    assert "prune: 1 of 8 updates were left out" in capfd.readouterr().err
+    stages = {stage["stage"]: stage for stage in json.loads((tmp_path / "s/run/result.json").read_text())["stages"]}
+    assert stages["prune"]["lost_updates"] == 1
+    assert "lost_updates" not in stages["distill"]
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save({"stage": "prune", "step": 1, "phase": {}})
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="free some space"):
+        checkpoints.save({"stage": "prune", "step": 2, "phase": {}})
+    found = checkpoints.load("prune")
+    assert found is not None
+    assert found["step"] == 1
+    assert not list(tmp_path.glob("*.part"))
+    assert checkpoints.load("distill") is None
