@@ -141,7 +141,7 @@ def export(
     built = form.build(graph, facts, parts=parts, calibration=clips.calibration_waves, say=say)
     with _writing(folder, built, facts, form) as new:
         say(f"checking it on {len(clips.check)} recordings through {form.RUNTIME}")
-        checked = check.check(
+        comparison = check.compare(
             form.opened(new / form.FILE),
             graph,
             form.pieces(clips.check_waves, facts),
@@ -153,17 +153,17 @@ def export(
             recordings=clips.recordings,
             left_out=clips.left_out,
         )
-        if not checked.finite:
+        if not comparison.finite:
             raise ValueError(
                 f"the file for {form.NAME} in {precision} gives values that are not finite where the model's are, so it was not written; "
                 f"try {form.MILDER if precision != 'fp32' else 'another format'}"
             )
-        write(new / CHECK, checked.record(facts))
+        write(new / CHECK, comparison.record(facts))
     if table:
-        check.show(checked, facts, form.NAME, "padded batches" if form.ANY_LENGTH else "window by window")
-    if precision.startswith("int8") and checked.error > max_error:
+        check.show(comparison, facts, form.NAME, "padded batches" if form.ANY_LENGTH else "window by window")
+    if precision.startswith("int8") and comparison.error > max_error:
         say(
-            f"warning: int8 changes the features by {checked.error:.1%} of their variance, more than {max_error:.1%}; "
+            f"warning: int8 changes the features by {comparison.error:.1%} of their variance, more than {max_error:.1%}; "
             f"try {form.MILDER}"
         )
     return folder / form.FILE

@@ -46,7 +46,7 @@ class View(nn.Module):
 
 
 @dataclass(frozen=True)
-class Checked:
+class Comparison:
     """layers: for each layer of the file its name and what `parity` says of it. fidelity: what the task says, by who was compared
     with whom. tasks: for each task and of ``torch`` and the format the value of its first measure. to, runtime: the format, and the
     package that ran the file. left_out: recordings that could not be used, with the reason."""
@@ -104,27 +104,27 @@ def parity(file: nn.Module, model: nn.Module, audio: Sequence[Batch], names: Seq
         valid = theirs.valid()
         assert torch.equal(valid, ours.valid()), "the file counts other frames than the model"
         frames += int(valid.sum())
-        for found, x, y in zip(sums, ours.hidden[-len(names) :], theirs.hidden[-len(names) :], strict=True):
+        for sum_of, x, y in zip(sums, ours.hidden[-len(names) :], theirs.hidden[-len(names) :], strict=True):
             a, b = x[valid].double(), y[valid].double()
-            found["max_abs"] = torch.maximum(found.get("max_abs", torch.zeros(())), (a - b).abs().max())
-            found["scale"] = torch.maximum(found.get("scale", torch.zeros(())), b.abs().max())
+            sum_of["max_abs"] = torch.maximum(sum_of.get("max_abs", torch.zeros(())), (a - b).abs().max())
+            sum_of["scale"] = torch.maximum(sum_of.get("scale", torch.zeros(())), b.abs().max())
             for key, value in (
                 ("cosine", F.cosine_similarity(a, b, dim=-1).sum()),
                 ("square", (a - b).square().sum(0)),
                 ("sum", b.sum(0)),
                 ("power", b.square().sum(0)),
             ):
-                found[key] = found.get(key, torch.zeros(())) + value
+                sum_of[key] = sum_of.get(key, torch.zeros(())) + value
     rows = []
-    for name, found in zip(names, sums, strict=True):
-        variance = (found["power"] - found["sum"].square() / frames).clamp(min=1e-12 * frames)
+    for name, sum_of in zip(names, sums, strict=True):
+        variance = (sum_of["power"] - sum_of["sum"].square() / frames).clamp(min=1e-12 * frames)
         rows.append(
             {
                 "layer": name,
-                "max_abs": float(found["max_abs"]),
-                "scale": float(found["scale"]),
-                "cosine": float(found["cosine"] / frames),
-                "error": float((found["square"] / variance).mean()),
+                "max_abs": float(sum_of["max_abs"]),
+                "scale": float(sum_of["scale"]),
+                "cosine": float(sum_of["cosine"] / frames),
+                "error": float((sum_of["square"] / variance).mean()),
             }
         )
     return rows
@@ -138,24 +138,24 @@ class Listed(nn.Module):
         self.subject = subject
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
-        found = self.subject.features(Batch(wave, lengths))
-        states = list(self.subject.stacked(found).unbind(2))
-        return replace(found, hidden=states if len(states) > 1 else states * 2)
+        features = self.subject.features(Batch(wave, lengths))
+        states = list(self.subject.stacked(features).unbind(2))
+        return replace(features, hidden=states if len(states) > 1 else states * 2)
 
 
 def probes(names: Sequence[str], recordings: Recordings, overrides: Sequence[str] = ()) -> dict[str, Task]:
     """The tasks of these names, with overrides of their fields. ValueError for what cannot be measured on the recordings."""
-    made: dict[str, Task] = {}
+    tasks: dict[str, Task] = {}
     for name in names:
         kind = TASKS.get(name)
         if kind.compares:
             raise ValueError(f"{name} is part of every check; name its teacher with --vs")
-        made[name] = kind(build(kind.Config, override({}, overrides)))
-        made[name].check(recordings)
-    return made
+        tasks[name] = kind(build(kind.Config, override({}, overrides)))
+        tasks[name].check(recordings)
+    return tasks
 
 
-def check(
+def compare(
     file: Subject,
     graph: Graph,
     waves: Sequence[Tensor],
@@ -167,7 +167,7 @@ def check(
     model: Callable[[], Subject] | None = None,
     recordings: Recordings | None = None,
     left_out: Mapping[str, str] | None = None,
-) -> Checked:
+) -> Comparison:
     """Compares an exported file with the model it was made from, on `waves`, and both with a teacher, if there is one.
 
     file: as its format opens it; its encoder says by `layers` which it gives. to, runtime: the format, and the package that runs it.
@@ -177,9 +177,11 @@ def check(
     encoder: Any = file.encoder
     view = View(graph.eval())
     seconds = sum(len(wave) for wave in waves) / SAMPLE_RATE
-    compared = Checked(parity(encoder, view, list(batches(waves)), encoder.layers), {}, {}, seconds, to, runtime, left_out or {})
-    if not compared.finite:
-        return compared  # nothing else could be said of it
+    comparison = Comparison(
+        parity(encoder, view, list(batches(waves)), encoder.layers), {}, {}, seconds, to, runtime, left_out or {}
+    )
+    if not comparison.finite:
+        return comparison  # nothing else could be said of it
     pairs: dict[str, tuple[nn.Module, nn.Module]] = {f"{to} to torch": (encoder, view)}
     if teacher is not None:
         theirs = Listed(teacher)
@@ -192,45 +194,45 @@ def check(
         assert model is not None
         assert recordings is not None
         measured[name] = _both(task, {"torch": model(), to: file}, recordings)
-    return replace(compared, fidelity=fidelity, tasks=measured)
+    return replace(comparison, fidelity=fidelity, tasks=measured)
 
 
 def _both(task: Task, subjects: Mapping[str, Subject], recordings: Recordings) -> dict[str, Any]:
     """The value of a task's first measure, by subject."""
-    found: dict[str, Any] = {"config": plain(task.config)}
+    values: dict[str, Any] = {"config": plain(task.config)}
     with tempfile.TemporaryDirectory(prefix="sottovoce-") as folder:
         bench = Bench(FeatureStore(Path(folder)), seeds=(1,))
         for who, subject in subjects.items():
             measure = task.measure(subject, recordings, bench).measures[0]
-            found["measure"], found[who] = measure.metric.name, measure.value
-    return found
+            values["measure"], values[who] = measure.metric.name, measure.value
+    return values
 
 
-def show(checked: Checked, facts: Mapping[str, str], name: str = "ONNX", how: str = "padded batches") -> None:
+def show(comparison: Comparison, facts: Mapping[str, str], name: str = "ONNX", how: str = "padded batches") -> None:
     """The tables for people. name: of the format. how: the audio was given to the file."""
-    console, to = Console(), checked.to
+    console, to = Console(), comparison.to
     table = Table(title=f"{facts['source']} as {name}, {facts['precision']}, against the model in torch", title_justify="left")
     for name in ("layer", "max |diff|", "max |value|", "cosine", "error"):
         table.add_column(name, justify="right" if name != "layer" else "left", no_wrap=True)
-    for row in checked.layers:
+    for row in comparison.layers:
         numbers = (f"{row['max_abs']:.1e}", f"{row['scale']:.3g}", f"{row['cosine']:.5f}", f"{row['error']:.3%}")
         table.add_row(row["layer"], *numbers)
     console.print(table)
     rest = Table(title="through the runtime", title_justify="left")
     for name in ("task", "torch", to):
         rest.add_column(name, justify="right" if name != "task" else "left", no_wrap=True)
-    for who, found in checked.fidelity.items():
+    for who, likeness in comparison.fidelity.items():
         if who == f"{to} to torch":
-            rest.add_row("fidelity to torch: explained", "", f"{found['explained']:.3%}")
+            rest.add_row("fidelity to torch: explained", "", f"{likeness['explained']:.3%}")
         elif who == f"{to} to teacher":
-            theirs = checked.fidelity["torch to teacher"]
-            rest.add_row("fidelity to the teacher: explained", f"{theirs['explained']:.3%}", f"{found['explained']:.3%}")
-    for name, values in checked.tasks.items():
+            theirs = comparison.fidelity["torch to teacher"]
+            rest.add_row("fidelity to the teacher: explained", f"{theirs['explained']:.3%}", f"{likeness['explained']:.3%}")
+    for name, values in comparison.tasks.items():
         rest.add_row(f"{name}: {values['measure']}", f"{values['torch']:.4g}", f"{values[to]:.4g}")
     if rest.row_count:
         console.print(rest)
     console.print(
-        f"On {checked.seconds:.0f} s of audio, {how}. error: squared difference as a share of the variance over time, mean over "
+        f"On {comparison.seconds:.0f} s of audio, {how}. error: squared difference as a share of the variance over time, mean over "
         "channels.",
         highlight=False,
     )

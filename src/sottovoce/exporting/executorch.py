@@ -108,11 +108,11 @@ def build(
                 partitioner=partitioners,
                 constant_methods={key: _constant(text) for key, text in facts.items()},
             )
-            made: bytes = lowered.to_executorch().buffer
+            buffer: bytes = lowered.to_executorch().buffer
     except Exception as problem:  # of the many parts of the exporter, each has exceptions of its own
         way = "export it to ONNX" if facts["precision"] == "fp32" else f"try {MILDER}, or export it to ONNX"
         raise ValueError(f"ExecuTorch cannot translate {facts['source']} ({_line(problem)}); {way}") from None
-    return made
+    return buffer
 
 
 def _attention(
@@ -154,8 +154,8 @@ def _quantized(module: nn.Module, graph: Graph, example: tuple[Tensor]) -> nn.Mo
         quantizer.set_module_type(kind, config)
     prepared = pt2e.prepare_pt2e(module, quantizer)
     prepared(*example)  # ranges are found while running; its observers want to have seen something
-    made: nn.Module = pt2e.convert_pt2e(prepared)
-    return made
+    converted: nn.Module = pt2e.convert_pt2e(prepared)
+    return converted
 
 
 def _constant(text: str) -> int | float | bool | str:

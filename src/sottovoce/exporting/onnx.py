@@ -103,16 +103,16 @@ def build(
     say: Callable[[str], None] = lambda text: None,
 ) -> ModelProto:
     """The graph in the precision that `facts` name, with the facts in its metadata. ValueError for parts that cannot be quantised."""
-    made, precision = translate(graph), facts["precision"]
+    model, precision = translate(graph), facts["precision"]
     if precision == "fp16":
-        half.halve(made)
+        half.halve(model)
     elif precision == "int8":
-        made = quantize.quantize_dynamic(made, parts or quantize.DYNAMIC)
+        model = quantize.quantize_dynamic(model, parts or quantize.DYNAMIC)
     elif precision == "int8-static":
         say(f"measuring ranges on {len(calibration)} recordings")
-        made = quantize.quantize_static(made, calibration, parts or quantize.STATIC)
-    describe(made, facts)
-    return made
+        model = quantize.quantize_static(model, calibration, parts or quantize.STATIC)
+    describe(model, facts)
+    return model
 
 
 def about(facts: Mapping[str, str]) -> dict[str, Any]:
@@ -177,14 +177,14 @@ def _fold_transposes(model: ModelProto) -> None:
     """Weights that are turned around in every pass, turned around for good. The exporter leaves large ones as they are."""
     numpy_helper = library("onnx.numpy_helper")
     known = weights(model)
-    made = []
+    folded = []
     for node in model.graph.node:
         if node.op_type != "Transpose" or node.input[0] not in known:
             continue
         order = next((list(item.ints) for item in node.attribute if item.name == "perm"), None)
         turned = numpy_helper.to_array(known[node.input[0]]).transpose(order)
         model.graph.initializer.append(numpy_helper.from_array(turned.copy(), node.output[0]))
-        made.append(node)
-    for node in made:
+        folded.append(node)
+    for node in folded:
         model.graph.node.remove(node)
     drop_unused(model)

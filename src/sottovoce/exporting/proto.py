@@ -21,8 +21,8 @@ library = partial(optional, extra="onnx", purpose="an ONNX file")
 
 def scope(node: NodeProto) -> str:
     """The module that a node comes from, e.g. "encoder.layers.0.ffn.up_proj"; "" where it is not known."""
-    found = next((item.value for item in node.metadata_props if item.key == SCOPES), "")
-    names = [name.strip(" '\"[]") for name in found.split(",")]
+    text = next((item.value for item in node.metadata_props if item.key == SCOPES), "")
+    names = [name.strip(" '\"[]") for name in text.split(",")]
     return max((name for name in names if name.startswith("encoder")), key=len, default="")
 
 

@@ -32,11 +32,11 @@ def targets(model: ModelProto, parts: Sequence[str], kinds: Sequence[str]) -> li
     if unknown := [name for name in parts if name not in PARTS]:
         raise ValueError(f"there is no part '{unknown[0]}' to quantise; parts: {', '.join(PARTS)}")
     known = weights(model)
-    found = [node for node in model.graph.node if node.op_type in kinds and len(node.input) > 1 and node.input[1] in known]
-    found = [node for node in found if part(node) in parts and not scope(node).startswith("encoder.frontend.fbank")]
-    if not found:
+    nodes = [node for node in model.graph.node if node.op_type in kinds and len(node.input) > 1 and node.input[1] in known]
+    nodes = [node for node in nodes if part(node) in parts and not scope(node).startswith("encoder.frontend.fbank")]
+    if not nodes:
         raise ValueError(f"nothing can be quantised in {', '.join(parts) or 'no part'}; choose among {', '.join(PARTS)}")
-    return [node.name for node in found]
+    return [node.name for node in nodes]
 
 
 def quantize_dynamic(model: ModelProto, parts: Sequence[str] = DYNAMIC) -> ModelProto:
@@ -50,9 +50,14 @@ def quantize_dynamic(model: ModelProto, parts: Sequence[str] = DYNAMIC) -> Model
     names = targets(model, parts, ("MatMul", "Gemm"))
     quantization = library("onnxruntime.quantization")
 
-    def run(source: Path, made: Path) -> None:
+    def run(source: Path, target: Path) -> None:
         quantization.quantize_dynamic(
-            source, made, op_types_to_quantize=["MatMul", "Gemm"], nodes_to_quantize=names, per_channel=True, reduce_range=NARROW
+            source,
+            target,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_quantize=names,
+            per_channel=True,
+            reduce_range=NARROW,
         )
 
     return _through_files(model, run)
@@ -78,10 +83,10 @@ def quantize_static(model: ModelProto, waves: Sequence[Tensor], parts: Sequence[
             wave = next(self.left, None)
             return None if wave is None else dict(zip(INPUTS, (wave[None].numpy(), np.array([len(wave)])), strict=True))
 
-    def run(source: Path, made: Path) -> None:
+    def run(source: Path, target: Path) -> None:
         quantization.quantize_static(
             source,
-            made,
+            target,
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["MatMul", "Gemm", "Conv"],
@@ -102,12 +107,12 @@ def _through_files(model: ModelProto, run: Any) -> ModelProto:
     root = logging.getLogger()
     level = root.level
     with tempfile.TemporaryDirectory(prefix="sottovoce-") as folder:
-        source, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         save(model, source)
         root.setLevel(logging.ERROR)  # it advises, through the root logger, what is done here already
         try:
-            run(source, made)
+            run(source, target)
         finally:
             root.setLevel(level)
-        found: ModelProto = onnx.load(made)
-    return found
+        quantised: ModelProto = onnx.load(target)
+    return quantised

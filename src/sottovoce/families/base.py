@@ -324,14 +324,14 @@ class Family:
 
     def mask_vector(self, tensors: Mapping[str, Tensor], config: EncoderConfig) -> Tensor | None:
         """(D,) float32, where the checkpoint has it. ValueError when it is of another width or not finite."""
-        found = [tensors[outer].float() for outer, name in self.inner_names(tensors).items() if name == MASK_VECTOR]
-        if not found:
+        vectors = [tensors[outer].float() for outer, name in self.inner_names(tensors).items() if name == MASK_VECTOR]
+        if not vectors:
             return None
-        if tuple(found[0].shape) != (config.dim,) or not torch.isfinite(found[0]).all():
+        if tuple(vectors[0].shape) != (config.dim,) or not torch.isfinite(vectors[0]).all():
             raise ValueError(
-                f"{MASK_VECTOR} has shape {tuple(found[0].shape)}, or holds NaN or infinity; expected {config.dim} numbers"
+                f"{MASK_VECTOR} has shape {tuple(vectors[0].shape)}, or holds NaN or infinity; expected {config.dim} numbers"
             )
-        return found[0]
+        return vectors[0]
 
     def hf_name(self, ours: str) -> str:
         """What Hugging Face calls our tensor `ours`."""

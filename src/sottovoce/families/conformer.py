@@ -80,17 +80,17 @@ class ConformerFamily(Family):
     def hf_parts(self, config: EncoderConfig) -> dict[str, Any]:
         distance = config.distance
         names = {kind: name for name, kind in KINDS.items()}
-        found: dict[str, Any] = {
+        keys: dict[str, Any] = {
             "position_embeddings_type": None if distance is None else names[distance.kind],
             "conv_depthwise_kernel_size": config.convolution.kernel,
             "conformer_conv_dropout": config.dropout.convolution,
             "add_adapter": False,
         }
         if distance is not None and distance.kind == "key":
-            found |= {"left_max_position_embeddings": distance.left, "right_max_position_embeddings": distance.right}
+            keys |= {"left_max_position_embeddings": distance.left, "right_max_position_embeddings": distance.right}
         elif distance is not None and distance.kind == "rotary":
-            found["rotary_embedding_base"] = distance.base
-        return found
+            keys["rotary_embedding_base"] = distance.base
+        return keys
 
     def from_hf(self, ours: str, tensor: Tensor) -> Tensor:
         """Convolutions over one frame become matrices; all values and then all gates become a value and a gate for each channel."""

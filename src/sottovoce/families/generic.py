@@ -66,10 +66,10 @@ class GenericEncoder(nn.Module):
         for begin in range(0, len(pieces), len(sizes)):  # as many at a time as there are rows
             some = pieces[begin : begin + len(sizes)]
             long = torch.tensor([len(piece) for _, piece in some], device=wave.device)
-            found = self._run(nn.utils.rnn.pad_sequence([piece for _, piece in some], batch_first=True), long)
-            assert found.lengths is not None
-            states = [*found.hidden, found.last]
-            for j, ((i, _), frames) in enumerate(zip(some, found.lengths.tolist(), strict=True)):
+            features = self._run(nn.utils.rnn.pad_sequence([piece for _, piece in some], batch_first=True), long)
+            assert features.lengths is not None
+            states = [*features.hidden, features.last]
+            for j, ((i, _), frames) in enumerate(zip(some, features.lengths.tolist(), strict=True)):
                 rows[i].append([state[j, :frames] for state in states])
         joined = [[torch.cat(parts) for parts in zip(*row, strict=True)] for row in rows]
         *hidden, last = (nn.utils.rnn.pad_sequence(list(states), batch_first=True) for states in zip(*joined, strict=True))
@@ -91,9 +91,11 @@ class GenericEncoder(nn.Module):
     def _extract(self, wave: Tensor, lengths: Tensor | None) -> tuple[dict[str, Tensor], tuple[int, Tensor] | None]:
         sizes = [wave.shape[1]] * len(wave) if lengths is None else lengths.tolist()
         rows = [row[:size].float().cpu().numpy() for row, size in zip(wave, sizes, strict=True)]
-        found = self.extractor(rows, sampling_rate=SAMPLE_RATE, return_tensors="pt", return_attention_mask=True, truncation=False)
-        mask = found["attention_mask"].to(wave.device)
-        inputs = {"input_features": found["input_features"].to(wave.device), "attention_mask": mask}
+        extracted = self.extractor(
+            rows, sampling_rate=SAMPLE_RATE, return_tensors="pt", return_attention_mask=True, truncation=False
+        )
+        mask = extracted["attention_mask"].to(wave.device)
+        inputs = {"input_features": extracted["input_features"].to(wave.device), "attention_mask": mask}
         return inputs, (mask.shape[1], mask.sum(-1))
 
 

@@ -64,11 +64,11 @@ class Wav2Vec2Conformer(ConformerFamily):
         return {**Family.hf_parts(self, config), **super().hf_parts(config), **idle}
 
     def idle_tensors(self, config: EncoderConfig) -> dict[str, Tensor]:
-        made = {"encoder.pos_conv_embed.conv.weight": torch.zeros(config.dim, 1, 1)}
-        made["encoder.pos_conv_embed.conv.bias"] = torch.zeros(config.dim)
+        tensors = {"encoder.pos_conv_embed.conv.weight": torch.zeros(config.dim, 1, 1)}
+        tensors["encoder.pos_conv_embed.conv.bias"] = torch.zeros(config.dim)
         for i in range(len(config.layers)):
-            made[f"encoder.layers.{i}.conv_module.batch_norm.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
+            tensors[f"encoder.layers.{i}.conv_module.batch_norm.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
         if config.distance is not None and config.distance.kind == "rotary":
             steps = torch.arange(0, config.layers[0].head_dim, 2) / config.layers[0].head_dim
-            made["encoder.embed_positions.inv_freq"] = 1.0 / config.distance.base**steps
-        return made
+            tensors["encoder.embed_positions.inv_freq"] = 1.0 / config.distance.base**steps
+        return tensors

@@ -3,6 +3,7 @@
 transformers costs seconds, and most of what sottovoce does never needs its model classes. So registration waits until the module
 whose table is to be extended has been imported: the configuration when AutoConfig appears, the model when AutoModel does. Not
 both at once, because transformers imports AutoConfig in the middle of importing PreTrainedModel, which our model class needs.
+Why a hook and no plain registration: docs/adr/0021-import-hook.md.
 """
 
 from __future__ import annotations

@@ -229,10 +229,10 @@ def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def refuse_adapted(names: Iterable[str]) -> None:
     """ValueError for weights to which an adapter has still to be added."""
-    found = [name for name in names if any(part.startswith(_ADAPTED) for part in name.split("."))]
-    if found:
+    adapted = [name for name in names if any(part.startswith(_ADAPTED) for part in name.split("."))]
+    if adapted:
         raise ValueError(
-            f"the weights hold an adapter of PEFT that is not merged ({found[0]} and {len(found) - 1} more tensors); merge it "
+            f"the weights hold an adapter of PEFT that is not merged ({adapted[0]} and {len(adapted) - 1} more tensors); merge it "
             "where PEFT is installed (model.merge_and_unload()) and save the result"
         )
 

@@ -20,7 +20,7 @@ from sottovoce.encoder.encoder import Encoder
 from sottovoce.encoder.modules import ChannelNorm, FixedNorm, Offset
 from sottovoce.encoder.position import ConvPosition, RelativeTable
 from sottovoce.hub.configuration import SottovoceConfig
-from sottovoce.hub.teacher_space import TeacherSpace, check_space, missing
+from sottovoce.hub.teacher_space import TeacherSpace, check_space, no_projections
 
 
 class SottovoceModel(PreTrainedModel):
@@ -69,7 +69,7 @@ class SottovoceModel(PreTrainedModel):
         if output_attentions:
             raise ValueError("attention maps are never made in this model, so output_attentions=True cannot be served")
         if space == "teacher" and not len(self.projections):
-            raise missing("this student")
+            raise no_projections("this student")
         features = self.encoder(input_values, None if attention_mask is None else attention_mask.sum(-1))
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states

@@ -34,7 +34,7 @@ _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What `load_pretrained` found.
+    """A model that was read.
 
     encoder: in evaluation mode, float32, on the CPU. config: its shape, or ``None`` for a model that runs inside transformers and
     can only teach. family: registered name, or "generic". normalize: whether it wants waveforms of zero mean and unit variance
@@ -160,13 +160,13 @@ def save_pretrained(
     half: store float16 (loading converts back). mask_vector: (D,), what masked frames were replaced by in pre-training.
     ValueError when no class of the family can hold this shape, or when a number is not finite (or does not fit float16).
     """
-    found = FAMILIES.get(family)()
-    config, tensors = found.to_hf(encoder.config, encoder.state_dict(), mask_vector)
+    writer = FAMILIES.get(family)()
+    config, tensors = writer.to_hf(encoder.config, encoder.state_dict(), mask_vector)
     if half:
         tensors = {name: tensor.to(torch.float16) for name, tensor in tensors.items()}
         config["dtype"] = "float16"
     refuse_not_finite(tensors, Path(folder))
-    preprocessor = found.preprocessor(encoder.config, normalize)
+    preprocessor = writer.preprocessor(encoder.config, normalize)
     with replacing(Path(folder)) as new:
         save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
         (new / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

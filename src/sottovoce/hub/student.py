@@ -22,7 +22,7 @@ from sottovoce.hub.card import Card, render
 from sottovoce.hub.checkpoint import refuse_not_finite
 from sottovoce.hub.folder import finish, replacing
 from sottovoce.hub.source_code import source_code
-from sottovoce.hub.teacher_space import TeacherSpace, check_space, missing
+from sottovoce.hub.teacher_space import TeacherSpace, check_space, no_projections
 from sottovoce.inference.packed import pack
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def load(
     projections = None
     if space == "teacher":
         if not model.projections:
-            raise missing(str(source))
+            raise no_projections(str(source))
         student = StudentConfig.from_json(model.hf_config)
         assert student.teacher_dim is not None
         projections = TeacherSpace(student.projections, student.encoder.dim, student.teacher_dim, student.teacher_frames)

@@ -40,7 +40,7 @@ class TeacherSpace(nn.ModuleDict):
         return [x.unflatten(2, (self.join, -1)).flatten(1, 2) for x in said] if self.join > 1 else said
 
 
-def missing(what: str) -> ValueError:
+def no_projections(what: str) -> ValueError:
     return ValueError(f"{what} was saved without projections into its teacher's space; use space='student'")
 
 
