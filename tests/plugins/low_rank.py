@@ -44,12 +44,12 @@ class Ranks(UnitKind):
         return dataclasses.replace(config, factored=tuple(full.items()))
 
     def tensors(self, encoder: Encoder) -> Mapping[str, Tensor]:
-        state, made = encoder.state_dict(), {}
+        state, factors = encoder.state_dict(), {}
         for _, name in projections(encoder.config):
             u, s, v = torch.linalg.svd(state[f"{name}.weight"], full_matrices=False)
-            made[f"{name}.outer.weight"], made[f"{name}.inner.weight"] = u * s.sqrt(), s.sqrt()[:, None] * v
-            made[f"{name}.outer.bias"] = state[f"{name}.bias"]
-        return made
+            factors[f"{name}.outer.weight"], factors[f"{name}.inner.weight"] = u * s.sqrt(), s.sqrt()[:, None] * v
+            factors[f"{name}.outer.bias"] = state[f"{name}.bias"]
+        return factors
 
     def unprepared(self, config: EncoderConfig) -> EncoderConfig:
         plain = dataclasses.replace(config, factored=())
@@ -69,11 +69,11 @@ class Ranks(UnitKind):
         return dict.fromkeys(self.sizes(config), "Rank of the first projection")
 
     def labels(self, config: EncoderConfig) -> Mapping[str, tuple[str, str]]:
-        made = {}
+        labels = {}
         for group, size in self.sizes(config).items():
             i = layer_of(group)
-            made[f"layers.{i}.ffn"] = (f"layer {i + 1} feed-forward", f"{config.layers[i].ffn_dim} units of rank {size}")
-        return made
+            labels[f"layers.{i}.ffn"] = (f"layer {i + 1} feed-forward", f"{config.layers[i].ffn_dim} units of rank {size}")
+        return labels
 
 
 def projections(config: EncoderConfig) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,6 @@ from sottovoce.pruning import (
     prepare,
 )
 from sottovoce.pruning.latency import DEFAULT, KIND, LatencyModel, from_record
-from sottovoce.pruning.units.conv import front
 from sottovoce.timing import fit
 from sottovoce.timing.parts import Timeable, grid
 from sottovoce.train.recipe import load_recipe
@@ -34,6 +33,7 @@ from sottovoce.train.recipe import load_recipe
 from .test_pruning_budget import TWELVE
 from .test_pruning_styles import STYLES, make
 
+front = FrontendConfig.like_wav2vec2
 # Every kind of part, and the names of its terms.
 TERMS = {
     part.kind: tuple(part.terms)
@@ -245,7 +245,11 @@ def test_prediction_and_measurement_rank_models_alike() -> None:
     layers = {"few": (LayerConfig(2, 32, 100),) * 4, "many": (LayerConfig(6, 32, 768),) * 12}
     models = {
         f"{name}, {size}": EncoderConfig(frontend, 192, PositionConfig(128, 16), layer)
-        for name, frontend in (("wide", front((256,) * 7, "group")), ("narrow", front((64,) * 7, "group")), ("fbank", fbank))
+        for name, frontend in (
+            ("wide", front((256,) * 7, "group")),
+            ("narrow", front((64,) * 7, "group")),
+            ("fbank", fbank),
+        )
         for size, layer in layers.items()
     }
     found = fit.fit(2.0, threads=1, rounds=3, whole=models)["whole"]

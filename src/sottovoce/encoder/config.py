@@ -100,6 +100,13 @@ class FrontendConfig(Shape):
         if self.join < 1:
             raise ValueError(f"frontend.join is {self.join}; at least one frame makes a frame")
 
+    @classmethod
+    def like_wav2vec2(cls, dims: tuple[int, ...], norm: str) -> FrontendConfig:
+        """Seven convolutions of these widths with the kernels and strides of wav2vec 2.0 and its kin."""
+        steps = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
+        convs = tuple(ConvConfig(dim, kernel, stride) for dim, (kernel, stride) in zip(dims, steps, strict=True))
+        return cls(convs, norm, bias=norm == "layer")
+
     @property
     def steps(self) -> tuple[tuple[int, int], ...]:
         """Kernel and stride of everything that moves along time."""

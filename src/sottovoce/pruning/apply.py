@@ -46,7 +46,7 @@ def gather(tensors: Mapping[str, Tensor], plan: Plan, values: Values) -> dict[st
     """The tensors of the smaller encoder, those only that differ from `tensors`. Differentiable in `tensors` and `values`."""
     kept = open_units(plan, values)
     index = _indices(plan, kept, next(iter(tensors.values())).device)
-    made = _select(tensors, plan, kept, index)
+    smaller = _select(tensors, plan, kept, index)
     for group in plan:
         if group.name not in kept:
             continue
@@ -54,12 +54,12 @@ def gather(tensors: Mapping[str, Tensor], plan: Plan, values: Values) -> dict[st
         if 0 < len(kept[group.name]) < group.size:
             value = value[index[group.name, 1]]
         for part in group.slices:
-            tensor = made.get(part.name, tensors[part.name])
+            tensor = smaller.get(part.name, tensors[part.name])
             if not part.scale or tensor.shape[part.dim] == 0:  # emptied by this group, or by the part that the group is in
                 continue
             factor = (value.repeat_interleave(part.block) if part.block > 1 else value).to(tensor.dtype)
-            made[part.name] = tensor * factor.view([-1 if axis == part.dim else 1 for axis in range(tensor.dim())])
-    return made
+            smaller[part.name] = tensor * factor.view([-1 if axis == part.dim else 1 for axis in range(tensor.dim())])
+    return smaller
 
 
 def cut_like(tensors: Mapping[str, Tensor], plan: Plan, kept: Kept) -> dict[str, Tensor]:
@@ -90,7 +90,7 @@ def cut(encoder: Encoder, plan: Plan, values: Values) -> Encoder:
 
 def _select(tensors: Mapping[str, Tensor], plan: Plan, kept: Kept, index: Mapping[tuple[str, int], Tensor]) -> dict[str, Tensor]:
     """The tensors that lose units, without them."""
-    made: dict[str, Tensor] = {}
+    selected: dict[str, Tensor] = {}
     for group in plan:
         units = kept.get(group.name)
         if units is None or len(units) == group.size:
@@ -98,24 +98,24 @@ def _select(tensors: Mapping[str, Tensor], plan: Plan, kept: Kept, index: Mappin
         for part in group.slices:
             if not part.select or part.name not in tensors:
                 continue
-            tensor = made.get(part.name, tensors[part.name])
+            tensor = selected.get(part.name, tensors[part.name])
             if units:
-                made[part.name] = tensor.index_select(part.dim, index[group.name, part.block])
+                selected[part.name] = tensor.index_select(part.dim, index[group.name, part.block])
             else:
-                made[part.name] = tensor.narrow(part.dim, 0, 0)
-    return made
+                selected[part.name] = tensor.narrow(part.dim, 0, 0)
+    return selected
 
 
 def _indices(plan: Plan, kept: Kept, device: torch.device) -> dict[tuple[str, int], Tensor]:
     """(group, block) -> where the open units are along an axis, each `block` wide. One transfer to the device for all."""
-    made: dict[tuple[str, int], Tensor] = {}
+    index: dict[tuple[str, int], Tensor] = {}
     for group in plan:
         units = kept.get(group.name, ())
         if 0 < len(units) < group.size:
             for block in {1, *(part.block for part in group.slices)}:
-                made[group.name, block] = (torch.tensor(units)[:, None] * block + torch.arange(block)).flatten()
-    if not made or device.type == "cpu":
-        return made
-    flat = torch.cat(list(made.values()))
+                index[group.name, block] = (torch.tensor(units)[:, None] * block + torch.arange(block)).flatten()
+    if not index or device.type == "cpu":
+        return index
+    flat = torch.cat(list(index.values()))
     flat = (flat.pin_memory() if device.type == "cuda" else flat).to(device, non_blocking=True)
-    return dict(zip(made, flat.split([len(index) for index in made.values()]), strict=True))
+    return dict(zip(index, flat.split([len(places) for places in index.values()]), strict=True))

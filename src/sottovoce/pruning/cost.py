@@ -18,9 +18,8 @@ from sottovoce.pruning.unit import Width
 def encoder_cost(config: EncoderConfig, widths: Mapping[str, Width] | None = None, seconds: float = 10.0) -> dict[str, Cost]:
     """Cost of each part, for one clip of `seconds` (attention costs more per second in longer clips).
 
-    widths: group name -> (expected) number of open units, for the groups that differ from `config`. Parts: "frontend.convs.i" or
-    "frontend.fbank", "frontend.projection" (with its norm), "position", "relative", "layers.i.attention", "layers.i.ffn",
-    "layers.i.ffn1" and "layers.i.glu" (of Conformer layers), "norms".
+    widths: group name -> (expected) number of open units, for the groups that differ from `config`. Parts are named after the modules
+    that they are, such as "frontend.convs.0" and "layers.3.ffn"; "frontend.projection" holds its norm, "norms" those of the layers.
     params: the number of elements in the encoder's state dict. macs: what `torch.utils.flop_counter` counts, halved.
     """
     return {name: Cost(part.params, part.macs / seconds) for name, part in encoder_parts(config, widths, seconds).items()}

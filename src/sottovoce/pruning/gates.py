@@ -157,14 +157,14 @@ class Gates(nn.Module):
     @torch.no_grad()
     def select(self, plan: Plan, kept: Mapping[str, Sequence[int]]) -> Gates:
         """Gates with the same log_alpha for `plan`, that of the encoder which is left after cutting all but `kept`."""
-        made = Gates(plan, self.config, torch.Generator())
+        selected = Gates(plan, self.config, torch.Generator())
         chosen = self.split(self.chosen)
         for group in plan:
             index = torch.tensor(list(kept.get(group.name, range(group.size))), dtype=torch.long)
             old = self.log_alpha[self.key(group)]
-            made.log_alpha[self.key(group)].copy_(old[index.to(old.device)])
-            made.split(made.chosen)[group.name].copy_(chosen[group.name][index.to(old.device)])
-        return made.to(self.chosen.device).train(self.training)
+            selected.log_alpha[self.key(group)].copy_(old[index.to(old.device)])
+            selected.split(selected.chosen)[group.name].copy_(chosen[group.name][index.to(old.device)])
+        return selected.to(self.chosen.device).train(self.training)
 
 
 def _at_least(minimum: int, values: Tensor, log_alpha: Tensor) -> Tensor:

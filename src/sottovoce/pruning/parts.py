@@ -14,9 +14,9 @@ from sottovoce.pruning.unit import Clip, PartCost, UnitKind, Width, kinds
 
 def encoder_parts(config: EncoderConfig, widths: Mapping[str, Width] | None = None, seconds: float = 10.0) -> dict[str, PartCost]:
     """Every part for one clip of `seconds`, by name. widths: as in `encoder_cost`. ValueError for a clip too short for one frame."""
-    clip, found = Clip.of(config, widths, seconds), kinds()
-    parts = [*_without_units(clip), *(part for kind in found for part in kind.parts(clip))]
-    for kind in found:
+    clip, units = Clip.of(config, widths, seconds), kinds()
+    parts = [*_without_units(clip), *(part for kind in units for part in kind.parts(clip))]
+    for kind in units:
         if type(kind).recost is not UnitKind.recost:
             parts = [kind.recost(part, clip) for part in parts]
     return {part.name: part for part in sorted(parts, key=lambda part: part.place)}

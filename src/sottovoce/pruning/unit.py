@@ -108,10 +108,10 @@ class Clip:
         for kind in kinds():
             for part, group in kind.covers(config).items():
                 presence[part] = presence[part] * sizes[group] if part in presence else sizes[group]
-        made = cls(config, sizes, round(seconds * SAMPLE_RATE), presence)
-        if made.frames < 1:
+        clip = cls(config, sizes, round(seconds * SAMPLE_RATE), presence)
+        if clip.frames < 1:
             raise ValueError(f"{seconds} s are too short for one frame")
-        return made
+        return clip
 
     @property
     def frames(self) -> int:
@@ -232,8 +232,8 @@ def kind_of(group: Group) -> UnitKind:
 
 def layer_of(name: str) -> int:
     """The number of the layer that a group or part is in; -1 for the others."""
-    found = LAYER.match(name)
-    return int(found[1]) if found else -1
+    match = LAYER.match(name)
+    return int(match[1]) if match else -1
 
 
 def full_widths(config: EncoderConfig) -> dict[str, int]:

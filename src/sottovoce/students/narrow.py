@@ -54,11 +54,11 @@ class Narrow(Student):
     def build(self, teacher: Pretrained | None) -> Encoder:
         encoder, want = own_encoder(teacher), self.config
         depth = len(encoder.layers)
-        made = take(encoder, chosen(depth, want.depth or depth, "spaced"))
-        config = self.shape(made.config)
+        shallower = take(encoder, chosen(depth, want.depth or depth, "spaced"))
+        config = self.shape(shallower.config)
         if want.start == "random":
             return want.joined(Encoder(config)).reset_parameters()
-        return want.joined(thinner(fewer_units(made, config), config.dim))
+        return want.joined(thinner(fewer_units(shallower, config), config.dim))
 
     def shape(self, config: EncoderConfig) -> EncoderConfig:
         """The wanted widths in the teacher's design. ValueError where they cannot be had."""

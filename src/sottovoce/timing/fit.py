@@ -14,23 +14,30 @@ from rich.console import Console
 from rich.table import Table
 
 from sottovoce.core.types import SAMPLE_RATE
-from sottovoce.encoder import Encoder, EncoderConfig, LayerConfig, PositionConfig
+from sottovoce.encoder import Encoder, EncoderConfig, FrontendConfig, LayerConfig, PositionConfig
 from sottovoce.inference.packed import fastest
 from sottovoce.pruning.latency import KIND, LatencyModel, from_record
-from sottovoce.pruning.units.conv import front
 from sottovoce.timing.machine import header, threads_of_torch
 from sottovoce.timing.parts import Timeable, grid, take_apart
 from sottovoce.timing.rounds import Clock, median_ms
 
 Say = Callable[[str], None]
+front = FrontendConfig.like_wav2vec2
 
 # Whole models that no part of the grid was taken from: is the sum of the parts the whole?
 WHOLE = {
     "narrow": EncoderConfig(
-        front((128,) * 7, "group"), 192, PositionConfig(128, 16), (LayerConfig(6, 32, 640),) * 12, norm_first=True
+        front((128,) * 7, "group"),
+        192,
+        PositionConfig(128, 16),
+        (LayerConfig(6, 32, 640),) * 12,
+        norm_first=True,
     ),
     "pruned": EncoderConfig(
-        front((432, 256, 200, 300, 350, 400, 432), "group"), 768, PositionConfig(128, 16), (LayerConfig(3, 64, 430),) * 12
+        front((432, 256, 200, 300, 350, 400, 432), "group"),
+        768,
+        PositionConfig(128, 16),
+        (LayerConfig(3, 64, 430),) * 12,
     ),
     "wide": EncoderConfig(front((512,) * 7, "layer"), 768, PositionConfig(128, 16), (LayerConfig(12, 64, 3072),) * 6),
 }

@@ -10,8 +10,6 @@ from sottovoce.core.registry import UNITS
 from sottovoce.encoder import ConvConfig, EncoderConfig, FrontendConfig, PositionConfig
 from sottovoce.pruning.unit import Clip, Group, PartCost, Place, Slice, UnitKind, Width
 
-STEPS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))  # kernels and strides of wav2vec 2.0 and its kin
-
 
 @UNITS.register("conv")
 class ConvChannels(UnitKind):
@@ -66,7 +64,7 @@ class ConvChannels(UnitKind):
         }
         widths = (192, 768, 384, 1024, 512)
         return {
-            f"front-{norm}-{name}": EncoderConfig(front(channels, norm), dim, PositionConfig(128, 16), ())
+            f"front-{norm}-{name}": EncoderConfig(FrontendConfig.like_wav2vec2(channels, norm), dim, PositionConfig(128, 16), ())
             for (name, channels), dim in zip(dims.items(), widths, strict=True)
             for norm in ("group", "layer")
         }
@@ -107,10 +105,3 @@ def _convs(config: EncoderConfig) -> list[tuple[str, ConvConfig]]:
 
 def _normed(frontend: FrontendConfig, i: int) -> bool:
     return frontend.norm == "layer" or (frontend.norm == "group" and i == 0)
-
-
-def front(dims: tuple[int, ...], norm: str) -> FrontendConfig:
-    """Waveform convolutions of these widths, as wav2vec 2.0 and its kin have them."""
-    return FrontendConfig(
-        tuple(ConvConfig(dim, *step) for dim, step in zip(dims, STEPS, strict=True)), norm, bias=norm == "layer"
-    )

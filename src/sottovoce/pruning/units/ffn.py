@@ -62,12 +62,12 @@ class FeedForwardUnits(UnitKind):
         return {f"{at}.{part}": names[part] for _, at, _, part in feed_forwards(config)}
 
     def labels(self, config: EncoderConfig) -> Mapping[str, tuple[str, str]]:
-        made = {}
+        labels = {}
         for i, at, layer, part in feed_forwards(config):
             size = getattr(layer, f"{part}_dim")
             units = (f"{size} units" if size else "constant") if getattr(layer, part) else "removed"
-            made[f"{at}.{part}"] = (f"layer {i + 1} feed-forward{part.removeprefix('ffn')}", units)
-        return made
+            labels[f"{at}.{part}"] = (f"layer {i + 1} feed-forward{part.removeprefix('ffn')}", units)
+        return labels
 
 
 def feed_forwards(config: EncoderConfig) -> Iterator[tuple[int, str, LayerConfig, str]]:

@@ -56,7 +56,7 @@ class ConvolutionChannels(UnitKind):
             yield PartCost(name, kind, (i, 3), frames, present * params, present * macs, terms, module)
 
     def timed(self) -> Mapping[str, EncoderConfig]:
-        front, made = FrontendConfig((), fbank=FbankConfig()), {}
+        front, shapes = FrontendConfig((), fbank=FbankConfig()), {}
         for dim in (192, 768, 1024):
             layers = tuple(
                 LayerConfig(0, 64, 0, attention=False, ffn=False, kind="conformer", ffn1=False, glu_dim=channels)
@@ -65,8 +65,8 @@ class ConvolutionChannels(UnitKind):
             for norm, causal in (("layer", True), ("layer", False), ("batch", False)):
                 shape = ConvolutionConfig(31, causal, norm)
                 name = f"glu-{norm}-{'causal-' if causal else ''}{dim}"
-                made[name] = EncoderConfig(front, dim, None, layers, convolution=shape, norm_first=True)
-        return made
+                shapes[name] = EncoderConfig(front, dim, None, layers, convolution=shape, norm_first=True)
+        return shapes
 
     def sized(self, config: EncoderConfig, size: Any) -> EncoderConfig:
         for i, _, layer in iter_layers(config):

@@ -42,17 +42,17 @@ class Heads(UnitKind):
             yield _part(clip, i, f"{at}.attention", clip.sizes[f"{at}.head"], layer.head_dim)
 
     def timed(self) -> Mapping[str, EncoderConfig]:
-        front, made = FrontendConfig((), fbank=FbankConfig()), {}
+        front, shapes = FrontendConfig((), fbank=FbankConfig()), {}
         for dim in (192, 768, 1024):
             sizes = ((1, 32), (dim // 64, 64), (max(1, dim // 128), 64), (3, 64))  # few, all
             plain = tuple(LayerConfig(heads, width, 0, ffn=False) for heads, width in sizes)
             tables = tuple(dataclasses.replace(layer, heads=tuple(range(layer.num_heads))) for layer in plain)
-            made[f"attention-{dim}"] = EncoderConfig(front, dim, None, plain)
-            made[f"relative-{dim}"] = EncoderConfig(front, dim, None, tables, relative=RelativeConfig(320, 800, dim // 64))
+            shapes[f"attention-{dim}"] = EncoderConfig(front, dim, None, plain)
+            shapes[f"relative-{dim}"] = EncoderConfig(front, dim, None, tables, relative=RelativeConfig(320, 800, dim // 64))
             for kind in ("key", "sinusoid", "rotary"):
                 distance = DistanceConfig(kind, left=64, right=8)
-                made[f"{kind}-{dim}"] = EncoderConfig(front, dim, None, plain, distance=distance, norm_first=True)
-        return made
+                shapes[f"{kind}-{dim}"] = EncoderConfig(front, dim, None, plain, distance=distance, norm_first=True)
+        return shapes
 
     def sized(self, config: EncoderConfig, size: Any) -> EncoderConfig:
         for i, _, layer in iter_layers(config):
@@ -66,11 +66,11 @@ class Heads(UnitKind):
         return {f"{at}.head": "Attention heads" for _, at, _ in iter_layers(config)}
 
     def labels(self, config: EncoderConfig) -> Mapping[str, tuple[str, str]]:
-        made = {}
+        labels = {}
         for i, at, layer in iter_layers(config):
             heads = f"{layer.num_heads} heads of {layer.head_dim}" if layer.num_heads else "constant"
-            made[f"{at}.attention"] = (f"layer {i + 1} attention", heads if layer.attention else "removed")
-        return made
+            labels[f"{at}.attention"] = (f"layer {i + 1} attention", heads if layer.attention else "removed")
+        return labels
 
 
 def producers(config: EncoderConfig, at: str) -> tuple[list[str], list[str]]:
