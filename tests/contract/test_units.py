@@ -46,7 +46,9 @@ class TestEveryKind:
             pytest.skip("a student does not choose how many")
         name, _, default = kind.option
         assert getattr(STUDENTS.get("narrow").Config(), name) == default
-        assert isinstance(default, tuple) or kind.sized(STYLES["mixed"], 2) != STYLES["mixed"]
+        assert set(kind.sizes(kind.sized(STYLES["mixed"], 2)).values()) <= {0, 2}
+        with pytest.raises(ValueError, match=rf"student\.{name} .*, (at most|but the teacher has)"):
+            kind.sized(STYLES["mixed"], 9999)
 
 
 @pytest.mark.parametrize(("unit", "style"), CASES)

@@ -22,6 +22,7 @@ class Ranks(UnitKind):
     """Singular directions of the first feed-forward projection."""
 
     order = 7
+    title = "Rank of the first projection"
 
     def sizes(self, config: EncoderConfig) -> Mapping[str, int]:
         return {f"{at}.rank": dict(config.factored)[name] for at, name in projections(config) if name in dict(config.factored)}
@@ -64,9 +65,6 @@ class Ranks(UnitKind):
         change = present * (rank * (any_unit(units) * dim + units) - dim * units)  # two factors in place of one matrix
         outputs = present * any_unit(units) * rank * frames
         return part.plus(change, change * frames, {"macs": change * frames, "outputs": outputs})
-
-    def titles(self, config: EncoderConfig) -> Mapping[str, str]:
-        return dict.fromkeys(self.sizes(config), "Rank of the first projection")
 
     def labels(self, config: EncoderConfig) -> Mapping[str, tuple[str, str]]:
         labels = {}

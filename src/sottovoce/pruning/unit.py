@@ -203,13 +203,24 @@ class UnitKind:
     # Name, type and default of the field by which the student `narrow` asks for fewer units; None where it cannot.
     option: ClassVar[tuple[str, Any, Any] | None] = None
 
-    def sized(self, config: EncoderConfig, size: Any) -> EncoderConfig:
-        """The shape with so many units, as the student `narrow` asks with `option`. ValueError where the teacher has fewer."""
-        raise TypeError(f"{type(self).__name__} must define sized")
+    def sized(self, config: EncoderConfig, size: int | tuple[int, ...]) -> EncoderConfig:
+        """The shape with so many units in every group, or one number for each. ValueError where there are fewer."""
+        groups = list(self.groups(config))
+        sizes = size if isinstance(size, tuple) else (size,) * len(groups)
+        there = [group.size for group in groups]
+        if len(sizes) != len(groups) or any(wanted > most for wanted, most in zip(sizes, there, strict=True)):
+            field = self.option[0] if self.option else self.name
+            one = f"is {size}, but the teacher has {min(there)}"
+            raise ValueError(f"student.{field} " + (f"must be {len(groups)} numbers, at most {there}" if sizes is size else one))
+        for group, wanted in zip(groups, sizes, strict=True):
+            config = self.narrow(config, group, range(wanted))
+        return config
+
+    title: ClassVar[str] = ""  # in the report: of a column for groups of layers, of a row for others; "" is not drawn
 
     def titles(self, config: EncoderConfig) -> Mapping[str, str]:
-        """Group name -> its title in the report: of a column for the groups of layers, of a row for others. Others are not drawn."""
-        return {}
+        """Group name -> its title."""
+        return dict.fromkeys(self.sizes(config), self.title) if self.title else {}
 
     def labels(self, config: EncoderConfig) -> Mapping[str, tuple[str, str]]:
         """Part -> its title and its shape in ``sottovoce inspect``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from sottovoce.core.registry import UNITS
 from sottovoce.encoder import ConvConfig, EncoderConfig, FrontendConfig, PositionConfig
@@ -68,13 +67,6 @@ class ConvChannels(UnitKind):
             for (name, channels), dim in zip(dims.items(), widths, strict=True)
             for norm in ("group", "layer")
         }
-
-    def sized(self, config: EncoderConfig, size: Any) -> EncoderConfig:
-        convs = config.frontend.convs
-        if len(size) != len(convs) or any(mine > conv.dim for mine, conv in zip(size, convs, strict=True)):
-            raise ValueError(f"student.conv_dims must be {len(convs)} numbers, at most {[conv.dim for conv in convs]}")
-        convs = tuple(ConvConfig(mine, conv.kernel, conv.stride) for mine, conv in zip(size, convs, strict=True))
-        return dataclasses.replace(config, frontend=dataclasses.replace(config.frontend, convs=convs))
 
     def titles(self, config: EncoderConfig) -> Mapping[str, str]:
         return {at: f"Convolution {i + 1}" for i, (at, _) in enumerate(_convs(config))}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from sottovoce.core.registry import UNITS
 from sottovoce.encoder import EncoderConfig, FbankConfig, FrontendConfig, LayerConfig
@@ -47,15 +46,6 @@ class FeedForwardUnits(UnitKind):
             f"ffn-{dim}": EncoderConfig(front, dim, None, tuple(LayerConfig(0, 64, size, attention=False) for size in sizes))
             for dim, sizes in shapes.items()
         }
-
-    def sized(self, config: EncoderConfig, size: Any) -> EncoderConfig:
-        for i, _, layer, part in feed_forwards(config):
-            field, there = f"{part}_dim", getattr(layer, f"{part}_dim")
-            if size > there > 0:
-                raise ValueError(f"the student cannot have {field}={size}: the teacher has {there}")
-            if there:
-                config = config.with_layer(i, **{field: size})
-        return config
 
     def titles(self, config: EncoderConfig) -> Mapping[str, str]:
         names = {"ffn": "Feed-forward units", "ffn1": "First feed-forward"}

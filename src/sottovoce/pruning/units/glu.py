@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from sottovoce.core.registry import UNITS
 from sottovoce.encoder import ConvolutionConfig, EncoderConfig, FbankConfig, FrontendConfig, LayerConfig
@@ -17,6 +16,7 @@ class ConvolutionChannels(UnitKind):
     order = 4
     rounded = True
     option = ("glu_dim", int, 0)
+    title = "Convolution channels"
 
     def sizes(self, config: EncoderConfig) -> Mapping[str, int]:
         return {f"{at}.glu": layer.glu_dim for _, at, layer in _conformers(config)}
@@ -67,17 +67,6 @@ class ConvolutionChannels(UnitKind):
                 name = f"glu-{norm}-{'causal-' if causal else ''}{dim}"
                 shapes[name] = EncoderConfig(front, dim, None, layers, convolution=shape, norm_first=True)
         return shapes
-
-    def sized(self, config: EncoderConfig, size: Any) -> EncoderConfig:
-        for i, _, layer in iter_layers(config):
-            if size > layer.glu_dim > 0:
-                raise ValueError(f"the student cannot have glu_dim={size}: the teacher has {layer.glu_dim}")
-            if layer.glu_dim:
-                config = config.with_layer(i, glu_dim=size)
-        return config
-
-    def titles(self, config: EncoderConfig) -> Mapping[str, str]:
-        return {f"{at}.glu": "Convolution channels" for _, at, _ in _conformers(config)}
 
     def labels(self, config: EncoderConfig) -> Mapping[str, tuple[str, str]]:
         return {

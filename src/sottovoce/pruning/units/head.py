@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from sottovoce.core.registry import UNITS
 from sottovoce.encoder import DistanceConfig, EncoderConfig, FbankConfig, FrontendConfig, LayerConfig, RelativeConfig
@@ -17,6 +16,7 @@ class Heads(UnitKind):
 
     order = 0
     option = ("heads", int, 0)
+    title = "Attention heads"
 
     def sizes(self, config: EncoderConfig) -> Mapping[str, int]:
         return {f"{at}.head": layer.num_heads for _, at, layer in iter_layers(config)}
@@ -53,17 +53,6 @@ class Heads(UnitKind):
                 distance = DistanceConfig(kind, left=64, right=8)
                 shapes[f"{kind}-{dim}"] = EncoderConfig(front, dim, None, plain, distance=distance, norm_first=True)
         return shapes
-
-    def sized(self, config: EncoderConfig, size: Any) -> EncoderConfig:
-        for i, _, layer in iter_layers(config):
-            if size > layer.num_heads > 0:
-                raise ValueError(f"the student cannot have num_heads={size}: the teacher has {layer.num_heads}")
-            if layer.num_heads:
-                config = config.with_layer(i, num_heads=size, heads=layer.heads[:size])
-        return config
-
-    def titles(self, config: EncoderConfig) -> Mapping[str, str]:
-        return {f"{at}.head": "Attention heads" for _, at, _ in iter_layers(config)}
 
     def labels(self, config: EncoderConfig) -> Mapping[str, tuple[str, str]]:
         labels = {}
