@@ -46,8 +46,8 @@ def test_only_the_student_in_training_hears_it() -> None:
     learner = Learner(Encoder(tiny_shape()), recipe.objectives, one_teacher(), Masking(), Augment(share=1.0))
     drawn = learner.draw(batch)
     assert drawn.batch.wave is batch.wave
-    assert not torch.equal(drawn.heard, batch.wave)
-    assert learner.eval().draw(batch).heard is batch.wave
+    assert not torch.equal(drawn.student_wave, batch.wave)
+    assert learner.eval().draw(batch).student_wave is batch.wave
 
 
 @pytest.mark.parametrize("bad", [{"share": 2.0}, {"snr_db": (5.0,)}, {"snr_db": (9.0, 3.0)}, {"voices": -1.0}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -437,6 +438,30 @@ class TestKeptTargets:
         straight = teachers["teacher"].answer(both)
         assert isinstance(straight, Features)
         torch.testing.assert_close(first.hidden[3][0], straight.hidden[3][0], rtol=1e-3, atol=1e-3)
+
+    @pytest.mark.parametrize("target", ["block", "ffn"])
+    def test_masked_audio_is_asked_about_each_time(self, target: str, tmp_path: Path) -> None:
+        """Visible frames come from the teacher on masked audio, hidden ones from what is kept; that this is not kept is said once."""
+        teacher, said = one_teacher()["teacher"], list[str]()
+        assert isinstance(teacher, EncoderTeacher)
+        teacher.pretrained = dataclasses.replace(teacher.pretrained, mask_vector=torch.randn(32))
+        store = TargetStore(tmp_path / "t", 1e9, said.append)
+        fields = ["masked_teacher=true", "visible=distance", f"target={target}", "layers=2"]
+        parts = load_recipe("colld", [f"objectives.colld.{field}" for field in fields]).objectives
+        torch.manual_seed(1)
+        plain, kept = (
+            Learner(Encoder(tiny_shape()), parts, Teachers({"teacher": teacher}, "teacher", each), Masking()).eval()
+            for each in (None, store)
+        )
+        drawn = kept.draw(Batch(torch.randn(2, 16_000)))
+        expected, found = (learner.targets(drawn)["teacher", "masked"] for learner in (plain, kept))
+        assert isinstance(found, Features)
+        assert isinstance(expected, Features)
+        states = (found.ffn[2], expected.ffn[2]) if target == "ffn" else (found.hidden[3], expected.hidden[3])
+        torch.testing.assert_close(*states, rtol=1e-3, atol=1e-3)
+        kept.targets(drawn)
+        assert len(said) == 1
+        assert "masked audio is not kept" in said[0]
 
     def test_numbers_too_large_for_half_precision_are_kept_roughly(self) -> None:
         big = Vectors(torch.tensor([[1e6, -3.0]]))

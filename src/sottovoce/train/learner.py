@@ -26,14 +26,14 @@ class Drawn:
     """A batch on the student's device, with what is drawn for it before the forward pass.
 
     raw: as it was decoded, for teachers, each of which prepares it its own way. batch: as the student reads it. keys: under which the
-    targets of its rows are kept, if they are. heard: (B, S), what the student hears; the batch itself unless it is augmented.
-    valid, mask: (B, T) bool; mask is ``None`` when no objective masks.
+    targets of its rows are kept, if they are. student_wave: (B, S), the audio that the student gets:
+    the batch's, or an augmented version of it. valid, mask: (B, T) bool; mask is ``None`` when no objective masks.
     """
 
     raw: Batch
     batch: Batch
     keys: tuple[str, ...]
-    heard: Tensor
+    student_wave: Tensor
     valid: Tensor
     mask: Tensor | None
 
@@ -75,10 +75,10 @@ class Learner(nn.Module):
         cls, teacher = OBJECTIVES.get(part.name), self.teacher_of[label]
         fits = teacher and self.teachers[teacher].answers == cls.reads
         try:
-            made: Objective = cls(part.config, student, self.shapes[teacher] if fits else student)
+            objective: Objective = cls(part.config, student, self.shapes[teacher] if fits else student)
         except ValueError as problem:
             raise ValueError(f"objectives.{label}: {problem}") from None
-        return made
+        return objective
 
     def _check(self) -> None:
         """ValueError where an objective's teacher is not there, or does not give what it needs."""
@@ -117,17 +117,17 @@ class Learner(nn.Module):
 
     def _with_targets(self, label: str, batch: Batch) -> tuple[Batch, Answer | None]:
         raw, keys = batch.to(self._device), self.teachers.row_keys(batch)
-        mine = prepared(raw, self.teachers.normalize)
+        own = prepared(raw, self.teachers.normalize)
         if self.needs[label].targets == "none":
-            return mine, None
-        return mine, self._clean(self.teacher_of[label], raw, keys)
+            return own, None
+        return own, self._clean(self.teacher_of[label], raw, keys)
 
     @property
     def _device(self) -> torch.device:
         return next(self.encoder.parameters()).device
 
     def draw(self, batch: Batch) -> Drawn:
-        """A batch as it was decoded, with its valid frames, what the student hears and, where an objective wants it, a fresh span mask."""
+        """A batch as it was decoded, with its valid frames, augmented audio for the student and, if any objective masks, a new mask."""
         keys, raw = self.teachers.row_keys(batch), batch.to(self._device)
         batch = prepared(raw, self.teachers.normalize)
         frontend = self.encoder.config.frontend
@@ -135,12 +135,12 @@ class Learner(nn.Module):
         valid = torch.ones(len(batch.wave), frames, dtype=torch.bool, device=device)
         if batch.lengths is not None:
             valid = torch.arange(frames, device=device) < frontend.frames(batch.lengths)[:, None]
-        heard = self.augment(batch.wave, batch.lengths) if self.training else batch.wave
+        student_wave = self.augment(batch.wave, batch.lengths) if self.training else batch.wave
         if self.mask_vector is None:
-            return Drawn(raw, batch, keys, heard, valid, None)
+            return Drawn(raw, batch, keys, student_wave, valid, None)
         starts = torch.rand(valid.shape, device=device) < self.masking.share / self.masking.span
         ends = nn.functional.pad(starts.cumsum(1), (self.masking.span, 0))[:, :frames]
-        return Drawn(raw, batch, keys, heard, valid, (starts.cumsum(1) > ends) & valid)
+        return Drawn(raw, batch, keys, student_wave, valid, (starts.cumsum(1) > ends) & valid)
 
     def denominators(self, drawn: Drawn) -> Tensor:
         """(objectives,) what the loss of each objective on this batch is divided by: frames or rows that count."""
@@ -156,8 +156,8 @@ class Learner(nn.Module):
 
     def recall(self, trained: Mapping[str, Tensor]) -> None:
         """Takes over what earlier stages trained, as far as this learner has it."""
-        mine = self.state_dict()
-        self.load_state_dict({**mine, **{key: value for key, value in trained.items() if key in mine}})
+        own = self.state_dict()
+        self.load_state_dict({**own, **{key: value for key, value in trained.items() if key in own}})
 
     def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
         """Trained maps into the main teacher's space, and the student layers each serves. Of several for one layer the first counts."""
@@ -166,8 +166,8 @@ class Learner(nn.Module):
         for label, objective in self._objectives():
             if self.teacher_of[label] != self.teachers.main:
                 continue
-            found, serves = objective.projections()
-            for name, linear in found.items():
+            projections, serves = objective.projections()
+            for name, linear in projections.items():
                 new = [layer for layer in serves[name] if not any(layer in known for known in layers.values())]
                 if new:
                     key = name if name not in maps else f"{label}-{name}"
@@ -196,16 +196,16 @@ class Learner(nn.Module):
         "clean": about the clean audio. "masked": the same at masked frames and, at the others, what the teacher says about the masked
         audio.
         """
-        found: dict[tuple[str, Literal["clean", "masked"]], Answer] = {}
+        answers: dict[tuple[str, Literal["clean", "masked"]], Answer] = {}
         for label, needs in self.needs.items():
             teacher = self.teacher_of[label]
-            if needs.targets != "none" and (teacher, "clean") not in found:
-                found[teacher, "clean"] = self._clean(teacher, drawn.raw, drawn.keys)
+            if needs.targets != "none" and (teacher, "clean") not in answers:
+                answers[teacher, "clean"] = self._clean(teacher, drawn.raw, drawn.keys)
         for label, needs in self.needs.items():
             teacher = self.teacher_of[label]
-            if needs.targets == "masked" and (teacher, "masked") not in found:
-                found[teacher, "masked"] = self._masked(teacher, drawn, found[teacher, "clean"])
-        return found
+            if needs.targets == "masked" and (teacher, "masked") not in answers:
+                answers[teacher, "masked"] = self._masked(teacher, drawn, answers[teacher, "clean"])
+        return answers
 
     def _masked(self, teacher: str, drawn: Drawn, clean: Answer) -> Features:
         assert drawn.mask is not None
@@ -232,14 +232,14 @@ class Learner(nn.Module):
 
     def forward(self, drawn: Drawn, targets: Targets) -> dict[str, Loss]:
         losses: dict[str, Loss] = {}
-        seen: dict[bool, Features] = {}
+        outputs: dict[bool, Features] = {}
         for label, objective in self._objectives():
             needs = self.needs[label]
-            if needs.masked_input not in seen:  # one student pass for all clean objectives, one for all masked ones
+            if needs.masked_input not in outputs:  # one student pass for all clean objectives, one for all masked ones
                 mask, vector = (drawn.mask, self.mask_vector) if needs.masked_input else (None, None)
                 student = self.compiled or self.student
-                seen[needs.masked_input] = student(drawn.heard, drawn.batch.lengths, mask=mask, mask_vector=vector)
+                outputs[needs.masked_input] = student(drawn.student_wave, drawn.batch.lengths, mask=mask, mask_vector=vector)
             teacher = None if needs.targets == "none" else targets[self.teacher_of[label], needs.targets]
             frames = objective.frames(drawn.valid, drawn.mask)
-            losses[label] = objective(seen[needs.masked_input], teacher, frames, drawn.batch)
+            losses[label] = objective(outputs[needs.masked_input], teacher, frames, drawn.batch)
         return losses

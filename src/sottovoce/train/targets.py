@@ -51,37 +51,37 @@ class TargetStore:
         """The entry, or ``None`` when there is none or it is damaged."""
         path = folder / key[:2] / key
         try:
-            found = path.read_bytes()
+            entry = path.read_bytes()
         except OSError:
             return None
         try:
-            if int.from_bytes(found[:CHECK], "big") == zlib.crc32(found[CHECK:]):
-                return tensors_of(found[CHECK:])
+            if int.from_bytes(entry[:CHECK], "big") == zlib.crc32(entry[CHECK:]):
+                return tensors_of(entry[CHECK:])
         except SafetensorError:
             pass
         path.unlink(missing_ok=True)
-        self.room += len(found)
+        self.room += len(entry)
         return None
 
     def write(self, folder: Path, key: str, row: Row) -> None:
         """Keeps an entry, if there is room."""
         if self.stopped:
             return
-        made = bytes_of(row)
-        if len(made) > self.room:
+        tensors = bytes_of(row)
+        if len(tensors) > self.room:
             self._stop(f"{self.limit / 1e9:g} GB are full (data.keep_targets); targets kept there for other runs may be deleted")
             return
         path = folder / key[:2] / key
         part = path.with_name(f"{key}.{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(zlib.crc32(made).to_bytes(CHECK, "big") + made)
+            part.write_bytes(zlib.crc32(tensors).to_bytes(CHECK, "big") + tensors)
             os.replace(part, path)
         except OSError as problem:
             part.unlink(missing_ok=True)
             self._stop(f"they cannot be written ({problem.strerror})")
             return
-        self.room -= len(made) + CHECK
+        self.room -= len(tensors) + CHECK
 
     def _stop(self, why: str) -> None:
         self.stopped = True
@@ -180,8 +180,8 @@ def open_teachers(recipe: Recipe, world: World, say: Callable[[str], None] | Non
 
 def half(x: Tensor) -> Tensor:
     """In 16 bits: float16, or bfloat16 where a number is too large for that."""
-    made = x.half()
-    return made if torch.isfinite(made).all() else x.bfloat16()
+    rounded = x.half()
+    return rounded if torch.isfinite(rounded).all() else x.bfloat16()
 
 
 def split(answer: Answer, wanted: Sequence[str]) -> list[Row]:
@@ -194,7 +194,7 @@ def split(answer: Answer, wanted: Sequence[str]) -> list[Row]:
 
 
 def joined(rows: Sequence[Row], depth: int, device: torch.device) -> Answer:
-    """The reverse of `split`, float32. Rows are padded with their last frame; states that are not there have a width of 0."""
+    """The reverse of `split`, float32. Rows are padded with their last frame; states that were not wanted have a width of 0."""
     if "vector" in rows[0]:
         return Vectors(torch.stack([row["vector"] for row in rows]).to(device).float())
     lengths = [len(next(iter(row.values()))) for row in rows]
@@ -208,7 +208,9 @@ def joined(rows: Sequence[Row], depth: int, device: torch.device) -> Answer:
             return torch.empty(len(rows), longest, 0, device=device)
         return torch.stack([padded(row[name].float()) for row in rows]).to(device)
 
-    hidden, ffn = [state(f"hidden.{i}") for i in range(depth + 1)], [state(f"ffn.{i}") for i in range(1, depth + 1)]
+    taps = any(name.startswith("ffn.") for name in rows[0])
+    hidden = [state(f"hidden.{i}") for i in range(depth + 1)]
+    ffn = [state(f"ffn.{i}") for i in range(1, depth + 1)] if taps else []
     none = torch.empty(len(rows), longest, 0, device=device)
     equal = all(length == longest for length in lengths)
     return Features(hidden, None if equal else torch.tensor(lengths, device=device), none, none, ffn)

@@ -71,9 +71,9 @@ class EncoderTeacher(Teacher):
             frames = int(self.pretrained.shape.frontend.frames(batch.wave.shape[1]))  # a student's may differ by one
             mask = nn.functional.pad(mask, (0, frames - mask.shape[1]))
             extra |= {"mask": mask, "mask_vector": vector.to(mask.device)}
-        found = self.listener(batch.wave, batch.lengths, **extra)
-        assert isinstance(found, Features)
-        return without_padding(found) if self.pads else found
+        features = self.listener(batch.wave, batch.lengths, **extra)
+        assert isinstance(features, Features)
+        return without_padding(features) if self.pads else features
 
     def fingerprint(self) -> str:
         config = dataclasses.replace(self.config, source="")  # wherever it lies
