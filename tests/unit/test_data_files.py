@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from sottovoce.core import ledger
 from sottovoce.data import DataConfig, open_data, open_source, read_audio, scan
 from sottovoce.data import files as module
 from sottovoce.data.durations import present, timed
@@ -186,3 +187,9 @@ def test_nesting_has_a_limit(tmp_path: Path) -> None:
     found = open_source(tmp_path / "m.jsonl")
     assert len(found) == 1
     assert [row["reason"] for row in found.skipped] == ["malformed manifest row: nested more than 64 deep"] * 2
+
+
+def test_records_hold_any_name(tmp_path: Path) -> None:
+    for file in (tmp_path / "records.jsonl", tmp_path / "record.json"):
+        ledger.write(file, {"path": "caf\udce9.wav", "text": "日本"})
+        assert json.loads(file.read_text(encoding="utf-8")) == {"path": "caf\udce9.wav", "text": "日本"}

@@ -77,6 +77,9 @@ def guarded(call: Callable[[], Any]) -> None:
 
     SOTTOVOCE_TRACE=1 shows the trace of those, too.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be no text
     try:
         call()
     except KeyboardInterrupt:

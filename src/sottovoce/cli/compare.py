@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sottovoce.cli.base import Device, app, print_json, say
+from sottovoce.cli.base import AllowCommands, Device, app, print_json, say
 
 
 @app.command()
@@ -29,6 +29,7 @@ def compare(
     device: Device = "auto",
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder for features; by default in $SOTTOVOCE_CACHE.")] = None,
     cache_gb: Annotated[float, typer.Option("--cache-gb", help="Most that features may take on disk; 0 keeps nothing.")] = 10.0,
+    allow_commands: AllowCommands = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON instead of a table.")] = False,
 ) -> None:
     """Compare two models on the same recordings: the difference, its interval, and whether it holds for so many tasks.
@@ -57,6 +58,7 @@ def compare(
         device=device,
         cache=cache,
         cache_gb=cache_gb,
+        allow_commands=allow_commands,
         overrides=overrides,
         say=(lambda text: None) if as_json else say,
     )

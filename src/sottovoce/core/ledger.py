@@ -22,6 +22,8 @@ from filelock import FileLock
 SCHEMA = 1
 RECORDS = "records.jsonl"
 
+ODD_NAMES = "backslashreplace"  # bytes of a file's name that are no UTF-8: what is written for them is the escape of JSON too
+
 
 def header(kind: str) -> dict[str, Any]:
     """What every result says of itself: schema, kind, version, commit, day and machine."""
@@ -50,7 +52,7 @@ def append(path: Path, lines: Sequence[str]) -> None:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         start = "\n" if file.read(1) not in (b"", b"\n") else ""
-        file.write((start + "".join(f"{line}\n" for line in lines)).encode())
+        file.write((start + "".join(f"{line}\n" for line in lines)).encode("utf-8", ODD_NAMES))
         file.flush()
         os.fsync(file.fileno())
 
@@ -83,7 +85,7 @@ def task_version(evaluation: Mapping[str, Any]) -> int:
 def write_atomically(path: Path, text: str) -> None:
     """The file is either the old one or the new one, whenever the process dies."""
     temporary = path.with_name(path.name + ".part")
-    with temporary.open("w", encoding="utf-8") as file:
+    with temporary.open("w", encoding="utf-8", errors=ODD_NAMES) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

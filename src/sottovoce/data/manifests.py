@@ -168,8 +168,10 @@ def read_json_lines(path: Path, allow_commands: bool = False) -> Recordings:
     if objects and is_cut(objects[0]):
         return read_cuts(path, allow_commands)
     if not objects:
+        found_instead = f" ({', '.join(dict.fromkeys(str(row) for _, row in head))})" if head else ""
         raise ValueError(
-            f'{path} holds no JSON objects, one for each line; each must look like {{"audio_filepath": ..., "duration": ...}}'
+            f"{path} holds no JSON objects, one for each line{found_instead}; each must look like "
+            '{"audio_filepath": ..., "duration": ...}'
         )
     if not any(columns.layout(tuple(row)).path for row in objects):
         keys = printable(", ".join(sorted(objects[0])[:12]))

@@ -202,7 +202,7 @@ def _writing(folder: Path, model: Any, facts: dict[str, str], form: Format = onn
     try:
         with replacing(folder) as new:
             form.save(model, new / form.FILE)
-            (new / ABOUT).write_text(dump(about), encoding="utf-8")
+            (new / ABOUT).write_text(dump(about), encoding="utf-8", errors="backslashreplace")
             yield new
     except OSError as problem:
         full = problem.errno == errno.ENOSPC or "No space left" in str(problem)

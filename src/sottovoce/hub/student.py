@@ -102,7 +102,7 @@ def save_student(
         with replacing(folder) as new:
             save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
             for name, text in texts.items():
-                (new / name).write_text(text, encoding="utf-8")
+                (new / name).write_text(text, encoding="utf-8", errors="backslashreplace")
     except (OSError, SafetensorError) as problem:
         full = getattr(problem, "errno", None) == errno.ENOSPC or "No space left" in str(problem)
         size = sum(tensor.nbytes for tensor in tensors.values()) / 2**20

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from sottovoce.core.config import plain
 from sottovoce.core.ledger import write_atomically
 from sottovoce.data import Data, Stream, open_data, workers
+from sottovoce.data.files import is_text, printable
 from sottovoce.encoder import kernels
 from sottovoce.train import track
 from sottovoce.train.checkpoint import Checkpoints
@@ -115,7 +116,9 @@ class Run:
         (self.folder / CLEARING).unlink()
 
     def _settings(self) -> dict[str, Any]:
-        return {"data_source": self.spec, **plain(self.recipe)}
+        said = _readable({"data_source": self.spec, **plain(self.recipe)})
+        assert isinstance(said, dict)
+        return said
 
     def _check_same(self) -> None:
         """ValueError when the folder holds a run with other settings."""
@@ -194,6 +197,10 @@ class Run:
 
 def claim(out: Path) -> None:
     """Refuses a folder that holds something else than a run: what is there is never overwritten or cleared."""
+    if not is_text(str(out)):
+        raise ValueError(
+            f"the name of {printable(str(out))} is not UTF-8, so safetensors cannot write there; choose another --out"
+        )
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give a folder to --out")
     if out.is_dir() and any(out.iterdir()) and not (out / "run" / MARK).is_file():
@@ -203,6 +210,15 @@ def claim(out: Path) -> None:
         (out / "run" / MARK).touch()
     except OSError as problem:
         raise ValueError(f"cannot write to the folder {out}: {problem.strerror}") from None
+
+
+def _readable(value: Any) -> Any:
+    """The same nested data with names of files that are no text (see `data.files`) as text, which YAML can hold."""
+    if isinstance(value, dict):
+        return {key: _readable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_readable(item) for item in value]
+    return printable(value) if isinstance(value, str) and not is_text(value) else value
 
 
 def differences(mine: Any, theirs: Any, where: str = "") -> Iterator[tuple[str, Any]]:

@@ -44,6 +44,7 @@ def compare(
     device: str = "auto",
     cache: str | Path | None = None,
     cache_gb: float = 10.0,
+    allow_commands: bool = False,
     overrides: Sequence[str] = (),
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def compare(
     subjects = [subject.to(where) for subject in named([one, other], mistakes).values()]
     for name, entry in suite.tasks.items():
         with mistakes.of(name):
-            opened[name] = present(entry.open(base))
+            opened[name] = present(entry.open(base, allow_commands))
             task_of(entry).check(opened[name])
     mistakes.stop()
     if len(subjects) < 2:
