@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sottovoce.core.registry import TASKS
+from sottovoce.core.types import Features
 from sottovoce.data import Recordings
 from sottovoce.evaluation.features.store import FeatureStore, Piece
 from sottovoce.evaluation.heads.linear import MeanPool, Scaled
@@ -19,7 +21,7 @@ from sottovoce.evaluation.heads.schedule import L2, Schedule, Training
 from sottovoce.evaluation.heads.solver import layers_first, minimise, solve
 from sottovoce.evaluation.kinds.task import Bench, Outcome
 from sottovoce.evaluation.suite.config import single
-from tests.unit.probing_helpers import SYMBOLS, levels_subject, recording
+from tests.unit.probing_helpers import SYMBOLS, Levels, levels_subject, recording
 
 CPU = torch.device("cpu")
 
@@ -59,7 +61,7 @@ def scores(probe: Probe, examples: Examples[list[int]]) -> tuple[float, float]:
 class TestSolver:
     def test_ends_where_a_long_schedule_of_adam_does(self, examples: Examples[list[int]]) -> None:
         probe = Probe(2, SYMBOLS, Scaled(head()))
-        minimise(probe, layers_first(examples.features, probe), loss, examples.targets, 1e-9)
+        minimise(probe, layers_first(examples.features), loss, examples.targets, 1e-9)
         solved, accuracy = scores(probe, examples)
 
         def judge(probe: Probe) -> float:
@@ -237,6 +239,25 @@ class TestTasks:
         task = TASKS.get("ks")(TASKS.get("ks").Config())
         with pytest.raises(NotFinite):
             task.rows(probe, examples, CPU)
+
+
+def test_recordings_whose_features_are_not_finite_are_left_out(tmp_path: Path) -> None:
+    class Broken(Levels):
+        def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
+            found = super().forward(wave, lengths)
+            bad = wave.amax(1) > 30 / SYMBOLS  # symbol 31
+            states = [torch.where(bad[:, None, None], torch.nan, x) for x in found.hidden]
+            return Features(states, found.lengths, *states)
+
+    items = words(tmp_path)
+    items[0] = recording(tmp_path, "loud", [31, 31], {"label": "w0", "split": "train"})
+    subject = replace(levels_subject(), encoder=Broken())
+    task = TASKS.get("ks")(TASKS.get("ks").Config())
+    outcome = task.measure(subject, items, Bench(FeatureStore(tmp_path / "bank")))
+    assert [row["reason"] for row in outcome.skipped] == ["the model gives values that are not finite"]
+    assert outcome.measures[0].value == 100
+    with pytest.raises(ValueError, match=r"loud.*not finite"):
+        task.measure(subject, items, Bench(FeatureStore(tmp_path / "bank", limit_gb=0)))
 
 
 def test_transcripts_that_do_not_fit_are_counted_and_all_of_them_are_no_score(tmp_path: Path) -> None:

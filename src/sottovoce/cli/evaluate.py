@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
-from sottovoce.cli.base import AllowCommands, Device, app, say
+from sottovoce.cli.base import AllowCommands, Device, app, print_json, say
+from sottovoce.cli.progress import Display
+
+if TYPE_CHECKING:
+    from sottovoce.evaluation.suite.pairs import Result
+    from sottovoce.evaluation.suite.run import Unmeasured
 
 
 @app.command()
@@ -44,6 +51,11 @@ def evaluate(
         str | None,
         typer.Option("--schedule", help="'superb': the benchmark's own updates of the probes, hours instead of seconds."),
     ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="At most so many recordings of each split, for a first look.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as one JSON; progress goes to stderr.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes.")] = False,
 ) -> None:
     """Measure what MODEL still does: SUPERB's tasks with a frozen encoder, and label-free fidelity to a teacher.
 
@@ -55,28 +67,73 @@ def evaluate(
 
         sottovoce evaluate students/first --vs demo --data testbed --root /data/testbed --out results
 
+        sottovoce evaluate students/first --task ks --data /data/speech_commands_v0.01 --limit 200
+
     Each pair of model and task becomes a line of `records.jsonl`, which `sottovoce report` draws. A pair that fails does not end the
     others. KEY=VALUE overrides any field of the task file, or of the single task, e.g. training.lrs=[1e-3,3e-3].
     """
-    from sottovoce.evaluation.suite.run import evaluate as run
-
     overrides = [text for text in models if "=" in text and not Path(text).exists()]
-    run(
-        [text for text in models if text not in overrides],
-        data=data,
-        tasks=task or ["all"],
-        vs=vs or [],
-        out=out,
-        root=root,
-        seeds=seed,
-        device=device,
-        cache=cache,
-        cache_gb=cache_gb,
-        jobs=jobs,
-        fresh=fresh,
-        allow_commands=allow_commands,
-        schedule=schedule,
-        overrides=overrides,
-        say=say,
-    )
+    out_loud = (lambda text: None) if as_json or quiet else say
+    failure: Unmeasured | None = None
+    with Display("evaluate", quiet) as display:
+        from sottovoce.evaluation.suite.run import Unmeasured
+        from sottovoce.evaluation.suite.run import evaluate as run
+
+        try:
+            results = run(
+                [text for text in models if text not in overrides],
+                data=data,
+                tasks=task or ["all"],
+                vs=vs or [],
+                out=out,
+                root=root,
+                seeds=seed,
+                device=device,
+                cache=cache,
+                cache_gb=cache_gb,
+                jobs=jobs,
+                fresh=fresh,
+                allow_commands=allow_commands,
+                schedule=schedule,
+                limit=limit,
+                overrides=overrides,
+                say=out_loud,
+                watch=lambda state: display.show(state.text, state.share, state.left),
+            )
+        except Unmeasured as problem:
+            failure, results = problem, problem.results
+    if as_json:
+        print_json(
+            {
+                "out": str(out),
+                "results": [{**result.record, "new": result.new} for result in results],
+                "not_measured": [] if failure is None else [each.line() for each in failure.failures],
+            }
+        )
+    elif not quiet and results:
+        _summary(results, data, out)
+    if failure is not None:
+        raise failure
+
+
+def _summary(results: Sequence[Result], data: str, out: Path) -> None:
+    """The scores as a table, where they are, and what to do next."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from sottovoce.evaluation.suite.run import scores
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in ("model", "task", "score (95 % interval)"):
+        table.add_column(head, overflow="fold")
+    for result in results:
+        record = result.record
+        table.add_row(Text(record["model"]["name"]), Text(record["task"]["entry"]), Text(scores(record)))
+    Console().print(table)
     say(f"results in {out}; to see them: sottovoce report {out}")
+    names = list(dict.fromkeys(result.record["model"]["name"] for result in results))
+    if len(names) > 1:
+        say(f"to see whether two of them differ on the same recordings: sottovoce compare MODEL OTHER --data {data}")
+    if any("limit" in result.record["data"] for result in results):
+        say("these are first looks at a few recordings; without --limit all are used")

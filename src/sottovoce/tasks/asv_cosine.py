@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ class CosineVerification(VerificationTask):
         pooled: dict[str, NDArray[np.float32]] = {}
         known: dict[str, list[Item]] = {}
         for split, items in parts.items():
-            features = bench.store.get(subject, [item.piece for item in items], "frames")
+            features = bench.store.get(subject, [item.piece for item in items], "frames", partial(bench.progress, "features"))
             known[split] = [items[i] for i in features.usable]
             if len(features) < 2:
                 raise ValueError(

@@ -79,6 +79,7 @@ class Fidelity(Task):
                 continue
             batches.append(Batch(wave[None], None, (piece.recording.id,)))
             seconds += len(wave) / SAMPLE_RATE
+            bench.progress("features", min(seconds * subject.frame_rate, self.config.frames), self.config.frames)
             if seconds * subject.frame_rate >= self.config.frames:
                 break
         found = self.run(Hearing(subject.frozen), Hearing(bench.reference.frozen), batches)

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -89,7 +90,7 @@ class QueryByExample(Task):
         for split, trials in known.items():
             sets: list[FeatureSet] = []
             for pieces in asked[split]:
-                sets.append(bench.store.get(subject, pieces, "frames"))
+                sets.append(bench.store.get(subject, pieces, "frames", partial(bench.progress, "features")))
                 clock["features"] += sets[-1].seconds
                 skipped += [row for row in sets[-1].skipped if row not in skipped]
                 items.setdefault(split, []).extend(Item(p, None, p.recording.fields.get("speaker", "")) for p in sets[-1].pieces)

@@ -23,6 +23,7 @@ from sottovoce.evaluation.subjects.subject import Subject
 Kind = Literal["frames", "pooled"]
 
 SHORTEST = 0.1  # seconds; less is padded with silence, so that every encoder gives at least one frame
+NOT_FINITE = "the model gives values that are not finite"
 BATCH_SECONDS = 30.0  # of audio encoded at once
 
 
@@ -86,7 +87,7 @@ def encode(
     seconds_per_batch: float = BATCH_SECONDS,
     read: Callable[[Piece], Tensor] = Piece.read,
 ) -> Iterator[tuple[Piece, Encoded | Entry]]:
-    """Every piece with what the model makes of it, or with the reason why it cannot be read; similar lengths after one another."""
+    """Every piece with what the model makes of it, or with the reason why it cannot be used; similar lengths after one another."""
     order = sorted(pieces, key=lambda piece: piece.seconds or piece.recording.duration or 0.0)
     batch: list[tuple[Piece, Tensor]] = []
     for piece, wave in decoded(order, read=read):
@@ -102,7 +103,7 @@ def encode(
         yield from _states(subject, batch, kind)
 
 
-def _states(subject: Subject, batch: list[tuple[Piece, Tensor]], kind: Kind) -> Iterator[tuple[Piece, Encoded]]:
+def _states(subject: Subject, batch: list[tuple[Piece, Tensor]], kind: Kind) -> Iterator[tuple[Piece, Encoded | Entry]]:
     waves = [wave for _, wave in batch]
     lengths = torch.tensor([len(wave) for wave in waves])
     padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
@@ -110,6 +111,9 @@ def _states(subject: Subject, batch: list[tuple[Piece, Tensor]], kind: Kind) -> 
     states, frames = subject.states(Batch(padded, None if same else lengths))
     for (piece, wave), rows, count in zip(batch, states, frames.tolist(), strict=True):
         own = rows[: max(1, count)].float()
+        if not torch.isfinite(own).all():
+            yield piece, Entry(-1, 0, 0.0, NOT_FINITE)
+            continue
         yield piece, Encoded(own.mean(0, keepdim=True) if kind == "pooled" else own, len(own), len(wave) / SAMPLE_RATE)
 
 

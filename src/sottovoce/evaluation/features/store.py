@@ -69,7 +69,10 @@ class FeatureSet:
         computed: dict[str, Tensor] = {}
         seconds = ON_CPU if self.subject.device.type == "cpu" else ON_GPU
         for piece, found in encode(self.subject, rest, self.kind, seconds) if rest else ():
-            assert isinstance(found, Encoded), f"{piece.recording.path} could be read a moment ago: {found.reason}"
+            if not isinstance(found, Encoded):  # it could be read a moment ago
+                raise ValueError(
+                    f"{piece.recording.path} cannot be used: {found.reason}; leave it out, or keep features (--cache-gb)"
+                )
             computed[piece.key] = found.states.float().cpu()
         return [self._rows(i) if self._kept(i) else computed[self.pieces[i].key] for i in items]
 

@@ -101,7 +101,7 @@ def solve(
     assert isinstance(head, Scaled)
     if standardize:
         probe.sum.fit(features)
-    values = layers_first(features, probe).to(device)
+    values = layers_first(features, probe.sum.mean.cpu(), probe.sum.std.cpu()).to(device)
     with torch.no_grad():
         head.scale_by(values.mean(0))
     best, trials, chosen = Best(probe), [], -1
@@ -125,11 +125,10 @@ def solve(
     return (best.restore() if chosen >= 0 else None), found
 
 
-def layers_first(features: FeatureSet, probe: Probe) -> Tensor:
-    """(L, N, D) float32: the features of all items, standardised where the probe's sum does that."""
+def layers_first(features: FeatureSet, mean: Tensor | float = 0.0, std: Tensor | float = 1.0) -> Tensor:
+    """(L, N, D) float32: the pooled features of all items, less `mean`, over `std`, (L, D) each."""
     subject = features.subject
     made = torch.empty(subject.layers, len(features), subject.dim)
-    mean, std = probe.sum.mean.cpu(), probe.sum.std.cpu()
     for begin in range(0, len(features), PIECE):
         rows = features.batch(range(len(features))[begin : begin + PIECE])
         piece = (rows.values.float() * rows.unit[:, None] - mean) / std

@@ -59,7 +59,7 @@ class ProbeTask(LearnedTask):
         shares: list[list[float]] = []
         details: dict[str, Any] = {}
         clock = {"features": 0.0, "training": 0.0, "scoring": 0.0}
-        folds = list(self.folds(splits))
+        folds = list(self.folds(splits)) or [Fold([], [], [])]
         for number, divided in enumerate(folds):
             self._check(divided, skipped)
             fold = self.prepare(divided)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -144,6 +145,22 @@ def single(task: str, data: str | Path, overrides: Sequence[str] = (), schedule:
         settings = overlay(settings, override({}, overrides))
     entry = {"task": settings, "data": [{"path": str(data)}]}
     return replace(build(Suite, asked_for({"tasks": {task: entry}}, schedule)), root=".")
+
+
+def limited(recordings: Recordings, most: int) -> Recordings:
+    """At most so many recordings of each split, evenly spread over their ids in order: the same on every machine. One of each stretch of
+    ids is taken, by a hash."""
+    splits: dict[str, list[Recording]] = {}
+    for item in recordings:
+        splits.setdefault(item.fields.get("split", ""), []).append(item)
+    kept: set[int] = set()
+    for items in splits.values():
+        order = sorted(items, key=lambda item: item.id)
+        count = min(most, len(order))
+        edges = [i * len(order) // count for i in range(count + 1)]
+        for begin, end in itertools.pairwise(edges):
+            kept.add(id(min(order[begin:end], key=lambda item: draw(item.id))))
+    return recordings.with_items(item for item in recordings if id(item) in kept)
 
 
 def asked_for(data: Mapping[str, Any], schedule: str | None) -> Mapping[str, Any]:

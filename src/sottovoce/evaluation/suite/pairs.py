@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Pair:
-    """A task entry on a model. asked: what a record must say to be of this pair. path: the file for its record."""
+    """A task entry on a model. asked: what a record must say to be of this pair. path: the file for its record. audio: the digest of
+    what is heard (see `audio_digest`), where it is known. limit: the most recordings of a split, for a first look."""
 
     subject: Subject
     name: str
     entry: Entry
     asked: dict[str, Any]
     path: Path
+    audio: str | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def records_of(pairs: Sequence[Pair]) -> Known:
     known: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for pair in pairs:
         single = pair.path.parent / slug(pair.subject.name) / f"{pair.name}.json"
-        if single.exists():
+        if Path(pair.name).name == pair.name and single.exists():  # a name with a path in it is no file's of ours
             known[pair.subject.name, pair.name].append(ledger.read(single))
     for path in dict.fromkeys(pair.path for pair in pairs):
         for record in ledger.read_all(path):
@@ -85,16 +88,20 @@ def records_of(pairs: Sequence[Pair]) -> Known:
     return known
 
 
-def earlier(pair: Pair, known: Known) -> Result | None:
-    """The pair's newest record, if it is measured already and its task scores as it did then.
+def earlier(pair: Pair, known: Known, audio: Callable[[], str | None] = lambda: None) -> Result | None:
+    """The pair's newest record, if it is measured already, its task scores as it did then, and the audio is what it was.
 
-    ValueError when all that was measured of the model on the task entry is of other data, settings or seeds.
+    audio: the digest of the audio as it is now, asked for when a record says which it was; ``None`` where it cannot be known, and then the
+    record counts, as one does that does not know its audio. ValueError when all that was measured of the model on the task entry is of
+    other data, settings or seeds.
     """
     changes: list[list[str]] = []
     for record in reversed(known.get((pair.subject.name, pair.name), ())):
         changed = _changed(pair, record)
         if not changed:
-            return Result(pair.path, record, False)
+            if not _other_audio(record, audio()):
+                return Result(pair.path, record, False)
+            continue
         if "version" not in changed:  # what was scored otherwise stands in nobody's way
             changes.append(changed)
     if not changes:
@@ -106,10 +113,21 @@ def earlier(pair: Pair, known: Known) -> Result | None:
     )
 
 
-def older_version(pair: Pair, known: Known) -> int | None:
-    """The version of the task that the pair was measured with last, where it is another."""
-    records = known.get((pair.subject.name, pair.name), ())
-    return next((ledger.task_version(record) for record in reversed(records) if "version" in _changed(pair, record)), None)
+def why_anew(pair: Pair, known: Known, audio: Callable[[], str | None] = lambda: None) -> str:
+    """Why a pair that has a record is measured again; "" for one that has none."""
+    for record in reversed(known.get((pair.subject.name, pair.name), ())):
+        changed = _changed(pair, record)
+        if not changed and _other_audio(record, audio()):
+            return "its record is of other audio: files have changed since"
+        if "version" in changed:
+            return f"its record is of version {ledger.task_version(record)} of the task, this is {pair.asked['version']}"
+    return ""
+
+
+def _other_audio(record: Mapping[str, Any], now: str | None) -> bool:
+    """Whether a record is of audio that is no longer there. False where either is not known."""
+    had = record["data"].get("audio")
+    return had is not None and now is not None and had != now
 
 
 def _changed(pair: Pair, record: Mapping[str, Any]) -> list[str]:
@@ -151,6 +169,8 @@ def measure(pair: Pair, recordings: Recordings, bench: Bench) -> Result | Failur
         "data": {
             "source": [Path(source.path).parent.name or Path(source.path).name for source in pair.entry.data],
             "fingerprint": pair.asked["data"],
+            **({} if pair.audio is None else {"audio": pair.audio}),
+            **({} if pair.limit is None else {"limit": pair.limit}),
             **made["data"],
         },
         "seeds": pair.asked["seeds"],

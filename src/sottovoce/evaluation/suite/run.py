@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +26,9 @@ from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.kinds.task import Bench
 from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.evaluation.subjects.subject import Subject
-from sottovoce.evaluation.suite.config import SUPERB, Entry, Suite, load_suite, single
+from sottovoce.evaluation.suite.audio import FILE as DIGESTS
+from sottovoce.evaluation.suite.audio import audio_digest
+from sottovoce.evaluation.suite.config import SUPERB, Entry, Suite, limited, load_suite, single
 from sottovoce.evaluation.suite.mistakes import Mistakes, block
 from sottovoce.evaluation.suite.pairs import (
     Failure,
@@ -33,22 +37,23 @@ from sottovoce.evaluation.suite.pairs import (
     earlier,
     fingerprint,
     measure,
-    older_version,
     pair_of,
     records_of,
     task_of,
+    why_anew,
 )
+from sottovoce.evaluation.suite.progress import Course, Watch
 
 Say = Callable[[str], None]
 
 
 class Unmeasured(ValueError):
-    """Some pairs could not be measured. results: of the others, which are written."""
+    """Some pairs could not be measured, `failures`. results: of the others, which are written."""
 
     def __init__(self, failures: Sequence[Failure], results: list[Result]) -> None:
         kept = f"{len(results)} of {len(results) + len(failures)} pairs are measured; the others were left out because of"
         super().__init__(block(kept, [failure.line() for failure in failures]))
-        self.results = results
+        self.results, self.failures = results, list(failures)
 
 
 def evaluate(
@@ -67,8 +72,10 @@ def evaluate(
     fresh: bool = False,
     allow_commands: bool = False,
     schedule: str | None = None,
+    limit: int | None = None,
     overrides: Sequence[str] = (),
     say: Say = lambda text: None,
+    watch: Watch = lambda state: None,
 ) -> list[Result]:
     """Runs `tasks` on `models` and, beside them, on `vs`, whose first one is the teacher that fidelity compares with.
 
@@ -77,8 +84,9 @@ def evaluate(
     not measured again unless the task has a newer version; with `fresh` it is.
     jobs: so many tasks at a time, each on one core. schedule: "superb" for the benchmark's own number of updates of every probe whose
     number of steps is not said; by default linear heads are solved and others pass over the data (see `Training`). allow_commands: run
-    the commands, and fetch from the addresses, that Lhotse manifests name. overrides: ``key=value`` of the task file, or of the single
-    task.
+    the commands, and fetch from the addresses, that Lhotse manifests name. limit: at most so many recordings of each split, for a first
+    look; its entries are called ``NAME@LIMIT``, so that their numbers never stand beside full ones. overrides: ``key=value`` of the task
+    file, or of the single task. say: told what a reader should know; watch: told how far all of it is, often, from other threads too.
 
     ValueError for anything that cannot be done, before hours are spent: models and data are opened and looked at first, and all that is
     wrong with them is said together. `Unmeasured`, which is a ValueError too, at the end, when a pair failed all the same.
@@ -86,7 +94,12 @@ def evaluate(
     ledger.commit()
     if schedule not in (None, SUPERB):
         raise ValueError(f"there is no schedule '{schedule}'; leave it out, or give '{SUPERB}' for the benchmark's own")
+    if limit is not None and limit < 1:
+        raise ValueError("--limit must be at least 1 recording of a split")
+    course = Course(watch)
     suite, base = suite_of(tasks, data, root, overrides, schedule)
+    if limit is not None:
+        suite = replace(suite, tasks={f"{name}@{limit}": entry for name, entry in suite.tasks.items()})
     suite = replace(suite, seeds=tuple(seeds)) if seeds else suite
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     if jobs > 1 and where.type != "cpu":
@@ -99,19 +112,23 @@ def evaluate(
     digests: dict[str, str] = {}
     for name, entry in suite.tasks.items():
         with mistakes.of(name):
-            opened[name] = entry.open(base, allow_commands)
+            course.preparing(f"reading the data of {name}")
+            found = entry.open(base, allow_commands)
+            opened[name] = found if limit is None else limited(found, limit)
             digests[name] = fingerprint(opened[name], task_of(entry).files())
+    course.preparing("opening the models")
     subjects = {source: subject.to(where) for source, subject in named([*models, *vs], mistakes).items()}
     reference = subjects.get(vs[0]) if vs else None
     store = FeatureStore(None if cache is None else Path(cache), cache_gb)
-    bench = Bench(store, suite.seeds, where, reference, say if jobs <= 1 else to_stderr)  # `say` may not go to another process
+    bench = Bench(store, suite.seeds, where, reference)
+    audio = Audio({name: found for name, found in opened.items() if name in digests}, store, course)
     pairs = [
-        pair_of(subject, name, suite.tasks[name], digest, bench, Path(out))
+        replace(pair_of(subject, name, suite.tasks[name], digest, bench, Path(out)), limit=limit)
         for subject in subjects.values()
         for name, digest in digests.items()
         if not (TASKS.get(suite.tasks[name].task.name).compares and subject is reference)
     ]
-    results, todo, failures = _sorted(pairs, fresh, say)
+    results, todo, failures = _sorted(pairs, fresh, audio, say)
     asked_for = {pair.name: pair.entry for pair in todo}
     for name, entry in asked_for.items():
         opened[name] = present(opened[name])
@@ -120,26 +137,29 @@ def evaluate(
     mistakes.stop()
 
     for result in results:
-        say(line(result, 0.0))
+        say(line(result))
     for failure in failures:
         say(failure.line())
+    if blind := sum("audio" not in result.record["data"] for result in results):
+        say(f"{blind} of these records do not say which audio they are of, and count as measured; --fresh measures them again")
     for name, entry in asked_for.items():
+        course.preparing(f"reading the files of {name}")
         opened[name] = with_durations(name, entry, opened[name], store, say)
-    began, before = time.monotonic(), len(results)
-    for number, outcome in enumerate(carried_out([(pair, opened[pair.name], bench) for pair in todo], jobs), 1):
+    todo = [replace(pair, audio=audio(pair.name)) for pair in todo]
+    course.begin([(f"{pair.subject.name} on {pair.name}", pair.name) for pair in todo], jobs)
+    for outcome in carried_out([(pair, opened[pair.name], bench) for pair in todo], jobs, course, say):
         if isinstance(outcome, Failure):
             failures.append(outcome)
             say(outcome.line())
         else:
             results.append(outcome)
-            measured = len(results) - before
-            say(line(outcome, (time.monotonic() - began) / measured * (len(todo) - number)))
+            say(line(outcome))
     if failures:
         raise Unmeasured(failures, results)
     return results
 
 
-def _sorted(pairs: Sequence[Pair], fresh: bool, say: Say) -> tuple[list[Result], list[Pair], list[Failure]]:
+def _sorted(pairs: Sequence[Pair], fresh: bool, audio: Audio, say: Say) -> tuple[list[Result], list[Pair], list[Failure]]:
     """What is measured already, what is to be measured, and what stands in the way of an earlier measurement."""
     results: list[Result] = []
     todo: list[Pair] = []
@@ -147,16 +167,13 @@ def _sorted(pairs: Sequence[Pair], fresh: bool, say: Say) -> tuple[list[Result],
     known = {} if fresh else records_of(pairs)
     for pair in pairs:
         try:
-            found = earlier(pair, known)
+            found = earlier(pair, known, partial(audio, pair.name))
         except ValueError as problem:
             failures.append(Failure(pair, str(problem)))
             continue
         if found is None:
-            if before := older_version(pair, known):
-                now = pair.asked["version"]
-                say(
-                    f"{pair.subject.name}  {pair.name}  measured anew: its record is of version {before} of the task, this is {now}"
-                )
+            if why := why_anew(pair, known, partial(audio, pair.name)):
+                say(f"{pair.subject.name}  {pair.name}  measured anew: {why}")
             todo.append(pair)
         else:
             results.append(found)
@@ -173,34 +190,104 @@ def _without_comparisons(suite: Suite, asked: Sequence[str], say: Say) -> Suite:
     return replace(suite, tasks={name: entry for name, entry in suite.tasks.items() if name not in comparing})
 
 
-def carried_out(todo: Sequence[tuple[Pair, Recordings, Bench]], jobs: int) -> Iterator[Result | Failure]:
+class Audio:
+    """The digest of each entry's audio, computed when it is first asked for."""
+
+    def __init__(self, opened: Mapping[str, Recordings], store: FeatureStore, course: Course) -> None:
+        self.opened, self.course = dict(opened), course
+        self.kept = store.folder / DIGESTS if store.limit > 0 else None
+        self.known: dict[str, str | None] = {}
+
+    def __call__(self, name: str) -> str | None:
+        if name not in self.known:
+
+            def moved(done: int, total: int) -> None:
+                self.course.preparing(f"reading the audio files of {name}: {done:,} of {total:,}")
+
+            self.known[name] = audio_digest(self.opened[name], self.kept, moved)
+        return self.known[name]
+
+
+Job = tuple[Pair, Recordings, Bench]
+
+
+def carried_out(todo: Sequence[Job], jobs: int, course: Course, say: Say) -> Iterator[Result | Failure]:
     """`measure` of everything, as it gets done; in so many processes of one thread each when there are to be several."""
     if jobs <= 1 or not todo:
-        yield from (measure(*arguments) for arguments in todo)
+        first = once(say)
+        for number, (pair, recordings, bench) in enumerate(todo):
+            course.start(number)
+            outcome = measure(pair, recordings, replace(bench, say=first, progress=partial(course.moved, number)))
+            course.end(number)
+            yield outcome
         return
+    context = get_context("spawn")
+    told_by_workers = context.SimpleQueue()
+    listener = threading.Thread(target=_listen, args=(told_by_workers, course, once(say)), daemon=True)
+    listener.start()
     with ProcessPoolExecutor(
-        min(jobs, len(todo)), get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
+        min(jobs, len(todo)), context, initializer=_start_worker, initargs=(os.getpid(), told_by_workers)
     ) as pool:
-        futures = [pool.submit(measure, *arguments) for arguments in todo]
+        futures = {pool.submit(_measure, number, *job): number for number, job in enumerate(todo)}
         try:
             workers.own(pool._processes.values())
             for future in as_completed(futures):
-                yield future.result()
+                outcome = future.result()
+                course.end(futures[future])
+                yield outcome
         except KeyboardInterrupt:  # the workers leave it to us, and what they do may take an hour
             workers.end(list(pool._processes.values()))
             raise
         finally:
             pool.shutdown(cancel_futures=True)  # after an error that is no user's the rest is not begun
+            told_by_workers.put(None)
+            listener.join(timeout=5)
 
 
-def to_stderr(text: str) -> None:
-    print(text, file=sys.stderr)
+def once(say: Say) -> Say:
+    """Says a text the first time only."""
+    said: set[str] = set()
+
+    def told(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            say(text)
+
+    return told
 
 
-def _start_worker(parent: int) -> None:
+def _listen(told_by_workers: Any, course: Course, say: Say) -> None:
+    """Passes on what workers tell, until there is nothing more."""
+    while (told := told_by_workers.get()) is not None:
+        if isinstance(told, str):
+            say(told)
+        else:
+            course.moved(*told)
+
+
+_to_parent: Any = None  # a worker's way to tell something
+OFTEN = 0.5  # seconds between two words of a worker on how far it is
+
+
+def _start_worker(parent: int, told_by_workers: Any) -> None:
+    global _to_parent
     workers.start(parent, in_main_thread=False)  # the pool starts some of them from a thread of its own
     torch.set_num_threads(1)
     ledger.commit()
+    _to_parent = told_by_workers
+
+
+def _measure(number: int, pair: Pair, recordings: Recordings, bench: Bench) -> Result | Failure:
+    """`measure` in a worker."""
+    last = 0.0
+
+    def moved(stage: str, done: float, total: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= OFTEN:
+            last = time.monotonic()
+            _to_parent.put((number, stage, done, total))
+
+    return measure(pair, recordings, replace(bench, say=_to_parent.put, progress=moved))
 
 
 def with_durations(name: str, entry: Entry, recordings: Recordings, store: FeatureStore, say: Say) -> Recordings:
@@ -244,17 +331,28 @@ def named(sources: Sequence[str], mistakes: Mistakes) -> dict[str, Subject]:
     }
 
 
-def line(result: Result, left: float) -> str:
-    """One measured pair in words, with the time left."""
+def line(result: Result) -> str:
+    """One measured pair in words."""
     record = result.record
-    name, measure = next(iter(record["measures"].items()))
-    unit = "" if not measure["unit"] else f" {measure['unit']}"
-    spread = "" if measure["low"] is None else f" ({measure['low']:.4g} to {measure['high']:.4g})"
-    value = "no value" if measure["value"] is None else f"{measure['value']:.4g}{unit}{spread}"
     skipped = f", {record['data']['skipped']} skipped" if record["data"]["skipped"] else ""
     took = f"{record['cost']['seconds']:.0f} s" if result.new else "measured before"
-    ahead = f", about {max(1, round(left / 60))} min left" if left > 30 else ""
-    return f"{record['model']['name']}  {record['task']['entry']}  {name} {value}  [{took}{skipped}{ahead}]"
+    return f"{record['model']['name']}  {record['task']['entry']}  {scores(record)}  [{took}{skipped}]"
+
+
+def scores(record: Mapping[str, Any]) -> str:
+    """The primary measure of a record; where it has no value, that, and those that have one."""
+    measures = record["measures"]
+    without = [name for name, measure in measures.items() if measure["value"] is None]
+    primary = next(iter(measures))
+    shown = [primary] if primary not in without else [name for name in measures if name not in without]
+    parts = [f"{name} has no value" for name in without if primary in without]
+    return "; ".join([*parts, *(_measured(name, measures[name]) for name in shown)])
+
+
+def _measured(name: str, measure: Mapping[str, Any]) -> str:
+    unit = "" if not measure["unit"] else f" {measure['unit']}"
+    spread = "" if measure["low"] is None else f" ({measure['low']:.4g} to {measure['high']:.4g})"
+    return f"{name} {measure['value']:.4g}{unit}{spread}"
 
 
 def suite_of(

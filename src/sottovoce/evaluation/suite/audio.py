@@ -1,0 +1,91 @@
+"""What recordings sound like, as one digest: a repaired file under the name that it had is other data."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sottovoce.data import Recordings
+from sottovoce.data.recording import Recording, file_state
+
+Progress = Callable[[int, int], None]
+FILE = "digests.sqlite"
+CHUNK = 1 << 20  # bytes read at a time
+SLICE = 4096  # files whose digests are kept at a time
+
+
+def audio_digest(recordings: Recordings, kept: Path | None = None, progress: Progress | None = None) -> str | None:
+    """Digest of the content of all files that `recordings` are read from, the same on every machine; ``None`` when one cannot be read.
+
+    kept: a file for the digests of single files; a file whose size and time of change are what they were is not read again. progress:
+    called with (files done, files to do).
+    """
+    paths = list(dict.fromkeys(path for item in recordings for path in files_of(item)))
+    states = {path: file_state(path) for path in paths}
+    if not paths or not all(states.values()):
+        return None
+    known = {} if kept is None else _read(kept, paths)
+    found = {path: known[path][1] for path in paths if path in known and known[path][0] == states[path]}
+    todo = [path for path in paths if path not in found]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for begin in range(0, len(todo), SLICE):
+            part = todo[begin : begin + SLICE]
+            fresh: dict[str, tuple[tuple[int, ...], str]] = {}
+            for path, digest in zip(part, pool.map(_digest, part), strict=True):
+                if digest is None:
+                    return None
+                found[path], fresh[path] = digest, (states[path], digest)
+                if progress is not None:
+                    progress(len(found), len(paths))
+            if kept is not None:
+                _write(kept, fresh)
+    return hashlib.blake2b("".join(sorted(found.values())).encode(), digest_size=8).hexdigest()
+
+
+def files_of(recording: Recording) -> tuple[str, ...]:
+    """The files that a recording's audio comes from; none where its loader does not say."""
+    named = getattr(recording.loader, "files", None)
+    if isinstance(named, (list, tuple)):
+        return tuple(map(str, named))
+    return (recording.path,) if recording.loader is None or os.path.isfile(recording.path) else ()
+
+
+def _digest(path: str) -> str | None:
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def _read(file: Path, paths: Iterable[str]) -> dict[str, tuple[tuple[int, ...], str]]:
+    made: dict[str, tuple[tuple[int, ...], str]] = {}
+    with contextlib.suppress(sqlite3.Error, OSError):
+        if file.is_file():
+            with contextlib.closing(sqlite3.connect(file)) as base:
+                for path in paths:
+                    ask = base.execute("SELECT size, changed, digest FROM digests WHERE path = ?", (_name(path),))
+                    for size, changed, digest in ask:
+                        made[path] = (size, changed), digest
+    return made
+
+
+def _write(file: Path, digests: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+    rows = [(_name(path), *state, digest) for path, (state, digest) in digests.items()]
+    with contextlib.suppress(sqlite3.Error, OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(file)) as base, base:
+            base.execute("CREATE TABLE IF NOT EXISTS digests (path BLOB PRIMARY KEY, size INTEGER, changed INTEGER, digest TEXT)")
+            base.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", rows)
+
+
+def _name(path: str) -> bytes:
+    return os.fsencode(os.path.abspath(path))

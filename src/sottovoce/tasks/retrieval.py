@@ -1,0 +1,67 @@
+"""Retrieval: whether recordings of one label are each other's nearest, without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sottovoce.core.registry import TASKS
+from sottovoce.evaluation.kinds.learned import Fold, Rows
+from sottovoce.evaluation.kinds.lookup import LookupTask, Part
+from sottovoce.evaluation.kinds.task import Metric
+from sottovoce.evaluation.statistics.metrics import library
+
+
+@TASKS.register("retrieval")
+class Retrieval(LookupTask):
+    """Same-label retrieval: each test recording asks for the others of its label, by cosine; mean average precision.
+
+    A recording to which no other test recording is an answer asks nothing. The interval draws queries again; what is searched stays.
+    """
+
+    title = "Same-label retrieval"
+    metrics = (Metric("map"), Metric("first_right"))
+
+    @dataclass(frozen=True)
+    class Config(LookupTask.Config):
+        """apart: recordings of the same speaker are no answers to each other and are not searched, so that the voice does not help to find
+        a word. It needs a column 'speaker'."""
+
+        apart: bool = False
+
+    def prepare(self, fold: Fold) -> Fold:
+        if self.config.apart and not all(item.group for part in (fold.dev, fold.test) for item in part):
+            raise ValueError("apart needs the speaker of every dev and test recording in a column 'speaker'")
+        return super().prepare(fold)
+
+    def rows(self, known: Part, asked: Part, layer: int, choice: Any, seed: int) -> Rows:
+        """(N, 3): average precision, whether the nearest has the label, and 1; zeros for a recording that asks nothing."""
+        x = asked.vectors[layer]
+        x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
+        near = x @ x.T
+        score = library("sklearn.metrics").average_precision_score
+        groups = np.array(asked.groups)
+        made = np.zeros((len(x), 3))
+        for i in range(len(x)):
+            others = groups != groups[i] if self.config.apart else np.arange(len(x)) != i
+            right = asked.labels[others] == asked.labels[i]
+            if right.any() and not right.all():
+                found = near[i, others]
+                made[i] = score(right, found), right[found.argmax()], 1
+        return made
+
+    def scores(self, rows: Rows) -> tuple[float, ...]:
+        """In percent; NaN where nobody asks."""
+        count = rows[:, 2].sum()
+        return (
+            (float("nan"),) * 2 if not count else (float(100 * rows[:, 0].sum() / count), float(100 * rows[:, 1].sum() / count))
+        )
+
+    def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
+        """Queries, and the precision of an order drawn at random (the share of each query's answers, on average)."""
+        labels = [item.target for item in fold.test]
+        counts = np.bincount(labels)
+        chance = float(np.mean([(counts[label] - 1) / max(1, len(labels) - 1) for label in labels]))
+        return {"queries": int(rows[0][:, 2].sum()), "chance": round(100 * chance, 2)}
