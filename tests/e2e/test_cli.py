@@ -33,8 +33,11 @@ def test_compress_inspect_and_load(teacher_folder: Path, speech_folder: Path, tm
     done = run(
         "compress", teacher_folder, "--data", speech_folder, "--out", out, "--budget", "macs", "--keep", 0.5, "--steps", 9, *SHORT
     )
-    assert "student written" in done.stdout
+    assert f"student in {out}" in done.stdout
     assert "of the teacher's MACs" in done.stdout
+    assert "5 s of audio take: student" in done.stdout
+    assert "of the variance of the teacher's layers is explained" in done.stdout
+    assert f"next:  sottovoce evaluate {out}" in done.stdout
     assert "left" in done.stderr  # plain progress lines with the time left
 
     shape = json.loads(run("inspect", out, "--json").stdout)
@@ -54,9 +57,12 @@ def test_compress_inspect_and_load(teacher_folder: Path, speech_folder: Path, tm
 
 
 def test_dry_run_trains_nothing_and_shows_the_plan(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
-    found = json.loads(
-        run("compress", teacher_folder, "--data", speech_folder, "--out", tmp_path / "s", "--keep", 0.3, "--dry-run").stdout
-    )
+    command = ["compress", teacher_folder, "--data", speech_folder, "--out", tmp_path / "s", "--keep", 0.3, "--dry-run"]
+    lines = run(*command).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["teacher", "student", "learns", "stages", "audio", "memory"]
+    assert "30% of the teacher's params" in lines[1]
+    assert "75,000 updates" in lines[3]
+    found = json.loads(run(*command, "--json").stdout)
     assert found["recipe"]["pruning"]["budget"]["keep"] == 0.3
     assert found["plan"] == {"conv": 112, "head": 12, "ffn": 192}
     assert found["student"]["params"] == pytest.approx(0.3 * found["teacher"]["params"])
@@ -73,7 +79,10 @@ def test_dry_run_trains_nothing_and_shows_the_plan(teacher_folder: Path, speech_
         (["{teacher}", "--data", "{speech}", "sead=3"], "did you mean 'seed'"),
         (["seed=3", "{teacher}", "--data", "{speech}"], "write: sottovoce compress TEACHER"),
         (["{teacher}", "--data", "{speech}", "--keep", "1.5"], "above 0 and at most 1"),
-        (["{teacher}", "--data", "{speech}", "--keep", "0.001"], "cannot keep only 0.001"),
+        (["{teacher}", "--data", "{speech}", "--keep", "0.001", "--steps", "9"], "cannot keep only 0.001"),
+        (["{teacher}", "--data", "{speech}"], "passes over"),
+        (["{teacher}", "--data", "{speech}", "--schedule", "superb"], "--schedule is 'recipe' or left out"),
+        (["{teacher}", "--data", "{speech}", "--recipe", "fithubert", "--steps", "9"], "or give --allow-larger"),
         (["{teacher}", "--data", "{speech}", "--device", "cuda:7"], "cuda:7"),
     ],
 )
@@ -95,6 +104,26 @@ def test_a_users_mistake_is_one_plain_message(
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("sottovoce: ")
     assert says in last
+
+
+def test_a_schedule_that_does_not_suit_the_data_is_refused_before_anything_is_written(
+    teacher_folder: Path, speech_folder: Path, tmp_path: Path
+) -> None:
+    """75,000 updates on seconds of audio: the message says what they would mean, and the proposed schedule is accepted."""
+    command = ["compress", teacher_folder, "--data", speech_folder, "--out", tmp_path / "s", *SHORT]
+    refused = run(*command, status=2).stderr.strip().splitlines()[-1]
+    assert "makes 75,000 updates" in refused
+    assert "on this machine; give --steps 600 for a schedule that suits the data, or --schedule recipe for this one" in refused
+    assert not (tmp_path / "s/run/recipe.yaml").exists()
+
+
+def test_json_and_quiet(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    command = ["compress", teacher_folder, "--data", speech_folder, "--steps", 3, *SHORT, "--out"]
+    printed = json.loads(run(*command, tmp_path / "a", "--json").stdout)
+    assert printed["met"] is True
+    assert printed["latency_5s"].keys() == {"student", "teacher"}
+    quiet = run(*command, tmp_path / "b", "--quiet")
+    assert (quiet.stdout, quiet.stderr) == ("", "")
 
 
 @pytest.mark.parametrize("kind", ["teachers", "recipes", "objectives", "students", "tasks"])

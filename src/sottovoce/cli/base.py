@@ -28,6 +28,12 @@ AllowCommands = Annotated[
         "--allow-commands", help="Run commands and fetch from addresses that a Lhotse manifest names; else they are skipped."
     ),
 ]
+Schedule = Annotated[
+    str | None,
+    typer.Option("--schedule", help="'recipe': train by the recipe's own schedule, however often it passes over the data."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON; progress goes to stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes.")]
 Fresh = Annotated[bool, typer.Option("--fresh/--resume", help="Start over, or go on where the folder's run stands (default).")]
 
 
@@ -60,6 +66,21 @@ def print_json(found: Any) -> None:
     typer.echo(json.dumps(found, indent=1))
 
 
+def wants_long(schedule: str | None) -> bool:
+    """Whether ``--schedule recipe`` was given. ValueError for another schedule."""
+    if schedule not in (None, "recipe"):
+        raise ValueError(f"--schedule is 'recipe' or left out, not '{schedule}'; --steps N scales the schedule")
+    return schedule == "recipe"
+
+
+def hush(quiet: bool) -> None:
+    """Keeps progress of a training run off the screen, if asked to."""
+    if quiet:
+        from sottovoce.train.track import console
+
+        console.quiet = True
+
+
 def say(text: str) -> None:
     """Prints a line once, however many processes run the verb."""
     if os.environ.get("RANK", "0") == "0":  # torchrun starts many of us
@@ -70,6 +91,26 @@ def _fail(text: str, status: int) -> NoReturn:
     """Ends the process with `status` and one line that says why."""
     print(f"sottovoce: {text}", file=sys.stderr)
     sys.exit(status)
+
+
+MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Read timeout")
+
+
+def _resources(problem: BaseException) -> str:
+    """A plain sentence for lack of memory, or for a process of the run that was lost; "" for anything else."""
+    text = str(problem)
+    if isinstance(problem, MemoryError) or (isinstance(problem, RuntimeError) and any(sign in text for sign in MEMORY)):
+        return (
+            "there is not enough memory; take a smaller data.seconds_per_batch (with stages.*.accumulate for the same updates), "
+            "precision=bf16, or fewer data.workers, and run the same command again"
+        )
+    if isinstance(problem, RuntimeError) and int(os.environ.get("WORLD_SIZE", "1")) > 1 and any(sign in text for sign in LOST):
+        return (
+            f"process {os.environ.get('RANK', '?')} lost its connection to another process of this run, which has ended; its own message "
+            "says why. Run the same command again to go on from the last checkpoint"
+        )
+    return ""
 
 
 def guarded(call: Callable[[], Any]) -> None:
@@ -85,6 +126,8 @@ def guarded(call: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         _fail("stopped", 130)
     except Exception as problem:
+        if not os.environ.get("SOTTOVOCE_TRACE") and (text := _resources(problem)):
+            _fail(text, 1)
         status = getattr(
             problem, "exit_status", 2 if isinstance(problem, ValueError) else 1 if isinstance(problem, OSError) else None
         )

@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sottovoce.cli.base import AllowCommands, Data, Device, Fresh, Out, Overrides, Seed, Steps, allowing, app, print_json, say
+from sottovoce.cli.base import (
+    AllowCommands,
+    AsJson,
+    Data,
+    Device,
+    Fresh,
+    Out,
+    Overrides,
+    Quiet,
+    Schedule,
+    Seed,
+    Steps,
+    allowing,
+    app,
+    hush,
+    print_json,
+    say,
+    wants_long,
+)
+
+if TYPE_CHECKING:
+    from sottovoce.train.api import Result
 
 
 class Unit(enum.StrEnum):
@@ -36,10 +57,16 @@ def compress(
     seed: Seed = None,
     device: Device = "auto",
     fresh: Fresh = False,
+    schedule: Schedule = None,
+    allow_larger: Annotated[
+        bool, typer.Option("--allow-larger", help="Train a student even if it costs more than its teacher.")
+    ] = False,
     allow_commands: AllowCommands = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved recipe, the plan and the estimated cost; train nothing.")
+        bool, typer.Option("--dry-run", help="Say what would be done and what it needs; train nothing. With --json: everything.")
     ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a small student of TEACHER and write it to --out.
 
@@ -64,8 +91,13 @@ def compress(
     if dry_run:
         open_source(data, allow_commands)  # says now if there is nothing
         made = api.resolve(recipe, overrides or (), steps, teacher=teacher, budget=unit, keep=keep, seed=seed)
-        print_json(api.describe(made))
+        plan = api.describe(made)
+        if as_json:
+            print_json(plan)
+        else:
+            say("\n".join(api.plan_lines(plan)))
         return
+    hush(quiet)
     result = api.compress(
         teacher,
         recipe=recipe,
@@ -77,7 +109,23 @@ def compress(
         seed=seed,
         device=device,
         fresh=fresh,
+        long=wants_long(schedule),
+        larger=allow_larger,
         overrides=[*(overrides or ()), *allowing(allow_commands)],
     )
+    if as_json:
+        print_json({"out": str(out), "met": result.met, "record": result.record, "latency_5s": result.latency})
+    elif not quiet:
+        _summary(result, teacher, data)
     result.check()
-    say(f"student written to {out}" + (f": {result.why}" if result.why else ""))
+
+
+def _summary(result: Result, teacher: str, data: str) -> None:
+    """What came out, where it is, and what to do next."""
+    say(
+        "\n".join(
+            f"  {line}" for line in [f"student in {result.out}", *result.summary(), f"page in {result.out / 'report.html'}"]
+        )
+    )
+    say(f"next:  sottovoce evaluate {result.out} --vs {teacher} --task fidelity --data {data}")
+    say(f"       sottovoce inspect {result.out}")

@@ -6,7 +6,25 @@ from typing import Annotated
 
 import typer
 
-from sottovoce.cli.base import AllowCommands, Data, Device, Fresh, Out, Overrides, Seed, Steps, allowing, app, say
+from sottovoce.cli.base import (
+    AllowCommands,
+    AsJson,
+    Data,
+    Device,
+    Fresh,
+    Out,
+    Overrides,
+    Quiet,
+    Schedule,
+    Seed,
+    Steps,
+    allowing,
+    app,
+    hush,
+    print_json,
+    say,
+    wants_long,
+)
 
 
 @app.command()
@@ -20,7 +38,10 @@ def pretrain(
     seed: Seed = None,
     device: Device = "auto",
     fresh: Fresh = False,
+    schedule: Schedule = None,
     allow_commands: AllowCommands = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train an encoder by self-supervision, e.g. a small teacher for experiments.
 
@@ -30,7 +51,8 @@ def pretrain(
     """
     from sottovoce.train import api
 
-    api.pretrain(
+    hush(quiet)
+    result = api.pretrain(
         recipe=recipe,
         data=data,
         out=out,
@@ -39,6 +61,11 @@ def pretrain(
         seed=seed,
         device=device,
         fresh=fresh,
+        long=wants_long(schedule),
         overrides=[*(overrides or ()), *allowing(allow_commands)],
     )
-    say(f"encoder written to {out}")
+    if as_json:
+        print_json({"out": str(out), "record": result.record, "latency_5s": result.latency})
+    elif not quiet:
+        say("\n".join(f"  {line}" for line in [f"encoder in {out}", *result.summary(), f"page in {out / 'report.html'}"]))
+        say(f"next:  sottovoce evaluate {out} --vs log-mel --task ks --data DATA")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sottovoce.core import ledger
 from sottovoce.core.config import ConfigError, plain
@@ -15,7 +16,9 @@ from sottovoce.core.registry import STUDENTS
 from sottovoce.encoder import Encoder
 from sottovoce.hub.pretrained import refuse_overlap, save_pretrained
 from sottovoce.hub.student import save_student
+from sottovoce.timing.latency import latency
 from sottovoce.train import needs
+from sottovoce.train.checks import Permissions
 from sottovoce.train.dist import World, connect
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Recipe, load_recipe
@@ -28,12 +31,35 @@ from sottovoce.train.work import Work, cost_of
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves. out: the folder. met: whether the budget was met within 1 %; why: the sentence that says so."""
+    """What a run leaves.
+
+    out: the folder. met: whether the budget was met within 1 %. why: the sentence that says so. record: of the run, as in result.json.
+    latency: seconds that student and teacher take for 5 s of audio here, when the run has just ended.
+    """
 
     out: Path
     met: bool
     why: str
     record: Mapping[str, Any]
+    latency: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.out}: {self.summary()[0]}"
+
+    def summary(self) -> list[str]:
+        """A few lines for people: size, speed, likeness to the teacher, budget."""
+        cost, teacher = self.record["cost"], self.record.get("teacher") or {}
+        lines = [f"{cost['params'] / 1e6:,.2f}M parameters, {cost['macs_per_s'] / 1e6:,.0f} MMAC per second of audio"]
+        if teacher.get("params"):
+            share = {name: cost[name] / teacher[name] for name in cost}
+            lines[0] += f"; {share['params']:.1%} and {share['macs_per_s']:.1%} of the teacher's"
+        if self.latency:
+            times = ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in self.latency.items())
+            lines.append(f"5 s of audio take: {times}")
+        mean = (self.record.get("fidelity") or {}).get("mean") or {}
+        if mean.get("explained") is not None:
+            lines.append(f"{mean['explained']:.1%} of the variance of the teacher's layers is explained, on held-out audio")
+        return lines + ([self.why] if self.why else [])
 
     def check(self) -> None:
         """Raises MissedBudget unless the student is as small as asked."""
@@ -59,16 +85,19 @@ def compress(
     seed: int | None = None,
     device: str = "auto",
     fresh: bool = False,
+    long: bool = False,
+    larger: bool = False,
     overrides: Sequence[str] = (),
 ) -> Result:
     """Trains a small student of `teacher` and writes it to `out`. The same call again resumes; a finished run is not done twice.
 
     teacher: hub id, folder in Hugging Face format, an earlier student, or ``demo``. data: see docs/data.md. budget, keep: what is
-    counted (``params``, ``macs`` or ``latency``) and the share that stays. steps: scales the whole schedule. overrides: ``key=value``.
-    Raises ValueError for anything the caller can mend, `Stopped` when asked to stop.
+    counted (``params``, ``macs`` or ``latency``) and the share that stays. steps: scales the whole schedule. long: train by the recipe's
+    schedule even if it passes more than 100 times over the data. larger: allow a student that costs more than its teacher. overrides:
+    ``key=value``. Raises ValueError for anything the caller can mend, `Stopped` when asked to stop.
     """
     resolved = resolve(recipe, overrides, steps, teacher=str(teacher), budget=budget, keep=keep, seed=seed)
-    return run_recipe(resolved, str(data), Path(out), device, fresh)
+    return run_recipe(resolved, str(data), Path(out), device, fresh, Permissions(long or steps is not None, larger))
 
 
 def pretrain(
@@ -81,11 +110,15 @@ def pretrain(
     seed: int | None = None,
     device: str = "auto",
     fresh: bool = False,
+    long: bool = False,
     overrides: Sequence[str] = (),
 ) -> Result:
-    """Trains an encoder by self-supervision and writes it to `out`. `teacher`: an earlier iteration whose layers give the targets."""
+    """Trains an encoder by self-supervision and writes it to `out`.
+
+    teacher: an earlier iteration whose layers give the targets. The rest as in `compress`.
+    """
     resolved = resolve(recipe, overrides, steps, teacher=str(teacher), seed=seed)
-    return run_recipe(resolved, str(data), Path(out), device, fresh)
+    return run_recipe(resolved, str(data), Path(out), device, fresh, Permissions(long or steps is not None, larger=True))
 
 
 def resolve(
@@ -106,14 +139,15 @@ def resolve(
     return resolved
 
 
-def run_recipe(recipe: Recipe, data: str, out: Path, device: str, fresh: bool) -> Result:
+def run_recipe(recipe: Recipe, data: str, out: Path, device: str, fresh: bool, permissions: Permissions) -> Result:
     """Runs the stages, writes the result, and the record of it."""
     refuse_overlap(
         out, [*(choice.config.source for choice in recipe.teachers.values()), getattr(recipe.student.config, "like", "")]
     )
     ledger.commit()
-    with Run(out, recipe, data, connect(device)).open(fresh) as run:
+    with Run(out, recipe, data, connect(device), permissions.check).open(fresh) as run:
         finished = run.folder / RESULT
+        times: dict[str, float] = {}
         if finished.exists():
             run.say(f"{out} is finished; --fresh would start over")
             record = ledger.read(finished)
@@ -123,9 +157,21 @@ def run_recipe(recipe: Recipe, data: str, out: Path, device: str, fresh: bool) -
             if run.world.main:
                 export(run, work, record)
                 ledger.write(finished, record)
+                times = time_models(run, work)
                 run.say(draw_report(out))
         report = record.get("budget")
-        return Result(out, report is None or bool(report["met"]), "" if report is None else str(report["text"]), record)
+        return Result(out, report is None or bool(report["met"]), "" if report is None else str(report["text"]), record, times)
+
+
+def time_models(run: Run, work: Work) -> dict[str, float]:
+    """Seconds that student and teacher take for 5 s of audio on this CPU; nothing on another device."""
+    if run.world.device.type != "cpu":
+        return {}
+    models: dict[str, nn.Module] = {"student": work.encoder.eval()}
+    teacher = run.teachers.origin
+    if teacher is not None and isinstance(teacher.encoder, Encoder) and teacher.encoder.norm.weight.dtype == torch.float32:
+        models["teacher"] = teacher.encoder
+    return {name: latency(model, seconds=5.0, repeats=3) for name, model in models.items()}
 
 
 def draw_report(out: Path) -> str:
@@ -163,7 +209,7 @@ def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:
-    """For ``--dry-run``: the resolved recipe, what may be pruned, and the estimated cost of student and run.
+    """For ``--dry-run --json``: the resolved recipe, what may be pruned, and the estimated cost of student and run.
 
     training_macs_at_most: teacher forward, student forward and backward (twice the forward), with the student as large as the teacher.
     """
@@ -185,3 +231,27 @@ def describe(recipe: Recipe) -> dict[str, Any]:
         stage.prepare(work, teachers)
         facts |= stage.describe(work)
     return facts
+
+
+def plan_lines(plan: Mapping[str, Any]) -> list[str]:
+    """What `describe` found, in six lines for people."""
+    recipe, teacher, target = plan["recipe"], plan.get("teacher", {}), plan.get("student", {})
+    objectives = ", ".join(
+        f"{label} ({part['name']})" if part["name"] != label else label for label, part in recipe["objectives"].items()
+    )
+    size = (
+        f", {teacher['params'] / 1e6:,.1f}M parameters, {teacher['macs_per_s'] / 1e6:,.0f} MMAC/s" if "params" in teacher else ""
+    )
+    budget = recipe["pruning"]["budget"]
+    prunes = f"{budget['keep']:.0%} of the teacher's {budget['unit']}" if target else "as the recipe says"
+    units = ", ".join(f"{count:,} {kind}" for kind, count in plan.get("plan", {}).items()) or "none"
+    stages = ", ".join(f"{label} ({part.get('steps', part['kind'])})" for label, part in recipe["stages"].items())
+    work = f"; at most {plan['training_macs_at_most']:.2g} multiply-accumulates" if "training_macs_at_most" in plan else ""
+    return [
+        f"teacher   {teacher.get('family', 'none')}{size}",
+        f"student   {recipe['student']['name']}, {prunes}; units that may be pruned: {units}",
+        f"learns    {objectives}",
+        f"stages    {stages}; {plan['steps']:,} updates",
+        f"audio     {plan['audio_hours']:,} hours pass through training{work}",
+        f"memory    {plan.get('memory', 'not known without a teacher').removeprefix('memory: ')}",
+    ]

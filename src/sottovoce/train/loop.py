@@ -27,7 +27,7 @@ def fit(run: Run, state: TrainState) -> dict[str, float]:
     log: dict[str, float] = {}
     saved_at = time.monotonic()
     state.learner.train()
-    with Meter(label, config.steps, state.step) if world.main else contextlib.nullcontext() as meter:
+    with Meter(label, config.steps, state.step, run.updates_after(label)) if world.main else contextlib.nullcontext() as meter:
         while state.step < config.steps:
             rate = optim.schedule(state.step, config)
             norm = update(run, state, rate)

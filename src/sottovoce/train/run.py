@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
@@ -43,9 +43,13 @@ class Stopped(Exception):
 class Run:
     """Opened once per command. ``run/`` inside `out` holds the recipe, metrics, checkpoints and one JSON per finished stage."""
 
-    def __init__(self, out: Path, recipe: Recipe, data: str, world: World) -> None:
+    def __init__(
+        self, out: Path, recipe: Recipe, data: str, world: World, check: Callable[[Run], None] = lambda run: None
+    ) -> None:
+        """check: raises ValueError for what a new run must not do; called with teachers and data open, before anything is written."""
         self.out, self.folder, self.recipe, self.spec, self.world = out, out / "run", recipe, data, world
         self.checkpoints = Checkpoints(self.folder)
+        self._check = check
         self.stop, self._asked = False, 0.0
 
     @contextlib.contextmanager
@@ -78,6 +82,8 @@ class Run:
                 return
             self.teachers = open_teachers(self.recipe, self.world, self.say)
             self.data = self._load_data()
+            if fresh or not (self.folder / RECIPE).exists():
+                self._check(self)
             if fresh and self.world.main:  # only now: a mistake in the new command must not cost the old run
                 self._clear()
             self.world.wait()
@@ -152,6 +158,7 @@ class Run:
             rank=self.world.rank,
             world=self.world.size,
             skipped_file=self.folder / SKIPPED if self.world.main else None,
+            progress=track.occasionally(lambda done, total: self.say(f"looking at the data: {done:,} of {total:,} recordings")),
         )
         self.say(data.summary())
         return data
@@ -162,6 +169,11 @@ class Run:
         """The stage's own pass over the training data, from the start."""
         self.data.train.load({"epoch": 1000 * list(self.recipe.stages).index(stage), "index": 0})
         return self.data.train
+
+    def updates_after(self, stage: str) -> int:
+        """Updates of the stages after this one."""
+        stages = self.recipe.build_stages()
+        return sum(each.updates for each in stages[[each.label for each in stages].index(stage) + 1 :])
 
     def autocast(self) -> AbstractContextManager[Any]:
         kind = self.world.device.type

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +22,7 @@ from sottovoce.core.types import Loss
 from sottovoce.train.dist import World
 
 console = Console(stderr=True)
+FIRST = 5.0  # seconds until a stage reports for the first time
 
 
 def say(text: str) -> None:
@@ -38,11 +39,16 @@ def duration(seconds: float) -> str:
 
 
 class Meter:
-    """Progress of one stage: a live line on a terminal, a plain line now and then elsewhere; both with the time left."""
+    """Progress of one stage: a live line on a terminal, a plain line now and then elsewhere.
 
-    def __init__(self, name: str, total: int, start: int = 0, every: float = 15.0) -> None:
-        self.name, self.total, self.first, self.every = name, total, start, every
-        self.began = self.spoke = time.monotonic()
+    later: updates of the stages that follow; the time left is that of the whole run, if they take as long as these. Plain lines come
+    after `FIRST` seconds and then every `every`.
+    """
+
+    def __init__(self, name: str, total: int, start: int = 0, later: int = 0, every: float = 15.0) -> None:
+        self.name, self.total, self.first, self.later, self.every = name, total, start, later, every
+        self.began = time.monotonic()
+        self.spoke = self.began + FIRST - every
         self.live: Progress | None = None
         if console.is_terminal:
             columns = (
@@ -67,13 +73,26 @@ class Meter:
     def update(self, step: int, note: str = "") -> None:
         now = time.monotonic()
         done = step - self.first
-        left = (now - self.began) / done * (self.total - step) if done > 0 else 0.0
+        left = (now - self.began) / done * (self.total - step + self.later) if done > 0 else 0.0
         note = f"{duration(left)} left  {note}"
         if self.live is not None:
             self.live.update(self.task, completed=step, note=note)
         elif now - self.spoke >= self.every or step == self.total:
             self.spoke = now
             say(f"{self.name}: {step}/{self.total}  {note}")
+
+
+def occasionally(report: Callable[[int, int], None], seconds: float = 10.0) -> Callable[[int, int], None]:
+    """A function of (done, total) that calls `report` at most every so many seconds, the first time after as many."""
+    spoke = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal spoke
+        if time.monotonic() - spoke >= seconds:
+            spoke = time.monotonic()
+            report(done, total)
+
+    return progress
 
 
 class Tally:
