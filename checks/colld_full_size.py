@@ -28,7 +28,7 @@ def make_teacher(folder: Path) -> None:
     from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
 
     torch.manual_seed(0)
-    model = Wav2Vec2BertModel(Wav2Vec2BertConfig(apply_spec_augment=False)).to(torch.bfloat16)
+    model = Wav2Vec2BertModel(Wav2Vec2BertConfig(apply_spec_augment=False)).bfloat16()
     model.save_pretrained(folder)
     SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, stride=2, padding_value=0.0).save_pretrained(folder)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from onnx import load_model_from_string
 
 from sottovoce.core import ledger
 from sottovoce.evaluation.subjects.onnx_file import RuntimeEncoder
@@ -59,24 +60,26 @@ def tiny() -> dict[str, Any]:
 
 def demo() -> dict[str, Any]:
     """On a minute of demo speech by voices that no calibration heard."""
-    loaded, known = load_pretrained("demo"), audio.heard("demo", 60)
+    loaded, known = load_pretrained("demo"), audio.read("demo", 60)
     graph = onnx.graph_of(loaded, "all").eval()
     whole, rows = onnx.translate(graph).SerializeToString(), {}
     for name, options in DEMO.items():
-        model = onnx.library("onnx").load_from_string(whole)
+        model = load_model_from_string(whole)
         if name == "fp16":
             half.halve(model)
         elif options is not None:
             dynamic, parts = options
             model = (
-                quantize.quantize_dynamic(model, parts) if dynamic else quantize.quantize_static(model, known.calibration, parts)
+                quantize.quantize_dynamic(model, parts)
+                if dynamic
+                else quantize.quantize_static(model, known.calibration_waves, parts)
             )
         onnx.describe(model, onnx.facts(loaded, graph, name))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / api.FILE
             onnx.save(model, path)
             file = RuntimeEncoder(path)
-            layers = check.parity(file, check.View(graph), list(check.batches(known.check)), file.layers)
+            layers = check.parity(file, check.View(graph), list(check.batches(known.check_waves)), file.layers)
             rows[name] = {
                 "megabytes": path.stat().st_size / 1e6,
                 "max_abs": max(row["max_abs"] for row in layers),
@@ -85,7 +88,7 @@ def demo() -> dict[str, Any]:
                 "error": max(row["error"] for row in layers),
             }
         print(name, rows[name], flush=True)
-    return {"audio_seconds": sum(map(len, known.check)) / 16_000, "files": rows}
+    return {"audio_seconds": sum(map(len, known.check_waves)) / 16_000, "files": rows}
 
 
 if __name__ == "__main__":

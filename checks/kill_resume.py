@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -77,7 +78,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / ledger.RECORDS)
     options = parser.parse_args()
-    moments, kills, finished = random.Random(options.seed), [], 0
+    moments, finished = random.Random(options.seed), 0
+    kills: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         teacher, speech = prepare(folder)

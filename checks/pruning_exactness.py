@@ -54,7 +54,7 @@ def make(config: EncoderConfig) -> Encoder:
 
 def masked(gated: GatedEncoder, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Full-width tensors with the consumers' columns multiplied by the gate values, zeros included."""
-    tensors = dict(gated.encoder.named_parameters())
+    tensors: dict[str, torch.Tensor] = dict(gated.encoder.named_parameters())
     for group in gated.plan:
         for part in (part for part in group.slices if part.scale):
             shape = [-1 if axis == part.dim else 1 for axis in range(tensors[part.name].dim())]
@@ -121,7 +121,8 @@ def main() -> None:
     torch.set_num_threads(1)
     exactness = {}
     for style, config in STYLES.items():
-        kinds = tuple(kind for kind in UNITS.names() if kind != "glu" and (kind != "position" or config.position.depth == 1))
+        one_layer = config.position is not None and config.position.depth == 1
+        kinds = tuple(kind for kind in UNITS.names() if kind != "glu" and (kind != "position" or one_layer))
         exactness[style] = {kind: difference(config, (kind,)) for kind in kinds} | {"all": difference(config, kinds)}
         print(
             style,

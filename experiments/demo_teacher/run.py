@@ -117,7 +117,7 @@ def main() -> None:
             "speakers": [round(speaker_accuracy(x, voices, sessions), 4) for x in by_voice],
         }
         print(name, json.dumps(scores[name]), flush=True)
-    found = {
+    record = {
         "name": f"{Path(options.model).name}-probe",
         **ledger.header("probe"),
         "model": Path(options.model).name,
@@ -127,7 +127,7 @@ def main() -> None:
         },
         "scores": scores,
     }
-    ledger.write(options.out, found)
+    ledger.write(options.out, record)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ def main() -> None:
 
     teacher = load_pretrained(options.teacher)
     setting = Setting(options.teacher, options.train, options.work, options.steps, tuple(options.overrides))
+    full = teacher.encoder
+    assert isinstance(full, Encoder)
     batches = held_out(options.test, teacher.normalize, options.test_seconds)
     done = {record["name"] for record in ledger.read_all(options.out)}
     for unit in options.units:
@@ -77,7 +79,7 @@ def main() -> None:
                 continue
             made = dphubert(setting, unit, options.keep, seed)
             recipe = setting.recipe
-            models = {
+            models: dict[str, Any] = {
                 "dphubert": load_pretrained(made.out).encoder,
                 "cut without distillation": undistilled(teacher, made.out, recipe.pruning.units),
                 "same shape from random start": load_pretrained(from_random_start(setting, unit, options.keep, seed).out).encoder,
@@ -85,7 +87,7 @@ def main() -> None:
             found = {
                 "name": name,
                 **ledger.header("controls"),
-                "teacher": {"name": options.teacher, **cost_of(teacher.encoder)},
+                "teacher": {"name": options.teacher, **cost_of(full)},
                 "unit": unit,
                 "keep": options.keep,
                 "seed": seed,
