@@ -94,8 +94,9 @@ def updates(
             with torch.no_grad():
                 theirs = teacher(batch.wave)
             ours = student(batch.wave)
-            loss = objective(ours, theirs, ours.valid(), batch)
-        (loss.total / loss.count).backward()
+            frames = ours.valid()
+            loss = objective(ours, theirs, frames, batch)
+        (loss.total / objective.denominator(frames, batch)).backward()
         if isinstance(student, GatedEncoder) and budget is not None:
             lagrangian(budget.sparsity(student.gates), budget.goal).backward()
         optim.clip(optimizer, 10.0)
