@@ -355,7 +355,15 @@ class TestKeptTargets:
         self, teacher_folder: Path, slow_teacher: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """And losses are those without the store, to half precision; a second run of the same teachers asks nobody at all."""
-        shape = {"dim": 32, "heads": 4, "depth": 3, "ffn_dim": 48, "position_groups": 4, "conv_dims": [8] * 7}
+        shape = {
+            "dim": 24,
+            "heads": 4,
+            "depth": 3,
+            "ffn_dim": 32,
+            "position_kernel": 16,
+            "position_groups": 4,
+            "conv_dims": [8] * 7,
+        }
         settings = several(teacher_folder, slow_teacher) | {"student": {"name": "random", **shape}}
         recipe = write(tmp_path / "several.yaml", settings)
         asked: list[int] = []
