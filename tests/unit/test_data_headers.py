@@ -137,3 +137,23 @@ def test_whatever_a_decoder_raises_costs_its_own_recording(
     monkeypatch.setattr(soundfile.SoundFile, "read", fail)
     with pytest.raises(BadAudio, match=f"unreadable \\({problem.__name__}\\)"):
         read_audio(Recording("x", str(tmp_path / "x.wav")))
+
+
+def test_several_recordings_in_one_file_are_not_read_as_the_first(tmp_path: Path) -> None:
+    for name, kind in (("a", "VORBIS"), ("b", "OPUS")):
+        soundfile.write(tmp_path / f"{name}.ogg", WAVE, RATE, format="OGG", subtype=kind)
+        check(str(tmp_path / f"{name}.ogg"))
+    one, other = ((tmp_path / f"{name}.ogg").read_bytes() for name in "ab")
+    for data in (one + other, other + one, one + one):
+        (tmp_path / "c.ogg").write_bytes(data)
+        with pytest.raises(BadAudio, match="several recordings"):
+            header_seconds(str(tmp_path / "c.ogg"))
+
+
+def test_two_flacs_in_one_file_leave_the_first_whole(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", WAVE, RATE)
+    soundfile.write(tmp_path / "b.flac", WAVE[:RATE], RATE)
+    path = tmp_path / "c.flac"
+    path.write_bytes((tmp_path / "a.flac").read_bytes() + (tmp_path / "b.flac").read_bytes())
+    assert header_seconds(str(path)) == 3.0
+    assert len(read_audio(Recording("x", str(path)))) == len(WAVE)

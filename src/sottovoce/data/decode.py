@@ -15,7 +15,7 @@ import soxr
 
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.files import open_regular, reason
-from sottovoce.data.headers import mended
+from sottovoce.data.headers import is_chained, mended
 from sottovoce.data.recording import Recording, Samples
 
 RATES = (1_000, 400_000)  # Hz; outside, the header is wrong
@@ -142,6 +142,8 @@ def _open(file: str | BinaryIO) -> Iterator[Audio]:
             size = stream.seek(0, os.SEEK_END)
             if not size:
                 raise BadAudio("empty file")
+            if is_chained(stream):
+                raise BadAudio("an Ogg file of several recordings one after another; write them into files of their own")
             better = mended(stream)
             stream.seek(0)
             # A plain file goes to the library by its number: that is faster, and its name may be any bytes.

@@ -197,6 +197,25 @@ def _caf(stream: BinaryIO, size: int) -> Pieces | None:
     return None
 
 
+# Ogg -----------------------------------------------------------------------------------------------------------------------------
+
+
+def is_chained(stream: BinaryIO) -> bool:
+    """Whether an Ogg file holds several recordings one after another, of which libsndfile reads the first: a stream begins among the last
+    pages, or the last page is of a stream that does not begin with the file."""
+    at = 0
+    serials: set[bytes] = set()
+    while len(head := read_at(stream, at, 27)) == 27 and head[:4] == b"OggS" and head[5] & 2 and len(serials) < 16:
+        serials.add(head[14:18])
+        at += 27 + head[26] + sum(read_at(stream, at + 27, head[26]))
+    if not serials:
+        return False
+    begin = max(at, stream.seek(0, os.SEEK_END) - TAIL)
+    tail = read_at(stream, begin, TAIL)
+    last = tail.rfind(b"OggS\0")
+    return b"OggS\0\2" in tail or (0 <= last <= len(tail) - 18 and tail[last + 14 : last + 18] not in serials)
+
+
 # FLAC ----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +243,8 @@ def _flac(stream: BinaryIO, begin: int, size: int) -> Pieces | None:
     total = _flac_end(stream, begin + 42, size, block, channels, claimed)
     if total is None or total == claimed or not 0 < total < 2**36:
         return None
+    if total < claimed and size < WHOLE and b"fLaC\0\0\0\x22" in read_at(stream, begin + 42, size):
+        return None  # the last frame is of a second file behind this one
     return [(0, begin + 18), struct.pack(">Q", packed >> 36 << 36 | total), (begin + 26, size)]
 
 
