@@ -49,6 +49,6 @@ def test_trains_three_steps(name: str, teacher_folder: Path, speakers: Path, tmp
         result = api.pretrain(teacher=teacher_folder if name.endswith(("second", "voices")) else "", **options)
     else:
         keep = 0.6 if "cut" in recipe.stages else None
-        result = api.compress(teacher_folder, keep=keep, **options)
+        result = api.compress(teacher_folder, keep=keep, larger=True, **options)
     assert (result.out / "model.safetensors").exists()
     assert result.met

@@ -1,10 +1,9 @@
 """Configuration: dataclass defaults < YAML (with ``include``) < ``key=value``.
 
 A configuration is a tree of frozen dataclasses. `build` makes one from plain mappings, checks every key and type, and reports all
-mistakes at once. A field whose metadata names a registry holds registered classes and their nested ``Config``: ``component(STUDENTS,
-"copy")`` a single one, written as ``{name: ..., field: ...}``; ``components(OBJECTIVES)`` a mapping from labels to such, whose name is the
-label where nothing else is said. A subclass of `Component` adds fields that stand beside those of the ``Config``. A dataclass with a
-static method ``expand`` allows short ways to write it: it gets plain data and returns it written out.
+mistakes at once. A `Component` is a registered class by name, with its nested ``Config``. A field ``component(StudentChoice, "copy")``
+holds one, written as ``{name: ..., field: ...}``; ``components(ObjectiveChoice)`` holds a mapping from labels to such, where the name
+defaults to the label. A dataclass with a static method ``expand`` allows short forms: it gets plain data and returns the full form.
 """
 
 from __future__ import annotations
@@ -38,14 +37,26 @@ class Given:
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """A registered class by name, and its configuration. key: what the name is called in YAML. default: the name where none is given;
-    "": the component's label."""
+    """A registered class by name, and its configuration. A subclass names the registry; its own fields stand beside the ``Config``'s.
+
+    key: what the name is called in YAML. default: the name if none is given; "": the component's label.
+    """
 
     name: str
     config: Any
 
+    registry: typing.ClassVar[Registry]
     key: typing.ClassVar[str] = "name"
     default: typing.ClassVar[str] = ""
+
+    @property
+    def cls(self) -> Any:
+        """The registered class."""
+        return self.registry.get(self.name)
+
+    def build(self, *arguments: Any) -> Any:
+        """An instance of the class, made from its configuration and `arguments`."""
+        return self.cls(self.config, *arguments)
 
     @classmethod
     def own_fields(cls) -> list[str]:
@@ -53,14 +64,14 @@ class Component:
         return [spec.name for spec in dataclasses.fields(cls) if spec.name not in ("name", "config")]
 
 
-def components(registry: Registry, of: type[Component] = Component) -> Any:
+def components(of: type[Component]) -> Any:
     """A field that holds a mapping from labels to components."""
-    return dataclasses.field(default_factory=dict, metadata={"registry": registry, "of": of})
+    return dataclasses.field(default_factory=dict, metadata={"component": of})
 
 
-def component(registry: Registry, default: str, of: type[Component] = Component) -> Any:
+def component(of: type[Component], default: str) -> Any:
     """A field that holds one component."""
-    return dataclasses.field(default_factory=lambda: {"name": default}, metadata={"registry": registry, "of": of, "single": True})
+    return dataclasses.field(default_factory=lambda: {"name": default}, metadata={"component": of, "single": True})
 
 
 def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
@@ -88,19 +99,19 @@ def _build(cls: Any, data: Any, where: str, errors: list[str], beside: Sequence[
     values: dict[str, Any] = {}
     for name, spec in fields.items():
         path = _join(where, name)
-        registry = spec.metadata.get("registry")
+        of = spec.metadata.get("component")
         if name in data:
             value = data[name]
-        elif registry is not None and spec.default_factory is not dataclasses.MISSING:
+        elif of is not None and spec.default_factory is not dataclasses.MISSING:
             value = spec.default_factory()
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             errors.append(f"'{path}' has no value")
             continue
         else:
             continue
-        if registry is not None:
+        if of is not None:
             default = spec.default_factory() if spec.metadata.get("single") and callable(spec.default_factory) else None
-            values[name] = _build_components(registry, spec.metadata["of"], value, default, path, errors)
+            values[name] = _build_components(of, value, default, path, errors)
         else:
             values[name] = _convert(hints[name], value, path, errors)
     if errors:
@@ -112,9 +123,7 @@ def _build(cls: Any, data: Any, where: str, errors: list[str], beside: Sequence[
         return None
 
 
-def _build_components(
-    registry: Registry, of: type[Component], value: Any, default: Mapping[str, Any] | None, path: str, errors: list[str]
-) -> Any:
+def _build_components(of: type[Component], value: Any, default: Mapping[str, Any] | None, path: str, errors: list[str]) -> Any:
     """`default`: of a single component; ``None`` for a mapping of many."""
     value = _value(value)
     if default is not None and isinstance(value, str):
@@ -123,21 +132,21 @@ def _build_components(
         errors.append(f"'{path}': expected a mapping, got {value!r}")
         return None
     if default is not None:
-        return _component(registry, of, default["name"], value, path, errors)
+        return _component(of, default["name"], value, path, errors)
     return {
-        str(label): _component(registry, of, of.default or str(label), _value(fields) or {}, _join(path, str(label)), errors)
+        str(label): _component(of, of.default or str(label), _value(fields) or {}, _join(path, str(label)), errors)
         for label, fields in value.items()
         if _value(fields) is not False  # `label: false` takes away what an included file added
     }
 
 
-def _component(registry: Registry, of: type[Component], name: str, data: Any, path: str, errors: list[str]) -> Component | None:
+def _component(of: type[Component], name: str, data: Any, path: str, errors: list[str]) -> Component | None:
     if not isinstance(data, Mapping):
         errors.append(f"'{path}': expected a mapping, got {data!r}")
         return None
     name = str(_value(data.get(of.key, name)))
     try:
-        cls = registry.get(name)
+        cls = of.registry.get(name)
     except ValueError as problem:
         errors.append(f"'{path}': {problem}")
         return None

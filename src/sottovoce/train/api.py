@@ -12,7 +12,6 @@ from torch import nn
 
 from sottovoce.core import ledger
 from sottovoce.core.config import ConfigError, plain
-from sottovoce.core.registry import STUDENTS
 from sottovoce.encoder import Encoder
 from sottovoce.hub.pretrained import refuse_overlap, save_pretrained
 from sottovoce.hub.student import save_student
@@ -222,7 +221,7 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     if teacher is None:
         return facts
     facts["teacher"] = {"family": teacher.family}
-    work = Work(STUDENTS.get(recipe.student.name)(recipe.student.config).build(teacher))
+    work = Work(recipe.student.build().build(teacher))
     facts["memory"] = needs.estimate(recipe, work.encoder, teachers.values()).text(recipe.data.seconds_per_batch)
     if isinstance(teacher.encoder, Encoder):
         facts["teacher"] |= cost_of(teacher.encoder)

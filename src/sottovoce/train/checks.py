@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sottovoce.core.registry import STUDENTS
 from sottovoce.encoder import Encoder
 from sottovoce.pruning import encoder_cost, total
 from sottovoce.timing.machine import peaks
@@ -68,10 +67,9 @@ def _hours(run: Run, audio: float) -> str:
 def check_size(run: Run) -> None:
     """ValueError when the student costs more than its teacher: more parameters, or more compute."""
     recipe, teacher = run.recipe, run.teachers.origin
-    design = STUDENTS.get(recipe.student.name)
-    if teacher is None or not isinstance(teacher.encoder, Encoder) or design.is_teacher:
+    if teacher is None or not isinstance(teacher.encoder, Encoder) or recipe.student.cls.is_teacher:
         return
-    ours, theirs = cost_of(design(recipe.student.config).build(teacher)), cost_of(teacher.encoder)
+    ours, theirs = cost_of(recipe.student.build().build(teacher)), cost_of(teacher.encoder)
     larger = {name: ours[name] / theirs[name] for name in ours if ours[name] > LARGER * theirs[name]}
     if larger and not any(stage.meets_budget for stage in recipe.build_stages()):
         raise ValueError(

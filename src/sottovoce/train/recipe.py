@@ -23,7 +23,7 @@ from sottovoce.core.config import (
     overlay,
     read_yaml,
 )
-from sottovoce.core.registry import FAMILIES, OBJECTIVES, STAGES, STUDENTS, TEACHER_KINDS, suggestion
+from sottovoce.core.registry import FAMILIES, OBJECTIVES, STAGES, STUDENTS, TEACHER_KINDS, Registry, suggestion
 from sottovoce.data import DataConfig
 from sottovoce.data.augment import Augment
 from sottovoce.pruning import PruningConfig
@@ -39,6 +39,7 @@ ALONE = "teacher"  # label of a recipe's one teacher, where only ``teacher: SOUR
 class TeacherChoice(Component):
     """One of a recipe's teachers: its kind, and in `config` where it comes from."""
 
+    registry: ClassVar[Registry] = TEACHER_KINDS
     key: ClassVar[str] = "kind"
     default: ClassVar[str] = "encoder"
 
@@ -47,6 +48,7 @@ class TeacherChoice(Component):
 class StudentChoice(Component):
     """The design of the student. teacher: the label of the teacher that it and the budget are made from; the first where none is named."""
 
+    registry: ClassVar[Registry] = STUDENTS
     teacher: str = ""
 
 
@@ -55,6 +57,7 @@ class ObjectiveChoice(Component):
     """An objective under a label. teacher: the label of whom it learns from; the first teacher where none is named. weight: of its loss
     in the sum."""
 
+    registry: ClassVar[Registry] = OBJECTIVES
     teacher: str = ""
     weight: float = 1.0
 
@@ -76,8 +79,9 @@ class Masking:
 
 @dataclass(frozen=True)
 class StageChoice(Component):
-    """One of a recipe's stages: its kind, the label where nothing else is said, and the settings of that kind."""
+    """One of a recipe's stages: its kind, which defaults to the label, and the settings of that kind."""
 
+    registry: ClassVar[Registry] = STAGES
     key: ClassVar[str] = "kind"
 
 
@@ -85,11 +89,11 @@ class StageChoice(Component):
 class Recipe:
     """Everything that decides a run's result. Defaults < YAML < key=value; see docs/recipes.md."""
 
-    stages: Mapping[str, StageChoice] = components(STAGES, StageChoice)
+    stages: Mapping[str, StageChoice] = components(StageChoice)
     name: str = ""  # for results; that of the recipe's file
-    teachers: Mapping[str, TeacherChoice] = components(TEACHER_KINDS, TeacherChoice)
-    student: StudentChoice = component(STUDENTS, "copy", StudentChoice)
-    objectives: Mapping[str, ObjectiveChoice] = components(OBJECTIVES, ObjectiveChoice)
+    teachers: Mapping[str, TeacherChoice] = components(TeacherChoice)
+    student: StudentChoice = component(StudentChoice, "copy")
+    objectives: Mapping[str, ObjectiveChoice] = components(ObjectiveChoice)
     pruning: PruningConfig = PruningConfig()
     masking: Masking = Masking()
     augment: Augment = Augment()
@@ -136,10 +140,10 @@ class Recipe:
             if name and name not in self.teachers:
                 raise ValueError(f"{where}.teacher names '{name}'{suggestion(name, self.teachers)}")
         for label, objective in self.objectives.items():
-            reads, teacher = OBJECTIVES.get(objective.name).reads, self.teacher_for(label)
+            reads, teacher = objective.cls.reads, self.teacher_for(label)
             if teacher and (objective.teacher or reads == "utterance"):
-                gives = TEACHER_KINDS.get(self.teachers[teacher].name).answers
-                fits = [name for name, part in self.teachers.items() if TEACHER_KINDS.get(part.name).answers == reads]
+                gives = self.teachers[teacher].cls.answers
+                fits = [name for name, part in self.teachers.items() if part.cls.answers == reads]
                 if gives != reads:
                     what = {"frames": "frames", "utterance": "a vector for each recording"}
                     raise ValueError(
@@ -163,7 +167,7 @@ class Recipe:
 
     def build_stages(self) -> list[Stage]:
         """The stages in their order, made from their settings."""
-        return [STAGES.get(choice.name)(label, choice.config, self) for label, choice in self.stages.items()]
+        return [choice.build(label, self) for label, choice in self.stages.items()]
 
     def _check_order(self) -> None:
         """Whatever a stage gives, the next one takes, and no stage takes what it is not given."""

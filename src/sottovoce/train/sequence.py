@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from sottovoce.core.registry import STUDENTS
 from sottovoce.train.run import Run
 from sottovoce.train.stages.base import Stage
 from sottovoce.train.track import duration
@@ -59,6 +58,6 @@ def last_work(run: Run, finished: Sequence[Stage]) -> Work | None:
 def initial_work(run: Run) -> Work:
     """The student before any training, the same on every process and whichever stage asks."""
     torch.manual_seed(run.recipe.seed)
-    encoder = STUDENTS.get(run.recipe.student.name)(run.recipe.student.config).build(run.teachers.origin)
+    encoder = run.recipe.student.build().build(run.teachers.origin)
     run.world.share(encoder.to(run.world.device).state_dict().values())
     return Work(encoder.cpu().requires_grad_(True))

@@ -15,7 +15,6 @@ from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 from sottovoce.core.cache import cache_home
-from sottovoce.core.registry import TEACHER_KINDS
 from sottovoce.core.types import Answer, Batch, Features, Vectors
 from sottovoce.encoder import EncoderConfig
 from sottovoce.hub.pretrained import Pretrained
@@ -170,7 +169,7 @@ def open_teachers(recipe: Recipe, world: World, say: Callable[[str], None] | Non
     """Loads a recipe's teachers. say: hears where targets are kept; without it, none are. ValueError when a teacher cannot be loaded."""
     plain = recipe.precision != "bf16" and world.device.type == "cpu"
     settings = TeacherSettings(world.device, recipe.teacher_precision, plain, recipe.compile)
-    each = {label: TEACHER_KINDS.get(part.name)(part.config, settings) for label, part in recipe.teachers.items()}
+    each = {label: part.build(settings) for label, part in recipe.teachers.items()}
     store, limit = None, recipe.data.target_bytes
     if limit and each and say is not None:
         store = TargetStore(cache_home() / "targets", limit, say, world.size)

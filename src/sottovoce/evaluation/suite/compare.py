@@ -13,7 +13,6 @@ import torch
 
 from sottovoce.core import ledger
 from sottovoce.core.config import plain
-from sottovoce.core.registry import TASKS
 from sottovoce.data import Recordings
 from sottovoce.data.durations import present
 from sottovoce.evaluation.features.store import FeatureStore
@@ -107,7 +106,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 def _comparable(suite: Suite, asked: Sequence[str], say: Say) -> Suite:
     """The tasks whose answers are to single recordings. ValueError when none is, or when another was asked for by name."""
-    kinds = {name: TASKS.get(entry.task.name) for name, entry in suite.tasks.items()}
+    kinds = {name: entry.task.cls for name, entry in suite.tasks.items()}
     refused = [name for name, kind in kinds.items() if not issubclass(kind, LearnedTask) or issubclass(kind, VerificationTask)]
     if refused and ("all" not in asked or len(refused) == len(kinds)):
         raise ValueError(

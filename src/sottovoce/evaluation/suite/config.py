@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from sottovoce import recipes
 from sottovoce.core.config import Component, ConfigError, Given, build, component, nested, overlay, override, plain, read_yaml
-from sottovoce.core.registry import TASKS, suggestion
+from sottovoce.core.registry import TASKS, Registry, suggestion
 from sottovoce.data import Recording, Recordings, open_source
 from sottovoce.data.degrade import Degrade, degrade
 from sottovoce.data.draw import draw
@@ -63,11 +63,18 @@ class Source:
 
 
 @dataclass(frozen=True)
+class TaskChoice(Component):
+    """A task by name, and its settings."""
+
+    registry: ClassVar[Registry] = TASKS
+
+
+@dataclass(frozen=True)
 class Entry:
     """One task on one collection of data."""
 
     data: tuple[Source, ...]
-    task: Component = component(TASKS, SINGLE)
+    task: TaskChoice = component(TaskChoice, SINGLE)
 
     @staticmethod
     def expand(given: Any) -> Any:

@@ -12,7 +12,6 @@ from typing import Any
 
 from sottovoce.core import ledger
 from sottovoce.core.config import completed, plain
-from sottovoce.core.registry import TASKS
 from sottovoce.data import Note, Recordings, Skipped
 from sottovoce.data.manifests import RTTM
 from sottovoce.evaluation.kinds.task import Bench, Task
@@ -61,7 +60,7 @@ class Failure:
 
 def pair_of(subject: Subject, name: str, entry: Entry, data: str, bench: Bench, out: Path) -> Pair:
     """data: the `fingerprint` of what the entry reads."""
-    kind = TASKS.get(entry.task.name)
+    kind = entry.task.cls
     asked = {
         "version": kind.version,
         "model": subject.fingerprint,
@@ -133,7 +132,7 @@ def _other_audio(record: Mapping[str, Any], now: str | None) -> bool:
 def _changed(pair: Pair, record: Mapping[str, Any]) -> list[str]:
     """What of `Pair.asked` is different in a record. One of an older version counts where that version scored these settings as this
     one does, and all else is the same."""
-    kind, version = TASKS.get(pair.entry.task.name), ledger.task_version(record)
+    kind, version = pair.entry.task.cls, ledger.task_version(record)
     had = {
         "version": kind.version_of(version, record["task"]["config"]),
         "model": record["model"]["fingerprint"],
@@ -192,7 +191,7 @@ def list_skipped(path: Path, task: str, skipped: Sequence[Skipped], notes: Seque
 
 
 def task_of(entry: Entry) -> Task:
-    made: Task = TASKS.get(entry.task.name)(entry.task.config)
+    made: Task = entry.task.build()
     return made
 
 

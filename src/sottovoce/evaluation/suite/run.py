@@ -17,7 +17,6 @@ import torch
 
 from sottovoce import recipes
 from sottovoce.core import ledger
-from sottovoce.core.registry import TASKS
 from sottovoce.data import Recordings, workers
 from sottovoce.data.durations import FILE as DURATIONS
 from sottovoce.data.durations import present, timed
@@ -126,7 +125,7 @@ def evaluate(
         replace(pair_of(subject, name, suite.tasks[name], digest, bench, Path(out)), limit=limit)
         for subject in subjects.values()
         for name, digest in digests.items()
-        if not (TASKS.get(suite.tasks[name].task.name).compares and subject is reference)
+        if not (suite.tasks[name].task.cls.compares and subject is reference)
     ]
     results, todo, failures = _sorted(pairs, fresh, audio, say)
     asked_for = {pair.name: pair.entry for pair in todo}
@@ -182,7 +181,7 @@ def _sorted(pairs: Sequence[Pair], fresh: bool, audio: Audio, say: Say) -> tuple
 
 def _without_comparisons(suite: Suite, asked: Sequence[str], say: Say) -> Suite:
     """What can be measured without a teacher. ValueError when nothing can, or when a comparison was asked for by name."""
-    comparing = [name for name, entry in suite.tasks.items() if TASKS.get(entry.task.name).compares]
+    comparing = [name for name, entry in suite.tasks.items() if entry.task.cls.compares]
     if comparing and ("all" not in asked or len(comparing) == len(suite.tasks)):
         raise ValueError(f"{', '.join(comparing)} compares with a teacher; name it with --vs")
     if comparing:
@@ -293,7 +292,7 @@ def _measure(number: int, pair: Pair, recordings: Recordings, bench: Bench) -> R
 def with_durations(name: str, entry: Entry, recordings: Recordings, store: FeatureStore, say: Say) -> Recordings:
     """The recordings with their durations, where the task wants to know them; what is missing or broken is counted aloud."""
     made = recordings
-    if TASKS.get(entry.task.name).timed:
+    if entry.task.cls.timed:
         kept = store.folder / DURATIONS if store.limit > 0 else None
         made = timed(recordings, kept, _now_and_then(say, f"{name}: reading how long the recordings are"))
     for text in summary_of(made.notes):

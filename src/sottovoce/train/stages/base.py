@@ -35,7 +35,7 @@ class Stage:
     class Config:
         """No settings."""
 
-    def __init__(self, label: str, config: Any, recipe: Recipe) -> None:
+    def __init__(self, config: Any, label: str, recipe: Recipe) -> None:
         """label: its name in the recipe."""
         self.label, self.config, self.recipe = label, config, recipe
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sottovoce.core.config import build
-from sottovoce.core.registry import STAGES, TASKS
+from sottovoce.core.registry import STAGES
 from sottovoce.data import Recordings
 from sottovoce.data.durations import present
 from sottovoce.encoder import Encoder
@@ -65,13 +65,13 @@ class Evaluate(Stage):
                 tasks = {label: _named(str(label), fields) for label, fields in tasks.items()}
             return {**given, "tasks": tasks}
 
-    def __init__(self, label: str, config: Any, recipe: Any) -> None:
-        super().__init__(label, config, recipe)
+    def __init__(self, config: Any, label: str, recipe: Any) -> None:
+        super().__init__(config, label, recipe)
         self.recordings: dict[str, Recordings] = {}  # of tasks with data, by label
 
     def check(self) -> None:
         for label, choice in self.config.tasks.items():
-            task = TASKS.get(choice.task.name)
+            task = choice.task.cls
             if not choice.data and not task.held_out:
                 raise ValueError(
                     f"stages.{self.label}.tasks: {task.name} reads {task.reads}, which held-out recordings do not have; give its "
@@ -80,7 +80,7 @@ class Evaluate(Stage):
 
     def prepare(self, work: Work, teachers: Teachers) -> None:
         for label, choice in self._with_data().items():
-            if TASKS.get(choice.task.name).compares and not self.recipe.teacher:
+            if choice.task.cls.compares and not self.recipe.teacher:
                 raise ValueError(f"stages.{self.label}.tasks.{label} compares with a teacher, and this run has none; take it out")
             self.recordings[label] = present(choice.open(Path(), self.recipe.data.allow_commands))
             task_of(choice).check(self.recordings[label])
@@ -118,7 +118,7 @@ class Evaluate(Stage):
         device, store = run.world.device, FeatureStore()
         model = Pretrained(encoder.eval(), encoder.config, "sottovoce", run.teachers.normalize, str(run.out))
         student = subject_of(model, run.out.name, "student" if self.recipe.teacher else "teacher").to(device)
-        compares = any(TASKS.get(choice.task.name).compares for choice in self._with_data().values())
+        compares = any(choice.task.cls.compares for choice in self._with_data().values())
         # opened again, because that of the run may be in half precision
         reference = open_subject(self.recipe.teacher).to(device) if compares else None
         bench = Bench(store, self.config.seeds, device, reference, run.say)
