@@ -268,6 +268,14 @@ def test_files_that_are_no_json_are_called_what_they_are(folder: Path, file: str
         load_pretrained(folder)
 
 
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "model.safetensors"])
+def test_links_to_nothing_are_not_files_that_were_left_out(folder: Path, file: str) -> None:
+    (folder / file).unlink()
+    (folder / file).symlink_to(folder / "blobs" / "0123")
+    with pytest.raises(ValueError, match=rf"{file} is a link to a file that is not there"):
+        load_pretrained(folder)
+
+
 def test_a_shard_that_was_not_fetched(hubert: torch.nn.Module, tmp_path: Path) -> None:
     hubert.save_pretrained(tmp_path, max_shard_size="100KB")
     (tmp_path / "preprocessor_config.json").write_text('{"do_normalize": true}')

@@ -266,8 +266,13 @@ def test_files_that_are_no_subjects(tmp_path: Path) -> None:
         short(torch.zeros(1, 399))
 
 
-def test_half_precision_keeps_inputs_and_outputs_and_cannot_overflow_weights(tmp_path: Path) -> None:
+def test_half_precision_keeps_inputs_and_outputs(tmp_path: Path) -> None:
     model = onnx.load(handmade(tmp_path))
+    with pytest.raises(ValueError, match=r"weight of 1e\+06, and float16 ends at 65504"):
+        half.halve(copy.deepcopy(model))
+    weight = next(item for item in model.graph.initializer if item.name == "weight")
+    values = onnx.numpy_helper.to_array(weight).clip(max=65504)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, "weight"))
     half.halve(model)
     export_onnx.save(model, tmp_path / "model.onnx")
     found = RuntimeEncoder(tmp_path / "model.onnx")(torch.tensor([[0.5, 1.0]]))
@@ -516,3 +521,12 @@ def test_a_file_that_overflows_is_not_written(
     with pytest.raises(ValueError, match=r"ONNX in fp32 gives values that are not finite"):
         api.export(teacher_folder, out=tmp_path, data=speech_folder)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_float16_cannot_hold_are_refused(teacher_folder: Path, tmp_path: Path) -> None:
+    graph = export_onnx.graph_of(load_pretrained(teacher_folder))
+    with torch.no_grad():
+        graph.encoder.layers[1].ffn.up_proj.weight[0, 0] = 1e5
+    model = export_onnx.translate(graph)
+    with pytest.raises(ValueError, match=r"weight of 1e\+05, and float16 ends at 65504"):
+        half.halve(model)

@@ -100,8 +100,8 @@ def export(
     audio at a time (2 by default) and runs no `tasks`. layer: "last", "all", or a number as transformers counts hidden
     states. data: audio as `open_source` takes it, on which int8-static is calibrated and the file is checked, up to `seconds` for each; the
     demo speech by default. parts: what int8 is used for, of "layers", "position", "frontend". vs: a teacher with which both are compared.
-    tasks: probes that are run through both, with `overrides` of their fields. max_error: of an int8 file, as a share of the variance;
-    more is said aloud. table: print the numbers.
+    tasks: probes that are run through both, with `overrides` of their fields. max_error: of a file in another precision
+    than fp32, as a share of the variance; more is said aloud. table: print the numbers.
 
     Returns the path of the file. ValueError for anything that cannot be exported, with the way out; OSError when writing fails.
     """
@@ -161,9 +161,9 @@ def export(
         write(new / CHECK, comparison.record(facts))
     if table:
         check.show(comparison, facts, form.NAME, "padded batches" if form.ANY_LENGTH else "window by window")
-    if precision.startswith("int8") and comparison.error > max_error:
+    if precision != "fp32" and comparison.error > max_error:
         say(
-            f"warning: int8 changes the features by {comparison.error:.1%} of their variance, more than {max_error:.1%}; "
+            f"warning: {precision} changes the features by {comparison.error:.1%} of their variance, more than {max_error:.1%}; "
             f"try {form.MILDER}"
         )
     return folder / form.FILE

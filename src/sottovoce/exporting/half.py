@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
+LARGEST = 65504  # the largest number in float16
 FLOAT32_ONLY = "encoder.frontend.fbank"  # energies of 16-bit samples do not fit into float16
 
 
 def halve(model: ModelProto) -> None:
     """Stores the weights of products as float16 and computes the products in it. Casts stand around each of them; runtimes join those
-    of neighbours, and take all away where they have no float16."""
+    of neighbours, and take all away where they have no float16. ValueError for a weight that float16 cannot hold."""
     import numpy as np
 
     helper, numpy_helper, proto = library("onnx.helper"), library("onnx.numpy_helper"), library("onnx").TensorProto
@@ -32,8 +33,13 @@ def halve(model: ModelProto) -> None:
             if name not in halves:
                 halves[name] = f"{name}_half"
                 if name in known:
-                    array = np.clip(numpy_helper.to_array(known[name]), -65504, 65504).astype(np.float16)
-                    model.graph.initializer.append(numpy_helper.from_array(array, halves[name]))
+                    array = numpy_helper.to_array(known[name])
+                    if np.abs(array).max(initial=0) > LARGEST:
+                        raise ValueError(
+                            f"{scope(node) or name} has a weight of {np.abs(array).max():.3g}, and float16 ends at {LARGEST}; "
+                            "export it with --precision fp32 or int8"
+                        )
+                    model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float16), halves[name]))
                 else:
                     nodes.append(helper.make_node("Cast", [name], [halves[name]], to=proto.FLOAT16))
             node.input[i] = halves[name]

@@ -116,7 +116,7 @@ def load_generic(folder: Path, hf: Mapping[str, Any], tensors: Mapping[str, Tens
         with torch.no_grad():
             first, second = (encoder(torch.zeros(1, count * SAMPLE_RATE)) for count in (1, 2))
     except Exception as problem:  # other people's code: anything may come
-        raise ValueError(f"model_type {kind!r} does not run as a speech encoder: {problem}") from problem
+        raise ValueError(f"model_type {kind!r} does not run as a speech encoder: {_first_line(problem)}") from problem
     if first.last.shape[1] == second.last.shape[1]:  # it pads all audio to one length
         encoder.window = getattr(encoder.extractor, "n_samples", None)
         if not isinstance(encoder.window, int) or encoder.window < SAMPLE_RATE:
@@ -139,7 +139,7 @@ def _config(folder: Path, hf: Mapping[str, Any]) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as problem:  # each model has its own checks, and its own exceptions
-        raise ValueError(f"transformers cannot read config.json as a {kind}: {problem}") from None
+        raise ValueError(f"transformers cannot read config.json as a {kind}: {_first_line(problem)}") from None
     if type(config) not in MODEL_MAPPING:
         raise ValueError(f"transformers has no model to load for model_type {kind!r}, so it cannot be a teacher")
     for key in ("layerdrop", "encoder_layerdrop"):
@@ -161,7 +161,7 @@ def _model(config: Any, tensors: Mapping[str, Tensor]) -> tuple[nn.Module, tuple
             None, config=config, state_dict=dict(tensors), dtype=torch.float32, output_loading_info=True
         )
     except Exception as problem:  # other people's code: anything may come
-        raise ValueError(f"transformers cannot load it: {problem}") from None
+        raise ValueError(f"transformers cannot load it: {_first_line(problem)}") from None
     # the mask vector: left out by transformers where a config does not ask for masking; not used at inference in any case
     missing = sorted(str(name) for name in report["missing_keys"] if MASK_VECTOR not in str(name))
     missing += sorted(str(item[0] if isinstance(item, tuple) else item) for item in report.get("mismatched_keys", ()))
@@ -188,5 +188,9 @@ def _extractor(folder: Path, kind: str) -> Any:
     except Exception as problem:  # of other people's settings: anything may come
         raise ValueError(
             f"model_type {kind!r} reads features, and no extractor for them could be made from the preprocessor_config.json (or "
-            f"processor_config.json) in its folder; put the one of the original model there ({problem})"
+            f"processor_config.json) in its folder; put the one of the original model there ({_first_line(problem)})"
         ) from None
+
+
+def _first_line(problem: Exception) -> str:
+    return next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)

@@ -47,6 +47,13 @@ _QUANTISED = ("qweight", "qzeros", "g_idx", "SCB", "weight_format", "quant_state
 _PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+def is_there(path: Path) -> bool:
+    """Whether `path` is a file. ValueError for a link to nothing, which is a file that was lost and not one that was left out."""
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"{path.name} is a link to a file that is not there ({path.readlink()}); {FETCH}")
+    return path.is_file()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A file that holds one JSON object. ValueError where it holds anything else."""
     try:
@@ -73,9 +80,9 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 def _files(folder: Path) -> dict[str, Tensor]:
     for whole in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / whole).is_file():
+        if is_there(folder / whole):
             return _read(folder / whole)
-        if (folder / f"{whole}.index.json").is_file():
+        if is_there(folder / f"{whole}.index.json"):
             return _shards(folder, f"{whole}.index.json")
     raise ValueError(f"there are no weights: neither model.safetensors (or its index) nor pytorch_model.bin{_instead(folder)}")
 
@@ -96,7 +103,7 @@ def _shards(folder: Path, index: str) -> dict[str, Tensor]:
         raise ValueError(f"{index} has no weight_map of tensor names to files; fetch the repository again")
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
-        if Path(name).name != name or not (folder / name).is_file():
+        if Path(name).name != name or not is_there(folder / name):
             raise ValueError(f"{index} names {name}, which is not in the folder; fetch the repository again")
         tensors |= _read(folder / name)
     if lost := sorted(set(places) - set(tensors)):

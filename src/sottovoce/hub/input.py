@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sottovoce.core.types import SAMPLE_RATE
-from sottovoce.hub.checkpoint import read_json
+from sottovoce.hub.checkpoint import is_there, read_json
 
 EXTRACTOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 _NESTED = ("feature_extractor", "audio_processor")
@@ -30,7 +30,7 @@ def read_extractor(folder: Path, hf: Mapping[str, Any]) -> dict[str, Any] | None
 
     ValueError for a sampling rate other than 16 kHz in any of the files.
     """
-    held = {name: read_json(folder / name) for name in (PROCESSOR, EXTRACTOR) if (folder / name).is_file()}
+    held = {name: read_json(folder / name) for name in (PROCESSOR, EXTRACTOR) if is_there(folder / name)}
     for name, values in {"config.json": hf, **held}.items():
         for key, rate in _rates(values):
             if not isinstance(rate, int | float) or rate != SAMPLE_RATE:

@@ -20,7 +20,7 @@ from sottovoce.families.base import Family, refuse_quantised
 from sottovoce.families.generic import load_generic
 from sottovoce.families.sottovoce import Sottovoce
 from sottovoce.families.student_config import StudentConfig
-from sottovoce.hub.checkpoint import read_json, read_tensors, refuse_not_finite
+from sottovoce.hub.checkpoint import is_there, read_json, read_tensors, refuse_not_finite
 from sottovoce.hub.folder import overlap, replacing
 from sottovoce.hub.input import EXTRACTOR, PROCESSOR, read_extractor, wants_normalized
 
@@ -86,7 +86,7 @@ def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretr
         folder, remote = _locate(source, revision)
         hf = read_json(folder / "config.json")
         refuse_quantised(hf)
-        if (folder / "adapter_config.json").is_file():
+        if is_there(folder / "adapter_config.json"):
             raise ValueError(
                 "adapter_config.json says that a PEFT adapter belongs to these weights; merge it where PEFT is installed "
                 "(model.merge_and_unload()) and save the result, or move that file away to load the weights without it"
@@ -187,13 +187,13 @@ def _locate(source: str | Path, revision: str | None) -> tuple[Path, bool]:
         return DEMO, False
     folder = Path(text).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        if not is_there(folder / "config.json"):
             raise ValueError("the folder has no config.json, so it is not a model in Hugging Face format")
         return folder, False
     if isinstance(source, Path) or folder.exists() or not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", text):
         raise ValueError("no such folder; name a folder with a config.json, a hub id such as facebook/hubert-base-ls960, or demo")
     folder = _download(text, revision, _TEXT)
-    if not (folder / "config.json").is_file():
+    if not is_there(folder / "config.json"):
         raise ValueError("the hub repository has no config.json, so it is not a model in Hugging Face format")
     return folder, True
 
