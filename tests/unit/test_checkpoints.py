@@ -370,6 +370,15 @@ def test_whisper_hears_long_recordings_by_windows(whisper: Path) -> None:
     assert torch.allclose(found.last[1, :50], encoder(wave[1:, :16000]).last[0], atol=1e-4)
 
 
+@torch.no_grad()
+def test_whisper_runs_in_half_precision(whisper: Path) -> None:
+    encoder = load_pretrained(whisper).encoder
+    wave, sizes = speech([32000, 12345])
+    full, half = encoder(wave, sizes), encoder.to(torch.bfloat16)(wave, sizes)
+    assert half.last.dtype == torch.bfloat16
+    assert torch.allclose(half.last.float(), full.last, atol=0.2)
+
+
 def test_inspect_says_what_a_whisper_is_and_what_is_left_out(
     whisper: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

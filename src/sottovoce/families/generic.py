@@ -95,7 +95,8 @@ class GenericEncoder(nn.Module):
             rows, sampling_rate=SAMPLE_RATE, return_tensors="pt", return_attention_mask=True, truncation=False
         )
         mask = extracted["attention_mask"].to(wave.device)
-        inputs = {"input_features": extracted["input_features"].to(wave.device), "attention_mask": mask}
+        kind = next(self.model.parameters()).dtype  # half precision, where the model is in it
+        inputs = {"input_features": extracted["input_features"].to(wave.device, kind), "attention_mask": mask}
         return inputs, (mask.shape[1], mask.sum(-1))
 
 

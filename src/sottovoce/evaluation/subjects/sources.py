@@ -51,7 +51,6 @@ def subject_of(loaded: Pretrained, name: str, role: Role) -> Subject:
     """A model that is loaded already."""
     encoder = loaded.encoder
     cost = None if loaded.config is None else total(encoder_cost(loaded.config))
-    rate, pads = frame_rate(encoder)
     return Subject(
         name=name,
         role=role,
@@ -59,8 +58,7 @@ def subject_of(loaded: Pretrained, name: str, role: Role) -> Subject:
         normalize=loaded.normalize,
         layers=loaded.depth + 1,
         dim=loaded.dim,
-        frame_rate=rate,
-        pads=pads,
+        frame_rate=frame_rate(encoder),
         fingerprint=fingerprint(encoder, loaded.normalize),
         family=loaded.family,
         params=float(sum(p.numel() for p in encoder.parameters())) if cost is None else float(cost.params),
@@ -69,17 +67,10 @@ def subject_of(loaded: Pretrained, name: str, role: Role) -> Subject:
 
 
 @torch.inference_mode()
-def frame_rate(encoder: nn.Module) -> tuple[float, bool]:
-    """Frames a second, and whether there are as many for any audio. ValueError when such a model does not say which are real."""
-    second, two = (encoder(torch.zeros(1, count * SAMPLE_RATE)).last.shape[1] for count in (1, 2))
-    if two != second:
-        return float(two - second), False
-    lengths = encoder(torch.zeros(2, 2 * SAMPLE_RATE), torch.tensor([1, 2]) * SAMPLE_RATE).lengths
-    if lengths is None or lengths[0] == lengths[1]:
-        raise ValueError(
-            f"the model gives {second} frames for audio of any length and does not say which of them are of the audio"
-        )
-    return float(lengths[1] - lengths[0]), True
+def frame_rate(encoder: nn.Module) -> float:
+    """Frames a second."""
+    one, two = (encoder(torch.zeros(1, count * SAMPLE_RATE)).last.shape[1] for count in (1, 2))
+    return float(two - one)
 
 
 def fingerprint(encoder: nn.Module, normalized: bool) -> str:

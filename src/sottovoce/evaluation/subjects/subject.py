@@ -22,7 +22,6 @@ class Subject:
 
     name: as results show it. role: who it is in a comparison. fingerprint: hex digest of everything that decides its output; equal
     models have equal ones. params, macs_per_s: ``None`` where the shape is not known. origin: of our own students, the run behind it.
-    pads: whether it gives as many frames for any audio (Whisper: 30 s), of which only those on real audio count.
     """
 
     name: str
@@ -37,18 +36,14 @@ class Subject:
     params: float | None = None
     macs_per_s: float | None = None
     origin: dict[str, Any] | None = None
-    pads: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def features(self, batch: Batch) -> Features:
         """The encoder's own output on waves as decoded."""
         batch = batch.to(self.device)
         wave = normalize(batch.wave, batch.lengths) if self.normalize else batch.wave
-        lengths = batch.lengths
-        if self.pads and lengths is None:
-            lengths = torch.full((len(wave),), wave.shape[1], device=wave.device)
-        found: Features = self.encoder(wave, lengths)
-        return trimmed(found) if self.pads else found
+        features: Features = self.encoder(wave, batch.lengths)
+        return features
 
     @cached_property
     def frozen(self) -> Subject:
@@ -81,12 +76,3 @@ def frames_of(found: Features) -> Tensor:
     if found.lengths is not None:
         return found.lengths
     return torch.full((len(found.last),), found.last.shape[1], device=found.last.device)
-
-
-def trimmed(found: Features) -> Features:
-    """Without the frames that stand on real audio in no row."""
-    assert found.lengths is not None
-    frames = max(1, int(found.lengths.max()))
-    hidden = [state[:, :frames] for state in found.hidden]
-    embedded, last, ffn = found.embedded[:, :frames], found.last[:, :frames], [state[:, :frames] for state in found.ffn]
-    return replace(found, hidden=hidden, embedded=embedded, last=last, ffn=ffn)

@@ -30,10 +30,8 @@ class EncoderTeacher(Teacher):
         super().__init__(config, settings)
         self.pretrained = pretrained or load_pretrained(config.source)
         shape = self.pretrained.config
-        # frames a second, and whether there are as many for any audio; measured for models that run inside transformers
-        self.rate, self.pads = (
-            (SAMPLE_RATE / shape.frontend.stride, False) if shape is not None else frame_rate(self.pretrained.encoder)
-        )
+        # frames a second; measured for models that run inside transformers
+        self.rate = SAMPLE_RATE / shape.frontend.stride if shape is not None else frame_rate(self.pretrained.encoder)
         self.pretrained.encoder.to(settings.device).eval().requires_grad_(False)
 
     @property
@@ -73,21 +71,9 @@ class EncoderTeacher(Teacher):
             extra |= {"mask": mask, "mask_vector": vector.to(mask.device)}
         features = self.listener(batch.wave, batch.lengths, **extra)
         assert isinstance(features, Features)
-        return without_padding(features) if self.pads else features
+        return features
 
     def fingerprint(self) -> str:
         config = dataclasses.replace(self.config, source="")  # wherever it lies
         text = f"{self.name} {config} {fingerprint(self.pretrained.encoder, self.normalize)} {self.precision}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def without_padding(features: Features) -> Features:
-    """Features of a model that pads all audio to one length, without the frames that are of no recording of the batch."""
-    assert features.lengths is not None
-    end = int(features.lengths.max())
-
-    def cut(x: Tensor) -> Tensor:
-        return x[:, :end]
-
-    hidden, ffn = [cut(x) for x in features.hidden], [cut(x) for x in features.ffn]
-    return Features(hidden, features.lengths, cut(features.embedded), cut(features.last), ffn)
