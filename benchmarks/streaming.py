@@ -29,7 +29,7 @@ from sottovoce.core.types import SAMPLE_RATE, Features
 from sottovoce.data.decode import BadAudio, read_audio
 from sottovoce.data.sources import open_source
 from sottovoce.hub.student import Speech
-from sottovoce.streaming.stream import Stream
+from sottovoce.streaming.stream import FeatureStream
 from sottovoce.timing.machine import header
 
 WHAT = "time per chunk and real-time factor of streams, and cosine of their hidden states to those of whole recordings"
@@ -100,7 +100,7 @@ def audio(spec: str, files: int, longest: float, shortest: float) -> list[Tensor
     return waves[:files]
 
 
-def run(stream: Stream, wave: Tensor) -> tuple[list[Features], list[float], float]:
+def run(stream: FeatureStream, wave: Tensor) -> tuple[list[Features], list[float], float]:
     """Pieces, seconds of each push that gave frames, and seconds of everything."""
     pieces, times, total = [], [], 0.0
     for samples in wave.split(stream.limits.chunk * stream.encoder.config.frontend.stride):

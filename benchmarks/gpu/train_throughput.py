@@ -31,7 +31,7 @@ from train_step import gates as late_gates
 from sottovoce.core import ledger
 from sottovoce.core.types import Batch
 from sottovoce.encoder import Encoder, EncoderConfig
-from sottovoce.objectives import Shape
+from sottovoce.objectives import EncoderShape
 from sottovoce.objectives.layer_to_layer import LayerToLayer
 from sottovoce.pruning import Budget, BudgetConfig, GatedEncoder, Lagrangian, encoder_cost, shrink, total, units_to_keep
 from sottovoce.students.random import Random
@@ -81,7 +81,7 @@ def updates(
 ) -> Callable[[], None]:
     """One update of DPHuBERT."""
     device = batch.wave.device
-    objective = LayerToLayer(LayerToLayer.Config(), Shape(dims[0], depth), Shape(dims[1], depth)).to(device)
+    objective = LayerToLayer(LayerToLayer.Config(), EncoderShape(dims[0], depth), EncoderShape(dims[1], depth)).to(device)
     lagrangian = Lagrangian().to(device)
     gates = list(student.gates.parameters()) if isinstance(student, GatedEncoder) else []
     plain = [p for p in [*student.parameters(), *objective.parameters()] if not any(p is gate for gate in gates)]

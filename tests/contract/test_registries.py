@@ -20,7 +20,7 @@ from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.kinds.task import Bench
 from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.hub.pretrained import Pretrained
-from sottovoce.objectives import Objective, Shape
+from sottovoce.objectives import EncoderShape, Objective
 from sottovoce.train.recipe import ObjectiveChoice
 from sottovoce.train.teachers import Teacher, TeacherSettings
 from tests.conftest import tiny_shape
@@ -72,8 +72,8 @@ def features(frames: int = 24, rows: int = 3, dim: int = 32, depth: int = 3) -> 
 
 
 def made(name: str) -> Objective:
-    cls, shape = OBJECTIVES.get(name), Shape(32, 3)
-    objective: Objective = cls(cls.Config(), shape, shape if cls.reads == "frames" else Shape(8, 0))
+    cls, shape = OBJECTIVES.get(name), EncoderShape(32, 3)
+    objective: Objective = cls(cls.Config(), shape, shape if cls.reads == "frames" else EncoderShape(8, 0))
     return objective
 
 

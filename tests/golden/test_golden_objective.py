@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from sottovoce.core.types import Batch, Features
-from sottovoce.objectives import Shape
+from sottovoce.objectives import EncoderShape
 from sottovoce.objectives.layer_to_layer import LayerToLayer
 
 DATA = Path(__file__).parent / "data"
@@ -26,6 +26,6 @@ def test_the_reference_codes_loss(model: str, kind: str, key: str) -> None:
     golden = load_file(DATA / model / "golden.safetensors")
     config = LayerToLayer.Config(layers=(("0",), ("2", "4")), cosine_kind=kind)  # type: ignore[arg-type]
     student, teacher = features(golden, "hidden_gated_heads_ffn"), features(golden, "hidden_full")
-    objective = LayerToLayer(config, Shape(48, 4), Shape(48, 4))
+    objective = LayerToLayer(config, EncoderShape(48, 4), EncoderShape(48, 4))
     loss = objective(student, teacher, student.valid(), Batch(golden["wave"]))
     torch.testing.assert_close((loss.total / int(student.valid().sum())).detach(), golden[key].squeeze(), rtol=1e-4, atol=1e-5)

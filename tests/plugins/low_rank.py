@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sottovoce.core.registry import UNITS
 from sottovoce.encoder import Encoder, EncoderConfig
-from sottovoce.pruning import Clip, Group, PartCost, Slice, UnitKind
+from sottovoce.pruning import Group, PartCost, Slice, UnitKind, Workload
 from sottovoce.pruning.unit import any_unit, iter_layers, layer_of
 
 
@@ -56,12 +56,12 @@ class Ranks(UnitKind):
         plain = dataclasses.replace(config, factored=())
         return plain if self.prepared(plain) == config else config
 
-    def recost(self, part: PartCost, clip: Clip) -> PartCost:
+    def recost(self, part: PartCost, workload: Workload) -> PartCost:
         group = f"{part.name.removesuffix('ffn')}rank"
-        if group not in clip.sizes or not part.name.endswith("ffn"):
+        if group not in workload.sizes or not part.name.endswith("ffn"):
             return part
-        dim, units, rank = clip.config.dim, clip.sizes[part.name], clip.sizes[group]
-        present, frames = clip.present(part.name), clip.frames
+        dim, units, rank = workload.config.dim, workload.sizes[part.name], workload.sizes[group]
+        present, frames = workload.present(part.name), workload.frames
         change = present * (rank * (any_unit(units) * dim + units) - dim * units)  # two factors in place of one matrix
         outputs = present * any_unit(units) * rank * frames
         return part.plus(change, change * frames, {"macs": change * frames, "outputs": outputs})

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sottovoce.core.types import Batch, Features, Loss
-from sottovoce.objectives import Needs, Shape, contrast
+from sottovoce.objectives import EncoderShape, Needs, contrast
 from sottovoce.objectives.colld import Colld
 
 ROWS, FRAMES, DIM = 2, 9, 8
@@ -30,7 +30,7 @@ def a_mask() -> Tensor:
 def run(student: Features, teacher: Features, valid: Tensor | None = None, **config: Any) -> tuple[Colld, Loss]:
     torch.manual_seed(1)
     objective = Colld(
-        Colld.Config(**config), Shape(DIM, len(student.hidden) - 1), Shape(teacher.last.shape[-1], len(teacher.ffn))
+        Colld.Config(**config), EncoderShape(DIM, len(student.hidden) - 1), EncoderShape(teacher.last.shape[-1], len(teacher.ffn))
     ).eval()
     valid = torch.ones(ROWS, FRAMES, dtype=torch.bool) if valid is None else valid
     return objective, objective(student, teacher, objective.frames(valid, student.mask), Batch(torch.zeros(ROWS, 1)))
@@ -151,4 +151,4 @@ def test_a_row_without_masked_frames_adds_nothing() -> None:
 )
 def test_what_cannot_be_is_said(config: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        Colld(Colld.Config(**config), Shape(8, 2), Shape(8, 2))
+        Colld(Colld.Config(**config), EncoderShape(8, 2), EncoderShape(8, 2))

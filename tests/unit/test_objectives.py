@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sottovoce.core.registry import OBJECTIVES
 from sottovoce.core.types import Batch, Features, Loss
 from sottovoce.encoder import Encoder
-from sottovoce.objectives import Shape
+from sottovoce.objectives import EncoderShape
 from sottovoce.objectives.base import layer_index
 from sottovoce.objectives.layer_to_layer import LayerToLayer
 from sottovoce.objectives.masked_prediction import MaskedPrediction
@@ -23,7 +23,7 @@ def features(layers: int, rows: int = 2, frames: int = 7, dim: int = 8) -> Featu
 
 def test_layer_to_layer_is_the_papers_mean_when_nothing_is_padded() -> None:
     student, teacher = features(6), features(6)
-    objective = LayerToLayer(LayerToLayer.Config(), Shape(8, 6), Shape(8, 6))
+    objective = LayerToLayer(LayerToLayer.Config(), EncoderShape(8, 6), EncoderShape(8, 6))
     loss = objective(student, teacher, torch.ones(2, 7, dtype=torch.bool), Batch(torch.zeros(2, 1)))
     ours = torch.stack([student.hidden[i] for i in (0, 2, 4, 6)], 1)
     theirs = torch.stack([teacher.hidden[i] for i in (0, 2, 4, 6)], 1)
@@ -33,7 +33,7 @@ def test_layer_to_layer_is_the_papers_mean_when_nothing_is_padded() -> None:
 
 def test_frames_that_do_not_count_change_nothing() -> None:
     student, teacher = features(3), features(3)
-    objective = LayerToLayer(LayerToLayer.Config(layers=(("0",), ("3",))), Shape(8, 3), Shape(8, 3))
+    objective = LayerToLayer(LayerToLayer.Config(layers=(("0",), ("3",))), EncoderShape(8, 3), EncoderShape(8, 3))
     frames = torch.ones(2, 7, dtype=torch.bool)
     frames[1, 4:] = False
     before = objective(student, teacher, frames, Batch(torch.zeros(2, 1)))
@@ -50,7 +50,7 @@ def test_layers_may_weigh_more_than_others() -> None:
     ours, theirs = (Features(x, None, x[0], x[-1]) for x in (student, teacher))
     frames = torch.ones(1, 5, dtype=torch.bool)
     config = LayerToLayer.Config(layers=(("1", "2"), ("3",)), weights=(0.1, 1.0), l1=0, cosine=0, mse=1)
-    total = LayerToLayer(config, Shape(8, 3), Shape(8, 3))(ours, theirs, frames, Batch(torch.zeros(1, 1))).total
+    total = LayerToLayer(config, EncoderShape(8, 3), EncoderShape(8, 3))(ours, theirs, frames, Batch(torch.zeros(1, 1))).total
     squares = [(x - y).square().mean(-1).sum() for x, y in zip(student, teacher, strict=True)]
     torch.testing.assert_close(total, (0.1 * squares[1] + 0.1 * squares[2] + squares[3]) / 1.2)
     with pytest.raises(ValueError, match="2 numbers above 0"):
@@ -58,7 +58,7 @@ def test_layers_may_weigh_more_than_others() -> None:
 
 
 def test_projections_start_as_identity_and_groups_share_one() -> None:
-    objective = LayerToLayer(LayerToLayer.Config(), Shape(8, 12), Shape(8, 12))
+    objective = LayerToLayer(LayerToLayer.Config(), EncoderShape(8, 12), EncoderShape(8, 12))
     maps, layers = objective.projections()
     assert layers == {"0": [0], "4-8-12": [4, 8, 12]}
     assert torch.equal(maps["4-8-12"].weight, torch.eye(8))
@@ -74,7 +74,7 @@ def test_layers_are_numbers_or_shares_of_the_depth() -> None:
 
 
 def test_masked_prediction_learns_clusters_that_separate_sounds() -> None:
-    objective = MaskedPrediction(MaskedPrediction.Config(clusters=4, fit_rounds=10), Shape(8, 2), Shape(8, 2))
+    objective = MaskedPrediction(MaskedPrediction.Config(clusters=4, fit_rounds=10), EncoderShape(8, 2), EncoderShape(8, 2))
     t = torch.arange(16_000) / 16_000
     wave = torch.stack([torch.sin(2 * torch.pi * hertz * t) for hertz in (200, 800, 2000, 5000)]) + 0.01 * torch.randn(4, 16_000)
     objective.fit([(Batch(wave), None)])
@@ -88,12 +88,12 @@ def test_labels_stand_on_the_encoders_frames() -> None:
     encoder = Encoder(tiny_shape())
     for samples in (400, 16_000, 33_333):
         wave = torch.randn(1, samples)
-        objective = MaskedPrediction(MaskedPrediction.Config(), Shape(32, 3), Shape(32, 3))
+        objective = MaskedPrediction(MaskedPrediction.Config(), EncoderShape(32, 3), EncoderShape(32, 3))
         assert objective.sources(None, Batch(wave)).shape[1] == encoder(wave).last.shape[1]
 
 
 def test_too_little_audio_for_the_clusters_is_said() -> None:
-    objective = MaskedPrediction(MaskedPrediction.Config(clusters=500), Shape(8, 2), Shape(8, 2))
+    objective = MaskedPrediction(MaskedPrediction.Config(clusters=500), EncoderShape(8, 2), EncoderShape(8, 2))
     with pytest.raises(ValueError, match="too few for 500 clusters"):
         objective.fit([(Batch(torch.randn(1, 16_000)), None)])
 
@@ -102,7 +102,7 @@ def test_utterance_contrast_tells_utterances_apart() -> None:
     """Rows of a colour of their own are told from each other and from the queue; rows of noise are not."""
     torch.manual_seed(0)
     cls = OBJECTIVES.get("utterance_contrast")
-    objective = cls(cls.Config(layer="1", queue=16), Shape(32, 2), Shape(32, 2))
+    objective = cls(cls.Config(layer="1", queue=16), EncoderShape(32, 2), EncoderShape(32, 2))
     frames = torch.ones(4, 20, dtype=torch.bool)
 
     def loss(colour: float) -> Loss:
@@ -121,7 +121,7 @@ def test_a_head_for_each_teacher_layer_reads_the_last_student_layer() -> None:
     """DistilHuBERT: mean over layers of L1 - log sigmoid(cos), whatever the depths and widths."""
     cls = OBJECTIVES.get("prediction_heads")
     student, teacher = features(2), features(12, dim=6)
-    objective = cls(cls.Config(), Shape(8, 2), Shape(6, 12))
+    objective = cls(cls.Config(), EncoderShape(8, 2), EncoderShape(6, 12))
     loss = objective(student, teacher, torch.ones(2, 7, dtype=torch.bool), Batch(torch.zeros(2, 1)))
     each = []
     for index, head in zip((4, 8, 12), objective.heads, strict=True):
@@ -138,7 +138,7 @@ def test_a_distance_of_nothing_is_refused() -> None:
 
 def test_masked_reconstruction_wants_the_spectrum_without_its_level() -> None:
     cls = OBJECTIVES.get("masked_reconstruction")
-    objective = cls(cls.Config(layer="1"), Shape(8, 2), Shape(8, 2))
+    objective = cls(cls.Config(layer="1"), EncoderShape(8, 2), EncoderShape(8, 2))
     wave = torch.randn(2, 16_000)
     objective.fit([(Batch(wave), None)])
     loud, quiet = objective.spectra(Batch(wave))[0], objective.spectra(Batch(0.1 * wave))[0]
@@ -159,7 +159,7 @@ def test_masked_reconstruction_wants_the_spectrum_without_its_level() -> None:
 def test_labels_are_learned_and_rows_without_one_do_not_count() -> None:
     torch.manual_seed(0)
     cls = OBJECTIVES.get("label_classification")
-    objective = cls(cls.Config(layer="1", classes=512, margin=0.2), Shape(16, 2), Shape(16, 2))
+    objective = cls(cls.Config(layer="1", classes=512, margin=0.2), EncoderShape(16, 2), EncoderShape(16, 2))
     voices = {name: torch.randn(16) for name in ("ann", "bob", "cy")}
     optimizer, frames = torch.optim.Adam(objective.parameters(), 0.01), torch.ones(4, 20, dtype=torch.bool)
 

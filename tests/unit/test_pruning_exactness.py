@@ -12,7 +12,7 @@ from sottovoce.encoder.modules import LayerNorm
 from sottovoce.pruning import (
     GatedEncoder,
     Gates,
-    Plan,
+    PruningPlan,
     cut,
     cut_like,
     encoder_cost,
@@ -28,7 +28,7 @@ from sottovoce.pruning import (
 from .test_pruning_styles import CASES, STYLES, all_units, make, waves
 
 
-def draw(plan: Plan, seed: int = 0, closed: float = 0.4) -> dict[str, Tensor]:
+def draw(plan: PruningPlan, seed: int = 0, closed: float = 0.4) -> dict[str, Tensor]:
     """Soft values, a share of them zero and some exactly one; at least the minimum open."""
     generator = torch.Generator().manual_seed(seed)
     values = {}
@@ -137,7 +137,7 @@ def test_a_student_can_be_cut_again(style: str) -> None:
     assert {group.kind for group in make_plan(bare.config, units)} <= {"conv"}
 
 
-def dense(encoder: Encoder, plan: Plan, values: dict[str, Tensor]) -> dict[str, Tensor]:
+def dense(encoder: Encoder, plan: PruningPlan, values: dict[str, Tensor]) -> dict[str, Tensor]:
     """The usual mask: nothing is taken out, the consumers' columns are multiplied by gate values, zeros included."""
     tensors = {name: tensor for name, tensor in named_tensors(encoder).items() if tensor.is_floating_point()}
     for group in plan:

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from sottovoce.pruning import GateConfig, GatedEncoder, Gates, Group, Plan, PruningConfig, hard_concrete, open_probability
+from sottovoce.pruning import GateConfig, GatedEncoder, Gates, Group, PruningConfig, PruningPlan, hard_concrete, open_probability
 
-PLAN = Plan((Group("a.0", "conv", 6, (), minimum=1), Group("a.1", "head", 4, ()), Group("a.2", "ffn", 200, ())))
+PLAN = PruningPlan((Group("a.0", "conv", 6, (), minimum=1), Group("a.1", "head", 4, ()), Group("a.2", "ffn", 200, ())))
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -100,7 +100,7 @@ def test_gradients_reach_the_gates_through_the_encoder() -> None:
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="nothing left to prune"):
-        Gates(Plan(()))
+        Gates(PruningPlan(()))
     with pytest.raises(ValueError, match="between 0 and 1"):
         GateConfig(drop=1.0)
     with pytest.raises(ValueError, match="did you mean 'conv'"):

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from sottovoce.pruning import Clip, encoder_cost, encoder_parts
+from sottovoce.pruning import Workload, encoder_cost, encoder_parts
 from tests.unit.test_pruning_styles import STYLES
 
 
@@ -47,4 +47,4 @@ def test_what_is_gone_costs_nothing() -> None:
 @pytest.mark.parametrize("style", ["hubert-base", "w2v-bert"])
 def test_a_clip_must_hold_a_frame(style: str) -> None:
     with pytest.raises(ValueError, match=r"0\.001 s are too short"):
-        Clip.of(STYLES[style], None, 0.001)
+        Workload.of(STYLES[style], None, 0.001)

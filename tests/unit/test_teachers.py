@@ -21,7 +21,7 @@ from sottovoce.core.types import Batch, Features, Vectors, resampled
 from sottovoce.data.config import DataConfig, bytes_in
 from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, FrontendConfig, LayerConfig, PositionConfig
 from sottovoce.hub.pretrained import save_pretrained
-from sottovoce.objectives import Shape
+from sottovoce.objectives import EncoderShape
 from sottovoce.train import api, targets
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Masking, ObjectiveChoice, Recipe, build_recipe, load_recipe, present_form
@@ -154,11 +154,11 @@ class TestFrames:
         assert float(short[1].max()) == 9.5 * 480
 
     def test_equal_and_whole_rates_are_not_resampled(self) -> None:
-        student = Shape(8, 2, stride=640)
-        assert Shape(8, 2, stride=640).for_student(student) == Shape(8, 2, stride=640)
-        assert Shape(8, 2, stride=320).for_student(student) == Shape(16, 2, stride=320, join=2)
-        assert Shape(8, 2, stride=480).for_student(student) == Shape(8, 2, stride=480, rate=640 / 480)
-        assert Shape(8, 2, stride=1280).for_student(student).rate == 0.5
+        student = EncoderShape(8, 2, stride=640)
+        assert EncoderShape(8, 2, stride=640).for_student(student) == EncoderShape(8, 2, stride=640)
+        assert EncoderShape(8, 2, stride=320).for_student(student) == EncoderShape(16, 2, stride=320, join=2)
+        assert EncoderShape(8, 2, stride=480).for_student(student) == EncoderShape(8, 2, stride=480, rate=640 / 480)
+        assert EncoderShape(8, 2, stride=1280).for_student(student).rate == 0.5
         x = torch.randn(1, 9, 4)
         features = Features([x], None, x, x)
         assert features.on_frames(9) is features
@@ -206,7 +206,7 @@ def test_a_teacher_that_pads_all_audio_gives_frames_of_the_audio_alone(tmp_path:
     transformers.WhisperModel(transformers.WhisperConfig(**shape, **ids)).save_pretrained(tmp_path)
     transformers.WhisperFeatureExtractor(feature_size=20).save_pretrained(tmp_path)
     teacher = EncoderTeacher(EncoderTeacher.Config(source=str(tmp_path)), TeacherSettings(torch.device("cpu")))
-    assert teacher.shape == Shape(48, 2, 320)
+    assert teacher.shape == EncoderShape(48, 2, 320)
     parts = load_recipe("dphubert", ["objectives.layer_to_layer.layers=[['1/1']]"]).objectives
     learner = Learner(Encoder(tiny_shape()).reset_parameters(), parts, Teachers({"w": teacher}, "w"), Masking()).eval()
     drawn = learner.draw(Batch(torch.randn(2, 16_000), torch.tensor([16_000, 9_000])))
@@ -227,7 +227,7 @@ def test_a_kind_of_teacher_is_one_class(
         name = "loudness"
         answers = "utterance"
         Config = Teacher.Config
-        shape = Shape(1, 0)
+        shape = EncoderShape(1, 0)
 
         def answer(self, batch: Batch, mask: torch.Tensor | None = None, taps: bool = False) -> Vectors:
             return Vectors(batch.wave.square().mean(1, keepdim=True).log10())

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import sottovoce
 from sottovoce.core.types import Batch, Features
 from sottovoce.encoder import Encoder
-from sottovoce.objectives import Shape
+from sottovoce.objectives import EncoderShape
 from sottovoce.objectives.colld import Colld
 from sottovoce.train import api, optim
 from sottovoce.train.learner import Learner
@@ -370,7 +370,7 @@ def test_a_masked_teacher_speaks_at_the_frames_that_the_student_sees() -> None:
 
     class Parrot(Teacher):
         Config = Teacher.Config
-        shape = Shape(32, 3)
+        shape = EncoderShape(32, 3)
 
         def answer(self, batch: Batch, mask: torch.Tensor | None = None, taps: bool = False) -> Features:
             seen.append(mask)

@@ -1,5 +1,5 @@
 """Distillation objectives, one file each. See `base.Objective` for what one must say."""
 
-from sottovoce.objectives.base import Needs, Objective, Shape
+from sottovoce.objectives.base import EncoderShape, Needs, Objective
 
-__all__ = ["Needs", "Objective", "Shape"]
+__all__ = ["EncoderShape", "Needs", "Objective"]

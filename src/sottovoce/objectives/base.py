@@ -13,7 +13,7 @@ from sottovoce.core.types import Answer, Batch, Features, Loss
 
 
 @dataclass(frozen=True)
-class Shape:
+class EncoderShape:
     """What an objective may know of an encoder: its width and how many layers it has.
 
     stride: samples from one of its frames to the next; 0 where that is not known. Of a teacher as a student sees it: join: teacher
@@ -27,7 +27,7 @@ class Shape:
     join: int = 1
     rate: float = 0.0
 
-    def for_student(self, student: Shape) -> Shape:
+    def for_student(self, student: EncoderShape) -> EncoderShape:
         """This teacher as `student` sees it: frames as they are, joined or resampled."""
         if not self.stride or not student.stride or self.stride == student.stride:
             return self
@@ -54,7 +54,7 @@ class Needs:
     compares_rows: bool = False
 
 
-def identity_(linear: nn.Linear, teacher: Shape) -> nn.Linear:
+def identity_(linear: nn.Linear, teacher: EncoderShape) -> nn.Linear:
     """`linear` set to say its input once for each frame that is joined, as far as the widths allow, without a bias."""
     with torch.no_grad():
         linear.weight.zero_()
@@ -77,7 +77,7 @@ class Objective(nn.Module):
     Config: ClassVar[type]
     reads: ClassVar[Literal["frames", "utterance"]] = "frames"
 
-    def __init__(self, config: Any, student: Shape, teacher: Shape) -> None:
+    def __init__(self, config: Any, student: EncoderShape, teacher: EncoderShape) -> None:
         super().__init__()
         self.config = config
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from sottovoce.core.registry import OBJECTIVES
 from sottovoce.core.types import Answer, Batch, Features, Loss
 from sottovoce.objectives import contrast
-from sottovoce.objectives.base import Needs, Objective, Shape
+from sottovoce.objectives.base import EncoderShape, Needs, Objective
 from sottovoce.objectives.distance import Distance
 
 Kind = Literal["contrast", "distance", "none"]
 
 
-class Part(NamedTuple):
+class FrameSet(NamedTuple):
     """Frames (B, T) bool that are compared in one way."""
 
     name: str
@@ -71,7 +71,7 @@ class Colld(Objective):
             if self.masked_teacher and (not self.mask or self.visible == "none"):
                 raise ValueError("masked_teacher is about visible frames: it needs mask: true and a visible other than 'none'")
 
-    def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
+    def __init__(self, config: Config, student: EncoderShape, teacher: EncoderShape) -> None:
         super().__init__(config, student, teacher)
         self.config: Colld.Config = config
         count = config.layers or student.depth
@@ -132,11 +132,11 @@ class Colld(Objective):
                     )
         return Loss(total, logs)
 
-    def split(self, frames: Tensor, mask: Tensor | None) -> list[Part]:
+    def split(self, frames: Tensor, mask: Tensor | None) -> list[FrameSet]:
         """The frames that are hidden from the student and those that are not, of the ones that count."""
         hidden = frames if mask is None else frames & mask
         parts = [
-            Part("hidden", self.config.hidden, 1.0, hidden),
-            Part("visible", self.config.visible, self.config.visible_weight, frames & ~hidden),
+            FrameSet("hidden", self.config.hidden, 1.0, hidden),
+            FrameSet("visible", self.config.visible, self.config.visible_weight, frames & ~hidden),
         ]
         return [part for part in parts if part.kind != "none"]

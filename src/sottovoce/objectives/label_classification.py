@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sottovoce.core.registry import OBJECTIVES
 from sottovoce.core.types import Answer, Batch, Features, Loss
-from sottovoce.objectives.base import Needs, Objective, Shape, layer_index, rows_of
+from sottovoce.objectives.base import EncoderShape, Needs, Objective, layer_index, rows_of
 
 
 @OBJECTIVES.register("label_classification")
@@ -33,7 +33,7 @@ class LabelClassification(Objective):
         scale: float = 30.0
         margin: float = 0.4
 
-    def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
+    def __init__(self, config: Config, student: EncoderShape, teacher: EncoderShape) -> None:
         super().__init__(config, student, teacher)
         self.config: LabelClassification.Config = config
         self.layer = layer_index(config.layer, student.depth)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sottovoce.core.registry import OBJECTIVES
 from sottovoce.core.types import Answer, Batch, Features, Loss
-from sottovoce.objectives.base import Needs, Objective, Shape, identity_, layer_index
+from sottovoce.objectives.base import EncoderShape, Needs, Objective, identity_, layer_index
 from sottovoce.objectives.distance import Distance
 
 
@@ -35,7 +35,7 @@ class LayerToLayer(Objective):
             if self.weights and (len(self.weights) != len(self.layers) or min(self.weights) <= 0):
                 raise ValueError(f"weights must be {len(self.layers)} numbers above 0, one for each group of layers")
 
-    def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
+    def __init__(self, config: Config, student: EncoderShape, teacher: EncoderShape) -> None:
         super().__init__(config, student, teacher)
         self.config: LayerToLayer.Config = config
         self.pairs: list[tuple[str, int, int, float]] = []  # projection, student layer, teacher layer, share in the average

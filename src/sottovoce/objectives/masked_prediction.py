@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sottovoce.core.registry import OBJECTIVES
 from sottovoce.core.types import Answer, Batch, Features, Loss
 from sottovoce.encoder.log_mel import LogMel, mfcc
-from sottovoce.objectives.base import Needs, Objective, Shape, by_mask
+from sottovoce.objectives.base import EncoderShape, Needs, Objective, by_mask
 
 
 @OBJECTIVES.register("masked_prediction")
@@ -42,7 +42,7 @@ class MaskedPrediction(Objective):
         fit_frames: int = 200_000
         fit_rounds: int = 30
 
-    def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
+    def __init__(self, config: Config, student: EncoderShape, teacher: EncoderShape) -> None:
         super().__init__(config, student, teacher)
         self.config: MaskedPrediction.Config = config
         size = teacher.dim if config.layer else 39

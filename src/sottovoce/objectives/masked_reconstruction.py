@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sottovoce.core.registry import OBJECTIVES
 from sottovoce.core.types import Answer, Batch, Features, Loss
 from sottovoce.encoder.log_mel import LogMel
-from sottovoce.objectives.base import Needs, Objective, Shape, by_mask, layer_index
+from sottovoce.objectives.base import EncoderShape, Needs, Objective, by_mask, layer_index
 
 
 @OBJECTIVES.register("masked_reconstruction")
@@ -38,7 +38,7 @@ class MaskedReconstruction(Objective):
         alpha: float = 1.0
         fit_frames: int = 50_000
 
-    def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
+    def __init__(self, config: Config, student: EncoderShape, teacher: EncoderShape) -> None:
         super().__init__(config, student, teacher)
         self.config: MaskedReconstruction.Config = config
         self.layer = layer_index(config.layer, student.depth)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sottovoce.core.registry import OBJECTIVES
 from sottovoce.core.types import Answer, Batch, Features, Loss
-from sottovoce.objectives.base import Needs, Objective, Shape, layer_index
+from sottovoce.objectives.base import EncoderShape, Needs, Objective, layer_index
 from sottovoce.objectives.distance import Distance
 
 
@@ -28,7 +28,7 @@ class PredictionHeads(Objective):
         layers: tuple[str, ...] = ("1/3", "2/3", "1/1")
         cosine_kind: Literal["raw", "log_sigmoid"] = "log_sigmoid"
 
-    def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
+    def __init__(self, config: Config, student: EncoderShape, teacher: EncoderShape) -> None:
         super().__init__(config, student, teacher)
         self.config: PredictionHeads.Config = config
         self.targets = [layer_index(spec, teacher.depth) for spec in config.layers]

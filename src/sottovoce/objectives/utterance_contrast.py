@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sottovoce.core.registry import OBJECTIVES
 from sottovoce.core.types import Answer, Batch, Features, Loss
-from sottovoce.objectives.base import Needs, Objective, Shape, layer_index, rows_of
+from sottovoce.objectives.base import EncoderShape, Needs, Objective, layer_index, rows_of
 
 
 @OBJECTIVES.register("utterance_contrast")
@@ -34,7 +34,7 @@ class UtteranceContrast(Objective):
         temperature: float = 0.1
         queue: int = 512
 
-    def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
+    def __init__(self, config: Config, student: EncoderShape, teacher: EncoderShape) -> None:
         super().__init__(config, student, teacher)
         self.config: UtteranceContrast.Config = config
         self.layer = layer_index(config.layer, student.depth)

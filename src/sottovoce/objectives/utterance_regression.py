@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sottovoce.core.registry import OBJECTIVES
 from sottovoce.core.types import Answer, Batch, Features, Loss, Vectors
-from sottovoce.objectives.base import Needs, Objective, Shape, layer_index, rows_of
+from sottovoce.objectives.base import EncoderShape, Needs, Objective, layer_index, rows_of
 from sottovoce.objectives.distance import Distance
 
 
@@ -32,7 +32,7 @@ class UtteranceRegression(Objective):
         l1: float = 0.0
         cosine: float = 1.0
 
-    def __init__(self, config: Config, student: Shape, teacher: Shape) -> None:
+    def __init__(self, config: Config, student: EncoderShape, teacher: EncoderShape) -> None:
         super().__init__(config, student, teacher)
         self.config: UtteranceRegression.Config = config
         if teacher.dim == 1 and config.cosine:

@@ -19,9 +19,9 @@ from sottovoce.pruning.gated import GatedEncoder
 from sottovoce.pruning.gates import GateConfig, Gates, hard_concrete, open_probability
 from sottovoce.pruning.latency import LatencyModel, load_latency
 from sottovoce.pruning.parts import encoder_parts
-from sottovoce.pruning.plan import Plan, make_plan, prepare, prepare_config, unprepared_config
+from sottovoce.pruning.plan import PruningPlan, make_plan, prepare, prepare_config, unprepared_config
 from sottovoce.pruning.shrinking import combine_cuts, shrink, shrink_tensors, units_to_keep
-from sottovoce.pruning.unit import Clip, Group, PartCost, Slice, UnitKind, full_widths, kinds
+from sottovoce.pruning.unit import Group, PartCost, Slice, UnitKind, Workload, full_widths, kinds
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,6 @@ class PruningConfig:
 __all__ = [
     "Budget",
     "BudgetConfig",
-    "Clip",
     "GateConfig",
     "GatedEncoder",
     "Gates",
@@ -66,11 +65,12 @@ __all__ = [
     "Lagrangian",
     "LatencyModel",
     "PartCost",
-    "Plan",
     "PruningConfig",
+    "PruningPlan",
     "Report",
     "Slice",
     "UnitKind",
+    "Workload",
     "combine_cuts",
     "cut",
     "cut_like",

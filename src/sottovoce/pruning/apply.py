@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sottovoce.encoder import Encoder, EncoderConfig
-from sottovoce.pruning.plan import Plan, rebuild
+from sottovoce.pruning.plan import PruningPlan, rebuild
 from sottovoce.pruning.unit import kind_of
 
 Values = Mapping[str, Tensor]  # group name -> (size,) gate values in [0, 1]; groups that are not named stay as they are
@@ -24,7 +24,7 @@ def named_tensors(encoder: Encoder) -> dict[str, Tensor]:
     return {**dict(encoder.named_parameters()), **dict(encoder.named_buffers())}
 
 
-def open_units(plan: Plan, values: Values) -> dict[str, list[int]]:
+def open_units(plan: PruningPlan, values: Values) -> dict[str, list[int]]:
     """Which units of each group are open, that is not exactly zero. One transfer to the host for all groups together.
 
     ValueError for a group the plan does not have, and when fewer than a group's minimum are open.
@@ -42,7 +42,7 @@ def open_units(plan: Plan, values: Values) -> dict[str, list[int]]:
     return kept
 
 
-def gather(tensors: Mapping[str, Tensor], plan: Plan, values: Values) -> dict[str, Tensor]:
+def gather(tensors: Mapping[str, Tensor], plan: PruningPlan, values: Values) -> dict[str, Tensor]:
     """The tensors of the smaller encoder, those only that differ from `tensors`. Differentiable in `tensors` and `values`."""
     kept = open_units(plan, values)
     index = _indices(plan, kept, next(iter(tensors.values())).device)
@@ -62,7 +62,7 @@ def gather(tensors: Mapping[str, Tensor], plan: Plan, values: Values) -> dict[st
     return smaller
 
 
-def cut_like(tensors: Mapping[str, Tensor], plan: Plan, kept: Kept) -> dict[str, Tensor]:
+def cut_like(tensors: Mapping[str, Tensor], plan: PruningPlan, kept: Kept) -> dict[str, Tensor]:
     """`tensors`, named and shaped like the encoder's own (an optimiser's moments, say), without closed units and unscaled.
 
     Of a part that is gone altogether empty tensors are left: use those that the cut encoder has.
@@ -70,7 +70,7 @@ def cut_like(tensors: Mapping[str, Tensor], plan: Plan, kept: Kept) -> dict[str,
     return {**tensors, **_select(tensors, plan, kept, _indices(plan, kept, next(iter(tensors.values())).device))}
 
 
-def narrow(config: EncoderConfig, plan: Plan, kept: Kept) -> EncoderConfig:
+def narrow(config: EncoderConfig, plan: PruningPlan, kept: Kept) -> EncoderConfig:
     """The shape of the encoder that has only the units in `kept`."""
     for group in plan:
         if group.name in kept:
@@ -79,7 +79,7 @@ def narrow(config: EncoderConfig, plan: Plan, kept: Kept) -> EncoderConfig:
 
 
 @torch.no_grad()
-def cut(encoder: Encoder, plan: Plan, values: Values) -> Encoder:
+def cut(encoder: Encoder, plan: PruningPlan, values: Values) -> Encoder:
     """A new, physically smaller encoder with the gate values folded in; `encoder` stays as it is. `open_units`: what was kept.
 
     To cut closed units for good while the others go on being gated, give 1 for every unit that stays.
@@ -88,7 +88,9 @@ def cut(encoder: Encoder, plan: Plan, values: Values) -> Encoder:
     return rebuild(encoder, narrow(encoder.config, plan, kept), {**tensors, **gather(tensors, plan, values)})
 
 
-def _select(tensors: Mapping[str, Tensor], plan: Plan, kept: Kept, index: Mapping[tuple[str, int], Tensor]) -> dict[str, Tensor]:
+def _select(
+    tensors: Mapping[str, Tensor], plan: PruningPlan, kept: Kept, index: Mapping[tuple[str, int], Tensor]
+) -> dict[str, Tensor]:
     """The tensors that lose units, without them."""
     selected: dict[str, Tensor] = {}
     for group in plan:
@@ -106,7 +108,7 @@ def _select(tensors: Mapping[str, Tensor], plan: Plan, kept: Kept, index: Mappin
     return selected
 
 
-def _indices(plan: Plan, kept: Kept, device: torch.device) -> dict[tuple[str, int], Tensor]:
+def _indices(plan: PruningPlan, kept: Kept, device: torch.device) -> dict[tuple[str, int], Tensor]:
     """(group, block) -> where the open units are along an axis, each `block` wide. One transfer to the device for all."""
     index: dict[tuple[str, int], Tensor] = {}
     for group in plan:

@@ -14,7 +14,7 @@ from sottovoce.encoder import EncoderConfig
 from sottovoce.pruning.cost import encoder_cost, total
 from sottovoce.pruning.gates import Gates
 from sottovoce.pruning.latency import load_latency
-from sottovoce.pruning.plan import Plan, unprepared_config
+from sottovoce.pruning.plan import PruningPlan, unprepared_config
 from sottovoce.pruning.unit import Group, Width, full_widths, kind_of, kinds
 
 TOLERANCE = 0.01  # a budget is met when the cut student's cost is within this share of it
@@ -56,7 +56,9 @@ class Budget:
     when `plan` cannot take away enough, or when there is no file of latencies.
     """
 
-    def __init__(self, config: BudgetConfig, encoder: EncoderConfig, plan: Plan, teacher: EncoderConfig | None = None) -> None:
+    def __init__(
+        self, config: BudgetConfig, encoder: EncoderConfig, plan: PruningPlan, teacher: EncoderConfig | None = None
+    ) -> None:
         self.config, self.encoder, self.plan = config, encoder, plan
         self.latency = load_latency(config.machine) if config.unit == "latency" else None
         self.full = full_widths(teacher or encoder)
@@ -88,7 +90,7 @@ class Budget:
         where = "" if self.latency is None else f" (predicted for {self.latency.where})"
         return UNITS[self.config.unit] + where
 
-    def of(self, encoder: EncoderConfig, plan: Plan) -> Budget:
+    def of(self, encoder: EncoderConfig, plan: PruningPlan) -> Budget:
         """The same budget, counted from the same teacher, for what is left of the encoder in the middle of training."""
         budget = copy.copy(self)
         budget.encoder, budget.plan = encoder, plan

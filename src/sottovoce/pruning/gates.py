@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sottovoce.pruning.plan import Plan
+from sottovoce.pruning.plan import PruningPlan
 from sottovoce.pruning.unit import Group, kind_of
 
 EVAL_SLOPE = 0.8  # flop's constant: soft gate values in evaluation are sigmoid(0.8 log_alpha / beta)
@@ -67,7 +67,7 @@ class Gates(nn.Module):
 
     chosen: Tensor
 
-    def __init__(self, plan: Plan, config: GateConfig | None = None, generator: torch.Generator | None = None) -> None:
+    def __init__(self, plan: PruningPlan, config: GateConfig | None = None, generator: torch.Generator | None = None) -> None:
         super().__init__()
         if not len(plan):
             raise ValueError("the plan has no groups: there is nothing left to prune")
@@ -155,7 +155,7 @@ class Gates(nn.Module):
         self.chosen.copy_(mask)
 
     @torch.no_grad()
-    def select(self, plan: Plan, kept: Mapping[str, Sequence[int]]) -> Gates:
+    def select(self, plan: PruningPlan, kept: Mapping[str, Sequence[int]]) -> Gates:
         """Gates with the same log_alpha for `plan`, that of the encoder which is left after cutting all but `kept`."""
         selected = Gates(plan, self.config, torch.Generator())
         chosen = self.split(self.chosen)

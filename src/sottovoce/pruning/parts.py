@@ -9,29 +9,29 @@ from collections.abc import Iterator, Mapping
 
 from sottovoce.encoder import EncoderConfig
 from sottovoce.encoder.kaldi_fbank import BINS
-from sottovoce.pruning.unit import Clip, PartCost, UnitKind, Width, kinds
+from sottovoce.pruning.unit import PartCost, UnitKind, Width, Workload, kinds
 
 
 def encoder_parts(config: EncoderConfig, widths: Mapping[str, Width] | None = None, seconds: float = 10.0) -> dict[str, PartCost]:
     """Every part for one clip of `seconds`, by name. widths: as in `encoder_cost`. ValueError for a clip too short for one frame."""
-    clip, units = Clip.of(config, widths, seconds), kinds()
-    parts = [*_without_units(clip), *(part for kind in units for part in kind.parts(clip))]
+    workload, units = Workload.of(config, widths, seconds), kinds()
+    parts = [*_without_units(workload), *(part for kind in units for part in kind.parts(workload))]
     for kind in units:
         if type(kind).recost is not UnitKind.recost:
-            parts = [kind.recost(part, clip) for part in parts]
+            parts = [kind.recost(part, workload) for part in parts]
     return {part.name: part for part in sorted(parts, key=lambda part: part.place)}
 
 
-def _without_units(clip: Clip) -> Iterator[PartCost]:
+def _without_units(workload: Workload) -> Iterator[PartCost]:
     """The filter bank, the projection with its norm, the relative table, and the norms of the layers."""
-    config, frontend, frames = clip.config, clip.config.frontend, clip.frames
+    config, frontend, frames = workload.config, workload.config.frontend, workload.frames
     dim, relative = config.dim, config.relative
     if frontend.fbank is not None:  # the spectrum is not counted: it is a fast transform
-        windows = clip.frames_after(1)
+        windows = workload.frames_after(1)
         bank = BINS * frontend.fbank.mels * windows
         yield PartCost("frontend.fbank", "fbank", (-1, 1), windows, 0, bank, lambda: {"macs": bank, "call": 1})
 
-    inputs: Width = frontend.fbank.dim if frontend.fbank else clip.sizes[f"frontend.convs.{len(frontend.convs) - 1}"]
+    inputs: Width = frontend.fbank.dim if frontend.fbank else workload.sizes[f"frontend.convs.{len(frontend.convs) - 1}"]
     joined = inputs * frontend.join
     norm = 2 * inputs if frontend.projection_norm else 0
 

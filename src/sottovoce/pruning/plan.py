@@ -18,7 +18,7 @@ from sottovoce.pruning.unit import Group, kinds
 
 
 @dataclass(frozen=True)
-class Plan:
+class PruningPlan:
     """All groups, in the order of the model."""
 
     groups: tuple[Group, ...]
@@ -36,13 +36,13 @@ class Plan:
         raise KeyError(name)
 
 
-def make_plan(config: EncoderConfig, units: Sequence[str]) -> Plan:
+def make_plan(config: EncoderConfig, units: Sequence[str]) -> PruningPlan:
     """The groups of the given kinds in an encoder, which may itself be a pruned one; what it does not have gets no group.
 
     ValueError for an unknown kind (`sottovoce list units` shows them), and for a kind whose units this encoder cannot lose.
     """
     placed = [(kind.place(group.name), group) for kind in kinds(units) for group in kind.groups(config)]
-    return Plan(tuple(_in_factors(group, config) for _, group in sorted(placed, key=lambda item: item[0])))
+    return PruningPlan(tuple(_in_factors(group, config) for _, group in sorted(placed, key=lambda item: item[0])))
 
 
 def _in_factors(group: Group, config: EncoderConfig) -> Group:

@@ -87,7 +87,7 @@ class PartCost:
 
 
 @dataclass(frozen=True)
-class Clip:
+class Workload:
     """What costs depend on: an encoder's shape, the (expected) number of units in every group, and a clip of `samples`.
 
     presence: of parts that can be gated as a whole, 1 or 0 or the expectation; see `present`.
@@ -99,7 +99,7 @@ class Clip:
     presence: Mapping[str, Width]
 
     @classmethod
-    def of(cls, config: EncoderConfig, widths: Mapping[str, Width] | None, seconds: float) -> Clip:
+    def of(cls, config: EncoderConfig, widths: Mapping[str, Width] | None, seconds: float) -> Workload:
         """widths: for the groups that differ from `config`. ValueError when `seconds` are too short for one frame."""
         sizes: dict[str, Width] = dict(full_widths(config))
         assert widths is None or sizes.keys() >= widths.keys(), "widths are named after the groups of a plan"
@@ -108,10 +108,10 @@ class Clip:
         for kind in kinds():
             for part, group in kind.covers(config).items():
                 presence[part] = presence[part] * sizes[group] if part in presence else sizes[group]
-        clip = cls(config, sizes, round(seconds * SAMPLE_RATE), presence)
-        if clip.frames < 1:
+        workload = cls(config, sizes, round(seconds * SAMPLE_RATE), presence)
+        if workload.frames < 1:
             raise ValueError(f"{seconds} s are too short for one frame")
-        return clip
+        return workload
 
     @property
     def frames(self) -> int:
@@ -174,7 +174,7 @@ class UnitKind:
 
     # What they cost.
 
-    def parts(self, clip: Clip) -> Iterable[PartCost]:
+    def parts(self, workload: Workload) -> Iterable[PartCost]:
         """The parts of an encoder that are made of these units."""
         return ()
 
@@ -186,7 +186,7 @@ class UnitKind:
         """For kinds that are whole parts: name of the part -> the group of size 1 that takes it away."""
         return {}
 
-    def recost(self, part: PartCost, clip: Clip) -> PartCost:
+    def recost(self, part: PartCost, workload: Workload) -> PartCost:
         """`part`, of whatever kind, with what these units change in it."""
         return part
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def stream(model: Speech | str | Path, chunk: float = 0.32, left: float = 2.0, right: float = 0.0) -> Stream:
+def stream(model: Speech | str | Path, chunk: float = 0.32, left: float = 2.0, right: float = 0.0) -> FeatureStream:
     """Opens a stream: push samples as they arrive, get the features of finished frames.
 
     model: a folder, a hub id, or what `sottovoce.load` returned. chunk: seconds of frames that are computed together. left: seconds of
@@ -36,10 +36,10 @@ def stream(model: Speech | str | Path, chunk: float = 0.32, left: float = 2.0, r
     ValueError if a limit is not a whole number of frames, or if the model cannot be streamed.
     """
     model = model if isinstance(model, Speech) else load(model)
-    return Stream(model, limits_of(model, chunk, left, right))
+    return FeatureStream(model, limits_of(model, chunk, left, right))
 
 
-class Stream:
+class FeatureStream:
     """One live stream, or several of equal length in a batch. See `stream`.
 
     The features equal those of `one_pass.stream_in_one_pass` on the whole recording, however the samples are split. Memory and time per

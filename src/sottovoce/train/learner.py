@@ -13,7 +13,7 @@ from sottovoce.core.registry import OBJECTIVES
 from sottovoce.core.types import Answer, Batch, Features, Loss
 from sottovoce.data.augment import Augment
 from sottovoce.encoder import Encoder
-from sottovoce.objectives import Needs, Objective, Shape
+from sottovoce.objectives import EncoderShape, Needs, Objective
 from sottovoce.train.recipe import Masking, ObjectiveChoice
 from sottovoce.train.targets import Teachers
 from sottovoce.train.teachers import prepared
@@ -55,7 +55,7 @@ class Learner(nn.Module):
         augment: Augment | None = None,
     ) -> None:
         super().__init__()
-        shape = Shape(encoder.config.dim, len(encoder.config.layers), encoder.config.frontend.stride)
+        shape = EncoderShape(encoder.config.dim, len(encoder.config.layers), encoder.config.frontend.stride)
         self.student: nn.Module = encoder
         self.teachers = teachers
         self.shapes = {label: teacher.shape.for_student(shape) for label, teacher in teachers.items()}
@@ -70,7 +70,7 @@ class Learner(nn.Module):
         masks = any(needs.masked_input for needs in self.needs.values())
         self.mask_vector = nn.Parameter(torch.empty(shape.dim).uniform_()) if masks else None
 
-    def _build(self, label: str, part: ObjectiveChoice, student: Shape) -> Objective:
+    def _build(self, label: str, part: ObjectiveChoice, student: EncoderShape) -> Objective:
         """An objective for the student and its teacher; for the student alone where it has no teacher of its kind (`_check`)."""
         cls, teacher = OBJECTIVES.get(part.name), self.teacher_of[label]
         fits = teacher and self.teachers[teacher].answers == cls.reads

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sottovoce.core.registry import UNITS
 from sottovoce.encoder import ConvConfig, EncoderConfig, FrontendConfig, PositionConfig
-from sottovoce.pruning.unit import Clip, Group, PartCost, Place, Slice, UnitKind, Width
+from sottovoce.pruning.unit import Group, PartCost, Place, Slice, UnitKind, Width, Workload
 
 
 @UNITS.register("conv")
@@ -46,11 +46,11 @@ class ConvChannels(UnitKind):
         convs[group.index] = dataclasses.replace(convs[group.index], dim=len(kept))
         return dataclasses.replace(config, frontend=dataclasses.replace(config.frontend, convs=tuple(convs)))
 
-    def parts(self, clip: Clip) -> Iterator[PartCost]:
+    def parts(self, workload: Workload) -> Iterator[PartCost]:
         inputs: Width = 1
-        for i, (at, conv) in enumerate(_convs(clip.config)):
-            units = clip.sizes[at]
-            yield _part(clip, i, conv, inputs, units)
+        for i, (at, conv) in enumerate(_convs(workload.config)):
+            units = workload.sizes[at]
+            yield _part(workload, i, conv, inputs, units)
             inputs = units
 
     def timed(self) -> Mapping[str, EncoderConfig]:
@@ -75,8 +75,8 @@ class ConvChannels(UnitKind):
         return {at: (f"conv {i + 1}", f"{conv.dim} channels") for i, (at, conv) in enumerate(_convs(config))}
 
 
-def _part(clip: Clip, i: int, conv: ConvConfig, inputs: Width, units: Width) -> PartCost:
-    frontend, frames = clip.config.frontend, clip.frames_after(i + 1)
+def _part(workload: Workload, i: int, conv: ConvConfig, inputs: Width, units: Width) -> PartCost:
+    frontend, frames = workload.config.frontend, workload.frames_after(i + 1)
     weights = inputs * units * conv.kernel
     params = weights + units * (int(frontend.bias) + 2 * int(_normed(frontend, i)))
 

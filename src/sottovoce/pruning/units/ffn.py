@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from sottovoce.core.registry import UNITS
 from sottovoce.encoder import EncoderConfig, FbankConfig, FrontendConfig, LayerConfig
 from sottovoce.pruning.gates import GateConfig
-from sottovoce.pruning.unit import Clip, Group, PartCost, Place, Slice, UnitKind, Width, iter_layers, layer_of
+from sottovoce.pruning.unit import Group, PartCost, Place, Slice, UnitKind, Width, Workload, iter_layers, layer_of
 
 
 @UNITS.register("ffn")
@@ -35,9 +35,9 @@ class FeedForwardUnits(UnitKind):
     def drop(self, config: GateConfig) -> float:
         return config.drop_ffn
 
-    def parts(self, clip: Clip) -> Iterator[PartCost]:
-        for i, at, _, part in feed_forwards(clip.config):
-            yield _part(clip, (i, 1 if part == "ffn1" else 2), f"{at}.{part}")
+    def parts(self, workload: Workload) -> Iterator[PartCost]:
+        for i, at, _, part in feed_forwards(workload.config):
+            yield _part(workload, (i, 1 if part == "ffn1" else 2), f"{at}.{part}")
 
     def timed(self) -> Mapping[str, EncoderConfig]:
         front = FrontendConfig((), fbank=FbankConfig())
@@ -72,8 +72,8 @@ def slices(at: str) -> tuple[Slice, ...]:
     return (Slice(f"{at}.up_proj.weight", 0), Slice(f"{at}.up_proj.bias", 0), Slice(f"{at}.down_proj.weight", 1, scale=True))
 
 
-def _part(clip: Clip, place: Place, name: str) -> PartCost:
-    dim, frames, units, present = clip.config.dim, clip.frames, clip.sizes[name], clip.present(name)
+def _part(workload: Workload, place: Place, name: str) -> PartCost:
+    dim, frames, units, present = workload.config.dim, workload.frames, workload.sizes[name], workload.present(name)
 
     def terms() -> Mapping[str, Width]:
         there = present * units

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sottovoce.core.registry import UNITS
 from sottovoce.encoder import ConvolutionConfig, EncoderConfig, FbankConfig, FrontendConfig, LayerConfig
-from sottovoce.pruning.unit import Clip, Group, PartCost, Slice, UnitKind, Width, any_unit, iter_layers
+from sottovoce.pruning.unit import Group, PartCost, Slice, UnitKind, Width, Workload, any_unit, iter_layers
 
 
 @UNITS.register("glu")
@@ -35,13 +35,13 @@ class ConvolutionChannels(UnitKind):
     def narrow(self, config: EncoderConfig, group: Group, kept: Sequence[int]) -> EncoderConfig:
         return config.with_layer(group.index, glu_dim=len(kept))
 
-    def parts(self, clip: Clip) -> Iterator[PartCost]:
-        dim, frames, shape = clip.config.dim, clip.frames, clip.config.convolution
+    def parts(self, workload: Workload) -> Iterator[PartCost]:
+        dim, frames, shape = workload.config.dim, workload.frames, workload.config.convolution
         weights = 3 * dim + shape.kernel  # of a channel
         vectors = 4 if shape.norm == "batch" else 2
-        for i, at, _ in _conformers(clip.config):
+        for i, at, _ in _conformers(workload.config):
             name = f"{at}.glu"
-            units, present = clip.sizes[name], clip.present(name)
+            units, present = workload.sizes[name], workload.present(name)
 
             def terms(units: Width = units, present: Width = present) -> Mapping[str, Width]:
                 there = present * units

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sottovoce.core.registry import UNITS
 from sottovoce.encoder import DistanceConfig, EncoderConfig, FbankConfig, FrontendConfig, LayerConfig, RelativeConfig
-from sottovoce.pruning.unit import Clip, Group, PartCost, Slice, UnitKind, Width, any_unit, iter_layers
+from sottovoce.pruning.unit import Group, PartCost, Slice, UnitKind, Width, Workload, any_unit, iter_layers
 
 
 @UNITS.register("head")
@@ -37,9 +37,9 @@ class Heads(UnitKind):
     def part_of(self, group: str) -> str:
         return group.removesuffix(".head") + ".attention"
 
-    def parts(self, clip: Clip) -> Iterator[PartCost]:
-        for i, at, layer in iter_layers(clip.config):
-            yield _part(clip, i, f"{at}.attention", clip.sizes[f"{at}.head"], layer.head_dim)
+    def parts(self, workload: Workload) -> Iterator[PartCost]:
+        for i, at, layer in iter_layers(workload.config):
+            yield _part(workload, i, f"{at}.attention", workload.sizes[f"{at}.head"], layer.head_dim)
 
     def timed(self) -> Mapping[str, EncoderConfig]:
         front, shapes = FrontendConfig((), fbank=FbankConfig()), {}
@@ -72,10 +72,10 @@ def producers(config: EncoderConfig, at: str) -> tuple[list[str], list[str]]:
     return rows, vectors
 
 
-def _part(clip: Clip, layer: int, name: str, heads: Width, width: int) -> PartCost:
+def _part(workload: Workload, layer: int, name: str, heads: Width, width: int) -> PartCost:
     """Attention of so many heads of `width`."""
-    dim, frames, distance, present = clip.config.dim, clip.frames, clip.config.distance, clip.present(name)
-    style = "relative" if clip.config.relative is not None else distance.kind if distance is not None else ""
+    dim, frames, distance, present = workload.config.dim, workload.frames, workload.config.distance, workload.present(name)
+    style = "relative" if workload.config.relative is not None else distance.kind if distance is not None else ""
     size = heads * width
     params = 3 * (dim + 1) * size + (size + 1) * dim
     macs = size * frames * (4 * dim + 2 * frames)  # projections; scores and weighted sum

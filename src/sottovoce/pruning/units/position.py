@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sottovoce.core.registry import UNITS
 from sottovoce.encoder import Encoder, EncoderConfig, PositionConfig
-from sottovoce.pruning.unit import Clip, Group, PartCost, Place, Slice, UnitKind, Width, any_unit
+from sottovoce.pruning.unit import Group, PartCost, Place, Slice, UnitKind, Width, Workload, any_unit
 
 
 @UNITS.register("position")
@@ -70,11 +70,11 @@ class PositionGroups(UnitKind):
             return config
         return _keeping(config, position, None)
 
-    def parts(self, clip: Clip) -> Iterator[PartCost]:
-        position, frames = clip.config.position, clip.frames
+    def parts(self, workload: Workload) -> Iterator[PartCost]:
+        position, frames = workload.config.position, workload.frames
         if position is None:
             return
-        units, size, kernel = clip.sizes["position"], clip.config.dim // position.groups, position.kernel
+        units, size, kernel = workload.sizes["position"], workload.config.dim // position.groups, position.kernel
         scales = 0 if position.kept is None else units
         padded = frames + 1 - kernel % 2  # an even kernel computes one frame too many
         weights = units * (size * size * kernel * position.depth)

@@ -12,7 +12,7 @@ from torch import Tensor
 from sottovoce.core.types import Answer, Batch
 from sottovoce.encoder import normalize
 from sottovoce.hub.pretrained import Pretrained
-from sottovoce.objectives import Shape
+from sottovoce.objectives import EncoderShape
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Teacher:
         return self.pretrained is not None and self.pretrained.normalize
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> EncoderShape:
         """Width, depth and stride of its answers. Of an utterance teacher: width, and no layers."""
         raise TypeError(f"{type(self).__name__} must define shape")
 

@@ -15,7 +15,7 @@ from sottovoce.core.types import SAMPLE_RATE, Answer, Batch, Features
 from sottovoce.evaluation.subjects.sources import fingerprint, frame_rate
 from sottovoce.hub.pretrained import Pretrained, load_pretrained
 from sottovoce.inference.packed import fastest
-from sottovoce.objectives import Shape
+from sottovoce.objectives import EncoderShape
 from sottovoce.train.teachers.base import Teacher, TeacherSettings, prepared
 
 
@@ -35,8 +35,8 @@ class EncoderTeacher(Teacher):
         self.pretrained.encoder.to(settings.device).eval().requires_grad_(False)
 
     @property
-    def shape(self) -> Shape:
-        return Shape(self.pretrained.dim, self.pretrained.depth, round(SAMPLE_RATE / self.rate))
+    def shape(self) -> EncoderShape:
+        return EncoderShape(self.pretrained.dim, self.pretrained.depth, round(SAMPLE_RATE / self.rate))
 
     @cached_property
     def listener(self) -> nn.Module:

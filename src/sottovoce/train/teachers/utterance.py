@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sottovoce.core.registry import TEACHER_KINDS
 from sottovoce.core.types import Answer, Batch, Vectors
-from sottovoce.objectives import Shape
+from sottovoce.objectives import EncoderShape
 from sottovoce.objectives.base import layer_index
 from sottovoce.train.teachers.base import Teacher
 from sottovoce.train.teachers.encoder import EncoderTeacher
@@ -29,8 +29,8 @@ class UtteranceTeacher(EncoderTeacher):
         layer: str = "1/1"
 
     @property
-    def shape(self) -> Shape:
-        return Shape(self.pretrained.dim, 0)
+    def shape(self) -> EncoderShape:
+        return EncoderShape(self.pretrained.dim, 0)
 
     @torch.no_grad()
     def answer(self, batch: Batch, mask: Tensor | None = None, taps: bool = False) -> Answer:
