@@ -161,6 +161,12 @@ class WeightedSum(nn.Module):
         # not below half of the layer's mean: what hardly varies (differences averaged over time) would come out as loud noise
         self.std.copy_(torch.maximum(deviation, deviation.mean(1, keepdim=True) / 2) + 1e-8)
 
+    def scale(self, features: FeatureSet, items: int = 1000) -> None:
+        """Brings every layer as a whole to zero mean and unit variance: other layer weights give the same sum, but for one factor."""
+        mean, deviation = moments([features], items)
+        self.mean.copy_(mean)
+        self.std.copy_(deviation.square().mean(1, keepdim=True).sqrt().expand_as(deviation) + 1e-8)
+
     def shares(self) -> list[float]:
         """The weight of every layer; they sum to 1."""
         found: list[float] = self.weights.detach().softmax(0).tolist()

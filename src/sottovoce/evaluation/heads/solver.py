@@ -9,6 +9,7 @@ minimum (a test compares them).
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,7 +32,9 @@ Progress = Callable[[float, float], None]
 def minimise(
     probe: Probe, values: Tensor, loss: Callable[[Any, Tensor, list[Any]], Tensor], targets: list[Any], l2: float
 ) -> tuple[float, int]:
-    """Brings `probe` to the minimum of the mean loss plus l2 / 2 times the squared norm of the head's weights.
+    """Brings `probe` to the minimum of the mean loss plus l2 / 2 times the squared norm of all weights but the biases.
+
+    The layer weights are among them, before the softmax: the stronger l2, the more alike the layers' shares.
 
     values: (L, N, D) features, as `layers_first` gives them. Returns the mean loss and the iterations. Raises NotFinite.
     """
@@ -50,13 +53,15 @@ def minimise(
         line_search_fn="strong_wolfe",
     )
 
+    penalised = [probe.sum.weights, *head.weights()]
+
     def mean_loss() -> Tensor:
         mixed = (probe.sum.weights.softmax(0) @ flat).view(items, 1, dim)
         return loss(head(mixed, ones), ones, targets)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        value = mean_loss() + l2 / 2 * torch.stack([weight.square().sum() for weight in head.weights()]).sum()
+        value = mean_loss() + l2 / 2 * torch.stack([weight.square().sum() for weight in penalised]).sum()
         if not torch.isfinite(value):
             raise NotFinite(f"the solver's loss is {value.item()}")
         value.backward()
@@ -87,7 +92,9 @@ def solve(
 ) -> tuple[Probe | None, list[dict[str, Any]]]:
     """The probe whose strength of L2 is best on the dev set, and a record of every trial; ``None`` when no trial has a finite score.
 
-    Strengths are tried from the strongest down, each from where the one before ended, until `WORSE` of them are no better than the best.
+    Each strength starts from equal shares of the layers, brought to one scale, which changes what can be reached in no way: no layer is
+    preferred because its numbers are large, so that smaller weights do. Strengths are tried from the strongest down, until `WORSE` of them
+    are no better than the best.
     The others are not tried. Arguments as in `probe.fit`. seed: of the start of a head that is narrower than its outputs, whose loss is
     not convex; any other starts at zero and has nothing random.
     """
@@ -99,14 +106,14 @@ def solve(
         probe = Probe(features.subject.layers, features.subject.dim, Scaled(like)).to(device)
     head = probe.head
     assert isinstance(head, Scaled)
-    if standardize:
-        probe.sum.fit(features)
+    (probe.sum.fit if standardize else probe.sum.scale)(features)
     values = layers_first(features, probe.sum.mean.cpu(), probe.sum.std.cpu()).to(device)
     with torch.no_grad():
         head.scale_by(values.mean(0))
-    best, trials, chosen = Best(probe), [], -1
+    best, trials, chosen, start = Best(probe), [], -1, copy.deepcopy(probe.state_dict())
     for number, l2 in enumerate(sorted(strengths, reverse=True)):
         began, iterations, score, reason = time.monotonic(), 0, float("-inf"), ""
+        probe.load_state_dict(start)
         try:
             value, iterations = minimise(probe, values, loss, train.targets, l2)
             with torch.inference_mode():

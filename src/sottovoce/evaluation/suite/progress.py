@@ -9,7 +9,7 @@ from statistics import fmean
 
 STAGES = ("features", "training", "scoring")
 SHARE = 0.5  # of the stages before it, for a stage of which nothing is known yet
-UNITS = {"features": "recordings", "training": "updates"}
+UNITS = {"features": "recordings"}
 
 
 @dataclass(frozen=True)
