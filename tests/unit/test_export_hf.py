@@ -547,3 +547,32 @@ def test_the_configuration_of_transformers_has_the_fields_of_the_format() -> Non
     ours = {item.name: item.default for item in dataclasses.fields(StudentConfig)}
     assert set(theirs) - {"self", "kwargs"} == set(ours)
     assert all(theirs[name] == ours[name] for name in ("normalize", "teacher_dim", "teacher_frames", "teacher"))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("dim",), "16"),
+        (("dim",), 0),
+        (("norm_eps",), float("nan")),
+        (("layers", 0, "ffn_dim"), -1),
+        (("layers", 0, "ffn"), 1),
+        (("layers", 0, "ffn_dim"), [16]),
+        (("frontend", "convs", 0, "stride"), 0),
+        (("frontend", "convs", 0, "kernel"), 10**12),
+        (("activation",), "tanh"),
+    ],
+)
+def test_a_student_whose_shape_cannot_be_is_refused_in_one_line(
+    place: tuple[str | int, ...], value: object, tmp_path: Path
+) -> None:
+    folder = save(tmp_path / "student")
+    values = json.loads((folder / "config.json").read_text())
+    inner = values["encoder"]
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"config\.json describes? |config\.json does not describe") as caught:
+        sottovoce.load(folder)
+    assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sottovoce.core.registry import FAMILIES
 from sottovoce.encoder import EncoderConfig
-from sottovoce.families.base import Family
+from sottovoce.families.base import Family, shapes
 from sottovoce.families.student_config import ENCODER, MODEL_TYPE, PROJECTIONS, StudentConfig
 
 
@@ -23,7 +23,14 @@ class Sottovoce(Family):
     certain = True
 
     def encoder_config(self, hf: Mapping[str, Any]) -> EncoderConfig:
-        return StudentConfig.from_json(hf).encoder
+        config = StudentConfig.from_json(hf).encoder
+        try:
+            shapes(config)
+        except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError) as problem:
+            raise ValueError(
+                f"config.json describes an encoder that cannot be built ({problem}); the folder is damaged"
+            ) from None
+        return config
 
     def normalize(self, hf: Mapping[str, Any]) -> bool:
         return StudentConfig.from_json(hf).normalize

@@ -7,10 +7,10 @@ D width of the student, D' width of its teacher.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, get_args, get_type_hints
 
-from sottovoce.encoder.config import EncoderConfig
+from sottovoce.encoder.config import EncoderConfig, Shape
 
 MODEL_TYPE = "sottovoce"
 ENCODER, PROJECTIONS = "encoder.", "projections."  # what the names of the tensors begin with
@@ -36,8 +36,9 @@ class StudentConfig:
         """The parsed config.json of a student. ValueError for anything that this version does not write."""
         try:
             encoder = EncoderConfig.from_dict(values["encoder"])
+            _check(encoder, "encoder")
             projections = {str(name): [int(i) for i in layers] for name, layers in (values.get("projections") or {}).items()}
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as problem:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as problem:
             raise ValueError(
                 f"config.json does not describe an encoder of this version of sottovoce ({problem}); did a newer one write it?"
             ) from None
@@ -72,3 +73,50 @@ class StudentConfig:
         for name in self.projections:
             shapes |= {f"{name}.weight": (width, self.encoder.dim), f"{name}.bias": (width,)}
         return shapes
+
+
+_MAY_BE_ZERO = ("num_heads", "ffn_dim", "ffn1_dim", "glu_dim", "left", "right")
+_LARGEST = 2**20  # of any whole number in a shape
+
+
+def _check(shape: Shape, where: str) -> None:
+    """ValueError for a value that no encoder of ours has: another type than the field's, a size that cannot be, a number out of range."""
+    hints = get_type_hints(type(shape))
+    for item in fields(shape):  # type: ignore[arg-type]
+        value, name = getattr(shape, item.name), f"{where}.{item.name}"
+        if isinstance(value, Shape):
+            _check(value, name)
+        elif isinstance(value, tuple) and value and all(isinstance(one, Shape) for one in value):
+            for i, one in enumerate(value):
+                _check(one, f"{name}.{i}")
+        elif not _fits(value, hints[item.name], 0 if item.name in _MAY_BE_ZERO else 1):
+            raise ValueError(f"{name} is {value!r}")
+    if isinstance(shape, EncoderConfig):
+        _check_heads(shape)
+
+
+def _fits(value: Any, hint: Any, least: int) -> bool:
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is int:
+        return type(value) is int and least <= value <= _LARGEST
+    if hint is float:
+        return type(value) in (int, float) and 0 <= value <= 1
+    if hint is str:
+        return isinstance(value, str)
+    if value is None:
+        return type(None) in get_args(hint)
+    return isinstance(value, tuple) and all(
+        type(one) is int and 0 <= one <= _LARGEST for one in value
+    )  # empty, or places of units
+
+
+def _check_heads(shape: EncoderConfig) -> None:
+    for i, layer in enumerate(shape.layers):
+        if shape.relative is None:
+            break  # then nothing reads them
+        if len(layer.heads) != layer.num_heads or any(head >= shape.relative.heads for head in layer.heads):
+            raise ValueError(f"encoder.layers.{i}.heads is {layer.heads!r}")
+    position = shape.position
+    if position is not None and position.kept is not None and any(group >= position.groups for group in position.kept):
+        raise ValueError(f"encoder.position.kept is {position.kept!r}")
