@@ -51,6 +51,23 @@ def test_a_rotation_is_undone_by_the_map_and_seen_by_the_plain_cosine() -> None:
     assert abs(found["mean"]["cosine"]) < 0.6
 
 
+class Narrower(Rotated):
+    """Half of the model's dimensions."""
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
+        hidden = [x[..., :16] for x in self.encoder(wave, lengths).hidden]
+        return Features(hidden, None, hidden[0], hidden[-1])
+
+
+def test_the_plain_cosine_of_another_width_is_not_comparable() -> None:
+    """It has no value, which is not the same as 0."""
+    encoder = Encoder(tiny_shape()).reset_parameters().eval()
+    found = Fidelity(Fidelity.Config()).run(Narrower(encoder), encoder, batches())
+    assert found["mean"]["cosine"] is None
+    assert all(row["cosine"] is None for row in found["layers"])
+    assert 0 < found["mean"]["explained"] < 1
+
+
 def test_a_stranger_explains_less() -> None:
     encoder, other = (Encoder(tiny_shape()).reset_parameters().eval() for _ in range(2))
     own, strange = (Fidelity(Fidelity.Config()).run(model, encoder, batches())["mean"]["explained"] for model in (encoder, other))

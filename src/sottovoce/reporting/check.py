@@ -154,7 +154,9 @@ def _run(record: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
 
 
 def _likeness(row: Any) -> bool:
-    return isinstance(row, dict) and all(number(row.get(key)) for key in ("layer", "cosine", "mapped", "explained"))
+    return isinstance(row, dict) and all(
+        number(row.get(key), or_none=key == "cosine") for key in ("layer", "cosine", "mapped", "explained")
+    )
 
 
 def _nothing(record: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:

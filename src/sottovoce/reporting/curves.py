@@ -31,7 +31,10 @@ def fidelity(run: Run, index: int) -> Chart | None:
             "hovertemplate": f"layer %{{x}}<br>{name} %{{y:.3f}}<extra></extra>",
         }
 
-    low = min(0.0, *(row[key] for row in rows for key in ("cosine", "mapped")))
+    traces = [("cosine", "as is", "var(--s1)"), ("mapped", "after the best linear map", "var(--s1-soft)")]
+    if any(row["cosine"] is None for row in rows):  # another width than the teacher's: not comparable as it is
+        traces = traces[1:]
+    low = min(0.0, *(row[key] for row in rows for key in ("cosine", "mapped") if row[key] is not None))
     plan = layout(
         xaxis={
             "title": {"text": "layer (0: what the first layer reads)"},
@@ -47,16 +50,22 @@ def fidelity(run: Run, index: int) -> Chart | None:
         f"fidelity-{index}",
         "Likeness to the teacher, layer by layer",
         {
-            "data": [trace("cosine", "as is", "var(--s1)"), trace("mapped", "after the best linear map", "var(--s1-soft)")],
+            "data": [trace(*of) for of in traces],
             "layout": plan,
         },
         Table(
             ["Layer", "Cosine", "After the best linear map", "Variance explained by it"],
-            [[str(row["layer"]), *(f"{row[key]:.3f}" for key in ("cosine", "mapped", "explained"))] for row in rows],
+            [
+                [
+                    str(row["layer"]),
+                    *("–" if row[key] is None else f"{row[key]:.3f}" for key in ("cosine", "mapped", "explained")),
+                ]
+                for row in rows
+            ],
         ),
         note=f"Mean cosine over frames{f', {text.duration(heard)} of held-out audio' if heard else ''}; 1 is the teacher itself.",
         height=260,
-        legend=[("as is", "var(--s1)", "square"), ("after the best linear map", "var(--s1-soft)", "square")],
+        legend=[(name, colour, "square") for _, name, colour in traces],
         says="Bar chart of the cosine to the teacher for each layer; the numbers are in the table below it.",
     )
 

@@ -171,7 +171,8 @@ class RunView:
             made.append(Tile("Latency", f"{1000 * latency['student']:.0f}{text.SPACE}ms", note))
         if record.get("fidelity"):
             mean = record["fidelity"]["mean"]
-            made.append(Tile("Cosine to the teacher", f"{mean['cosine']:.3f}", f"{mean['mapped']:.3f} after the best linear map"))
+            cosine = "not comparable" if mean["cosine"] is None else f"{mean['cosine']:.3f}"
+            made.append(Tile("Cosine to the teacher", cosine, f"{mean['mapped']:.3f} after the best linear map"))
         made.append(Tile("Time", text.duration(record.get("seconds")), f"on {text.hours(record['data'].get('hours'))} of audio"))
         return made
 

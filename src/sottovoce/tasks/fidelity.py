@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,7 @@ class Fidelity(Task):
             measures=[
                 Measure(Metric(name, "", "lower" if name == "error" else "higher"), value, None, None, (value,), found["frames"])
                 for name, value in sorted(found["mean"].items(), key=lambda pair: pair[0] != "explained")
+                if value is not None
             ],
             data={"splits": {"test": {"recordings": len(batches), "hours": round(seconds / 3600, 4), "speakers": None}}},
             seconds={"scoring": time.monotonic() - began},
@@ -103,7 +104,7 @@ class Fidelity(Task):
         rows = [self.compare(x, y) for x, y in zip(ours, theirs, strict=True)]
         found: dict[str, Any] = {"frames": sum(map(len, ours[0]))}
         if self.config.full:
-            rows = [row | self.discrete(x, y) for row, x, y in zip(rows, ours, theirs, strict=True)]
+            rows = [{**row, **self.discrete(x, y)} for row, x, y in zip(rows, ours, theirs, strict=True)]
             found["robustness"] = self.robustness(model, reference, batches, theirs)
         return {**found, "mean": mean(rows), "layers": [{"layer": i, **row} for i, row in enumerate(rows)]}
 
@@ -131,10 +132,10 @@ class Fidelity(Task):
             raise ValueError("there is no held-out audio to compare on")
         return ours, theirs
 
-    def compare(self, ours: Frames, theirs: Frames) -> dict[str, float]:
-        """cosine: mean over frames, as is (0 when the widths differ). mapped: the same after the best linear map to the teacher,
-        fitted on every other batch and measured on the rest. explained: share of the teacher's variance that this map gives.
-        error: the share that it leaves. cka: `linear_cka`."""
+    def compare(self, ours: Frames, theirs: Frames) -> dict[str, float | None]:
+        """cosine: mean over frames; ``None`` when the widths differ, because then it is not comparable. mapped: the cosine after the best
+        linear map to the teacher, fitted on every other batch and measured on the rest. explained: share of the teacher's variance
+        that this map gives. error: the share that it leaves. cka: `linear_cka`."""
         pairs = list(zip(ours, theirs, strict=True))
         if len(pairs) == 1:  # one batch: split it in time
             x, y = pairs[0]
@@ -152,7 +153,7 @@ class Fidelity(Task):
         same = everything.shape[1] == target.shape[1]
         error = float((mapped - y).square().sum() / (y - mean_y).square().sum())
         return {
-            "cosine": float(F.cosine_similarity(everything, target, dim=-1).mean()) if same else 0.0,
+            "cosine": float(F.cosine_similarity(everything, target, dim=-1).mean()) if same else None,
             "mapped": float(F.cosine_similarity(mapped, y, dim=-1).mean()),
             "explained": 1 - error,
             "error": error,
@@ -190,7 +191,7 @@ class Fidelity(Task):
 
     def robustness(
         self, model: nn.Module, reference: nn.Module, batches: Sequence[Batch], clean: list[Frames]
-    ) -> dict[str, dict[str, dict[str, float]]]:
+    ) -> dict[str, dict[str, dict[str, float | None]]]:
         """For each corruption what `compare` says, mean over layers, of ``student`` and ``teacher`` on bad audio, each against the
         teacher on the clean audio (`clean`): a student is robust when it loses no more than its teacher."""
         found = {}
@@ -235,6 +236,10 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
     return float((b.T @ a).square().sum() / ((a.T @ a).norm() * (b.T @ b).norm()).clamp(min=1e-30))
 
 
-def mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Of each number, over the student's layers but 0, which is the front end."""
-    return {key: sum(row[key] for row in rows[1:]) / max(1, len(rows) - 1) for key in rows[0]}
+def mean(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Of each number, over the student's layers but 0, which is the front end; ``None`` where a layer has none."""
+    means: dict[str, float | None] = {}
+    for key in rows[0]:
+        values = [value for row in rows[1:] if (value := row[key]) is not None]
+        means[key] = sum(values) / max(1, len(values)) if len(values) == len(rows) - 1 else None
+    return means

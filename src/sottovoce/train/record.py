@@ -71,7 +71,8 @@ def card(run: Run, made: Mapping[str, Any]) -> Card:
         )
     if "fidelity" in made:
         mean, heard = made["fidelity"]["mean"], f"{made['held_out_seconds']:.0f} s of held-out audio"
-        numbers.append({"measure": f"cosine to the teacher, mean over layers, {heard}", "student": f"{mean['cosine']:.3f}"})
+        cosine = "not comparable: another width" if mean["cosine"] is None else f"{mean['cosine']:.3f}"
+        numbers.append({"measure": f"cosine to the teacher, mean over layers, {heard}", "student": cosine})
         numbers.append({"measure": "the same after the best linear map", "student": f"{mean['mapped']:.3f}"})
     where = ", ".join(f"{key}={value}" for key, value in data["where"].items())
     source = f"`{data['source']}`" + (f" ({where})" if where else "") + f", seed {made['seed']}: {run.data.summary()}."
