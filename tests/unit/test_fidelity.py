@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from sottovoce.core.registry import TASKS
 from sottovoce.core.types import Batch, Features
+from sottovoce.data import Recordings
 from sottovoce.data.corrupt import add_noise, impulse_responses, reverberate
 from sottovoce.encoder import Encoder
+from sottovoce.evaluation.features.pieces import NOT_FINITE
+from sottovoce.evaluation.features.store import FeatureStore
+from sottovoce.evaluation.kinds.task import Bench
 from sottovoce.tasks import fidelity
 from sottovoce.tasks.fidelity import Fidelity, linear_cka
 from tests.conftest import tiny_shape
+from tests.unit.probing_helpers import SYMBOLS, Levels, levels_subject, recording
 
 
 def batches() -> list[Batch]:
@@ -211,3 +220,42 @@ def test_reverberation_is_a_convolution_of_the_valid_samples() -> None:
     assert torch.allclose(reverberate(spoilt, lengths, 0.1, seed=5), wet, atol=1e-5)
     with pytest.raises(ValueError, match="positive number of seconds"):
         reverberate(wave, lengths, 0)
+
+
+def test_recordings_that_a_model_gives_no_finite_values_for_are_left_out_and_named(tmp_path: Path) -> None:
+    class Broken(Levels):
+        def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
+            found = super().forward(wave, lengths)
+            states = [torch.where(wave.amax() > 30 / SYMBOLS, torch.nan, x) for x in found.hidden]
+            return Features(states, found.lengths, *states)
+
+    items = [recording(tmp_path, str(i), [i % 7 + 1, i % 5 + 1, 3], {}) for i in range(6)]
+    loud = recording(tmp_path, "loud", [31, 31, 31], {})
+    whole, broken = levels_subject(), replace(levels_subject(), encoder=Broken())
+    task = TASKS.get("fidelity")(TASKS.get("fidelity").Config())
+    bench = Bench(FeatureStore(tmp_path / "bank"), reference=whole)
+    outcome = task.measure(broken, Recordings([*items, loud]), bench)
+    assert [(row["path"], row["reason"]) for row in outcome.skipped] == [(loud.path, NOT_FINITE)]
+    assert all(np.isfinite(measure.value) for measure in outcome.measures)
+    assert outcome.data["splits"]["test"]["recordings"] == 6
+    with pytest.raises(ValueError, match="no finite values on any"):
+        task.measure(broken, Recordings([loud]), bench)
+
+
+def test_models_of_other_widths_have_no_cosine(tmp_path: Path) -> None:
+    items = Recordings(recording(tmp_path, str(i), [i % 7 + 1, i % 5 + 1, 3], {}) for i in range(6))
+    narrow = replace(levels_subject(), dim=SYMBOLS // 2, encoder=Narrow())
+    task = TASKS.get("fidelity")(TASKS.get("fidelity").Config())
+    outcome = task.measure(narrow, items, Bench(FeatureStore(tmp_path / "bank"), reference=levels_subject()))
+    found = {measure.metric.name: measure.record()["value"] for measure in outcome.measures}
+    assert found["cosine"] is None
+    assert found["explained"] is not None
+
+
+class Narrow(Levels):
+    """Every other dimension."""
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
+        found = super().forward(wave, lengths)
+        states = [x[..., ::2] for x in found.hidden]
+        return Features(states, found.lengths, *states)

@@ -65,6 +65,13 @@ def test_a_new_header_is_one() -> None:
     assert problems(record) == []
 
 
+def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    for name in ("records.jsonl", "one.json"):
+        ledger.write(tmp_path / name, {"a": float("nan"), "b": [1.5, (float("inf"), "NaN")]})
+        assert json.loads((tmp_path / name).read_text()) == {"a": None, "b": [1.5, [None, "NaN"]]}
+        assert "Infinity" not in (tmp_path / name).read_text()
+
+
 def append_some(path: Path, writer: int) -> None:
     for number in range(20):
         ledger.write(path, {"writer": writer, "number": number, "text": "line\u2028separator" * 500})

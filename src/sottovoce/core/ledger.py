@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
+import math
 import os
 import platform
 import subprocess
@@ -41,7 +42,7 @@ def write(path: Path, record: Mapping[str, Any]) -> None:
     """Writes `record`: as a further line of a ``.jsonl`` file, else as the only content of `path`. All of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jsonl":
-        append(path, [json.dumps(record, ensure_ascii=False)])
+        append(path, [json.dumps(finite(record), ensure_ascii=False, allow_nan=False)])
     else:
         write_atomically(path, dump(record))
 
@@ -93,7 +94,16 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def dump(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(finite(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """The same nested data with null for numbers that are not finite, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def portable(value: Any) -> Any:

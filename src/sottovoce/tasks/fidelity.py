@@ -19,6 +19,7 @@ from sottovoce.core.types import SAMPLE_RATE, Batch, Features
 from sottovoce.data import Recordings, Skipped
 from sottovoce.data.corrupt import NOISES, add_noise, reverberate, voices
 from sottovoce.data.draw import draw
+from sottovoce.evaluation.features.pieces import NOT_FINITE
 from sottovoce.evaluation.features.store import Piece, decoded
 from sottovoce.evaluation.kinds.task import Bench, Measure, Metric, Outcome, Task
 from sottovoce.evaluation.statistics.metrics import library, unit_agreement
@@ -83,6 +84,12 @@ class Fidelity(Task):
             if seconds * subject.frame_rate >= self.config.frames:
                 break
         found = self.run(Hearing(subject.frozen), Hearing(bench.reference.frozen), batches)
+        if subject.dim != bench.reference.dim:  # no value, and not 0
+            for row in (found["mean"], *found["layers"]):
+                row["cosine"] = float("nan")
+        paths = {item.id: item.path for item in recordings}
+        broken = [batches[place].ids[0] for place in found.pop("not_finite", [])]
+        skipped += [Skipped(path=paths[name], reason=NOT_FINITE) for name in broken]
         rest = {key: value for key, value in found.items() if key != "mean"}
         return Outcome(
             measures=[
@@ -90,7 +97,11 @@ class Fidelity(Task):
                 for name, value in sorted(found["mean"].items(), key=lambda pair: pair[0] != "explained")
                 if value is not None
             ],
-            data={"splits": {"test": {"recordings": len(batches), "hours": round(seconds / 3600, 4), "speakers": None}}},
+            data={
+                "splits": {
+                    "test": {"recordings": len(batches) - len(broken), "hours": round(seconds / 3600, 4), "speakers": None}
+                }
+            },
             seconds={"scoring": time.monotonic() - began},
             details={**rest, "reference": bench.reference.record()},
             skipped=skipped,
@@ -100,20 +111,27 @@ class Fidelity(Task):
     def run(self, model: nn.Module, reference: nn.Module, batches: Sequence[Batch]) -> dict[str, Any]:
         """`layers`: what `compare` says of each student layer and the teacher's layer at the same share of the depth, in full with what
         `discrete` says; `mean`: over the layers but 0. In full also `robustness`. ValueError without audio."""
-        ours, theirs = self.hear(model, reference, batches)
+        ours, theirs, left_out = self.hear(model, reference, batches)
+        batches = [batch for i, batch in enumerate(batches) if i not in left_out]
         rows = [self.compare(x, y) for x, y in zip(ours, theirs, strict=True)]
         found: dict[str, Any] = {"frames": sum(map(len, ours[0]))}
+        if left_out:
+            found["not_finite"] = left_out
         if self.config.full:
             rows = [{**row, **self.discrete(x, y)} for row, x, y in zip(rows, ours, theirs, strict=True)]
             found["robustness"] = self.robustness(model, reference, batches, theirs)
         return {**found, "mean": mean(rows), "layers": [{"layer": i, **row} for i, row in enumerate(rows)]}
 
-    def hear(self, model: nn.Module, reference: nn.Module, batches: Iterable[Batch]) -> tuple[list[Frames], list[Frames]]:
-        """For each student layer its frames, and those of the teacher's layer at the same share of the depth."""
+    def hear(
+        self, model: nn.Module, reference: nn.Module, batches: Iterable[Batch]
+    ) -> tuple[list[Frames], list[Frames], list[int]]:
+        """For each student layer its frames, and those of the teacher's layer at the same share of the depth; and the places of batches
+        that are left out, because a model gives values that are not finite. ValueError when nothing is left."""
         ours: list[Frames] = []
         theirs: list[Frames] = []
         heard = 0
-        for batch in batches:
+        left_out = []
+        for place, batch in enumerate(batches):
             student = model(batch.wave, batch.lengths)
             teacher = reference(batch.wave, batch.lengths)
             frames = student.last.shape[1]
@@ -122,15 +140,24 @@ class Fidelity(Task):
             depth, height = len(student.hidden) - 1, len(teacher.hidden) - 1
             if not ours:
                 ours, theirs = [[] for _ in range(depth + 1)], [[] for _ in range(depth + 1)]
-            for layer in range(depth + 1):
-                ours[layer].append(student.hidden[layer][valid].float())
-                theirs[layer].append(teacher.hidden[layer * height // depth][valid].float())
+            pairs = [
+                (student.hidden[layer][valid].float(), teacher.hidden[layer * height // depth][valid].float())
+                for layer in range(depth + 1)
+            ]
+            if not all(x.isfinite().all() for pair in pairs for x in pair):
+                left_out.append(place)
+                continue
+            for layer, (own, other) in enumerate(pairs):
+                ours[layer].append(own)
+                theirs[layer].append(other)
             heard += int(valid.sum())
             if heard >= self.config.frames:
                 break
+        if left_out and not heard:
+            raise ValueError("the models give no finite values on any of the audio to compare on")
         if not ours:
             raise ValueError("there is no held-out audio to compare on")
-        return ours, theirs
+        return ours, theirs, left_out
 
     def compare(self, ours: Frames, theirs: Frames) -> dict[str, float | None]:
         """cosine: mean over frames; ``None`` when the widths differ, because then it is not comparable. mapped: the cosine after the best
@@ -197,7 +224,10 @@ class Fidelity(Task):
         found = {}
         for name in self.config.corruptions:
             worse = (self.corrupt(name, batches, i) for i in range(len(batches)))
-            heard = dict(zip(("student", "teacher"), self.hear(model, reference, worse), strict=True))
+            student, teacher, left_out = self.hear(model, reference, worse)
+            if left_out:
+                raise ValueError(f"a model gives values that are not finite on audio with {name}; leave it out of 'corruptions'")
+            heard = {"student": student, "teacher": teacher}
             found[name] = {
                 who: mean([self.compare(x, y) for x, y in zip(frames, clean, strict=True)]) for who, frames in heard.items()
             }
