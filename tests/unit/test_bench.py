@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib import resources
@@ -17,7 +18,7 @@ from sottovoce import cli
 from sottovoce.encoder import Encoder
 from sottovoce.hub.student import save_student
 from sottovoce.reporting.check import problems
-from sottovoce.timing import measure, table
+from sottovoce.timing import measure, runtimes, table
 from sottovoce.timing.rounds import in_turns, interval, median, percentile
 from sottovoce.timing.runtimes import RUNTIMES, Unavailable
 from sottovoce.timing.worker import Worker
@@ -81,6 +82,17 @@ def test_a_student_has_no_class_in_transformers(student_folder: Path, teacher_fo
     run = RUNTIMES["transformers"].open(RUNTIMES["transformers"].prepare(str(teacher_folder), tmp_path), 1)
     ours = RUNTIMES["torch"].open(str(teacher_folder), 1)
     assert torch.allclose(run(wave).last, ours(wave).last, atol=1e-4)  # type: ignore[attr-defined]
+
+
+def test_an_exported_file_of_an_earlier_model_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(runtimes, "_export", lambda source, scratch: scratch / "model.onnx")
+    for name in ("model.onnx", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    for age, file in ((10, tmp_path / "new" / "model.onnx"), (-10, tmp_path / "model.onnx")):
+        os.utime(tmp_path / "model.onnx", (1_000_000 - age, 1_000_000 - age))
+        os.utime(tmp_path / "model.safetensors", (1_000_000, 1_000_000))
+        assert runtimes.exported(str(tmp_path), tmp_path / "new") == str(file)
 
 
 def test_the_peak_of_memory_is_seen() -> None:

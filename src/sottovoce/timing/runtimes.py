@@ -103,11 +103,14 @@ def transformers(at: str, threads: int) -> Forward:
 
 
 def exported(source: str, scratch: Path) -> str:
-    """The model as ONNX: `model.onnx` in its folder, else exported into `scratch`."""
+    """The model as ONNX: `model.onnx` in its folder, else exported into `scratch`. A file that is older than the weights beside it is of
+    an earlier model, and not used."""
     if importlib.util.find_spec("onnxruntime") is None:
         raise Unavailable('onnxruntime is not installed; pip install "sottovoce[onnx]"')
-    beside = Path(source).expanduser() / "model.onnx"
-    return str(beside if beside.is_file() else _export(source, scratch))
+    folder = Path(source).expanduser()
+    beside, weights = folder / "model.onnx", folder / "model.safetensors"
+    current = beside.is_file() and not (weights.is_file() and beside.stat().st_mtime < weights.stat().st_mtime)
+    return str(beside if current else _export(source, scratch))
 
 
 def _export(source: str, scratch: Path) -> Path:
