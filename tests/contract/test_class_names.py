@@ -24,7 +24,6 @@ DUPLICATES = {
     "Speech",  # evaluation/heads/tuning.py, hub/student.py
     "Task",  # evaluation/kinds/task.py, reporting/board.py
     "Trials",  # evaluation/kinds/verification.py, tasks/qbe.py
-    "Unusable",  # data/manifests.py, evaluation/kinds/learned.py
     "Utterance",  # data/scan.py, evaluation/kinds/classification.py
     "View",  # exporting/check.py, reporting/page.py
 }

@@ -110,4 +110,4 @@ def test_a_comparison_in_a_run_without_a_teacher_is_refused(words: Path, speech_
         f"include: pretrain-tiny.yaml\nstages: {{look: {{kind: evaluate, tasks: {{fidelity: {{data: {words}}}}}}}}}\n"
     )
     with pytest.raises(ValueError, match=r"stages.look.tasks.fidelity compares with a teacher, and this run has none"):
-        api.pretrain(recipe=path, data=speech_folder, out=tmp_path / "s", device="cpu", overrides=FAST)
+        api.pretrain(recipe=path, data=speech_folder, out=tmp_path / "s", device="cpu", overrides=FAST, long=True)

@@ -141,7 +141,7 @@ def test_a_broken_evaluation_is_refused_by_both(path: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value"), [("cost.params", None), ("stages", {}), ("budget.after", "half"), ("fidelity.layers.0.cosine", None)]
+    ("path", "value"), [("cost.params", None), ("stages", {}), ("budget.after", "half"), ("fidelity.layers.0.mapped", None)]
 )
 def test_a_broken_run_is_refused_by_both(path: str, value: Any) -> None:
     record = changed(run_record(), path, value)

@@ -25,7 +25,7 @@ from sottovoce.data import columns
 from sottovoce.data.decode import BadAudio, header_seconds, read_frames
 from sottovoce.data.files import MISSING, NOT_TEXT, fault, is_text, open_regular, printable, reason
 from sottovoce.data.headers import Stitched
-from sottovoce.data.manifests import MALFORMED, Unusable, parsed
+from sottovoce.data.json_lines import MALFORMED, UnusableRow, json_rows
 from sottovoce.data.recording import Recording, Recordings, Samples, count_reasons, file_state
 
 TYPES = {"MonoCut", "MultiCut", "MixedCut", "PaddingCut", "Cut"}
@@ -39,18 +39,18 @@ def read_cuts(path: Path, allow_commands: bool = False) -> Recordings:
     """Cuts of a ``.jsonl`` or ``.jsonl.gz`` manifest. A cut whose audio, or whose room's, is what a command writes or an address answers is
     skipped unless `allow_commands`. ValueError when the manifest needs lhotse and lhotse does not work."""
     made = Recordings()
-    for number, row in parsed(path):
+    for number, row in json_rows(path):
         where = f"{path}:{number}"
         try:
             if isinstance(row, str):
-                raise Unusable(row)
+                raise UnusableRow(row)
             if why := "" if allow_commands else outside(row):
-                raise Unusable(why)
+                raise UnusableRow(why)
             item = _simple(row, path) or _foreign(row, path, where)
             if not all(map(is_text, (item.id, *item.fields.values()))):
-                raise Unusable(NOT_TEXT)
+                raise UnusableRow(NOT_TEXT)
             made.append(item)
-        except Unusable as problem:
+        except UnusableRow as problem:
             made.skipped.append({"path": where, "reason": str(problem)})
     if not made:
         raise ValueError(f"{path} has no usable rows ({count_reasons(made.skipped)})")
@@ -78,7 +78,7 @@ def outside(row: Any) -> str:
 
 
 def _simple(row: Mapping[str, Any], manifest: Path) -> Recording | None:
-    """The recording of a cut that is one channel of one untouched file; None for any other. Raises Unusable."""
+    """The recording of a cut that is one channel of one untouched file; None for any other. Raises UnusableRow."""
     try:
         recording = row["recording"]
         (source,) = recording["sources"]
@@ -99,7 +99,7 @@ def _time(value: Any, name: str) -> float | None:
     try:
         return columns.number(value, name)
     except ValueError as problem:
-        raise Unusable(f"{MALFORMED}: {problem}") from None
+        raise UnusableRow(f"{MALFORMED}: {problem}") from None
 
 
 def _fields(supervisions: Any) -> dict[str, str]:
@@ -111,9 +111,9 @@ def _fields(supervisions: Any) -> dict[str, str]:
 
 
 def _foreign(row: Mapping[str, Any], path: Path, where: str) -> Recording:
-    """A cut that lhotse reads. Raises Unusable; ValueError when lhotse is not there."""
+    """A cut that lhotse reads. Raises UnusableRow; ValueError when lhotse is not there."""
     if not is_cut(row) or "id" not in row:
-        raise Unusable(MALFORMED)
+        raise UnusableRow(MALFORMED)
     try:
         import lhotse  # noqa: F401
         from lhotse.serialization import deserialize_item
@@ -127,10 +127,10 @@ def _foreign(row: Mapping[str, Any], path: Path, where: str) -> Recording:
         fields = _fields([vars(supervision) for supervision in cut.supervisions])
         group = cut.recording_id if hasattr(cut, "recording_id") else cut.id
         seconds = _time(float(cut.duration), "duration")
-    except Unusable:
+    except UnusableRow:
         raise
     except Exception as problem:  # whatever lhotse makes of a cut that it does not like
-        raise Unusable(f"{MALFORMED}: lhotse does not read it ({type(problem).__name__})") from None
+        raise UnusableRow(f"{MALFORMED}: lhotse does not read it ({type(problem).__name__})") from None
     return Recording(printable(str(row["id"])), where, 0.0, seconds or None, None, fields, str(group), CutLoader(cut, files))
 
 
@@ -189,12 +189,12 @@ def read_shar(folder: Path) -> Recordings:
             )
         members = _members(tars[0])
         named: set[str] = set()
-        for number, row in parsed(cuts):
+        for number, row in json_rows(cuts):
             try:
                 if isinstance(row, str):
-                    raise Unusable(row)
+                    raise UnusableRow(row)
                 item = _shard_item(row, tars[0], members)
-            except Unusable as problem:
+            except UnusableRow as problem:
                 made.skipped.append({"path": f"{cuts}:{number}", "reason": str(problem)})
                 continue
             named.add(str(row["id"]))
@@ -210,15 +210,15 @@ def read_shar(folder: Path) -> Recordings:
 
 
 def _shard_item(row: Mapping[str, Any], tar: Path, members: Mapping[str, tuple[int, int]]) -> Recording | None:
-    """The recording of one cut; None where the tar has no audio of it. Raises Unusable."""
+    """The recording of one cut; None where the tar has no audio of it. Raises UnusableRow."""
     recording = row.get("recording") or {}
     if not isinstance(row.get("id"), (str, int)) or not isinstance(recording, dict):
-        raise Unusable(MALFORMED)
+        raise UnusableRow(MALFORMED)
     identity = str(row["id"])
     start, duration = _time(row.get("start"), "start") or 0.0, _time(row.get("duration"), "duration")
     fields = _fields(row.get("supervisions") or [])
     if not all(map(is_text, (identity, *fields.values()))):
-        raise Unusable(NOT_TEXT)
+        raise UnusableRow(NOT_TEXT)
     if identity not in members:
         return None
     loader = TarLoader(str(tar), *members[identity], start)

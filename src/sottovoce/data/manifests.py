@@ -18,17 +18,15 @@ from typing import Any
 from sottovoce.data import columns
 from sottovoce.data.decode import BadAudio, header_rate
 from sottovoce.data.files import NOT_TEXT, TOO_LONG, is_text, printable, read_lines, rows
+from sottovoce.data.json_lines import MALFORMED, Row, UnusableRow, json_rows
+from sottovoce.data.lhotse_sets import is_cut, read_cuts
 from sottovoce.data.recording import Recording, Recordings, count_reasons
 
-__all__ = ["MALFORMED", "RTTM", "read_json_lines", "read_lines", "read_list", "read_table"]
+__all__ = ["RTTM", "read_json_lines", "read_lines", "read_list", "read_table"]
 
 EXTRA, RTTM = "extra", "rttm"
-MALFORMED = "malformed manifest row"
 QUOTES = "quotes that do not match"
 MOST_LINES = 100  # of a row of a csv with line breaks in quotes
-DEEPEST = 64  # levels of lists and objects in a row of JSON
-
-Row = tuple[int, Mapping[str, Any] | str]  # number of the line; why it cannot be used, when it cannot
 
 
 class Base:
@@ -160,9 +158,7 @@ def _read_fairseq(path: Path, lines: Iterator[tuple[int, str | None]]) -> Record
 
 def read_json_lines(path: Path, allow_commands: bool = False) -> Recordings:
     """NeMo's JSON lines, or Lhotse cuts; see `read_cuts` for allow_commands."""
-    from sottovoce.data.lhotse_sets import is_cut, read_cuts
-
-    found = parsed(path)
+    found = json_rows(path)
     head = list(islice(found, 32))
     objects = [row for _, row in head if not isinstance(row, str)]
     if objects and is_cut(objects[0]):
@@ -179,35 +175,6 @@ def read_json_lines(path: Path, allow_commands: bool = False) -> Recordings:
             f"the rows of {path} have neither 'audio_filepath' nor 'path', and are no Lhotse cuts; they have: {keys}"
         )
     return _from_rows(path, chain(head, found))
-
-
-def parsed(path: Path) -> Iterator[Row]:
-    """The JSON object of every line that is not blank. A bare NaN, which is no JSON and which pandas writes for what is absent, is null."""
-    for number, line in rows(path):
-        if line is None:
-            yield number, TOO_LONG
-        elif line.strip():
-            try:
-                row = json.loads(line, parse_constant=lambda name: None if name == "NaN" else float(name))
-            except RecursionError:
-                row = f"{MALFORMED}: nested more than {DEEPEST} deep"
-            except ValueError:
-                row = f"{MALFORMED}: no JSON"
-            if isinstance(row, dict) and line.count("[") + line.count("{") > DEEPEST and _depth(row) > DEEPEST:
-                row = f"{MALFORMED}: nested more than {DEEPEST} deep"
-            yield number, row if isinstance(row, (dict, str)) else f"{MALFORMED}: no JSON object"
-
-
-def _depth(value: Any) -> int:
-    level, depth = [value], 0
-    while level:
-        level = [
-            item
-            for each in level
-            for item in (each.values() if isinstance(each, dict) else each if isinstance(each, list) else ())
-        ]
-        depth += 1
-    return depth
 
 
 def read_list(path: Path) -> Recordings:
@@ -228,9 +195,9 @@ def _from_rows(path: Path, found: Iterator[Row]) -> Recordings:
     for number, row in chain(head, found):
         try:
             if isinstance(row, str):
-                raise Unusable(row)
+                raise UnusableRow(row)
             item = _recording(row, base, rates)
-        except Unusable as problem:
+        except UnusableRow as problem:
             made.skipped.append({"path": f"{path}:{number}", "reason": str(problem)})
             continue
         made.append(item)
@@ -253,35 +220,31 @@ def _from_rows(path: Path, found: Iterator[Row]) -> Recordings:
     return made
 
 
-class Unusable(ValueError):
-    """A row that cannot be used; the text is the reason, the same for the same kind of fault."""
-
-
 def _recording(row: Mapping[str, Any], base: Base, rates: dict[str, int]) -> Recording:
     found = columns.layout(tuple(row))
     name = row.get(found.path)
     if isinstance(name, str):
         name = _as_named(name, base)
     if not isinstance(name, str) or not name.strip():
-        raise Unusable(f"{MALFORMED}: no path")
+        raise UnusableRow(f"{MALFORMED}: no path")
     if why := foreign(name):
-        raise Unusable(why)
+        raise UnusableRow(why)
     path = base(name)
     try:
         if not is_text(name) and not os.path.exists(path):  # a name that is bytes, or a manifest in another encoding
-            raise Unusable(NOT_TEXT)
+            raise UnusableRow(NOT_TEXT)
         rate = _rate(path, rates) if columns.samples(found, row) else 0
         stretch = columns.stretch(found, row, rate)
         channel = columns.channel(row.get(columns.CHANNEL))
-    except Unusable:
+    except UnusableRow:
         raise
     except ValueError as problem:
-        raise Unusable(f"{MALFORMED}: {problem}") from None
+        raise UnusableRow(f"{MALFORMED}: {problem}") from None
     fields = {
         key: text for key, value in row.items() if key not in found.known and not _blank(value) and (text := _text(value)).strip()
     }
     if not all(is_text(text) and is_text(key) for key, text in fields.items()):
-        raise Unusable(NOT_TEXT)
+        raise UnusableRow(NOT_TEXT)
     for key, value in _pairs(fields.get(EXTRA, "")):
         fields[key] = fields.get(key) or value
     if fields.get(RTTM):
@@ -320,7 +283,7 @@ def _rate(path: str, rates: dict[str, int]) -> int:
         try:
             rates[path] = header_rate(path)
         except BadAudio as problem:
-            raise Unusable(problem.reason) from None
+            raise UnusableRow(problem.reason) from None
     return rates[path]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sottovoce.data.files import read_lines
-from sottovoce.data.manifests import MALFORMED
+from sottovoce.data.json_lines import MALFORMED
 from sottovoce.data.recording import Recording, Skipped
 
 Turn = tuple[float, float, str]

@@ -9,7 +9,8 @@ from pathlib import Path
 from sottovoce.core.registry import CORPORA
 from sottovoce.data.corpora.base import Corpus, labelled, missing, required, row
 from sottovoce.data.files import open_regular
-from sottovoce.data.manifests import MALFORMED, read_lines, split_rows
+from sottovoce.data.json_lines import MALFORMED
+from sottovoce.data.manifests import read_lines, split_rows
 from sottovoce.data.recording import Recordings
 from sottovoce.data.sources import read_folder
 

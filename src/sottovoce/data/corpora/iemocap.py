@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sottovoce.core.registry import CORPORA
 from sottovoce.data.corpora.base import Corpus, labelled, missing, optional_lines, row
-from sottovoce.data.manifests import MALFORMED
+from sottovoce.data.json_lines import MALFORMED
 from sottovoce.data.recording import Recordings, Skipped
 from sottovoce.data.sources import read_folder
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from sottovoce.core.registry import CORPORA
 from sottovoce.data.corpora.base import Corpus, labelled, optional_lines, required_lines, row
 from sottovoce.data.files import fault
-from sottovoce.data.manifests import MALFORMED
+from sottovoce.data.json_lines import MALFORMED
 from sottovoce.data.recording import Recording, Recordings, Skipped
 from sottovoce.data.sources import read_folder
 from sottovoce.data.turns import Turn, read_rttm, turns_text

@@ -31,7 +31,7 @@ DEFAULT = "fidelity"
 
 
 @dataclass(frozen=True)
-class TaskChoice(Entry):
+class MeasuredTask(Entry):
     """A task, and the data that it reads; without data, the recordings of the run that were held out."""
 
     data: tuple[Source, ...] = ()
@@ -50,7 +50,7 @@ class Evaluate(Stage):
         seeds: of heads and batches, for tasks with data.
         """
 
-        tasks: Mapping[str, TaskChoice] = field(default_factory=lambda: {DEFAULT: build(TaskChoice, {"task": DEFAULT})})
+        tasks: Mapping[str, MeasuredTask] = field(default_factory=lambda: {DEFAULT: build(MeasuredTask, {"task": DEFAULT})})
         seeds: tuple[int, ...] = (1, 2, 3)
 
         @staticmethod
@@ -85,7 +85,7 @@ class Evaluate(Stage):
             self.recordings[label] = present(choice.open(Path(), self.recipe.data.allow_commands))
             task_of(choice).check(self.recordings[label])
 
-    def _with_data(self) -> dict[str, TaskChoice]:
+    def _with_data(self) -> dict[str, MeasuredTask]:
         return {label: choice for label, choice in self.config.tasks.items() if choice.data}
 
     def perform(self, run: Run, work: Work) -> tuple[Work, dict[str, Any]]:
