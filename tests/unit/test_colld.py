@@ -141,7 +141,7 @@ def test_a_row_without_masked_frames_adds_nothing() -> None:
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"hidden": "none"}, "nothing to learn"),
+        ({"hidden": "none"}, "there is no loss"),
         ({"mask": False, "hidden": "none", "visible": "distance"}, "without a mask"),
         ({"masked_teacher": True}, "visible frames"),
         ({"temperature": 0.0}, "temperature"),

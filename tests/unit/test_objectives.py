@@ -69,7 +69,7 @@ def test_layers_are_numbers_or_shares_of_the_depth() -> None:
     assert [layer_index(spec, 24) for spec in ("0", "1/3", "2/3", "1/1", "5")] == [0, 8, 16, 24, 5]
     with pytest.raises(ValueError, match=r"layers 0 .* to 12"):
         layer_index("13", 12)
-    with pytest.raises(ValueError, match="is no layer"):
+    with pytest.raises(ValueError, match="is not a layer"):
         layer_index("last", 12)
 
 

@@ -245,7 +245,7 @@ def test_a_kind_of_teacher_is_one_class(
     result = train(path, speech_folder, tmp_path / "out")
     assert result.record["teachers"]["level"] == {"name": "none", "kind": "loudness", "family": "loudness"}
     assert all("utterance_regression/mse" in row for row in losses(tmp_path / "out") if "loss" in row)
-    with pytest.raises(ValueError, match="has no direction; set cosine: 0"):
+    with pytest.raises(ValueError, match="has no cosine; set cosine: 0"):
         train(path, speech_folder, tmp_path / "no", ["objectives.utterance_regression.cosine=1"])
 
 

@@ -310,7 +310,7 @@ def test_any_other_transformers_model_can_teach_a_student_of_another_design(spee
     api.compress(tmp_path / "teacher", recipe="layer-to-layer-random", data=speech_folder, out=tmp_path / "s", overrides=options)
     mapped = sottovoce.load(tmp_path / "s", space="teacher")(torch.randn(1, 8000))
     assert mapped.hidden[-1].shape[-1] == 24
-    with pytest.raises(ValueError, match="weights cannot be taken over"):
+    with pytest.raises(ValueError, match="weights cannot be copied"):
         small(tmp_path / "teacher", speech_folder, tmp_path / "p")
 
 

@@ -1,4 +1,4 @@
-"""Distillation objectives, one file each. See `base.Objective` for what one must say."""
+"""Distillation objectives, one file each. `base.Objective` says what a file must define."""
 
 from sottovoce.objectives.base import EncoderShape, Needs, Objective
 

@@ -1,4 +1,4 @@
-"""What every distillation objective is."""
+"""The base class of distillation objectives, and what several of them share."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sottovoce.core.types import Answer, Batch, Features, Loss
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """What an objective may know of an encoder: its width and how many layers it has.
+    """The size of an encoder, as an objective sees it: width `dim` and number of layers `depth` (0 for an utterance teacher).
 
-    stride: samples from one of its frames to the next; 0 where that is not known. Of a teacher as a student sees it: join: teacher
-    frames per student frame; they are concatenated, and `dim` is the width of all of them. rate: the same where it is no whole number;
-    the teacher's frames are then resampled to the student's (`types.resampled`). An utterance teacher has no layers: depth is 0.
+    stride: samples per frame; 0 if unknown. `for_student` sets the other two. join: teacher frames per student frame; they are
+    concatenated, and `dim` is their width together. rate: the same if it is not a whole number; the teacher's frames are then resampled
+    (`types.resampled`).
     """
 
     dim: int
@@ -28,7 +28,7 @@ class EncoderShape:
     rate: float = 0.0
 
     def for_student(self, student: EncoderShape) -> EncoderShape:
-        """This teacher as `student` sees it: frames as they are, joined or resampled."""
+        """This teacher at the student's frame rate: unchanged, joined or resampled."""
         if not self.stride or not student.stride or self.stride == student.stride:
             return self
         join, rest = divmod(student.stride, self.stride)
@@ -39,12 +39,12 @@ class EncoderShape:
 
 @dataclass(frozen=True)
 class Needs:
-    """What one objective needs.
+    """What an objective reads.
 
-    masked_input: it reads the student on input whose frames were masked. targets: of its teacher: "none"; "clean", what the teacher
-    says about the clean audio; "masked", the same at masked frames and, at the others, what it says about the masked audio. layers: the
-    teacher's hidden states that it reads, by number; ``None``: all. taps: the teacher's layers, from 1, whose feed-forward outputs it
-    reads. compares_rows: it compares the rows of a batch, so that its loss depends on how batches are split.
+    masked_input: the student gets masked input. targets: the teacher's outputs: "none"; "clean", for the clean audio; "masked", for the
+    clean audio at masked frames and for the masked audio at visible frames. layers: numbers of the teacher's hidden states that it
+    reads; ``None``: all. taps: teacher layers, from 1, whose feed-forward outputs it reads. compares_rows: the loss compares the rows of
+    a batch, so it depends on how batches are split.
     """
 
     masked_input: bool = False
@@ -55,7 +55,7 @@ class Needs:
 
 
 def identity_(linear: nn.Linear, teacher: EncoderShape) -> nn.Linear:
-    """`linear` set to say its input once for each frame that is joined, as far as the widths allow, without a bias."""
+    """Sets `linear` to the identity (one copy of its input per joined teacher frame, as far as the widths allow) and returns it."""
     with torch.no_grad():
         linear.weight.zero_()
         for frame in linear.weight.split(teacher.dim // teacher.join):
@@ -69,8 +69,8 @@ class Objective(nn.Module):
     """Compares a student with one teacher (or with targets of its own) and returns sums, never means.
 
     A subclass is one file: ``@OBJECTIVES.register("name")``, a nested frozen ``Config`` whose defaults are the paper's values, `needs` and
-    `forward`. Its parameters (projections, heads) are trained with the student. reads: whether it learns from a teacher of frames or
-    from one of utterances.
+    `forward`. Its parameters (projections, heads) are trained with the student. reads: the kind of teacher, one that answers with frames
+    or with one vector per utterance.
     """
 
     name: ClassVar[str]
@@ -82,34 +82,34 @@ class Objective(nn.Module):
         self.config = config
 
     def needs(self) -> Needs:
-        """What this objective, with its configuration, needs."""
+        """What this objective reads, with its configuration."""
         return Needs()
 
     def frames(self, valid: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T) bool: the frames that count; of masked input the masked ones, unless a subclass says otherwise."""
+        """(B, T) bool: the frames that count. By default the valid frames; for an objective on masked input, the masked ones."""
         return valid & mask if self.needs().masked_input and mask is not None else valid
 
     def denominator(self, frames: Tensor, batch: Batch) -> Tensor:
-        """What the loss of a batch is divided by: its `frames`. A subclass may count rows or tokens.
+        """What the loss of a batch is divided by: the number of `frames`. A subclass may count rows or tokens.
 
-        Known before the forward pass, because it is summed over micro-batches and machines first.
+        It must be known before the forward pass, because it is first summed over micro-batches and machines.
         """
         return frames.sum()
 
     def fit(self, batches: Iterable[tuple[Batch, Answer | None]]) -> None:
-        """Once, before training: look at some data (clusters, statistics). The default needs none."""
+        """Called once before training, for what must be estimated from data (clusters, statistics). Does nothing by default."""
 
     def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
-        """Sum of the loss over `frames`, or over whatever `denominator` counts."""
+        """Sum of the loss over what `denominator` counts. student: features (B, T, D). frames: (B, T) bool, those that count."""
         raise TypeError(f"{type(self).__name__} must define forward")
 
     def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
-        """Trained maps from student layers into the teacher's space, by name, and the student layers each serves. None by default."""
+        """Trained maps from student layers into the teacher's space: (name -> map, name -> student layers). None by default."""
         return {}, {}
 
 
 def rows_of(frames: Tensor) -> Tensor:
-    """The number of rows, as a denominator of losses over recordings."""
+    """The number of rows: the denominator of a loss per recording."""
     return torch.tensor(len(frames), device=frames.device)
 
 
@@ -120,12 +120,12 @@ def by_mask(mask: Tensor, alpha: float) -> Tensor:
 
 
 def layer_index(spec: str, depth: int) -> int:
-    """'8' -> layer 8; '2/3' -> that share of the depth, rounded down (0 is the front end). ValueError when there is no such layer."""
+    """Number of a layer: '8' is layer 8, '2/3' that share of `depth`, rounded down; 0 is the front end. ValueError if there is none."""
     top, slash, bottom = str(spec).partition("/")
     try:
         index = int(top) * depth // int(bottom) if slash else int(top)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"'{spec}' is no layer; write a number such as 8 or a share of the depth such as 2/3") from None
+        raise ValueError(f"'{spec}' is not a layer; write a number such as 8 or a share of the depth such as 2/3") from None
     if not 0 <= index <= depth:
         raise ValueError(f"there is no layer {index}; the encoder has layers 0 (front end) to {depth}")
     return index

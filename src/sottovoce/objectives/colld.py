@@ -18,34 +18,33 @@ Kind = Literal["contrast", "distance", "none"]
 
 
 class FrameSet(NamedTuple):
-    """Frames (B, T) bool that are compared in one way."""
+    """Frames (B, T) bool that are compared in the same way."""
 
     name: str
     kind: Kind
     weight: float
-    inside: Tensor
+    frames: Tensor
 
 
 @OBJECTIVES.register("colld")
 class Colld(Objective):
-    """InfoNCE between what each student layer predicts at masked frames and what a teacher layer says there of the clean audio (CoLLD).
+    """InfoNCE at masked frames between student layers and teacher layers that heard the clean audio (CoLLD).
 
-    For student layer k of K compared ones: a head maps the layer's output to the teacher's width; its positive is the teacher layer's
-    feed-forward output at the same frame, its distractors those of other masked frames of the utterance. The student's input is
-    masked, the teacher's is not. Mean over layers, sum over frames.
+    A head maps the output of each compared student layer to the teacher's width. The positive is the teacher layer's feed-forward output
+    at the same frame; the distractors are its outputs at other masked frames of the utterance. Mean over layers, sum over frames.
     """
 
     @dataclass(frozen=True)
     class Config(Distance):
-        """What the paper's reachable text leaves open has values of ours (wav2vec 2.0's for temperature and distractors).
+        """The defaults are ours where the paper's text was not available (temperature and distractors: wav2vec 2.0's).
 
-        layers: how many are compared; layer k of the student is floor(k depth / layers), of the teacher likewise; 0: every student layer
-        (dense). target: the teacher layer's feed-forward output before the residual sum, or its block's output.
-        mask: hide frames from the student; without, all frames count as hidden. hidden, visible: what is compared at the frames that the
-        student does not see, and at the others; "distance" is that of the fields l1, cosine, mse. visible_weight: of the latter.
-        distractors: per utterance; 0: all its other frames. head: one linear map, or two with a ReLU between (USAD).
-        layer_weights: one per compared layer; equal when empty. masked_teacher: targets of visible frames come from a second pass of the
-        teacher, over the masked input, so that they lack the same context (ARMHuBERT, Jang et al. 2023, arXiv 2305.11685).
+        layers: number of compared layers; the k-th is layer floor(k depth / layers) of each model; 0: every student layer.
+        target: the teacher layer's feed-forward output before the residual sum, or its block's output.
+        mask: masks the student's input; if false, all frames count as hidden. hidden, visible: the loss at masked frames and at the
+        others; "distance" is set by l1, cosine and mse. visible_weight: weight of the loss at visible frames.
+        distractors: number per utterance; 0: all its other frames. head: one linear map, or two with a ReLU between (USAD).
+        layer_weights: one per compared layer; empty: equal. masked_teacher: takes the targets of visible frames from a second teacher pass
+        over the masked input, so that teacher and student lack the same context (ARMHuBERT, Jang et al. 2023, arXiv 2305.11685).
         """
 
         layers: int = 0
@@ -63,13 +62,15 @@ class Colld(Objective):
         def __post_init__(self) -> None:
             super().__post_init__()
             if self.hidden == self.visible == "none":
-                raise ValueError("hidden and visible are both 'none': there is nothing to learn from")
+                raise ValueError(
+                    "hidden and visible are both 'none', so there is no loss; set one of them to contrast or distance"
+                )
             if not self.mask and self.hidden == "none":
                 raise ValueError("without a mask all frames count as hidden, so hidden must not be 'none'")
             if self.temperature <= 0 or self.distractors < 0 or self.layers < 0:
                 raise ValueError("temperature must be above 0, distractors and layers at least 0")
             if self.masked_teacher and (not self.mask or self.visible == "none"):
-                raise ValueError("masked_teacher is about visible frames: it needs mask: true and a visible other than 'none'")
+                raise ValueError("masked_teacher changes the targets of visible frames; set mask: true and visible to a loss")
 
     def __init__(self, config: Config, student: EncoderShape, teacher: EncoderShape) -> None:
         super().__init__(config, student, teacher)
@@ -90,12 +91,12 @@ class Colld(Objective):
         return nn.Sequential(nn.Linear(width, target), nn.ReLU(), nn.Linear(target, target))
 
     def needs(self) -> Needs:
-        theirs = tuple(sorted({layer for _, layer in self.pairs}))
+        layers = tuple(sorted({layer for _, layer in self.pairs}))
         return Needs(
             masked_input=self.config.mask,
             targets="masked" if self.config.masked_teacher else "clean",
-            layers=() if self.config.target == "ffn" else theirs,
-            taps=theirs if self.config.target == "ffn" else (),
+            layers=() if self.config.target == "ffn" else layers,
+            taps=layers if self.config.target == "ffn" else (),
         )
 
     def frames(self, valid: Tensor, mask: Tensor | None) -> Tensor:
@@ -106,37 +107,37 @@ class Colld(Objective):
 
     def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
         assert isinstance(teacher, Features)
-        parts = self.split(frames, student.mask)
-        drawn = {}
-        for part in parts:
-            at, there = contrast.packed(part.inside)
-            drawn[part.name] = at, there, contrast.distractors(there, self.config.distractors, self.training)
+        sets = self.split(frames, student.mask)
+        packed = {}
+        for each in sets:
+            at, valid = contrast.packed(each.frames)
+            packed[each.name] = at, valid, contrast.distractors(valid, self.config.distractors, self.training)
         logs: dict[str, Tensor] = {}
         total = student.last.new_zeros((), dtype=torch.float32)
-        for weight, head, (mine, theirs) in zip(self.weights, self.heads, self.pairs, strict=True):
-            source = teacher.ffn[theirs - 1] if self.config.target == "ffn" else teacher.hidden[theirs]
-            for part in parts:
-                at, there, others = drawn[part.name]
-                ours, target = head(contrast.pick(student.hidden[mine], at)).float(), contrast.pick(source, at).float()
-                if part.kind == "contrast":
-                    each, right = contrast.info_nce(ours, target, there, others, self.config.temperature)
-                    found = {"contrast": each, "accuracy": right.float()}
+        for weight, head, (student_layer, teacher_layer) in zip(self.weights, self.heads, self.pairs, strict=True):
+            source = teacher.ffn[teacher_layer - 1] if self.config.target == "ffn" else teacher.hidden[teacher_layer]
+            for each in sets:
+                at, valid, others = packed[each.name]
+                output = head(contrast.pick(student.hidden[student_layer], at)).float()
+                target = contrast.pick(source, at).float()
+                if each.kind == "contrast":
+                    loss, correct = contrast.info_nce(output, target, valid, others, self.config.temperature)
+                    parts = {"contrast": loss, "accuracy": correct.float()}
                 else:
-                    found = self.config.parts(ours, target)
-                    each = self.config.total(found)
-                total = total + weight * part.weight * (each * there).sum()
-                for key, value in found.items():
-                    name = key if part.name == "hidden" else f"visible_{key}"
-                    logs[name] = logs.get(name, 0.0) + weight * (value.detach() * there).sum() * frames.sum() / there.sum().clamp(
-                        min=1
-                    )
+                    parts = self.config.parts(output, target)
+                    loss = self.config.total(parts)
+                total = total + weight * each.weight * (loss * valid).sum()
+                for key, value in parts.items():
+                    name = key if each.name == "hidden" else f"visible_{key}"
+                    mean = (value.detach() * valid).sum() * frames.sum() / valid.sum().clamp(min=1)
+                    logs[name] = logs.get(name, 0.0) + weight * mean
         return Loss(total, logs)
 
     def split(self, frames: Tensor, mask: Tensor | None) -> list[FrameSet]:
-        """The frames that are hidden from the student and those that are not, of the ones that count."""
+        """Splits the counted frames into masked and visible ones; leaves out those without a loss."""
         hidden = frames if mask is None else frames & mask
-        parts = [
+        sets = [
             FrameSet("hidden", self.config.hidden, 1.0, hidden),
             FrameSet("visible", self.config.visible, self.config.visible_weight, frames & ~hidden),
         ]
-        return [part for part in parts if part.kind != "none"]
+        return [each for each in sets if each.kind != "none"]

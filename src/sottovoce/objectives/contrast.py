@@ -1,4 +1,4 @@
-"""InfoNCE over the frames of an utterance, in memory that grows with the frames, not with their square."""
+"""InfoNCE over the frames of an utterance. Its memory grows with the number of frames, not with its square."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def packed(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, T) bool -> (B, M) numbers of each row's true frames, M the most of any row, and (B, M) bool, which of these are there."""
+    """Packs the true frames of each row: (B, T) bool -> (B, M) frame numbers and (B, M) bool, false on padding. M: most of any row."""
     counts = frames.sum(1)
     size = max(1, int(counts.max()))
     at = torch.argsort(~frames, dim=1, stable=True)[:, :size]
@@ -20,35 +20,37 @@ def pick(x: Tensor, at: Tensor) -> Tensor:
     return x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
 
 
-def distractors(there: Tensor, count: int, random: bool) -> Tensor:
-    """(B, N) places in (B, M) packed frames to contrast with, those of a row from that row: drawn with replacement, or evenly spaced.
+def distractors(valid: Tensor, count: int, random: bool) -> Tensor:
+    """Chooses distractors for each row: (B, M) bool, the packed frames -> (B, N) places in them, drawn with replacement or evenly spaced.
 
-    All frames of a row share one draw (wav2vec 2.0 draws for each frame anew): every frame still meets uniformly drawn distractors, and
-    N vectors per row are held instead of M N. count 0: all frames, M of them.
+    count: N; 0: all M frames. All frames of a row share one draw (wav2vec 2.0 draws for each frame): each still meets uniformly drawn
+    distractors, and a row holds N vectors, not M N.
     """
-    rows, size = there.shape
+    rows, size = valid.shape
     if count == 0 or (not random and size <= count):
-        return torch.arange(size, device=there.device).expand(rows, -1)
-    counts = there.sum(1, keepdim=True).clamp(min=1)
+        return torch.arange(size, device=valid.device).expand(rows, -1)
+    counts = valid.sum(1, keepdim=True).clamp(min=1)
     share = (
-        torch.rand(rows, count, device=there.device)
+        torch.rand(rows, count, device=valid.device)
         if random
-        else torch.arange(count, device=there.device).expand(rows, -1) / count
+        else torch.arange(count, device=valid.device).expand(rows, -1) / count
     )
     return torch.minimum((share * counts).long(), counts - 1)
 
 
-def info_nce(ours: Tensor, targets: Tensor, there: Tensor, others: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """(B, M, D) predictions and targets of packed frames, (B, M) bool, (B, N) `distractors` -> (B, M) loss and (B, M) bool, rightly told.
+def info_nce(outputs: Tensor, targets: Tensor, valid: Tensor, others: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """InfoNCE of packed frames: (B, M) loss, and (B, M) bool, true where the target beats all distractors.
 
     ``-log exp(cos(o_t, y_t) / temperature) / sum exp(cos(o_t, y_s) / temperature)`` over the frame itself and its distractors
     (van den Oord et al. 2018, arXiv 1807.03748; wav2vec 2.0, eq. 3). A distractor that is the frame itself does not count.
+
+    outputs, targets: (B, M, D). valid: (B, M) bool. others: (B, N), from `distractors`.
     """
-    ours, targets = F.normalize(ours.float(), dim=-1), F.normalize(targets.float(), dim=-1)
-    positive = (ours * targets).sum(-1, keepdim=True)
-    negative = ours @ pick(targets, others).transpose(1, 2)
-    same = others[:, None] == torch.arange(ours.shape[1], device=ours.device)[:, None]
-    absent = ~there.gather(1, others)[:, None]  # padding, where all frames of a batch of unequal rows are taken
+    outputs, targets = F.normalize(outputs.float(), dim=-1), F.normalize(targets.float(), dim=-1)
+    positive = (outputs * targets).sum(-1, keepdim=True)
+    negative = outputs @ pick(targets, others).transpose(1, 2)
+    same = others[:, None] == torch.arange(outputs.shape[1], device=outputs.device)[:, None]
+    absent = ~valid.gather(1, others)[:, None]  # padding, if all frames of a batch of unequal rows are taken
     logits = torch.cat([positive, negative.masked_fill(same | absent, -torch.inf)], dim=-1) / temperature
     loss = torch.logsumexp(logits, dim=-1) - logits[..., 0]
     return loss, (logits[..., 1:] < logits[..., :1]).all(-1)

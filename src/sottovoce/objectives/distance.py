@@ -1,4 +1,4 @@
-"""How far two vectors are from each other, frame by frame: the choice that the regression objectives share."""
+"""The distance between two vectors that the regression objectives share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Distance:
-    """``l1 * mean |a - b| - cosine * cos(a, b) + mse * mean (a - b)^2`` per frame.
+    """``l1 * mean |a - b| - cosine * cos(a, b) + mse * mean (a - b)^2`` per frame. Parts of weight 0 are not computed.
 
-    cosine_kind: the cosine itself (DPHuBERT), or the logarithm of its sigmoid (DistilHuBERT, USAD). A part of weight 0 is left out.
+    cosine_kind: the cosine itself (DPHuBERT), or the logarithm of its sigmoid (DistilHuBERT, USAD).
     """
 
     l1: float = 1.0
@@ -26,17 +26,17 @@ class Distance:
         if not (self.l1 or self.cosine or self.mse):
             raise ValueError("at least one of l1, cosine and mse must not be 0")
 
-    def parts(self, ours: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Each part before its weight, by name; (..., T, D) float32 twice -> (..., T)."""
-        made: dict[str, Tensor] = {}
+    def parts(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The unweighted parts by name, each (..., T). output, target: (..., T, D) float32."""
+        parts: dict[str, Tensor] = {}
         if self.l1:
-            made["l1"] = (ours - target).abs().mean(-1)
+            parts["l1"] = (output - target).abs().mean(-1)
         if self.cosine:
-            similarity = F.cosine_similarity(ours, target, dim=-1)
-            made["cosine"] = similarity if self.cosine_kind == "raw" else F.logsigmoid(similarity)
+            similarity = F.cosine_similarity(output, target, dim=-1)
+            parts["cosine"] = similarity if self.cosine_kind == "raw" else F.logsigmoid(similarity)
         if self.mse:
-            made["mse"] = (ours - target).square().mean(-1)
-        return made
+            parts["mse"] = (output - target).square().mean(-1)
+        return parts
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
         """The weighted sum of `parts`."""

@@ -1,4 +1,4 @@
-"""Labels of utterances (who speaks) learned at a middle layer: the one objective that is not self-supervised."""
+"""Classification of utterance labels (speakers) at a middle layer: the one objective that needs labels."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sottovoce.objectives.base import EncoderShape, Needs, Objective, layer_inde
 class LabelClassification(Objective):
     """Additive-margin softmax over utterance labels, on mean and deviation of one layer over time (Wang et al. 2018, arXiv 1801.05599).
 
-    ``data.label`` names the column; rows without a label count nothing. Speaker labels on part of the data make up for the thousands of
-    hours in which a self-supervised model learns who speaks. A label's class is a hash of it, so that no list of labels is needed: two
-    of n labels share a class with a chance of about n^2 / (2 classes).
+    ``data.label`` names the column; rows without a label add no loss. With speaker labels on part of the data, a few hours teach what a
+    self-supervised model learns from thousands. A label's class is its hash, so no list of labels is needed: among n labels, about
+    n^2 / (2 classes) pairs share a class.
     """
 
     @dataclass(frozen=True)
     class Config:
-        """layer: of the student. scale, margin: of the loss, those of x-vectors on VoxCeleb in SUPERB."""
+        """layer: the student's. scale, margin: of the loss; the defaults are those of SUPERB's x-vectors on VoxCeleb."""
 
         layer: str = "1/3"
         classes: int = 16_384
@@ -41,13 +41,13 @@ class LabelClassification(Objective):
         self.classes = nn.Embedding(config.classes, config.dim)
 
     def needs(self) -> Needs:
-        return Needs(masked_input=True, targets="none")  # shares the student's pass with the objective that it goes with
+        return Needs(masked_input=True, targets="none")  # shares one student pass with masked prediction
 
     def frames(self, valid: Tensor, mask: Tensor | None) -> Tensor:
         return valid
 
     def denominator(self, frames: Tensor, batch: Batch) -> Tensor:
-        """Rows, with or without a label: the fewer labels, the less this objective weighs."""
+        """Rows with or without a label: with fewer labels this objective weighs less."""
         return rows_of(frames)
 
     def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
@@ -56,13 +56,13 @@ class LabelClassification(Objective):
         share = frames.to(x.dtype)[..., None] / frames.sum(1).clamp(min=1)[:, None, None]
         mean = (x * share).sum(1)
         deviation = ((x - mean[:, None]).square() * share).sum(1).clamp(min=1e-6).sqrt()
-        ours = F.normalize(self.project(torch.cat([mean, deviation], dim=-1)).float(), dim=-1)
-        cosines = ours @ F.normalize(self.classes.weight.float(), dim=-1).T
+        output = F.normalize(self.project(torch.cat([mean, deviation], dim=-1)).float(), dim=-1)
+        cosines = output @ F.normalize(self.classes.weight.float(), dim=-1).T
         labels = [zlib.crc32(label.encode()) % self.config.classes for label in batch.labels or ("",) * len(x)]
         target = torch.tensor(labels, device=x.device)
         known = torch.tensor([bool(label) for label in batch.labels] or [False] * len(x), device=x.device)
         logits = self.config.scale * (cosines - self.config.margin * F.one_hot(target, self.config.classes))
-        each = F.cross_entropy(logits, target, reduction="none")
-        right = (cosines.argmax(-1) == target).float()
-        total, rows = (each * known).sum(), len(x) / known.sum().clamp(min=1)
-        return Loss(total, {"cross_entropy": total.detach() * rows, "accuracy": (right * known).sum() * rows})
+        loss = F.cross_entropy(logits, target, reduction="none")
+        correct = (cosines.argmax(-1) == target).float()
+        total, rows = (loss * known).sum(), len(x) / known.sum().clamp(min=1)
+        return Loss(total, {"cross_entropy": total.detach() * rows, "accuracy": (correct * known).sum() * rows})

@@ -14,17 +14,17 @@ from sottovoce.objectives.distance import Distance
 
 @OBJECTIVES.register("layer_to_layer")
 class LayerToLayer(Objective):
-    """L1 plus cosine between projected student layers and the same teacher layers (DPHuBERT); or their squares (FitHuBERT).
+    """L1 and cosine distance (DPHuBERT) or squared distance (FitHuBERT) between projected student layers and teacher layers.
 
     Per frame: ``l1 * mean |P h_s - h_t| - cosine * cos(P h_s, h_t)``, averaged over the chosen layers. P is one linear map per
-    group of layers, identity at the start.
+    group of layers; it starts as the identity.
     """
 
     @dataclass(frozen=True)
     class Config(Distance):
         """layers: groups of layers that share a projection; numbers, or shares of the depth (0, 4, 8, 12 of 12 in the paper).
 
-        weights: of each group's layers in the average; none for all alike.
+        weights: one per group, for each of its layers in the average; empty: equal.
         """
 
         layers: tuple[tuple[str, ...], ...] = (("0",), ("1/3", "2/3", "1/1"))
@@ -38,37 +38,37 @@ class LayerToLayer(Objective):
     def __init__(self, config: Config, student: EncoderShape, teacher: EncoderShape) -> None:
         super().__init__(config, student, teacher)
         self.config: LayerToLayer.Config = config
-        self.pairs: list[tuple[str, int, int, float]] = []  # projection, student layer, teacher layer, share in the average
+        self.pairs: list[tuple[str, int, int, float]] = []  # projection, student layer, teacher layer, weight in the average
         self.maps = nn.ModuleDict()
-        given = config.weights or (1.0,) * len(config.layers)
-        every = sum(weight * len(group) for weight, group in zip(given, config.layers, strict=True))
-        for weight, group in zip(given, config.layers, strict=True):
-            own = [layer_index(spec, student.depth) for spec in group]
-            name = "-".join(map(str, dict.fromkeys(own)))  # a shallow student's shares of the depth may fall on one layer
+        weights = config.weights or (1.0,) * len(config.layers)
+        total = sum(weight * len(group) for weight, group in zip(weights, config.layers, strict=True))
+        for weight, group in zip(weights, config.layers, strict=True):
+            layers = [layer_index(spec, student.depth) for spec in group]
+            name = "-".join(map(str, dict.fromkeys(layers)))  # in a shallow student, several shares may mean one layer
             if name in self.maps:
                 raise ValueError(f"two groups of layers are the same student layers {name}; put them in one group")
             self.maps[name] = identity_(nn.Linear(student.dim, teacher.dim), teacher)
-            others = [layer_index(spec, teacher.depth) for spec in group]
-            self.pairs += [(name, mine, theirs, weight / every) for mine, theirs in zip(own, others, strict=True)]
+            targets = [layer_index(spec, teacher.depth) for spec in group]
+            self.pairs += [(name, layer, target, weight / total) for layer, target in zip(layers, targets, strict=True)]
         if not self.pairs:
             raise ValueError("layer_to_layer needs at least one layer to compare")
 
     def needs(self) -> Needs:
-        return Needs(layers=tuple(sorted({theirs for _, _, theirs, _ in self.pairs})))
+        return Needs(layers=tuple(sorted({layer for _, _, layer, _ in self.pairs})))
 
     def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
         assert isinstance(teacher, Features)
         weight = frames.float()  # multiplied, not indexed: on a GPU a boolean index waits for the host
         parts: dict[str, Tensor] = {}
-        for name, mine, theirs, share in self.pairs:
-            ours, target = self.maps[name](student.hidden[mine]).float(), teacher.hidden[theirs].float()
-            for key, each in self.config.parts(ours, target).items():
-                parts[key] = parts.get(key, 0.0) + share * (each * weight).sum()
+        for name, student_layer, teacher_layer, share in self.pairs:
+            output, target = self.maps[name](student.hidden[student_layer]).float(), teacher.hidden[teacher_layer].float()
+            for key, value in self.config.parts(output, target).items():
+                parts[key] = parts.get(key, 0.0) + share * (value * weight).sum()
         return Loss(self.config.total(parts), {key: value.detach() for key, value in parts.items()})
 
     def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
         layers: dict[str, list[int]] = {}
-        for name, mine, *_ in self.pairs:
-            if mine not in layers.setdefault(name, []):
-                layers[name].append(mine)
+        for name, layer, *_ in self.pairs:
+            if layer not in layers.setdefault(name, []):
+                layers[name].append(layer)
         return {name: module for name, module in self.maps.items() if isinstance(module, nn.Linear)}, layers

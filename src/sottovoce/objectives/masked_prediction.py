@@ -1,4 +1,4 @@
-"""HuBERT's pre-training objective (Hsu et al. 2021, arXiv 2106.07447): predict the cluster of what was masked."""
+"""HuBERT's pre-training objective (Hsu et al. 2021, arXiv 2106.07447): predict the clusters of masked frames."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sottovoce.objectives.base import EncoderShape, Needs, Objective, by_mask
 class MaskedPrediction(Objective):
     """Cross-entropy to k-means labels at masked frames (HuBERT); labels from MFCC, or from a layer of an earlier model.
 
-    Logits are ``cos(A o_t, e_c) / temperature``. The clusters are found before training starts and kept as buffers;
-    labels are computed as batches come, so that there is no labelling pass over the corpus.
+    Logits are ``cos(A o_t, e_c) / temperature``. `fit` finds the clusters before training; they are kept as buffers. Labels are
+    computed batch by batch, so the corpus needs no labelling pass.
     """
 
     centroids: Tensor
@@ -62,7 +62,7 @@ class MaskedPrediction(Objective):
         return super().frames(valid, mask) if self.config.alpha == 1 else valid
 
     def sources(self, teacher: Answer | None, batch: Batch) -> Tensor:
-        """(B, T, size) float32: what the labels are made of."""
+        """(B, T, size) float32: the vectors that are clustered."""
         if self.config.layer:
             assert isinstance(teacher, Features)
             return teacher.hidden[self.config.layer].float()
@@ -77,15 +77,15 @@ class MaskedPrediction(Objective):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Batch, Answer | None]]) -> None:
-        """k-means (Lloyd's rounds from random frames, empty clusters restarted) over the first `fit_frames` frames."""
-        found: list[Tensor] = []
+        """k-means over the first `fit_frames` frames: Lloyd's algorithm from random frames; empty clusters are restarted."""
+        vectors: list[Tensor] = []
         for batch, teacher in batches:
             x = self.sources(teacher, batch)
             ends = [x.shape[1]] * len(x) if batch.lengths is None else self.logmel.frames(batch.lengths).tolist()
-            found += [row[:end] for row, end in zip(x, ends, strict=True)]  # not the padding
-            if sum(len(part) for part in found) >= self.config.fit_frames:
+            vectors += [row[:end] for row, end in zip(x, ends, strict=True)]  # without padding
+            if sum(map(len, vectors)) >= self.config.fit_frames:
                 break
-        x = torch.cat(found)[: self.config.fit_frames]
+        x = torch.cat(vectors)[: self.config.fit_frames]
         if len(x) < self.config.clusters:
             raise ValueError(f"{len(x)} frames of audio are too few for {self.config.clusters} clusters")
         self.mean.copy_(x.mean(0))
@@ -105,12 +105,13 @@ class MaskedPrediction(Objective):
             labels = self.labels(self.sources(teacher, batch))[:, : frames.shape[1]][frames]
         outputs = F.normalize(self.project(student.last[frames]).float(), dim=-1)
         logits = outputs @ F.normalize(self.codes.float(), dim=-1).T / self.config.temperature
-        each = F.cross_entropy(logits, labels, reduction="none")
-        right = (logits.argmax(-1) == labels).float()
+        loss = F.cross_entropy(logits, labels, reduction="none")
+        correct = (logits.argmax(-1) == labels).float()
         if self.config.alpha == 1 or student.mask is None:
-            return Loss(each.sum(), {"cross_entropy": each.sum().detach(), "accuracy": right.sum()})
+            return Loss(loss.sum(), {"cross_entropy": loss.sum().detach(), "accuracy": correct.sum()})
         masked = student.mask[frames].float()
-        total = (each * by_mask(student.mask[frames], self.config.alpha)).sum()
-        share = masked.sum().clamp(min=1) / len(masked)  # so that these logs are means over masked frames
-        hidden = {"cross_entropy": (each * masked).sum().detach() / share, "accuracy": (right * masked).sum() / share}
-        return Loss(total, hidden)
+        total = (loss * by_mask(student.mask[frames], self.config.alpha)).sum()
+        share = masked.sum().clamp(min=1) / len(masked)  # makes the logs means over masked frames
+        return Loss(
+            total, {"cross_entropy": (loss * masked).sum().detach() / share, "accuracy": (correct * masked).sum() / share}
+        )

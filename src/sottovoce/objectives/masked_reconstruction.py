@@ -18,9 +18,9 @@ from sottovoce.objectives.base import EncoderShape, Needs, Objective, by_mask, l
 class MaskedReconstruction(Objective):
     """L1 distance to the log-mel spectrum of masked frames, predicted from one student layer by two linear maps with a GELU between.
 
-    Unlike clusters, a spectrum says who speaks and through which microphone, so the layers up to the chosen one must keep that. Each
-    recording's level (its mean over frames and bands) is taken off first: a front end with group norm cannot know it. Bands are
-    scaled to zero mean and unit variance over the first `fit_frames` frames of the data.
+    A spectrum, unlike a cluster, depends on speaker and microphone, so the layers up to the chosen one must keep them. Each recording's
+    level (its mean over frames and bands) is subtracted first, because a front end with group norm cannot know it. Bands are scaled to
+    zero mean and unit variance over the first `fit_frames` frames of the data.
     """
 
     mean: Tensor
@@ -28,7 +28,7 @@ class MaskedReconstruction(Objective):
 
     @dataclass(frozen=True)
     class Config:
-        """layer: of the student, a number or a share of the depth (the last in the papers, which know no other targets).
+        """layer: the student's, a number or a share of the depth (the last layer in the papers).
 
         alpha: weight of masked frames; the others get 1 - alpha.
         """
@@ -55,38 +55,37 @@ class MaskedReconstruction(Objective):
 
     @torch.no_grad()
     def spectra(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(B, T, mels) float32 log-mel frames without the recording's level, and (B, T) bool, which of them are not padding."""
+        """(B, T, mels) float32 log-mel frames minus the recording's level, and (B, T) bool, false on padding."""
         with torch.autocast(batch.wave.device.type, enabled=False):
             x = self.logmel(batch.wave)
-        inside = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         if batch.lengths is not None:
             ends = self.logmel.frames(batch.lengths)
-            inside = torch.arange(x.shape[1], device=x.device) < ends[:, None]
-        share = inside / inside.sum(1, keepdim=True).clamp(min=1)
-        return x - (x.mean(-1) * share).sum(1)[:, None, None], inside
+            valid = torch.arange(x.shape[1], device=x.device) < ends[:, None]
+        share = valid / valid.sum(1, keepdim=True).clamp(min=1)
+        return x - (x.mean(-1) * share).sum(1)[:, None, None], valid
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Batch, Answer | None]]) -> None:
-        """Mean and deviation of every band."""
-        found: list[Tensor] = []
+        """Sets mean and deviation of every band. ValueError if there are fewer than two frames."""
+        spectra: list[Tensor] = []
         for batch, _ in batches:
-            x, inside = self.spectra(batch)
-            found.append(x[inside])
-            if sum(len(part) for part in found) >= self.config.fit_frames:
+            x, valid = self.spectra(batch)
+            spectra.append(x[valid])
+            if sum(map(len, spectra)) >= self.config.fit_frames:
                 break
-        x = torch.cat(found)[: self.config.fit_frames]
+        x = torch.cat(spectra)[: self.config.fit_frames]
         if len(x) < 2:
-            raise ValueError("there is too little audio to scale log-mel frames by")
+            raise ValueError("the data has too little audio for the statistics of masked_reconstruction; add recordings")
         self.mean.copy_(x.mean(0))
         self.deviation.copy_(x.std(0) + 1e-5)
 
     def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
         target = (self.spectra(batch)[0] - self.mean) / self.deviation
-        ours = self.predict(student.hidden[self.layer][:, : target.shape[1]]).float()
-        target, frames = target[:, : ours.shape[1]], frames[:, : ours.shape[1]]
-        each = (ours - target).abs().mean(-1)
+        output = self.predict(student.hidden[self.layer][:, : target.shape[1]]).float()
+        target, frames = target[:, : output.shape[1]], frames[:, : output.shape[1]]
+        l1 = (output - target).abs().mean(-1)
         weight = frames.float()
         if self.config.alpha != 1 and student.mask is not None:
-            weight = weight * by_mask(student.mask[:, : ours.shape[1]], self.config.alpha)
-        total = (each * weight).sum()
-        return Loss(total, {"l1": (each * frames).sum().detach()})
+            weight = weight * by_mask(student.mask[:, : output.shape[1]], self.config.alpha)
+        return Loss((l1 * weight).sum(), {"l1": (l1 * frames).sum().detach()})

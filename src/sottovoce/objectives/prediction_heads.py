@@ -1,4 +1,4 @@
-"""DistilHuBERT's objective (Chang, Yang, Lee, ICASSP 2022, arXiv 2110.01900): several teacher layers from the student's last one."""
+"""DistilHuBERT's objective (Chang, Yang, Lee, ICASSP 2022, arXiv 2110.01900): predict teacher layers from the student's last layer."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from sottovoce.objectives.distance import Distance
 
 @OBJECTIVES.register("prediction_heads")
 class PredictionHeads(Objective):
-    """L1 plus log-sigmoid cosine between teacher layers and what a head of their own predicts from the student's last layer.
+    """L1 plus log-sigmoid cosine distance to teacher layers, each predicted from the student's last layer by its own head.
 
-    A head is a linear map to the teacher's width, a GELU and a second linear map, and is thrown away after training. Layers count alike.
+    A head is a linear map to the teacher's width, a GELU and a second linear map. Heads are dropped after training. The loss is the mean
+    over teacher layers.
     """
 
     @dataclass(frozen=True)
     class Config(Distance):
-        """layers: of the teacher, numbers or shares of its depth (4, 8, 12 of 12 in the paper); l1 and cosine weigh 1 there."""
+        """layers: the teacher's, numbers or shares of its depth (4, 8, 12 of 12 in the paper). l1, cosine: 1 in the paper."""
 
         layers: tuple[str, ...] = ("1/3", "2/3", "1/1")
         cosine_kind: Literal["raw", "log_sigmoid"] = "log_sigmoid"
@@ -47,7 +48,7 @@ class PredictionHeads(Objective):
         weight, logs, totals = frames.float(), {}, []
         for index, head in zip(self.targets, self.heads, strict=True):
             parts = self.config.parts(head(student.hidden[-1]).float(), teacher.hidden[index].float())
-            each = (self.config.total(parts) * weight).sum()
-            totals.append(each)
-            logs[f"layer_{index}"] = each.detach()
+            loss = (self.config.total(parts) * weight).sum()
+            totals.append(loss)
+            logs[f"layer_{index}"] = loss.detach()
         return Loss(torch.stack(totals).mean(), logs)

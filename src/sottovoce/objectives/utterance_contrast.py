@@ -1,4 +1,4 @@
-"""Utterance-wise contrast, for speaker-aware pre-training (after UniSpeech-SAT, Chen et al. 2021, arXiv 2110.05752, section 3.1)."""
+"""Contrast between utterances, for speaker-aware pre-training (after UniSpeech-SAT, Chen et al. 2021, arXiv 2110.05752, section 3.1)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sottovoce.objectives.base import EncoderShape, Needs, Objective, layer_inde
 
 @OBJECTIVES.register("utterance_contrast")
 class UtteranceContrast(Objective):
-    """InfoNCE that tells stretches of one utterance from those of others, at a middle layer (after UniSpeech-SAT).
+    """InfoNCE between the two halves of an utterance, against other utterances, at a middle layer (after UniSpeech-SAT).
 
-    The paper contrasts single masked frames with quantised ones of the same and of other utterances in the batch. Here a view is the
-    mean over one half of an utterance's frames, its positive the other half's, its negatives all views in the batch of other
-    utterances and the last `queue` ones: a batch of 16 s holds too few utterances to be contrasted among themselves. No quantiser.
+    A view is the mean over half of an utterance's frames. Its positive is the view of the other half; its negatives are the views of all
+    other utterances in the batch and the last `queue` views, because a batch of 16 s holds few utterances. The paper contrasts single
+    masked frames with quantised frames instead; there is no quantiser here.
     """
 
     past: Tensor
@@ -27,7 +27,7 @@ class UtteranceContrast(Objective):
 
     @dataclass(frozen=True)
     class Config:
-        """layer: of the student (UniSpeech-SAT Base: 6 of 12); temperature: 0.1 in the paper; dim and queue are ours."""
+        """layer: the student's (UniSpeech-SAT Base: 6 of 12). temperature: 0.1 in the paper. dim and queue are ours."""
 
         layer: str = "1/2"
         dim: int = 128
@@ -49,34 +49,34 @@ class UtteranceContrast(Objective):
         return rows_of(frames)
 
     def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
-        """Sum over rows of the mean over their two views."""
+        """Sum over rows; a row's loss is the mean over its two views."""
         views = self.views(student.hidden[self.layer], student.valid())
         rows = len(views) // 2
-        here = views @ views.T
-        own = torch.arange(2 * rows, device=views.device) % rows
-        same = own[:, None] == own
-        logits = torch.cat([here.masked_fill(same, -torch.inf), views @ self.past[: int(self.filled)].T.clone()], dim=1)
+        similarity = views @ views.T
+        row = torch.arange(2 * rows, device=views.device) % rows
+        same = row[:, None] == row
+        logits = torch.cat([similarity.masked_fill(same, -torch.inf), views @ self.past[: int(self.filled)].T.clone()], dim=1)
         positive = (views * views.roll(rows, 0)).sum(-1, keepdim=True)
         logits = torch.cat([positive, logits], dim=1) / self.config.temperature
         loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device)) * rows
-        right = (logits.argmax(-1) == 0).float().mean() * rows
+        correct = (logits.argmax(-1) == 0).float().mean() * rows
         if self.training:
             self.remember(views.detach())
-        return Loss(loss, {"contrast": loss.detach(), "contrast_accuracy": right})
+        return Loss(loss, {"contrast": loss.detach(), "contrast_accuracy": correct})
 
     def views(self, x: Tensor, valid: Tensor) -> Tensor:
         """(B, T, D) -> (2 B, dim), unit vectors: first halves, then second halves."""
         half = torch.div(valid.sum(1, keepdim=True) + 1, 2, rounding_mode="floor")
         at = torch.arange(x.shape[1], device=x.device)
         parts = []
-        for inside in (valid & (at < half), valid & (at >= half)):
-            share = inside.to(x.dtype) / inside.sum(1, keepdim=True).clamp(min=1)
+        for frames in (valid & (at < half), valid & (at >= half)):
+            share = frames.to(x.dtype) / frames.sum(1, keepdim=True).clamp(min=1)
             parts.append((x * share[..., None]).sum(1))
         return F.normalize(self.project(torch.cat(parts)).float(), dim=-1)
 
     @torch.no_grad()
     def remember(self, views: Tensor) -> None:
-        """Puts views into the queue, the oldest out."""
+        """Puts views into the queue and drops the oldest."""
         views = views[: len(self.past)].to(self.past.dtype)
         self.past.copy_(torch.cat([views, self.past[: len(self.past) - len(views)]]))
         self.filled.copy_((self.filled + len(views)).clamp(max=len(self.past)))

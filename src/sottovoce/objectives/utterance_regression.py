@@ -1,4 +1,4 @@
-"""A vector for each recording (who speaks, how good it sounds) learned from a teacher that gives one."""
+"""Regression to an utterance teacher's vector or score (speaker, quality) of each recording."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sottovoce.objectives.distance import Distance
 
 @OBJECTIVES.register("utterance_regression")
 class UtteranceRegression(Objective):
-    """Cosine or squared distance between an utterance teacher's vector and one linear map of a student layer's mean over time.
+    """Distance between an utterance teacher's vector and a linear map of one student layer's mean over time.
 
-    The teacher is of a kind that gives a vector or a score for each recording (``sottovoce list teacher-kinds``). Ours; the mean over
-    valid frames is that of x-vectors without their deviation.
+    The teacher gives a vector or a score per recording (``sottovoce list teacher-kinds``). The objective is ours; the mean over valid
+    frames is that of x-vectors, without the deviation.
     """
 
     reads: ClassVar[Literal["frames", "utterance"]] = "utterance"
 
     @dataclass(frozen=True)
     class Config(Distance):
-        """layer: of the student, a number or a share of its depth. cosine, mse, l1: weights of the distances, as in the other objectives
-        that regress; for a score, which is one number, take mse or l1 alone."""
+        """layer: the student's, a number or a share of its depth. cosine, mse, l1: weights, see `Distance`; for a score, which is one
+        number, use mse or l1 alone."""
 
         layer: str = "1/1"
         l1: float = 0.0
@@ -36,7 +36,7 @@ class UtteranceRegression(Objective):
         super().__init__(config, student, teacher)
         self.config: UtteranceRegression.Config = config
         if teacher.dim == 1 and config.cosine:
-            raise ValueError("a score is one number and has no direction; set cosine: 0 and mse: 1")
+            raise ValueError("the teacher gives a score, and one number has no cosine; set cosine: 0 and mse: 1")
         self.layer = layer_index(config.layer, student.depth)
         self.project = nn.Linear(student.dim, teacher.dim)
 
@@ -47,9 +47,8 @@ class UtteranceRegression(Objective):
         return rows_of(frames)
 
     def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
-        """Sum over rows."""
         assert isinstance(teacher, Vectors)
         x = student.hidden[self.layer]
         share = frames.to(x.dtype)[..., None] / frames.sum(1).clamp(min=1)[:, None, None]
         parts = self.config.parts(self.project((x * share).sum(1)).float(), teacher.vectors.float())
-        return Loss(self.config.total(parts).sum(), {name: each.sum().detach() for name, each in parts.items()})
+        return Loss(self.config.total(parts).sum(), {name: part.sum().detach() for name, part in parts.items()})

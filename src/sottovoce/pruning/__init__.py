@@ -1,4 +1,4 @@
-"""Structured pruning: one plan of which tensors move together; gates, cost and cut read it.
+"""Structured pruning. A plan says which tensors shrink together; gates, cost and cut all read it.
 
 >>> gated = GatedEncoder(encoder, config.units, config.gates)
 >>> budget = Budget(config.budget, gated.encoder.config, gated.plan)
@@ -26,15 +26,14 @@ from sottovoce.pruning.unit import Group, PartCost, Slice, UnitKind, Workload, f
 
 @dataclass(frozen=True)
 class PruningConfig:
-    """How a student is pruned while it learns. Defaults are DPHuBERT's (arXiv 2305.17651, and its run.sh).
+    """How a student is pruned during training. Defaults are DPHuBERT's (arXiv 2305.17651, and its run.sh).
 
-    units: kinds of units with gates (see `make_plan`). ramp: updates in which the target sparsity grows to its goal, from 0 or what
-    the student begins with.
+    units: kinds of units with gates (`sottovoce list units`). ramp: updates over which the target sparsity rises to its goal.
     gate_lr, multiplier_lr: peak learning rates of log_alpha and of the Lagrange multipliers (which ascend).
-    restarts: lambda1 goes back to 0 while the student is as sparse as it should be (dual restarts, Gallego-Posada et al. 2022,
-    arXiv 2208.04425), so that what it gathered on the way does not press the gates past the target; in DPHuBERT it stays.
-    live: after the ramp, every so many updates, units whose chance of being open has fallen below `live_below` are cut for good, with
-    their optimiser state, so that later updates cost what is left; 0, as in the paper: never before the end.
+    restarts: resets lambda1 to 0 whenever the target is met (dual restarts, Gallego-Posada et al. 2022, arXiv 2208.04425), so that it does
+    not push the gates past the target; DPHuBERT has no restarts.
+    live: after the ramp, every `live` updates, cuts the units whose probability of being open is below `live_below`, with their optimiser
+    state, so that later updates are faster; 0 (the paper): cuts only at the end.
     """
 
     units: tuple[str, ...] = ("conv", "head", "ffn")
@@ -49,10 +48,10 @@ class PruningConfig:
 
     def __post_init__(self) -> None:
         if self.live < 0 or not 0 < self.live_below < 0.5:
-            raise ValueError("live counts updates, and live_below is a chance between 0 and 0.5")
+            raise ValueError("live must be 0 or a number of updates, and live_below a probability between 0 and 0.5")
         if not self.units:
             raise ValueError("units is empty: nothing to prune")
-        kinds(self.units)  # refuses those that do not exist
+        kinds(self.units)  # ValueError for an unknown kind
 
 
 __all__ = [

@@ -1,7 +1,7 @@
-"""Gating and cutting, which are the same thing: take the open units out of every tensor, fold gate values into the consumers.
+"""Gating and cutting: both select the open units of every tensor and multiply the consumers by the gate values.
 
-A gate value that is exactly zero closes its unit. The tensors that come out are those of the smaller encoder; used for one step
-in place of the encoder's own (gating) or put into a new encoder (cutting), so the two cannot differ.
+A unit is closed if its gate value is exactly zero. The result is the tensors of the smaller encoder. Gating uses them for one step in
+place of the encoder's own; cutting puts them into a new encoder. So the two cannot differ.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.pruning.plan import PruningPlan, rebuild
 from sottovoce.pruning.unit import kind_of
 
-Values = Mapping[str, Tensor]  # group name -> (size,) gate values in [0, 1]; groups that are not named stay as they are
+Values = Mapping[str, Tensor]  # group name -> (size,) gate values in [0, 1]; groups without an entry are unchanged
 Kept = Mapping[str, Sequence[int]]  # group name -> numbers of the open units, ascending
 
 
@@ -25,9 +25,9 @@ def named_tensors(encoder: Encoder) -> dict[str, Tensor]:
 
 
 def open_units(plan: PruningPlan, values: Values) -> dict[str, list[int]]:
-    """Which units of each group are open, that is not exactly zero. One transfer to the host for all groups together.
+    """The open units of each group: those whose value is not exactly zero. Makes one transfer to the host for all groups.
 
-    ValueError for a group the plan does not have, and when fewer than a group's minimum are open.
+    ValueError for a group that the plan does not have, and for a group with fewer open units than its minimum.
     """
     groups = [group for group in plan if group.name in values]
     if len(groups) != len(values):
@@ -38,12 +38,12 @@ def open_units(plan: PruningPlan, values: Values) -> dict[str, list[int]]:
     kept = {group.name: mask.nonzero().flatten().tolist() for group, mask in zip(groups, masks, strict=True)}
     for group in groups:
         if len(kept[group.name]) < group.minimum:
-            raise ValueError(f"'{group.name}' needs {group.minimum} open unit(s), {len(kept[group.name])} are")
+            raise ValueError(f"'{group.name}' needs {group.minimum} open unit(s) and has {len(kept[group.name])}")
     return kept
 
 
 def gather(tensors: Mapping[str, Tensor], plan: PruningPlan, values: Values) -> dict[str, Tensor]:
-    """The tensors of the smaller encoder, those only that differ from `tensors`. Differentiable in `tensors` and `values`."""
+    """The tensors of the smaller encoder that differ from `tensors`. Differentiable in `tensors` and `values`."""
     kept = open_units(plan, values)
     index = _indices(plan, kept, next(iter(tensors.values())).device)
     smaller = _select(tensors, plan, kept, index)
@@ -55,7 +55,7 @@ def gather(tensors: Mapping[str, Tensor], plan: PruningPlan, values: Values) -> 
             value = value[index[group.name, 1]]
         for part in group.slices:
             tensor = smaller.get(part.name, tensors[part.name])
-            if not part.scale or tensor.shape[part.dim] == 0:  # emptied by this group, or by the part that the group is in
+            if not part.scale or tensor.shape[part.dim] == 0:  # empty: this group or the part that holds it is gone
                 continue
             factor = (value.repeat_interleave(part.block) if part.block > 1 else value).to(tensor.dtype)
             smaller[part.name] = tensor * factor.view([-1 if axis == part.dim else 1 for axis in range(tensor.dim())])
@@ -63,15 +63,15 @@ def gather(tensors: Mapping[str, Tensor], plan: PruningPlan, values: Values) -> 
 
 
 def cut_like(tensors: Mapping[str, Tensor], plan: PruningPlan, kept: Kept) -> dict[str, Tensor]:
-    """`tensors`, named and shaped like the encoder's own (an optimiser's moments, say), without closed units and unscaled.
+    """Removes closed units from `tensors` that are named and shaped like the encoder's own, such as an optimiser's moments.
 
-    Of a part that is gone altogether empty tensors are left: use those that the cut encoder has.
+    Does not scale. A part that is gone leaves empty tensors, which the cut encoder does not have.
     """
     return {**tensors, **_select(tensors, plan, kept, _indices(plan, kept, next(iter(tensors.values())).device))}
 
 
 def narrow(config: EncoderConfig, plan: PruningPlan, kept: Kept) -> EncoderConfig:
-    """The shape of the encoder that has only the units in `kept`."""
+    """The config of the encoder that has only the units in `kept`."""
     for group in plan:
         if group.name in kept:
             config = kind_of(group).narrow(config, group, kept[group.name])
@@ -80,9 +80,9 @@ def narrow(config: EncoderConfig, plan: PruningPlan, kept: Kept) -> EncoderConfi
 
 @torch.no_grad()
 def cut(encoder: Encoder, plan: PruningPlan, values: Values) -> Encoder:
-    """A new, physically smaller encoder with the gate values folded in; `encoder` stays as it is. `open_units`: what was kept.
+    """A new, smaller encoder with the gate values folded into its weights. `encoder` is unchanged.
 
-    To cut closed units for good while the others go on being gated, give 1 for every unit that stays.
+    A value of 1 for every unit that stays cuts the closed units and leaves the other weights as they are.
     """
     tensors, kept = named_tensors(encoder), open_units(plan, values)
     return rebuild(encoder, narrow(encoder.config, plan, kept), {**tensors, **gather(tensors, plan, values)})
@@ -91,7 +91,7 @@ def cut(encoder: Encoder, plan: PruningPlan, values: Values) -> Encoder:
 def _select(
     tensors: Mapping[str, Tensor], plan: PruningPlan, kept: Kept, index: Mapping[tuple[str, int], Tensor]
 ) -> dict[str, Tensor]:
-    """The tensors that lose units, without them."""
+    """The tensors that lose units, without the closed units."""
     selected: dict[str, Tensor] = {}
     for group in plan:
         units = kept.get(group.name)
@@ -109,7 +109,7 @@ def _select(
 
 
 def _indices(plan: PruningPlan, kept: Kept, device: torch.device) -> dict[tuple[str, int], Tensor]:
-    """(group, block) -> where the open units are along an axis, each `block` wide. One transfer to the device for all."""
+    """(group, block) -> indices of the open units along an axis, each `block` wide. Makes one transfer to the device for all."""
     index: dict[tuple[str, int], Tensor] = {}
     for group in plan:
         units = kept.get(group.name, ())

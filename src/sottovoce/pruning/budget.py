@@ -1,4 +1,4 @@
-"""How small: a share of the teacher's parameters, MACs or latency, the pressure towards it in training, and meeting it at the end."""
+"""The size budget: a share of the teacher's parameters, MACs or latency; its pressure in training; and how the cut meets it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from sottovoce.pruning.latency import load_latency
 from sottovoce.pruning.plan import PruningPlan, unprepared_config
 from sottovoce.pruning.unit import Group, Width, full_widths, kind_of, kinds
 
-TOLERANCE = 0.01  # a budget is met when the cut student's cost is within this share of it
+TOLERANCE = 0.01  # the budget is met if the relative error of the cut student's cost is at most this
 UNITS = {"params": "parameters", "macs": "MACs", "latency": "latency"}
-EXTREME = 40.0  # a log_alpha so far from 0 leaves no doubt whether a gate is open
+EXTREME = 40.0  # a gate with this log_alpha is surely open, with its negative surely closed
 
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """unit: what is limited, parameters, multiply-accumulates, or predicted milliseconds. keep: share of the teacher's that is left;
-    0.25 is the main setting of DPHuBERT (arXiv 2305.17651). seconds: length of the clip for which MACs are counted. machine: for
-    latency, the file of `sottovoce bench --fit-cost`, which says its clip, too; without it one that ships, of a server's CPU.
-    round_to: channels and feed-forward units are kept in multiples of this (or as many as the teacher has): fast kernels like it.
+    """unit: what is limited: parameters, multiply-accumulates, or predicted milliseconds. keep: the share of the teacher's to keep;
+    0.25 is the main setting of DPHuBERT (arXiv 2305.17651). seconds: length of the clip for which MACs are counted. machine: for latency,
+    the file of `sottovoce bench --fit-cost`, which also sets the clip; by default the shipped file of a server CPU. round_to: keeps
+    channels and feed-forward units in multiples of this (or all of them), which fast kernels need.
     """
 
     unit: Literal["params", "macs", "latency"] = "params"
@@ -41,19 +41,19 @@ class BudgetConfig:
             raise ValueError(f"no budget in '{self.unit}'; known: {', '.join(UNITS)}")
         if self.machine and self.unit != "latency":
             raise ValueError(
-                f"machine is for budgets in latency, and this one is in {self.unit}; add unit=latency or take it out"
+                f"machine is for latency budgets and this one counts {self.unit}; add unit=latency or remove machine"
             )
         if self.round_to < 1:
-            raise ValueError(f"round_to is at least 1 (which rounds nothing); got {self.round_to}")
+            raise ValueError(f"round_to must be at least 1 (no rounding); got {self.round_to}")
         if not 0 < self.keep <= 1:
-            raise ValueError(f"keep is a share of the teacher, above 0 and at most 1; got {self.keep}")
+            raise ValueError(f"keep must be a share of the teacher, above 0 and at most 1; got {self.keep}")
 
 
 class Budget:
-    """A budget for an encoder of the given shape, pruned by `plan`.
+    """The budget of an encoder that is pruned by `plan`.
 
-    teacher: the shape whose cost is 1, by default the encoder's own with all its units. ValueError, before anything is trained,
-    when `plan` cannot take away enough, or when there is no file of latencies.
+    teacher: the shape whose cost counts as 1; by default the encoder's own with all units. ValueError if `plan` cannot remove enough, or
+    if there is no latency file.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class Budget:
         if config.keep < lowest:
             names = ", ".join(dict.fromkeys(group.kind for group in plan))
             raise ValueError(
-                f"cannot keep only {config.keep:.4g} of the teacher's {config.unit}: {lowest:.4g} is left when all units "
-                f"({names}) are gone; raise keep or prune more kinds of units"
+                f"cannot keep only {config.keep:.4g} of the teacher's {config.unit}: {lowest:.4g} is left without any of the units "
+                f"({names}); raise keep or prune more kinds of units"
             )
 
     @property
@@ -78,20 +78,20 @@ class Budget:
 
     @property
     def start(self) -> float:
-        """The sparsity with every unit open: 0 for a copy of the teacher, more for a student that begins smaller.
+        """The sparsity with every unit open: 0 for a copy of the teacher, more for a student that starts smaller.
 
-        A ramp from below it would press gates open first, and the multipliers would not come back in time.
+        The ramp starts here. A ramp from 0 would first push gates open, and the multipliers would not recover in time.
         """
         return min(self.goal, max(0.0, 1 - float(self.share({}))))
 
     @property
     def unit(self) -> str:
-        """What is counted, in words."""
-        where = "" if self.latency is None else f" (predicted for {self.latency.where})"
-        return UNITS[self.config.unit] + where
+        """The counted quantity, for messages."""
+        machine = "" if self.latency is None else f" (predicted for {self.latency.where})"
+        return UNITS[self.config.unit] + machine
 
     def of(self, encoder: EncoderConfig, plan: PruningPlan) -> Budget:
-        """The same budget, counted from the same teacher, for what is left of the encoder in the middle of training."""
+        """The same budget with the same teacher, for an encoder that was cut during training."""
         budget = copy.copy(self)
         budget.encoder, budget.plan = encoder, plan
         return budget
@@ -103,31 +103,31 @@ class Budget:
         return cost.params if self.config.unit == "params" else cost.macs
 
     def share(self, widths: Mapping[str, Width]) -> Width:
-        """Cost of an encoder with so many (expected) open units in each group, as a share of the teacher's."""
+        """Cost relative to the teacher. widths: (expected) number of open units by group."""
         return self._cost(self.encoder, widths) / self.reference
 
     def sparsity(self, gates: Gates) -> Tensor:
-        """1 - E[cost] / cost of the teacher: a differentiable scalar."""
+        """1 - E[cost] / cost of the teacher, a differentiable scalar."""
         sparsity = 1 - self.share(gates.expected())
         assert isinstance(sparsity, Tensor)
         return sparsity
 
     def measure(self, counts: Mapping[str, int]) -> float:
-        """Exact share of the cut encoder with so many units in each group."""
+        """Exact relative cost of a cut encoder. counts: units by group."""
         return float(self.share(counts))
 
     def lowest(self) -> float:
-        """The smallest share that can be reached."""
+        """The smallest reachable share."""
         return self.measure({group.name: self.rounded(group, 0) for group in self.plan})
 
     def rounded(self, group: Group, count: int) -> int:
-        """The nearest number of units that may be kept: a multiple of `round_to`, or all; the group's minimum at least."""
+        """The allowed number of units nearest to `count`: a multiple of `round_to`, or all; at least the group's minimum."""
         below = min(self._most(group), count // self._step(group) * self._step(group))
         nearest = min(below, self.wider(group, count), key=lambda option: abs(option - count))
         return max(nearest, self.wider(group, group.minimum - 1) if group.minimum else 0)
 
     def wider(self, group: Group, count: int) -> int:
-        """The next number of units above `count` that may be kept, or the largest there is."""
+        """The next allowed number of units above `count`, or the largest."""
         step = self._step(group)
         return min(self._most(group), (count // step + 1) * step)
 
@@ -135,7 +135,7 @@ class Budget:
         return self.config.round_to if kind_of(group).rounded else 1
 
     def _most(self, group: Group) -> int:
-        """All units, if that is a multiple or as many as the teacher has: not what an earlier cut happened to leave."""
+        """The largest allowed number: all units, if that is a multiple of `round_to` or the teacher's number, else the multiple below."""
         multiple = group.size // self._step(group) * self._step(group)
         return group.size if group.size == self.full.get(group.name) or multiple < group.minimum else multiple
 
@@ -157,28 +157,28 @@ class Lagrangian(nn.Module):
 
     @torch.no_grad()
     def restart(self, sparsity: Tensor, target: float, optimizer: torch.optim.Optimizer) -> None:
-        """Puts lambda1 and its momentum back to 0 if the target is met (Gallego-Posada et al. 2022, arXiv 2208.04425).
+        """Resets lambda1 and its momentum to 0 if the target is met (Gallego-Posada et al. 2022, arXiv 2208.04425).
 
-        Without it lambda1, which grew while the gates were behind, goes on closing them. lambda2 holds them where they are to be.
+        Otherwise lambda1, which grew while sparsity was below the target, keeps closing gates. lambda2 holds the target.
         """
-        missed = sparsity < target  # stays on the device: no waiting for it
+        missed = sparsity < target  # stays on the device, to avoid a synchronisation
         self.lambda1.mul_(missed)
         if "exp_avg" in optimizer.state[self.lambda1]:
             optimizer.state[self.lambda1]["exp_avg"].mul_(missed)
 
 
 def target_at(step: int, ramp: int, goal: float, start: float = 0.0) -> float:
-    """Sparsity to aim at in update `step`: from `start` linearly to `goal` at `ramp`, then constant."""
+    """Target sparsity in update `step`: linear from `start` to `goal` at `ramp`, then constant."""
     return start + (goal - start) * min(1.0, step / ramp) if ramp > 0 else goal
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `meet_budget` did. target, before, after: shares of the teacher's `unit` that were asked for, that the gates kept when training
-    ended, and that the cut keeps.
+    """What `meet_budget` did.
 
-    shift: what was added to every log_alpha. filled: units opened after that. reason: why the target was missed, or "".
-    counts: open units of each group. met: within 1 %. counted: the unit in words.
+    target, before, after: shares of the teacher's `unit`: the budget, what the gates kept at the end of training, what the cut keeps.
+    shift: added to every log_alpha. filled: units opened after the shift. met: whether the cut is within 1 % of the budget.
+    reason: why it is not, or "". counts: open units of each group. counted: the unit, for messages.
     """
 
     unit: str
@@ -194,12 +194,12 @@ class Report:
 
     @property
     def error(self) -> float:
-        """Distance from the target, as a share of it; negative when smaller than asked for."""
+        """Relative error of the cut's cost; negative if the student is smaller than the budget."""
         return self.after / self.target - 1
 
     @property
     def text(self) -> str:
-        """In words: the size, whether it is the budget, and how much of the way training went."""
+        """One line: the size, whether it meets the budget, and what training had reached."""
         verdict = "met" if self.met else f"NOT met: {self.reason}"
         size = f"keeps {100 * self.after:.2f} % of the teacher's {self.counted or UNITS[self.unit]}"
         reached = f"Training reached {100 * self.before:.1f} %"
@@ -213,28 +213,27 @@ class Report:
 
     @property
     def warning(self) -> str:
-        """What to say, and what to do, when training did not bring the gates within a tenth of the target; else ""."""
+        """A warning with advice if training ended more than a tenth away from the budget, else ""."""
         if abs(self.before / self.target - 1) <= 0.1:
             return ""
-        # not faster gates: they go too far at first and come back too late
+        # a higher gate_lr is no advice: the gates would overshoot and recover too late
         less = "raise pruning.multiplier_lr, the pressure towards the budget"
         more = "set pruning.restarts=true, which ends the pressure at the target"
         return (
-            f"warning: training ended at {100 * self.before:.1f} %, far from the budget of {100 * self.target:.1f} %, so units were chosen "
-            f"that training had not settled. Train longer (--steps), or {less if self.before > self.target else more}"
+            f"warning: training ended at {100 * self.before:.1f} %, far from the budget of {100 * self.target:.1f} %, so the cut chose "
+            f"units that training had not decided. Train longer (--steps), or {less if self.before > self.target else more}"
         )
 
 
 @torch.no_grad()
 def meet_budget(gates: Gates, budget: Budget) -> Report:
-    """Makes the cut of `gates` cost what the budget says, counted on the cut and not expected.
+    """Changes `gates` so that the cut meets the budget, by exact cost, not expected cost.
 
-    One shift of every log_alpha, found by bisection, is the largest whose cut stays within the budget; then units are opened in
-    order of log_alpha while they fit. Both in steps of `round_to`. The shift is written into the gates, and the sets of open units
-    with `Gates.choose`, so that `Gates.evaluate` gives exactly the cut that was counted, with the soft values of the shifted
-    log_alpha.
+    Bisection finds the largest shift of all log_alpha whose cut stays within the budget. Then units are opened in order of log_alpha
+    while they fit. Both respect `round_to`. The shift is added to the gates, and `Gates.choose` fixes the open units, so that
+    `Gates.evaluate` gives exactly this cut, with the soft values of the shifted log_alpha.
     """
-    keep, flat = budget.config.keep, gates.flat().detach().cpu().double()  # on the host: many small steps
+    keep, flat = budget.config.keep, gates.flat().detach().cpu().double()  # on the host, because there are many small steps
 
     def counts(mask: Tensor) -> dict[str, int]:
         return {name: int(part.sum()) for name, part in gates.split(mask).items()}
@@ -254,7 +253,7 @@ def meet_budget(gates: Gates, budget: Budget) -> Report:
         middle = (low + high) / 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     shifted = rounded(low)
-    shift = 0.0 if shifted == rounded(0.0) else low  # do not touch soft values for nothing
+    shift = 0.0 if shifted == rounded(0.0) else low  # keeps the soft values if the counts do not change
     kept = _fill(shifted, flat, gates, budget)
     if not _met(budget.measure(kept), keep):
         kept = _open_parts(kept, flat, gates, budget)
@@ -274,20 +273,20 @@ def _met(share: float, keep: float) -> bool:
 
 
 def _likeliest(log_alpha: Tensor, count: int) -> list[int]:
-    """The `count` units of largest log_alpha; of equals the last, as `Gates.counted_mask` has it."""
+    """The `count` units of largest log_alpha; of equal ones the last, as in `Gates.counted_mask`."""
     return sorted(log_alpha.argsort(stable=True)[len(log_alpha) - count :].tolist())
 
 
 def _fill(counts: Mapping[str, int], flat: Tensor, gates: Gates, budget: Budget) -> dict[str, int]:
     """Opens closed units, the likeliest first, while the cut stays within the budget. Returns the new counts."""
     counts = dict(counts)
-    # (log_alpha, group) of every unit, by group the likeliest first: the first counts[name] of them are open
+    # the log_alpha of each group, largest first: the first counts[name] units are open
     ranked = {name: part.sort(descending=True).values.tolist() for name, part in gates.split(flat).items()}
     order = sorted(
         ((value, i, group) for group in gates.plan for i, value in enumerate(ranked[group.name])), key=lambda at: -at[0]
     )
     share, opened = budget.measure(counts), True
-    while opened:  # more than one round only if a whole part was opened, in which units are no longer free
+    while opened:  # a second round only if a part was opened: its units were free before and now cost something
         opened, done = False, set[str]()
         for _, i, group in order:
             name = group.name
@@ -296,22 +295,22 @@ def _fill(counts: Mapping[str, int], flat: Tensor, gates: Gates, budget: Budget)
             wider = {**counts, name: budget.wider(group, counts[name])}
             if share < budget.measure(wider) <= budget.config.keep:
                 counts, share, opened = wider, budget.measure(wider), True
-            else:  # no later unit of this group can fit, since others only take more; or it is free, in a part that is gone
+            else:  # it does not fit, and later ones will not either; or it costs nothing because its part is gone
                 done.add(name)
     return counts
 
 
 def _open_parts(counts: dict[str, int], flat: Tensor, gates: Gates, budget: Budget) -> dict[str, int]:
-    """Opens closed parts, the likeliest first, each with as few units as it may have, and fills again, until the budget is met.
+    """Opens closed parts, the likeliest first and with the fewest allowed units, and fills again, until the budget is met.
 
-    A shift opens or closes parts of equal log_alpha together, with all the units in them: too much at once for what is left.
+    A shift alone opens parts of equal log_alpha together, with all their units, which may be too large a step.
     """
     keep, likeliest = budget.config.keep, {name: float(part.max()) for name, part in gates.split(flat).items()}
     covers = {group: part for kind in kinds() for part, group in kind.covers(budget.encoder).items()}
     closed = [group.name for group in budget.plan if group.name in covers and not counts[group.name]]
     for name in sorted(closed, key=lambda name: -likeliest[name]):
-        inside = [group for group in budget.plan if kind_of(group).part_of(group.name) == covers[name] and group.name != name]
-        trial = {**counts, **{group.name: budget.wider(group, group.minimum) for group in inside}, name: 1}
+        members = [group for group in budget.plan if kind_of(group).part_of(group.name) == covers[name] and group.name != name]
+        trial = {**counts, **{group.name: budget.wider(group, group.minimum) for group in members}, name: 1}
         if not counts[name] and budget.measure(trial) <= keep and not _met(budget.measure(counts), keep):
             filled = _fill(trial, flat, gates, budget)
             counts = filled if budget.measure(filled) > budget.measure(counts) else counts
@@ -319,7 +318,7 @@ def _open_parts(counts: dict[str, int], flat: Tensor, gates: Gates, budget: Budg
 
 
 def _why(after: float, counts: Mapping[str, int], budget: Budget) -> str:
-    """Why the budget was missed: nothing left to open, or the next unit overshoots."""
+    """Why the budget was missed: all units are open, or the next one overshoots."""
     keep, full = budget.config.keep, full_widths(budget.encoder)
     groups = [group for group in budget.plan if counts[group.name] < full[group.name]]
     above = [budget.measure({**counts, group.name: budget.wider(group, counts[group.name])}) for group in groups]

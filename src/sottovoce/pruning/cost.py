@@ -1,8 +1,8 @@
-"""What an encoder of a given shape costs: parameters, and multiply-accumulates per second of audio.
+"""The cost of an encoder of a given shape: parameters, and multiply-accumulates per second of audio.
 
-One formula serves exact counts (integers) and expectations (tensors, differentiable): cost is a polynomial in the widths,
-linear in each, and gates of different groups are independent, so expected widths give the expected cost (DPHuBERT, arXiv
-2305.17651, does so for parameters).
+One formula serves exact counts (integers) and expectations (differentiable tensors). The cost is a polynomial in the widths that is
+linear in each, and gates of different groups are independent, so expected widths give the expected cost (DPHuBERT, arXiv 2305.17651,
+does this for parameters).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from sottovoce.pruning.unit import Width
 
 
 def encoder_cost(config: EncoderConfig, widths: Mapping[str, Width] | None = None, seconds: float = 10.0) -> dict[str, Cost]:
-    """Cost of each part, for one clip of `seconds` (attention costs more per second in longer clips).
+    """Cost of each part for one clip of `seconds` (in longer clips attention costs more per second).
 
-    widths: group name -> (expected) number of open units, for the groups that differ from `config`. Parts are named after the modules
-    that they are, such as "frontend.convs.0" and "layers.3.ffn"; "frontend.projection" holds its norm, "norms" those of the layers.
-    params: the number of elements in the encoder's state dict. macs: what `torch.utils.flop_counter` counts, halved.
+    widths: group name -> (expected) number of open units, for the groups that differ from `config`. Parts have the names of their modules,
+    such as "frontend.convs.0" and "layers.3.ffn"; "frontend.projection" includes its norm, "norms" are the norms of the layers.
+    params: elements of the state dict. macs: half of what `torch.utils.flop_counter` counts.
     """
     return {name: Cost(part.params, part.macs / seconds) for name, part in encoder_parts(config, widths, seconds).items()}
 

@@ -1,4 +1,4 @@
-"""An encoder with gates on it, as one module that can be trained, saved, and cut."""
+"""An encoder with gates, as one module that can be trained, saved and cut."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sottovoce.pruning.plan import make_plan, prepare
 
 
 class GatedEncoder(nn.Module):
-    """`encoder` with hard-concrete gates on the given kinds of units: sampled in training, evaluated otherwise.
+    """`encoder` with hard-concrete gates on the given kinds of units. Gates are sampled in training mode, evaluated otherwise.
 
-    Closed units are not computed. The encoder is used as it is, not copied, unless `prepare` has to change it for these kinds.
+    Closed units are not computed. The encoder is not copied, unless `prepare` has to change it for these kinds.
     """
 
     def __init__(
@@ -35,17 +35,16 @@ class GatedEncoder(nn.Module):
         self.gates = Gates(self.plan, gates, generator).to(self.encoder.frontend.projection.weight.device)
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None, *, values: Values | None = None, **kwargs: Any) -> Features:
-        """As `Encoder.forward`. values: gate values by group, in place of the gates' own."""
+        """Like `Encoder.forward`. values: gate values by group; by default the gates' own."""
         tensors = self.materialise(self.gates() if values is None else values)
         features: Features = torch.func.functional_call(self.encoder, tensors, (wave, lengths), kwargs)
         return features
 
     def materialise(self, values: Values) -> dict[str, Tensor]:
-        """The smaller encoder's tensors, those that differ from the encoder's own.
+        """The smaller encoder's tensors that differ from the encoder's own.
 
-        The projection's bias carries the sums of the tensors that lost everything. They are zeros, but keep their parameters in
-        the graph: these get a zero gradient, as closed units in other tensors do, and not none (which optimisers and DDP treat
-        differently).
+        The sums of empty tensors (zeros) are added to the projection's bias. This keeps their parameters in the graph: they get a zero
+        gradient, like other closed units, not ``None``, which optimisers and DDP treat differently.
         """
         tensors = named_tensors(self.encoder)
         smaller = gather(tensors, self.plan, values)
@@ -55,5 +54,5 @@ class GatedEncoder(nn.Module):
         return smaller
 
     def cut(self, values: Values | None = None) -> Encoder:
-        """The physically smaller encoder, for the gates as they evaluate unless `values` are given."""
+        """The smaller encoder. values: gate values by group; by default those of `Gates.evaluate`."""
         return cut(self.encoder, self.plan, self.gates.evaluate() if values is None else values)

@@ -1,8 +1,8 @@
 """Hard-concrete gates: binary choices that gradients can learn.
 
-Louizos et al., "Learning sparse neural networks through L0 regularization" (arXiv 1712.01312), with the constants of DPHuBERT
-(Peng et al., arXiv 2305.17651) and of the code it took them from (asappresearch/flop; Wang et al., arXiv 1910.04732). Checked
-against DPHuBERT's own numbers in tests/golden.
+Louizos et al., "Learning sparse neural networks through L0 regularization" (arXiv 1712.01312). The constants are those of DPHuBERT
+(Peng et al., arXiv 2305.17651) and of its source (asappresearch/flop; Wang et al., arXiv 1910.04732). tests/golden compares with
+DPHuBERT's numbers.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ EVAL_SLOPE = 0.8  # flop's constant: soft gate values in evaluation are sigmoid(
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Constants of the hard-concrete distribution, and where gates start.
+    """Constants of the hard-concrete distribution, and the initial values of gates.
 
-    beta: temperature. gamma, zeta: the interval to which samples are stretched before they are clipped to [0, 1]. eps: keeps
-    noise off 0 and 1. drop: log_alpha starts at log((1 - drop) / drop); 0.5 for feed-forward units (P(open) = 0.832 each) makes
-    the expected sparsity of HuBERT Base 0.10 at the start, as in DPHuBERT. std: of the noise around that start.
+    beta: temperature. gamma, zeta: samples are stretched to this interval before they are clipped to [0, 1]. eps: keeps the noise away
+    from 0 and 1. drop, drop_ffn: log_alpha starts at log((1 - drop) / drop); 0.5 for feed-forward units (P(open) = 0.832) gives HuBERT
+    Base an expected sparsity of 0.10 at the start, as in DPHuBERT. std: deviation of the noise that is added to it.
     """
 
     beta: float = 2 / 3
@@ -45,7 +45,7 @@ class GateConfig:
 
 
 def hard_concrete(log_alpha: Tensor, config: GateConfig, generator: torch.Generator | None = None) -> Tensor:
-    """A sample z in [0, 1] per entry of `log_alpha`; exactly 0 and exactly 1 have positive probability."""
+    """Samples one z in [0, 1] per entry of `log_alpha`; exactly 0 and exactly 1 have positive probability."""
     noise = torch.rand(log_alpha.shape, generator=generator, device=log_alpha.device, dtype=log_alpha.dtype)
     u = config.eps + (1 - 2 * config.eps) * noise
     s = torch.sigmoid((torch.log(u) - torch.log(1 - u) + log_alpha) / config.beta)
@@ -60,9 +60,8 @@ def open_probability(log_alpha: Tensor, config: GateConfig) -> Tensor:
 class Gates(nn.Module):
     """One log_alpha per unit of a plan.
 
-    `sample` for training, `evaluate` for the student as it would be cut, `expected` for the budget. All return group name ->
-    tensor. `chosen` (one entry per unit: 1 open, 0 closed, -1 undecided) overrides the count of open units in `evaluate`;
-    `choose` sets it, and it is saved with the parameters. Nothing is cached.
+    `sample` is for training, `evaluate` for the student that would be cut, `expected` for the budget; each returns group name -> tensor.
+    `choose` fixes the units that `evaluate` keeps: it sets the buffer `chosen` (per unit: 1 open, 0 closed, -1 not set).
     """
 
     chosen: Tensor
@@ -70,7 +69,7 @@ class Gates(nn.Module):
     def __init__(self, plan: PruningPlan, config: GateConfig | None = None, generator: torch.Generator | None = None) -> None:
         super().__init__()
         if not len(plan):
-            raise ValueError("the plan has no groups: there is nothing left to prune")
+            raise ValueError("the encoder has no units of these kinds: there is nothing left to prune")
         self.plan, self.config = plan, config or GateConfig()
         self.sizes = [group.size for group in plan]
         starts = [self._start(group) for group in plan]
@@ -88,11 +87,11 @@ class Gates(nn.Module):
 
     @staticmethod
     def key(group: Group) -> str:
-        """The group's name in `log_alpha`: parameter names cannot hold dots."""
+        """The group's name in `log_alpha`, without dots, which parameter names cannot have."""
         return group.name.replace(".", "_")
 
     def flat(self) -> Tensor:
-        """(units,) all log_alpha in plan order: one operation for all groups instead of one each."""
+        """(units,) all log_alpha in plan order, so that one operation serves all groups."""
         return torch.cat([self.log_alpha[self.key(group)] for group in self.plan])
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
@@ -102,10 +101,8 @@ class Gates(nn.Module):
         return self.sample() if self.training else self.evaluate()
 
     def sample(self, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """A fresh sample, differentiable. Where fewer than a group's minimum came out open, its likeliest units are kept.
-
-        Kept means gathered: their sampled value is 0, and the smallest positive number stands for it.
-        """
+        """A new differentiable sample. If fewer units than a group's minimum are open, its likeliest units get the smallest positive value,
+        so that they are gathered although their value is almost 0."""
         flat = self.flat()
         values = self.split(hard_concrete(flat, self.config, generator))
         for group, log_alpha in zip(self.plan, flat.detach().split(self.sizes), strict=True):
@@ -115,26 +112,26 @@ class Gates(nn.Module):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Tensor]:
-        """Soft values sigmoid(0.8 log_alpha / beta), zero for the round(n - E[open]) least likely units of each group."""
+        """Soft values sigmoid(0.8 log_alpha / beta); zero for the round(n - E[open]) least likely units of each group."""
         flat = self.flat().float()
         soft = torch.sigmoid(EVAL_SLOPE * flat / self.config.beta).clamp(min=torch.finfo(flat.dtype).tiny)
         return self.split(soft * self.open_mask())
 
     @torch.no_grad()
     def open_mask(self) -> Tensor:
-        """(units,) bool: what `evaluate` keeps open: what was chosen, else what is counted."""
+        """(units,) bool: the units that `evaluate` keeps: the chosen ones if there are any, else those of `counted_mask`."""
         if bool((self.chosen >= 0).any()):
             return self.chosen == 1
         return self.counted_mask(self.flat())
 
     def counted_mask(self, flat: Tensor) -> Tensor:
-        """(units,) bool: all but the round(n - E[open]) units of smallest log_alpha in each group, for any log_alpha."""
+        """(units,) bool: all but the round(n - E[open]) units of smallest log_alpha in each group. flat: (units,) log_alpha."""
         parts = flat.split(self.sizes)
         expected = torch.stack([part.sum() for part in open_probability(flat, self.config).split(self.sizes)]).tolist()
         masks = []
         for group, log_alpha, count in zip(self.plan, parts, expected, strict=True):
             closed = min(round(group.size - count), group.size - group.minimum)
-            # ordered by log_alpha, not by the soft value as in the reference: the same order, but it does not saturate
+            # by log_alpha, not by soft value as in the reference: the order is the same, but log_alpha does not saturate
             order = log_alpha.argsort(stable=True)
             masks.append(torch.ones_like(log_alpha, dtype=torch.bool).scatter_(0, order[:closed], False))
         return torch.cat(masks)
@@ -145,7 +142,7 @@ class Gates(nn.Module):
 
     @torch.no_grad()
     def choose(self, kept: Mapping[str, Iterable[int]] | None) -> None:
-        """From now on `evaluate` keeps exactly these units of each group; ``None`` goes back to its own count."""
+        """Makes `evaluate` keep exactly these units of each group; ``None``: those of `counted_mask` again."""
         if kept is None:
             self.chosen.fill_(-1)
             return
@@ -156,7 +153,7 @@ class Gates(nn.Module):
 
     @torch.no_grad()
     def select(self, plan: PruningPlan, kept: Mapping[str, Sequence[int]]) -> Gates:
-        """Gates with the same log_alpha for `plan`, that of the encoder which is left after cutting all but `kept`."""
+        """Gates with the same log_alpha for `plan`, the plan of the encoder after a cut to `kept`."""
         selected = Gates(plan, self.config, torch.Generator())
         chosen = self.split(self.chosen)
         for group in plan:
@@ -168,7 +165,7 @@ class Gates(nn.Module):
 
 
 def _at_least(minimum: int, values: Tensor, log_alpha: Tensor) -> Tensor:
-    """`values` with the `minimum` units of largest log_alpha off zero, if fewer are. On the device, without asking the host."""
+    """`values` where at least the `minimum` units of largest log_alpha are not zero. Computed on the device, without a synchronisation."""
     likeliest = torch.zeros_like(values, dtype=torch.bool).scatter_(0, log_alpha.topk(minimum).indices, True)
     lacking = (values != 0).sum() < minimum
     return torch.where(likeliest & lacking & (values == 0), torch.finfo(values.dtype).tiny, values)

@@ -1,8 +1,8 @@
-"""How long an encoder of a given shape takes: milliseconds of each part, predicted from what single parts took on a machine.
+"""The latency of an encoder of a given shape: milliseconds of each part, predicted from timings of single parts on one machine.
 
-As in `cost`, one formula serves integers and expectations. The time of a part is a sum of terms, each linear in every width, with
-coefficients fitted to timings: gates of different groups are independent, so expected widths give the expected time. No coefficient
-is negative, so a wider part is never said to be faster. `sottovoce bench --fit-cost` makes the file of coefficients. See ADR 0011.
+As in `cost`, one formula serves integers and expectations. The time of a part is a sum of terms that are linear in every width, with
+coefficients fitted to timings. Gates of different groups are independent, so expected widths give the expected time. No coefficient
+is negative, so a wider part is never predicted to be faster. `sottovoce bench --fit-cost` writes the coefficients. See ADR 0011.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from sottovoce.encoder import EncoderConfig
 from sottovoce.pruning.parts import encoder_parts
 from sottovoce.pruning.unit import PartCost, Width
 
-KIND = "latency-cost"  # of the file, which is a record in the ledger's format
+KIND = "latency-cost"  # the record's kind in the ledger's format
 DEFAULT = Path(__file__).parents[1] / "assets" / "latency-default.json"
-MEND = "make one on the machine that counts: sottovoce bench --fit-cost --out latency.json"
+MEND = "make one on the machine you deploy to: sottovoce bench --fit-cost --out latency.json"
 
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Coefficients by kind and term, and what they were measured on: a CPU, with so many threads, clips of `seconds`, one at a time."""
+    """Coefficients by kind of part and term, and how they were measured: CPU, threads, and seconds per clip (batch of one)."""
 
     coefficients: Mapping[str, Mapping[str, float]]
     seconds: float
@@ -34,11 +34,11 @@ class LatencyModel:
 
     @property
     def where(self) -> str:
-        """In words."""
+        """CPU, threads and clip, for messages."""
         return f"{self.cpu}, {self.threads} thread{'s' if self.threads > 1 else ''}, {self.seconds:g} s"
 
     def predict(self, config: EncoderConfig, widths: Mapping[str, Width] | None = None) -> dict[str, Width]:
-        """Milliseconds of each part for one clip, under the names of `encoder_cost`. widths: as there."""
+        """Milliseconds of each part for one clip. Names and `widths` are those of `encoder_cost`."""
         return {name: self.of(part) for name, part in encoder_parts(config, widths, self.seconds).items()}
 
     def total(self, config: EncoderConfig, widths: Mapping[str, Width] | None = None) -> Width:
@@ -46,32 +46,29 @@ class LatencyModel:
         return sum(self.predict(config, widths).values(), start=0.0)
 
     def of(self, part: PartCost) -> Width:
-        """Milliseconds of one part. ValueError when parts of its kind were not timed."""
+        """Milliseconds of one part. ValueError if its kind was not timed."""
         coefficients, terms = self.coefficients.get(part.kind, {}), part.terms
         if not coefficients.keys() >= terms.keys():
-            raise ValueError(f"the file of latencies ({self.where}) says nothing of parts of the kind '{part.kind}'; {MEND}")
+            raise ValueError(f"the latency file ({self.where}) has no timings for parts of kind '{part.kind}'; {MEND}")
         return sum((coefficients[term] * value for term, value in terms.items()), start=0.0)
 
 
 def load_latency(path: str | Path = "") -> LatencyModel:
-    """The model in a file that `sottovoce bench --fit-cost` wrote; the one that ships where no file is named.
-
-    ValueError, with a way out, on anything else.
-    """
+    """Reads a file that `sottovoce bench --fit-cost` wrote; without a path, the shipped one. ValueError for any other file."""
     path = Path(path).expanduser() if str(path) else DEFAULT
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise ValueError(f"there is no file of latencies {path}; {MEND}") from None
+        raise ValueError(f"there is no latency file {path}; {MEND}") from None
     except ValueError:
         raise ValueError(f"{path} is not JSON; {MEND}") from None
     if not isinstance(record, dict) or record.get("kind") != KIND:
-        raise ValueError(f"{path} holds no latencies (kind '{KIND}'); {MEND}")
+        raise ValueError(f"{path} is not a latency file (kind '{KIND}'); {MEND}")
     return from_record(record, str(path))
 
 
 def from_record(record: Mapping[str, Any], name: str = "the record") -> LatencyModel:
-    """From the parsed file. ValueError when something is missing or not a number that makes sense."""
+    """The model of a parsed file. ValueError for missing fields and invalid numbers."""
     try:
         coefficients = {
             kind: {term: float(value) for term, value in terms.items()} for kind, terms in record["coefficients"].items()
@@ -81,5 +78,5 @@ def from_record(record: Mapping[str, Any], name: str = "the record") -> LatencyM
         raise ValueError(f"{name} is not complete ({type(problem).__name__}: {problem}); {MEND}") from None
     values = [value for terms in coefficients.values() for value in terms.values()]
     if not (all(math.isfinite(value) and value >= 0 for value in values) and model.seconds > 0):
-        raise ValueError(f"{name}: seconds must be above 0 and coefficients not below it; {MEND}")
+        raise ValueError(f"{name}: seconds must be above 0 and no coefficient negative; {MEND}")
     return model

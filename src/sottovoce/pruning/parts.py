@@ -1,6 +1,6 @@
-"""The parts of an encoder and what each costs, in the order in which sound passes them.
+"""The parts of an encoder and their costs, from input to output.
 
-Parts that are made of units are said by the kinds of units, in `units/`; those that have none are said here.
+Each kind of unit (in `units/`) gives the parts that consist of its units; this file gives the parts without units.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sottovoce.pruning.unit import PartCost, UnitKind, Width, Workload, kinds
 
 
 def encoder_parts(config: EncoderConfig, widths: Mapping[str, Width] | None = None, seconds: float = 10.0) -> dict[str, PartCost]:
-    """Every part for one clip of `seconds`, by name. widths: as in `encoder_cost`. ValueError for a clip too short for one frame."""
+    """All parts by name, for one clip of `seconds`. widths: as in `encoder_cost`. ValueError for a clip too short for one frame."""
     workload, units = Workload.of(config, widths, seconds), kinds()
     parts = [*_without_units(workload), *(part for kind in units for part in kind.parts(workload))]
     for kind in units:
@@ -23,10 +23,10 @@ def encoder_parts(config: EncoderConfig, widths: Mapping[str, Width] | None = No
 
 
 def _without_units(workload: Workload) -> Iterator[PartCost]:
-    """The filter bank, the projection with its norm, the relative table, and the norms of the layers."""
+    """The filter bank, the projection with its norm, the relative position table, and the norms of the layers."""
     config, frontend, frames = workload.config, workload.config.frontend, workload.frames
     dim, relative = config.dim, config.relative
-    if frontend.fbank is not None:  # the spectrum is not counted: it is a fast transform
+    if frontend.fbank is not None:  # without the Fourier transform, which is fast
         windows = workload.frames_after(1)
         bank = BINS * frontend.fbank.mels * windows
         yield PartCost("frontend.fbank", "fbank", (-1, 1), windows, 0, bank, lambda: {"macs": bank, "call": 1})

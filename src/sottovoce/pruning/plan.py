@@ -1,8 +1,8 @@
-"""Which tensors move together: the one statement that gates, cost and cut all read.
+"""The pruning plan: which slices of which tensors belong to each unit. Gates, cost and cut all read it.
 
-A group is a list of units (channels, heads, ...) of which any may be closed. It names every place where its units live: the
-rows of the weights that produce them, the columns of the weights that consume them. Names are those of the encoder's parameters
-and buffers. Which groups there are, each kind of unit says itself (`units/`).
+A group is a list of units (channels, heads, ...) of which any may be closed. Its slices are the rows of the weights that produce the
+units and the columns of the weights that consume them, by the names of the encoder's parameters and buffers. Each kind of unit
+(`units/`) gives its groups.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class PruningPlan:
 
 
 def make_plan(config: EncoderConfig, units: Sequence[str]) -> PruningPlan:
-    """The groups of the given kinds in an encoder, which may itself be a pruned one; what it does not have gets no group.
+    """The groups of the given kinds in an encoder, which may be pruned already; parts that it does not have get no group.
 
-    ValueError for an unknown kind (`sottovoce list units` shows them), and for a kind whose units this encoder cannot lose.
+    ValueError for an unknown kind (see `sottovoce list units`) and for a kind that cannot be pruned in this encoder.
     """
     placed = [(kind.place(group.name), group) for kind in kinds(units) for group in kind.groups(config)]
     return PruningPlan(tuple(_in_factors(group, config) for _, group in sorted(placed, key=lambda item: item[0])))
 
 
 def _in_factors(group: Group, config: EncoderConfig) -> Group:
-    """`group` where linear layers are two factors: their rows are the outer factor's, their columns the inner one's."""
+    """`group` for an encoder with factored linear layers: rows belong to the outer factor, columns to the inner one."""
     if not config.factored:
         return group
     factored = {name for name, _ in config.factored}
@@ -59,10 +59,7 @@ def _in_factors(group: Group, config: EncoderConfig) -> Group:
 
 
 def prepare(encoder: Encoder, units: Sequence[str]) -> Encoder:
-    """An encoder of the same function that can be planned for `units`.
-
-    Returns `encoder` itself when there is nothing to do, else a new encoder with copies of its weights.
-    """
+    """An equivalent encoder that `make_plan` accepts for `units`: `encoder` itself, or a new one with copies of its weights."""
     for kind in kinds(units):
         config = kind.prepared(encoder.config)
         if config != encoder.config:
@@ -71,21 +68,23 @@ def prepare(encoder: Encoder, units: Sequence[str]) -> Encoder:
 
 
 def prepare_config(config: EncoderConfig, units: Sequence[str]) -> EncoderConfig:
-    """The shape of the encoder that `prepare` returns."""
+    """The config of the encoder that `prepare` returns."""
     for kind in kinds(units):
         config = kind.prepared(config)
     return config
 
 
 def unprepared_config(config: EncoderConfig) -> EncoderConfig:
-    """The shape without what `prepare` added, as far as no unit of it is gone: what a budget counts from."""
+    """The config without what `prepare` added, unless some of its units are gone. Budgets count from it."""
     for kind in kinds():
         config = kind.unprepared(config)
     return config
 
 
 def rebuild(like: Encoder, config: EncoderConfig, state: Mapping[str, Tensor]) -> Encoder:
-    """A new encoder of `config` with `state`; device, dtype, mode and frozen parameters as in `like`. Draws no random numbers."""
+    """A new encoder of `config` with the weights `state`; device, dtype, mode and frozen parameters are those of `like`.
+
+    Draws no random numbers."""
     with torch.random.fork_rng(devices=[]):
         encoder = Encoder(config)
     weight = like.frontend.projection.weight

@@ -1,4 +1,4 @@
-"""Cutting while training goes on: units that will not open again leave the encoder, the gates and the optimiser for good."""
+"""Cutting during training: removes units that will not open again from the encoder, the gates and the optimiser."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Kept = dict[str, list[int]]  # group name -> numbers of the units that stay
 
 @torch.no_grad()
 def units_to_keep(gated: GatedEncoder, budget: Budget, below: float) -> Kept | None:
-    """The units whose chance of being open is at least `below`, of every group at least its minimum. ``None`` when that is all of them,
-    or when what would be left could no longer be as large as the budget allows."""
+    """The units of each group whose probability of being open is at least `below`, at least the group's minimum. ``None`` if these are all
+    units, or if the rest would be smaller than the budget."""
     kept: Kept = {}
     for name, log_alpha in gated.gates.split(gated.gates.flat().detach()).items():
         group = gated.plan[name]
-        stays = open_probability(log_alpha, gated.gates.config) >= below
+        mask = open_probability(log_alpha, gated.gates.config) >= below
         if group.minimum:
-            stays[log_alpha.topk(group.minimum).indices] = True
-        kept[name] = stays.nonzero().flatten().tolist()
+            mask[log_alpha.topk(group.minimum).indices] = True
+        kept[name] = mask.nonzero().flatten().tolist()
     if all(len(kept[group.name]) == group.size for group in gated.plan):
         return None
     left = budget.measure({name: len(units) for name, units in kept.items()})
@@ -34,9 +34,9 @@ def units_to_keep(gated: GatedEncoder, budget: Budget, below: float) -> Kept | N
 
 @torch.no_grad()
 def shrink(gated: GatedEncoder, kept: Mapping[str, Sequence[int]]) -> GatedEncoder:
-    """The gated encoder without all units but `kept`; weights of the others and their log_alpha stay as they are.
+    """The gated encoder with only the units `kept`; their weights and log_alpha are unchanged.
 
-    With the same gate values for what is left it is the same function. Draws nothing from torch's random generator.
+    With the same gate values it computes the same function. Draws no random numbers.
     """
     values = {
         group.name: torch.zeros(group.size).index_fill(0, torch.tensor(list(kept[group.name]), dtype=torch.long), 1.0)
@@ -50,7 +50,7 @@ def shrink(gated: GatedEncoder, kept: Mapping[str, Sequence[int]]) -> GatedEncod
 
 
 def shrink_tensors(gated: GatedEncoder, kept: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that are named and shaped like parameters of `gated` (an optimiser's moments), cut as `shrink` cuts these."""
+    """Cuts `tensors`, named and shaped like parameters of `gated` (an optimiser's moments), as `shrink` cuts the parameters."""
     own = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
     smaller = {f"encoder.{name}": tensor for name, tensor in cut_like(own, gated.plan, kept).items()} if own else {}
     for group in gated.plan:
@@ -61,9 +61,9 @@ def shrink_tensors(gated: GatedEncoder, kept: Mapping[str, Sequence[int]], tenso
 
 
 def combine_cuts(before: Mapping[str, Sequence[int]], then: Mapping[str, Sequence[int]]) -> Kept:
-    """What two cuts, one after the other, leave, counted in the encoder before both. `then` counts within what `before` left.
+    """The units that two cuts in sequence leave, numbered as in the encoder before both. `then` is numbered as in the encoder between.
 
-    A group that `before` does not name was complete; one that `then` does not name stays as it was, or went with the part it was in.
+    A group missing in `before` was complete; one missing in `then` is unchanged, or was removed with its part.
     """
     both = {name: list(units) for name, units in before.items()}
     for name, units in then.items():

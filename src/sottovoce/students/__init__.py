@@ -1,4 +1,4 @@
-"""Student designs, one file each: where the student's shape and first weights come from."""
+"""Student designs, one file each. A design sets the student's shape and initial weights."""
 
 from sottovoce.students.base import Student
 

@@ -19,8 +19,8 @@ class Copy(Student):
 
     @dataclass(frozen=True)
     class Config(Joining):
-        """Time reduction is all there is to choose; there is none in DPHuBERT."""
+        """The only option is time reduction, which DPHuBERT does not have."""
 
     def build(self, teacher: Pretrained | None) -> Encoder:
-        want: Copy.Config = self.config
-        return want.joined(copy.deepcopy(own_encoder(teacher)))
+        config: Copy.Config = self.config
+        return config.joined(copy.deepcopy(own_encoder(teacher)))

@@ -1,4 +1,4 @@
-"""A thinner and shallower teacher: any width and depth, its most important weights or none."""
+"""A narrower and shallower copy of the teacher, of any width and depth, with its most important weights or random ones."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from sottovoce.pruning.plan import rebuild
 from sottovoce.students.base import Joining, Student, own_encoder
 from sottovoce.students.layers import chosen, take
 
-# Kinds of units whose number a student may choose -> the field that says how many.
+# Kinds of units whose number can be set -> (field, type, default).
 OPTIONS = {kind.name: kind.option for kind in kinds() if kind.option is not None}
 
 
 @dataclass(frozen=True)
 class Sizes(Joining):
-    """0, or nothing, for as many as the teacher has. dim: width of the residual stream, a multiple of the position groups.
+    """Sizes of the student; 0 or an empty list: the teacher's. Each kind of unit adds its field `UnitKind.option`.
 
-    start: "cut", the teacher's weights (evenly spaced layers), or "random". Each kind of unit adds the field that it names in
-    `UnitKind.option`.
+    dim: width of the residual stream, a multiple of the position groups. start: "cut", the teacher's weights (evenly spaced layers), or
+    "random".
     """
 
     dim: int = 0
@@ -38,10 +38,10 @@ class Sizes(Joining):
 
 @STUDENTS.register("narrow")
 class Narrow(Student):
-    """The teacher's design with fewer layers, narrower; spaced layers and the units of largest weights, or random weights.
+    """The teacher with fewer layers and units: evenly spaced layers and the most important units, or random weights.
 
-    A unit (head, feed-forward unit, channel) counts as much as the norms of what it reads and of what it writes, multiplied; a
-    dimension of the residual stream as much as its share of the norm of every weight that reads or writes it.
+    The importance of a unit (head, feed-forward unit, channel) is the product of the norms of its input and output weights; that of a
+    dimension of the residual stream is the sum of its shares in the norms of all weights that read or write it.
     """
 
     Config: ClassVar[type] = dataclasses.make_dataclass(
@@ -52,16 +52,16 @@ class Narrow(Student):
     )
 
     def build(self, teacher: Pretrained | None) -> Encoder:
-        encoder, want = own_encoder(teacher), self.config
+        encoder, options = own_encoder(teacher), self.config
         depth = len(encoder.layers)
-        shallower = take(encoder, chosen(depth, want.depth or depth, "spaced"))
+        shallower = take(encoder, chosen(depth, options.depth or depth, "spaced"))
         config = self.shape(shallower.config)
-        if want.start == "random":
-            return want.joined(Encoder(config)).reset_parameters()
-        return want.joined(thinner(fewer_units(shallower, config), config.dim))
+        if options.start == "random":
+            return options.joined(Encoder(config)).reset_parameters()
+        return options.joined(thinner(fewer_units(shallower, config), config.dim))
 
     def shape(self, config: EncoderConfig) -> EncoderConfig:
-        """The wanted widths in the teacher's design. ValueError where they cannot be had."""
+        """The teacher's config with the student's sizes. ValueError if the teacher does not allow them."""
         for kind in kinds(OPTIONS):
             size = getattr(self.config, OPTIONS[kind.name][0])
             if size:
@@ -74,19 +74,19 @@ class Narrow(Student):
 
 
 def fewer_units(encoder: Encoder, like: EncoderConfig) -> Encoder:
-    """The encoder with as many heads, units and channels as `like` has, those of largest weights; its width stays."""
-    tensors, wanted = named_tensors(encoder), full_widths(like)
+    """The encoder with as many heads, feed-forward units and channels as `like`, the most important ones. Its width is unchanged."""
+    tensors, counts = named_tensors(encoder), full_widths(like)
     plan = make_plan(encoder.config, tuple(OPTIONS))
     values = {}
     for group in plan:
-        if wanted[group.name] < group.size:
-            best = importance(tensors, group).topk(int(wanted[group.name])).indices
+        if counts[group.name] < group.size:
+            best = importance(tensors, group).topk(int(counts[group.name])).indices
             values[group.name] = torch.zeros(group.size).index_fill(0, best, 1.0)
     return cut(encoder, plan, values) if values else encoder
 
 
 def importance(tensors: Mapping[str, Tensor], group: Group) -> Tensor:
-    """(size,) product over the group's matrices of the norm of each unit's slice."""
+    """(size,) importance of each unit: the product over the group's matrices of the norm of its slice."""
     product = torch.ones(group.size)
     for part in group.slices:
         tensor = tensors[part.name]
@@ -97,25 +97,25 @@ def importance(tensors: Mapping[str, Tensor], group: Group) -> Tensor:
 
 
 def thinner(encoder: Encoder, dim: int) -> Encoder:
-    """The encoder with `dim` dimensions of the residual stream, those of largest weights, in every tensor that has them.
+    """The encoder with the `dim` most important dimensions of the residual stream.
 
-    Where the positional convolution has groups of channels, each group keeps the same ones, so that it stays what it was.
+    Every channel group of the positional convolution keeps the same places, so that its structure stays.
     """
     old, new = encoder.config, dataclasses.replace(encoder.config, dim=dim)
     if dim == old.dim:
         return encoder
     before, after, state = shapes(old), shapes(new), encoder.state_dict()
-    axes = {name: [i for i, (x, y) in enumerate(zip(before[name], after[name], strict=True)) if x != y] for name in before}
+    changed = {name: [i for i, (x, y) in enumerate(zip(before[name], after[name], strict=True)) if x != y] for name in before}
     groups = 1 if old.position is None else old.position.groups
     score = torch.zeros(old.dim)
-    for name, where in axes.items():
-        for axis in where:
+    for name, axes in changed.items():
+        for axis in axes:
             if state[name].dim() > 1 and state[name].shape[axis] == old.dim:
                 norms = state[name].float().movedim(axis, 0).reshape(old.dim, -1).norm(dim=1)
                 score += norms / norms.sum()
     inner = score.view(groups, -1).sum(0).topk(dim // groups).indices.sort().values  # within a group
     outer = (torch.arange(groups)[:, None] * (old.dim // groups) + inner).flatten()
-    for name, where in axes.items():
-        for axis in where:
+    for name, axes in changed.items():
+        for axis in axes:
             state[name] = state[name].index_select(axis, outer if state[name].shape[axis] == old.dim else inner)
     return rebuild(encoder, new, state)

@@ -24,18 +24,18 @@ from sottovoce.students.base import Student
 
 @STUDENTS.register("random")
 class Random(Student):
-    """Random weights in a stated shape, or in the shape of another model: for pre-training and as a control."""
+    """Random weights in a given shape, or in the shape of another model: for pre-training and as a control."""
 
     @dataclass(frozen=True)
     class Config:
-        """like: folder or hub id whose shape is taken; otherwise the fields below, in HuBERT's layout (defaults: HuBERT Base).
+        """like: folder or hub id of a model whose shape is copied; if empty, the fields below give the shape (defaults: HuBERT Base).
 
-        join: so many frames of the front end become one before the first layer (time reduction).
+        join: number of front-end frames that become one before the first layer (time reduction).
 
-        frontend: convolutions over the waveform (conv_dims, conv_kernels, conv_strides, norm), or a "fbank" of log-mel bands, which costs
-        next to nothing. normalize: the filter bank's bins, per utterance. layer: "transformer", or "conformer" with convolutions over
-        `kernel` frames and, in attention, learned distances up to `left` frames back and `right` ahead (w2v-BERT 2.0's layout, which
-        has no positional convolution).
+        frontend: "wave", convolutions over the waveform (conv_dims, conv_kernels, conv_strides, norm), or "fbank", a log-mel filter bank,
+        which is much cheaper. normalize: normalises each bin of the filter bank per utterance. layer: "transformer", or "conformer" as in
+        w2v-BERT 2.0: convolutions over `kernel` frames, learned distances in attention up to `left` frames back and `right` ahead, no
+        positional convolution.
         """
 
         like: str = ""
@@ -63,48 +63,55 @@ class Random(Student):
         return Encoder(self.shape()).reset_parameters()
 
     def shape(self) -> EncoderConfig:
-        want: Random.Config = self.config
-        if want.like:
-            config = load_pretrained(want.like).config
+        options: Random.Config = self.config
+        if options.like:
+            config = load_pretrained(options.like).config
             if config is None:
-                raise ValueError(f"'{want.like}' is of a family whose shape cannot be copied")
+                raise ValueError(
+                    f"the shape of '{options.like}' cannot be copied; give dim, depth, heads and ffn_dim instead of like"
+                )
             return config
-        if want.dim % want.heads:
-            raise ValueError(f"student.dim={want.dim} must be a multiple of heads ({want.heads})")
-        rate = want.dropout
+        if options.dim % options.heads:
+            raise ValueError(f"student.dim={options.dim} must be a multiple of heads ({options.heads})")
+        rate = options.dropout
         dropout = DropoutConfig(projection=rate, hidden=rate, attention=rate)
-        if want.layer == "conformer":
+        if options.layer == "conformer":
             layer = LayerConfig(
-                want.heads, want.dim // want.heads, want.ffn_dim, kind="conformer", ffn1_dim=want.ffn_dim, glu_dim=want.dim
+                options.heads,
+                options.dim // options.heads,
+                options.ffn_dim,
+                kind="conformer",
+                ffn1_dim=options.ffn_dim,
+                glu_dim=options.dim,
             )
             return EncoderConfig(
                 frontend=self.front(),
-                dim=want.dim,
+                dim=options.dim,
                 position=None,
-                layers=(layer,) * want.depth,
+                layers=(layer,) * options.depth,
                 norm_first=True,
                 activation="swish",
-                distance=DistanceConfig("key", want.left, want.right),
-                convolution=ConvolutionConfig(want.kernel, causal=True),
+                distance=DistanceConfig("key", options.left, options.right),
+                convolution=ConvolutionConfig(options.kernel, causal=True),
                 norm=False,
                 dropout=dropout,
             )
-        if want.dim % want.position_groups:
-            raise ValueError(f"student.dim={want.dim} must be a multiple of position_groups ({want.position_groups})")
+        if options.dim % options.position_groups:
+            raise ValueError(f"student.dim={options.dim} must be a multiple of position_groups ({options.position_groups})")
         return EncoderConfig(
             frontend=self.front(),
-            dim=want.dim,
-            position=PositionConfig(want.position_kernel, want.position_groups),
-            layers=(LayerConfig(want.heads, want.dim // want.heads, want.ffn_dim),) * want.depth,
-            norm_first=want.norm_first,
+            dim=options.dim,
+            position=PositionConfig(options.position_kernel, options.position_groups),
+            layers=(LayerConfig(options.heads, options.dim // options.heads, options.ffn_dim),) * options.depth,
+            norm_first=options.norm_first,
             dropout=dropout,
         )
 
     def front(self) -> FrontendConfig:
-        want: Random.Config = self.config
-        if want.frontend == "fbank":
-            return FrontendConfig((), fbank=FbankConfig(normalize=want.normalize), join=want.join)
-        if not len(want.conv_dims) == len(want.conv_kernels) == len(want.conv_strides):
+        options: Random.Config = self.config
+        if options.frontend == "fbank":
+            return FrontendConfig((), fbank=FbankConfig(normalize=options.normalize), join=options.join)
+        if not len(options.conv_dims) == len(options.conv_kernels) == len(options.conv_strides):
             raise ValueError("student.conv_dims, conv_kernels and conv_strides must have the same length")
-        sizes = zip(want.conv_dims, want.conv_kernels, want.conv_strides, strict=True)
-        return FrontendConfig(tuple(ConvConfig(*size) for size in sizes), norm=want.norm, join=want.join)
+        sizes = zip(options.conv_dims, options.conv_kernels, options.conv_strides, strict=True)
+        return FrontendConfig(tuple(ConvConfig(*size) for size in sizes), norm=options.norm, join=options.join)

@@ -1,1 +1,1 @@
-"""Kinds of units, one file each; see `sottovoce.pruning.unit.UnitKind`."""
+"""Kinds of units, one file each. See `sottovoce.pruning.unit.UnitKind`."""

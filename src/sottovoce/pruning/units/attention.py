@@ -12,9 +12,9 @@ from sottovoce.pruning.units.head import producers
 
 @UNITS.register("attention")
 class AttentionParts(UnitKind):
-    """The attention of a layer as a whole, with everything that it adds."""
+    """A layer's whole attention."""
 
-    order = 1  # after the heads: a closed part takes whatever heads are left
+    order = 1  # after the heads, because a closed part removes all heads
 
     def sizes(self, config: EncoderConfig) -> Mapping[str, int]:
         return {f"{at}.attention": int(layer.attention) for _, at, layer in iter_layers(config)}

@@ -34,8 +34,8 @@ class ConvChannels(UnitKind):
             if i + 1 < len(frontend.convs):
                 slices.append(Slice(f"frontend.convs.{i + 1}.conv.weight", 1, scale=True))
             else:
-                # The gate stands after the layer norm, on the projection's columns. Before it, as in the reference, a gate value
-                # would change the statistics of all channels and could only be kept as an extra vector ("dummy_weight").
+                # The gate is after the layer norm, on the projection's columns. Before the norm, as in the reference, a gate value
+                # would change the statistics of all channels, and the student would need an extra vector ("dummy_weight").
                 if frontend.projection_norm:
                     slices += [Slice("frontend.norm.weight", 0), Slice("frontend.norm.bias", 0)]
                 slices.append(Slice("frontend.projection.weight", 1, frontend.join, scale=True))
@@ -81,12 +81,12 @@ def _part(workload: Workload, i: int, conv: ConvConfig, inputs: Width, units: Wi
     params = weights + units * (int(frontend.bias) + 2 * int(_normed(frontend, i)))
 
     def terms() -> Mapping[str, Width]:
-        if i == 0:  # one input: arithmetic and outputs are in proportion
+        if i == 0:  # one input channel: arithmetic is proportional to outputs
             return {"outputs": units * frames, "call": 1}
         moved = {"inputs": inputs * (conv.stride * frames), "outputs": units * frames}
         return {"macs": inputs * units * (conv.kernel * frames), **moved, "call": 1}
 
-    # of a front end with a group norm, only the first convolution has one
+    # with group norm, only the first convolution has a norm
     kind = f"{'conv' if i else 'conv.first'}.{frontend.norm}"
     return PartCost(f"frontend.convs.{i}", kind, (-1, 0), frames, params, weights * frames, terms)
 

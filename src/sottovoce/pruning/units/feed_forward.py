@@ -12,7 +12,7 @@ from sottovoce.pruning.units.ffn import feed_forwards, slices
 
 @UNITS.register("feed_forward")
 class FeedForwardParts(UnitKind):
-    """A feed-forward part as a whole, with everything that it adds."""
+    """A whole feed-forward part."""
 
     def sizes(self, config: EncoderConfig) -> Mapping[str, int]:
         return {_name(at, part): int(getattr(layer, part)) for _, at, layer, part in feed_forwards(config)}
@@ -21,7 +21,7 @@ class FeedForwardParts(UnitKind):
         return {f"{at}.{part}": _name(at, part) for _, at, _, part in feed_forwards(config)}
 
     def place(self, group: str) -> Place:
-        return (layer_of(group), 3 if group.endswith("1") else 6)  # each after its units
+        return (layer_of(group), 3 if group.endswith("1") else 6)  # after its units
 
     def groups(self, config: EncoderConfig) -> Iterator[Group]:
         for i, at, layer, part in feed_forwards(config):

@@ -1,4 +1,4 @@
-"""Feed-forward units. The first feed-forward part of a Conformer layer has the groups "layers.i.ffn1" and "layers.i.feed_forward1"."""
+"""Feed-forward units. The group of a Conformer layer's first feed-forward part is "layers.i.ffn1"."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class FeedForwardUnits(UnitKind):
 
 
 def feed_forwards(config: EncoderConfig) -> Iterator[tuple[int, str, LayerConfig, str]]:
-    """(number of the layer, "layers.number", its shape, "ffn" or "ffn1") of every feed-forward part."""
+    """(i, "layers.i", layer config, "ffn" or "ffn1") of every feed-forward part."""
     for i, at, layer in iter_layers(config):
         for part in ("ffn1", "ffn") if layer.kind == "conformer" else ("ffn",):
             yield i, at, layer, part
 
 
 def slices(at: str) -> tuple[Slice, ...]:
-    """Where the units of the feed-forward module `at` live."""
+    """The slices of the units of the feed-forward module `at`."""
     return (Slice(f"{at}.up_proj.weight", 0), Slice(f"{at}.up_proj.bias", 0), Slice(f"{at}.down_proj.weight", 1, scale=True))
 
 
@@ -76,8 +76,8 @@ def _part(workload: Workload, place: Place, name: str) -> PartCost:
     dim, frames, units, present = workload.config.dim, workload.frames, workload.sizes[name], workload.present(name)
 
     def terms() -> Mapping[str, Width]:
-        there = present * units
-        return {"macs": there * (2 * dim * frames), "outputs": there * frames, "call": present}
+        computed = present * units
+        return {"macs": computed * (2 * dim * frames), "outputs": computed * frames, "call": present}
 
     params = (dim + 1) * units + (units + 1) * dim
     return PartCost(name, "ffn", place, frames, present * params, present * (2 * frames * dim * units), terms)

@@ -1,4 +1,4 @@
-"""Channels of a Conformer's convolution module, the gated linear units."""
+"""Channels of a Conformer's convolution module, which begins with gated linear units."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ConvolutionChannels(UnitKind):
         return {f"{at}.glu": layer.glu_dim for _, at, layer in _conformers(config)}
 
     def groups(self, config: EncoderConfig) -> Iterator[Group]:
-        # The gate stands behind norm and activation, on the last projection's columns: the norm is over the channels that are left.
+        # The gate is after norm and activation, on the last projection's columns, so the norm sees open channels only.
         vectors = ["weight", "bias", "mean", "variance"] if config.convolution.norm == "batch" else ["weight", "bias"]
         for i, at, layer in _conformers(config):
             if layer.glu_dim:
@@ -44,10 +44,10 @@ class ConvolutionChannels(UnitKind):
             units, present = workload.sizes[name], workload.present(name)
 
             def terms(units: Width = units, present: Width = present) -> Mapping[str, Width]:
-                there = present * units
+                computed = present * units
                 return {
-                    "macs": there * (3 * dim * frames),
-                    "depthwise": there * (shape.kernel * frames),
+                    "macs": computed * (3 * dim * frames),
+                    "depthwise": computed * (shape.kernel * frames),
                     "call": present * any_unit(units),
                 }
 

@@ -63,7 +63,7 @@ class Heads(UnitKind):
 
 
 def producers(config: EncoderConfig, at: str) -> tuple[list[str], list[str]]:
-    """Tensors of the attention module `at` that make its heads: those with `head_dim` rows for each, and those with one."""
+    """Tensors of the attention module `at` that produce heads: (those with `head_dim` rows per head, those with one)."""
     rows = [f"{at}.{name}_proj.{tensor}" for name in "qkv" for tensor in ("weight", "bias")]
     vectors = [f"{at}.gate.const", f"{at}.gate.heads"] if config.relative is not None else []
     if config.distance is not None and config.distance.kind == "sinusoid":
@@ -73,16 +73,16 @@ def producers(config: EncoderConfig, at: str) -> tuple[list[str], list[str]]:
 
 
 def _part(workload: Workload, layer: int, name: str, heads: Width, width: int) -> PartCost:
-    """Attention of so many heads of `width`."""
+    """The cost of attention with `heads` heads of `width`."""
     dim, frames, distance, present = workload.config.dim, workload.frames, workload.config.distance, workload.present(name)
     style = "relative" if workload.config.relative is not None else distance.kind if distance is not None else ""
     size = heads * width
     params = 3 * (dim + 1) * size + (size + 1) * dim
     macs = size * frames * (4 * dim + 2 * frames)  # projections; scores and weighted sum
-    if style == "relative":  # a gate per head; its projection is shared by the heads that there are
+    if style == "relative":  # a gate per head; the heads share its projection
         params = params + heads + any_unit(heads) * 8 * (width + 1)
         macs = macs + size * frames * 2
-    elif style == "key" and distance is not None:  # one vector per distance, shared by the heads that there are
+    elif style == "key" and distance is not None:  # one vector per distance, shared by the heads
         vectors = distance.left + distance.right + 1
         params = params + any_unit(heads) * vectors * width
         macs = macs + size * frames * vectors
@@ -91,10 +91,10 @@ def _part(workload: Workload, layer: int, name: str, heads: Width, width: int) -
         macs = macs + size * (2 * frames - 1) * (dim + frames)
 
     def terms() -> Mapping[str, Width]:
-        there = present * heads
-        scores = there * (frames * frames)
+        computed = present * heads
+        scores = computed * (frames * frames)
         return {
-            "macs": there * (4 * width * dim * frames),
+            "macs": computed * (4 * width * dim * frames),
             "score_macs": scores * (2 * width),
             "scores": scores,
             "call": present,

@@ -15,7 +15,7 @@ from sottovoce.pruning.unit import Group, PartCost, Place, Slice, UnitKind, Widt
 
 @UNITS.register("position")
 class PositionGroups(UnitKind):
-    """Channel groups of the positional convolution, each with a scale that is added for it."""
+    """Channel groups of the positional convolution. Preparing adds a scale per group."""
 
     def sizes(self, config: EncoderConfig) -> Mapping[str, int]:
         position = config.position
@@ -32,7 +32,7 @@ class PositionGroups(UnitKind):
             return
         if position.depth != 1:
             raise ValueError(
-                f"cannot prune 'position': this encoder has {position.depth} convolutions in a row; leave it out of the units"
+                f"cannot prune 'position': this encoder has {position.depth} convolutions in a row; remove it from pruning.units"
             )
         if position.kept is None:
             raise ValueError(
@@ -52,13 +52,13 @@ class PositionGroups(UnitKind):
     def narrow(self, config: EncoderConfig, group: Group, kept: Sequence[int]) -> EncoderConfig:
         assert config.position is not None
         assert config.position.kept is not None
-        return _keeping(config, config.position, tuple(config.position.kept[unit] for unit in kept))
+        return _with_groups(config, config.position, tuple(config.position.kept[unit] for unit in kept))
 
     def prepared(self, config: EncoderConfig) -> EncoderConfig:
         position = config.position
         if position is None or position.kept is not None or position.depth != 1:
             return config
-        return _keeping(config, position, tuple(range(position.groups)))
+        return _with_groups(config, position, tuple(range(position.groups)))
 
     def tensors(self, encoder: Encoder) -> Mapping[str, Tensor]:
         assert encoder.config.position is not None
@@ -68,7 +68,7 @@ class PositionGroups(UnitKind):
         position = config.position
         if position is None or position.kept is None or len(position.kept) < position.groups:
             return config
-        return _keeping(config, position, None)
+        return _with_groups(config, position, None)
 
     def parts(self, workload: Workload) -> Iterator[PartCost]:
         position, frames = workload.config.position, workload.frames
@@ -90,5 +90,5 @@ class PositionGroups(UnitKind):
         return {} if config.position is None or config.position.kept is None else {"position": "Position groups"}
 
 
-def _keeping(config: EncoderConfig, position: PositionConfig, kept: tuple[int, ...] | None) -> EncoderConfig:
+def _with_groups(config: EncoderConfig, position: PositionConfig, kept: tuple[int, ...] | None) -> EncoderConfig:
     return dataclasses.replace(config, position=dataclasses.replace(position, kept=kept))
