@@ -282,7 +282,7 @@ def test_memory_does_not_grow() -> None:
     sizes = []
     for piece in pieces(wave, [1000]):
         stream.push(piece)
-        held = [*stream.context.kept.values(), *stream.frontend.waiting]
+        held = [*stream.context.cache.values(), *stream.frontend.waiting]
         sizes.append(sum(x.untyped_storage().nbytes() for x in held))
     assert max(sizes[2:]) < 1.5 * min(sizes[2:])
 
@@ -362,9 +362,9 @@ def test_models_that_are_refused() -> None:
     generic = Speech(nn.Linear(1, 1), None, normalize=False).eval()
     filters = Speech(model_of("w2v-bert").encoder, SHAPES["w2v-bert"], normalize=True).eval()
     for each, message in (
-        (generic, "runs inside transformers, which needs whole recordings"),
+        (generic, "runs inside transformers, which needs complete recordings"),
         (Speech(model.encoder, model.config, normalize=False).train(), r"training mode.*model\.eval\(\)"),
-        (model_of("hubert-large").half(), r"in float16; call model\.float\(\)"),
+        (model_of("hubert-large").half(), r"is float16; call model\.float\(\)"),
         (filters, "a filter bank on normalised waveforms cannot be streamed"),
     ):
         with pytest.raises(ValueError, match=message):

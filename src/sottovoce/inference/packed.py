@@ -1,10 +1,12 @@
-"""The encoder prepared for inference on a CPU: the same numbers (to 1e-4), by fewer bytes moved and faster matrix products.
+"""The encoder prepared for fast inference on a CPU. Its outputs equal those of `Encoder` to 1e-4.
 
-Three things differ from `Encoder`. Matrix products go through oneDNN with weights laid out for it once, activation included, where that is
-faster than what PyTorch calls by itself (`sottovoce.encoder.kernels`). The waveform convolutions become such
-products over a piece of audio short enough for its intermediate results to stay in the cache; the group norm over time, for which all of
-the first convolution's output would have to be there, is folded into that convolution's weights: mean and variance of a convolution's
-output follow from the first two moments of what it reads. And the long positional convolution is computed by Fourier transforms.
+Three things differ from `Encoder`:
+- Matrix products use oneDNN, with packed weights and fused activations, where it is faster than PyTorch's own product
+  (`sottovoce.encoder.kernels`).
+- The waveform convolutions are such products, over pieces of audio whose intermediate results fit in the cache. The group norm over time
+  would need the whole output of the first convolution. It is folded into that convolution's weights instead: mean and variance of the
+  output follow from the first two moments of the input.
+- The positional convolution is computed by Fourier transforms.
 
 B batch, S samples, C channels, K kernel, T frames.
 """
@@ -29,20 +31,20 @@ from sottovoce.encoder.modules import ChannelNorm, LayerNorm
 from sottovoce.encoder.position import ConvPosition
 from sottovoce.encoder.product import FEW, TIMED, has_onednn, onednn_is_faster, product
 
-PIECE = 50  # frames that the waveform convolutions compute at a time: a second of audio
-STEP = 5  # the last piece is computed in multiples of so many frames, because oneDNN prepares itself anew for every size
-MANY = 1 << 16  # rows whose moments are taken at a time
-FUSED = {F.gelu: "gelu", F.relu: "relu"}  # activations that oneDNN computes with the product, as torch.ops.mkldnn calls them
+PIECE = 50  # frames per piece in the waveform convolutions: a second of audio
+STEP = 5  # the last piece is rounded up to a multiple of this, because oneDNN has to set up every new size
+MANY = 1 << 16  # rows per step when moments are computed
+FUSED = {F.gelu: "gelu", F.relu: "relu"}  # activations that oneDNN computes with the product -> their names in torch.ops.mkldnn
 UNFUSED: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
 def can_pack() -> bool:
-    """Whether this build of PyTorch has what `pack` needs."""
+    """Whether this build of PyTorch has the oneDNN operations that `pack` needs."""
     return has_onednn() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 
 
 def fastest(encoder: nn.Module) -> nn.Module:
-    """`encoder` packed, where that can be done; else as it is."""
+    """`encoder` packed, or `encoder` itself if it cannot be packed."""
     try:
         return pack(encoder) if isinstance(encoder, Encoder) else encoder
     except ValueError:
@@ -50,11 +52,14 @@ def fastest(encoder: nn.Module) -> nn.Module:
 
 
 def pack(encoder: Encoder) -> PackedEncoder:
-    """`encoder` for inference: float32, on the CPU, no gradients. Weights that stay as they are, are shared with it; packed ones are a
-    copy, so later changes of its weights are not seen. ValueError when this encoder, or this machine, cannot."""
+    """Prepares `encoder` for inference: float32, on the CPU, without gradients.
+
+    Packed weights are copies, so later changes of the encoder's weights have no effect on them; other weights are shared. ValueError if
+    the encoder is not float32 on the CPU, or if this build of PyTorch has no oneDNN.
+    """
     first = next(encoder.parameters())
     if not can_pack():
-        raise ValueError("this build of PyTorch has no oneDNN; run the encoder as it is")
+        raise ValueError("this build of PyTorch has no oneDNN; load the encoder without fast")
     if first.device.type != "cpu" or first.dtype != torch.float32:
         kind = str(first.dtype).removeprefix("torch.")
         raise ValueError(f"only float32 encoders on the CPU can be packed; this one is {kind} on {first.device}")
@@ -62,49 +67,45 @@ def pack(encoder: Encoder) -> PackedEncoder:
 
 
 class PackedEncoder(Encoder):
-    """See `pack`. Called as `Encoder` is."""
+    """See `pack`. Called like `Encoder`."""
 
     def __init__(self, encoder: Encoder) -> None:
         nn.Module.__init__(self)
         shared = {id(x): x for x in (*encoder.parameters(), *encoder.buffers())}
         self.__dict__.update(copy.deepcopy(encoder, shared).__dict__)
         self.eval()
-        _swap(self)
+        _pack_linears(self)
         self.frontend = PackedFrontend(self.frontend)
         if self.position is not None:
             self.position = PackedPosition(self.position)
 
     @torch.no_grad()
-    def forward(self, *given: Any, **options: Any) -> Features:
+    def forward(self, *args: Any, **kwargs: Any) -> Features:
         with torch.autocast("cpu", enabled=False):
-            return super().forward(*given, **options)
+            return super().forward(*args, **kwargs)
 
     def train(self, mode: bool = True) -> PackedEncoder:
         """ValueError for ``train(True)``."""
         if mode:
-            raise ValueError("a packed encoder cannot be trained; train the encoder it was made of, and pack it again")
+            raise ValueError("a packed encoder cannot be trained; train the original encoder and pack it again")
         super().train(False)
         return self
 
 
-def _swap(module: nn.Module) -> None:
-    """Every linear layer below `module` packed, with the activation behind it where one always follows."""
+def _pack_linears(module: nn.Module) -> None:
+    """Packs every linear layer below `module`; fuses the activation of feed-forward parts into theirs."""
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Linear):
             setattr(module, name, PackedLinear(child.weight, child.bias))
         else:
-            _swap(child)
+            _pack_linears(child)
     if isinstance(module, FeedForward) and isinstance(up := getattr(module, "up_proj", None), PackedLinear):
         if module.act in FUSED:
-            up.act, module.act = FUSED[module.act], _as_it_is
-
-
-def _as_it_is(x: Tensor) -> Tensor:
-    return x
+            up.act, module.act = FUSED[module.act], nn.Identity()
 
 
 class PackedLinear(nn.Module):
-    """(..., N) -> (..., M), then `act`. weight: (M, N), in oneDNN's layout where oneDNN is faster; not a parameter."""
+    """A linear layer and `act`: (..., N) -> (..., M). weight: (M, N), in oneDNN's layout if oneDNN is faster; not a parameter."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, act: str = "none") -> None:
         super().__init__()
@@ -121,13 +122,13 @@ class PackedLinear(nn.Module):
 
 
 def laid_out(weight: Tensor) -> Tensor:
-    """(M, N) in oneDNN's own layout; nothing stays nothing."""
-    made: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight) if weight.numel() else weight
-    return made
+    """(M, N) in oneDNN's own layout; an empty weight is unchanged."""
+    reordered: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight) if weight.numel() else weight
+    return reordered
 
 
 def _timed(*sizes: int) -> kernels.Candidates:
-    """Rows, N, M: on weights that are laid out beforehand."""
+    """Products to time, with weights in oneDNN's layout. sizes: rows, N, M."""
     rows, inputs, outputs, *_ = sizes
     x, weight = torch.full((rows + kernels.ROUNDS, inputs), 0.5), torch.full((outputs, inputs), 0.5)
     packed = laid_out(weight)
@@ -138,7 +139,7 @@ TIMED["packed linear"] = _timed
 
 
 class PackedConv(nn.Module):
-    """A `ConvBlock` on what lies channel by channel: (T_in, C_in) -> (T, C)."""
+    """A `ConvBlock` for one recording with channels last: (T_in, C_in) -> (T, C)."""
 
     def __init__(self, block: ConvBlock) -> None:
         super().__init__()
@@ -147,66 +148,68 @@ class PackedConv(nn.Module):
         plain = conv.weight.detach().transpose(1, 2).flatten(1)  # (C, K C_in)
         self.bias, self.norm = None if conv.bias is None else conv.bias.detach(), block.norm
         self.activation, self.fused = block.act, FUSED.get(block.act, "none") if not isinstance(block.norm, LayerNorm) else "none"
-        # under a group norm every recording has weights of its own, made of these
+        # with a group norm, every recording gets its own weights, computed from these
         self.weight = plain if isinstance(self.norm, ChannelNorm) else laid_out(plain)
 
     def forward(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """weight, bias: in place of its own."""
+        """weight, bias: replace the module's own."""
         y = product(self.rows(x), self.weight if weight is None else weight, self.bias if bias is None else bias, self.fused)
         if isinstance(self.norm, LayerNorm):
             y = self.norm(y)
         return y if self.fused != "none" else self.activation(y)
 
     def rows(self, x: Tensor) -> Tensor:
-        """(T_in, C_in) -> (T, K C_in), a view: what each output frame reads."""
+        """The input window of each output frame: (T_in, C_in) -> (T, K C_in), a view."""
         frames = (x.shape[0] - self.kernel) // self.stride + 1
         return x.as_strided((frames, self.kernel * self.width), (self.stride * self.width, 1))
 
     def normed(self, x: Tensor, norm: ChannelNorm) -> tuple[Tensor, Tensor]:
-        """Weight and bias that make of this convolution the convolution and its norm over all frames of `x` (T_in, C_in).
+        """Weight and bias with which this convolution computes itself and its norm over all frames of `x` (T_in, C_in).
 
-        With p the row that a frame reads, the output of a channel with weights w has mean w E[p] and variance w Cov[p] w. A bias of the
-        convolution moves only the mean, which the norm takes away.
+        Let p be the input window of a frame. The output of a channel with weights w has mean w E[p] and variance w Cov[p] w. The
+        convolution's bias only moves the mean, which the norm removes.
         """
         rows, weight = self.rows(x), self.weight.double()
         mean, squares = weight.new_zeros(weight.shape[1]), weight.new_zeros(weight.shape[1], weight.shape[1])
-        for some in rows.split(MANY):
-            some = some.double()
-            mean += some.sum(0) / len(rows)
-            squares += some.t() @ some / len(rows)
-        spread = squares - torch.outer(mean, mean)
-        variance = ((weight @ spread) * weight).sum(1).clamp(min=0)
+        for chunk in rows.split(MANY):
+            chunk = chunk.double()
+            mean += chunk.sum(0) / len(rows)
+            squares += chunk.t() @ chunk / len(rows)
+        covariance = squares - torch.outer(mean, mean)
+        variance = ((weight @ covariance) * weight).sum(1).clamp(min=0)
         scale = norm.weight.double() * torch.rsqrt(variance + norm.eps)
         return (scale[:, None] * weight).float(), (norm.bias.double() - scale * (weight @ mean)).float()
 
 
 class PackedFrontend(WaveFrontend):
-    """`WaveFrontend` on packed weights. Frames that stand on padding are zero before the projection, not computed."""
+    """`WaveFrontend` with packed weights. Padding frames are not computed; they are zero before the projection."""
 
     def __init__(self, frontend: WaveFrontend) -> None:
         nn.Module.__init__(self)
         self.__dict__.update(frontend.__dict__)
-        self.shape: FrontendConfig = frontend.config.apart  # of the convolutions alone
+        self.shape: FrontendConfig = frontend.config.apart  # without joining
         self.packed = nn.ModuleList(PackedConv(block) for block in self.convs if isinstance(block, ConvBlock))
 
     def convolved(self, wave: Tensor, lengths: Tensor | None) -> Tensor:
         shape = self.shape
         wave = wave.float()
-        whole = lengths is None or shape.norm_over_padding
-        sizes = [wave.shape[1]] * len(wave) if whole or lengths is None else lengths.tolist()
-        made = wave.new_zeros(len(wave), shape.frames(wave.shape[1]), shape.convs[-1].dim)
-        for row, size, out in zip(wave, sizes, made, strict=True):
+        full = lengths is None or shape.norm_over_padding
+        sizes = [wave.shape[1]] * len(wave) if full or lengths is None else lengths.tolist()
+        frames = wave.new_zeros(len(wave), shape.frames(wave.shape[1]), shape.convs[-1].dim)
+        for row, size, out in zip(wave, sizes, frames, strict=True):
             if shape.frames(size) > 0:
                 self.fill(out[: shape.frames(size)], row[:size, None])
-        return made
+        return frames
 
     def fill(self, out: Tensor, wave: Tensor) -> None:
-        """The frames `out` (T, C) of one recording (S, 1), piece by piece."""
+        """Writes the frames of one recording (S, 1) into `out` (T, C), piece by piece."""
         first, *rest = (conv for conv in self.packed if isinstance(conv, PackedConv))
-        own: tuple[Tensor, ...] = ()
+        weights: tuple[Tensor, ...] = ()
         if isinstance(first.norm, ChannelNorm):
-            wave = wave - wave.double().mean().float()  # the norm takes it away; without it, the moments keep their digits
-            own = first.normed(wave, first.norm)
+            wave = (
+                wave - wave.double().mean().float()
+            )  # the norm removes the mean anyway; the moments are more precise without it
+            weights = first.normed(wave, first.norm)
         frames = -(-len(out) // STEP) * STEP
         stride, kernel = self.shape.stride, self.shape.kernel
         samples = (frames - 1) * stride + kernel
@@ -214,14 +217,14 @@ class PackedFrontend(WaveFrontend):
         for begin in range(0, frames, PIECE):
             end = min(begin + PIECE, frames)
             x = wave[begin * stride : (end - 1) * stride + kernel]
-            x = first(x, *own)
+            x = first(x, *weights)
             for conv in rest:
                 x = conv(x)
             out[begin:end] = x[: len(out) - begin]
 
 
 class PackedPosition(ConvPosition):
-    """`ConvPosition` by overlapping Fourier transforms (overlap-save): about a thirtieth of the multiplications for a kernel of 128."""
+    """`ConvPosition` by overlap-save Fourier transforms, with about a thirtieth of the multiplications for a kernel of 128."""
 
     def __init__(self, position: ConvPosition) -> None:
         nn.Module.__init__(self)
@@ -231,17 +234,17 @@ class PackedPosition(ConvPosition):
         self.spectra = {conv: self.spectrum(conv.weight.detach()) for conv in self.convs if isinstance(conv, nn.Conv1d)}
 
     def spectrum(self, weight: Tensor) -> Tensor:
-        """(C, C / groups, K) -> (frequencies, groups, inputs, outputs), conjugate: a convolution layer does not turn its kernel round."""
+        """(C, C / groups, K) -> (frequencies, groups, inputs, outputs), conjugate, because a convolution layer does not flip its kernel."""
         grouped = weight.unflatten(0, (-1, self.width))  # groups, outputs, inputs, K
         return torch.fft.rfft(grouped, n=self.size).conj().permute(3, 0, 2, 1).contiguous()
 
     def convolved(self, conv: nn.Conv1d, x: Tensor) -> Tensor:
         rows, channels, frames = x.shape
-        kernel, step = self.config.kernel, self.size - self.config.kernel + 1  # frames that come of a transform
+        kernel, step = self.config.kernel, self.size - self.config.kernel + 1  # step: output frames per transform
         pieces = -(-frames // step)
         x = F.pad(x, (kernel // 2, pieces * step + kernel - 1 - frames - kernel // 2)).unfold(2, self.size, step)
-        heard = torch.fft.rfft(x).unflatten(1, (-1, self.width))  # rows, groups, inputs, pieces, frequencies
-        heard = heard.permute(4, 1, 0, 3, 2).flatten(2, 3)
-        said = (heard @ self.spectra[conv]).unflatten(2, (rows, pieces)).permute(2, 1, 4, 3, 0)
-        y = torch.fft.irfft(said, n=self.size)[..., :step].reshape(rows, channels, pieces * step)[..., :frames]
+        inputs = torch.fft.rfft(x).unflatten(1, (-1, self.width))  # rows, groups, inputs, pieces, frequencies
+        inputs = inputs.permute(4, 1, 0, 3, 2).flatten(2, 3)
+        outputs = (inputs @ self.spectra[conv]).unflatten(2, (rows, pieces)).permute(2, 1, 4, 3, 0)
+        y = torch.fft.irfft(outputs, n=self.size)[..., :step].reshape(rows, channels, pieces * step)[..., :frames]
         return y if conv.bias is None else y + conv.bias[:, None]

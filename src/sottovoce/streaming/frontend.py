@@ -1,7 +1,7 @@
-"""The front end of a stream: samples in, frames out; each frame is computed once.
+"""The front end of a stream: turns samples into frames; each frame is computed once.
 
-It keeps the samples that later frames still need, and running sums for norms over time. Only the few samples that two chunks share are
-convolved twice (80 of every 5,200 with chunks of 0.32 s).
+It keeps the samples that later frames need, and running sums for norms over time. Only the samples that two chunks share are convolved
+twice (80 of every 5,200 with chunks of 0.32 s).
 
 B batch, S samples, C channels, T frames, D width.
 """
@@ -49,13 +49,13 @@ class StreamFrontend:
         self.loudness, self.inner = Sums(), Sums()  # of samples; of the first convolution's output or of mel energies
 
     def push(self, wave: Tensor) -> None:
-        """Appends samples (B, S). They are copied, because a microphone's buffer is reused."""
+        """Appends samples (B, S). They are copied, because callers reuse their buffers."""
         self.waiting.append(wave.clone())
         self.received += wave.shape[1]
 
     @property
     def ready(self) -> int:
-        """Number of frames that the samples so far allow, including frames already taken."""
+        """Number of frames that can be computed from the samples so far, including frames already taken."""
         return max(0, self.shape.frames(self.received)) if self.received else 0
 
     def take(self, count: int, ending: bool = False) -> Tensor:
@@ -107,10 +107,10 @@ class StreamFrontend:
         return x.transpose(1, 2)
 
     def group_normed(self, block: ConvBlock, norm: ChannelNorm, known: Tensor, samples: int, scale: Tensor | None) -> Tensor:
-        """The first convolution, normed per channel over all of its output so far.
+        """The first convolution, normalised per channel over all of its output so far.
 
-        The sums are taken on raw samples, so that they stay valid when the waveform's normalisation changes. The norm removes any
-        offset and scale of the waveform; only its epsilon has to be scaled.
+        The sums are over the convolution of raw samples, so they stay valid when the waveform's normalisation changes. The norm removes any
+        offset and scale of the waveform; only its epsilon must be scaled.
         """
         conv = block.conv
         steps = F.conv1d(known[:, None], conv.weight, None, conv.stride)

@@ -1,4 +1,4 @@
-"""How far a frame of a stream may look: its chunk, a stretch before it and a stretch after it. Checks models and waveforms."""
+"""The limits of a stream: chunk, past and look-ahead. Checks of models and waveforms."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ UNLIMITED = 1 << 40  # frames
 
 @dataclass(frozen=True)
 class Limits:
-    """In frames. chunk: frames that come out together. left: how far attention reaches back from the chunk's first frame. right: frames
-    after the chunk that must arrive before it comes out."""
+    """In frames. chunk: frames that are computed together. left: frames before the chunk that attention sees. right: frames after the
+    chunk that must arrive first."""
 
     chunk: int
     left: int
@@ -50,39 +50,39 @@ def limits_of(model: Speech, chunk: float, left: float, right: float) -> Limits:
 
 
 def encoder_of(model: Speech) -> Encoder:
-    """The encoder of `model`. ValueError when it cannot be streamed."""
+    """The encoder of `model`. ValueError if it cannot be streamed."""
     encoder = model.encoder
     if not isinstance(encoder, Encoder):
         raise ValueError(
-            "this model runs inside transformers, which needs whole recordings; distil it into a student, which can be streamed"
+            "this model runs inside transformers, which needs complete recordings; distil it into a student, which can be streamed"
         )
     if encoder.training:
         raise ValueError("the model is in training mode, where dropout makes features random; call model.eval() first")
-    if (found := next(encoder.parameters()).dtype) != torch.float32:
+    if (dtype := next(encoder.parameters()).dtype) != torch.float32:
         raise ValueError(
-            f"streaming is in float32 and the model in {str(found).removeprefix('torch.')}; call model.float() first"
+            f"streaming needs float32 and the model is {str(dtype).removeprefix('torch.')}; call model.float() first"
         )
     shape = encoder.config.frontend
     if shape.kernel < shape.stride:
-        raise ValueError(f"frames of {shape.kernel} samples every {shape.stride} leave gaps; such a front end cannot be streamed")
+        raise ValueError(f"the front end skips samples (kernel {shape.kernel}, stride {shape.stride}); it cannot be streamed")
     if shape.fbank is not None and model.normalize:
-        raise ValueError("a filter bank on normalised waveforms cannot be streamed: its floor moves with the loudness")
+        raise ValueError("a filter bank on normalised waveforms cannot be streamed: its floor depends on the loudness")
     return encoder
 
 
 def waveform(samples: Tensor | NDArray[Any], rate: int, device: torch.device) -> Tensor:
-    """(S,) or (B, S) floats -> (B, S) float32. ValueError on what is not a waveform at 16 kHz."""
+    """Checks a waveform and returns it: (S,) or (B, S) floats -> (B, S) float32. ValueError if it is not a waveform at 16 kHz."""
     if rate != SAMPLE_RATE:
         raise ValueError(
             f"the audio is at {rate} Hz and the model needs {SAMPLE_RATE} Hz; resample it as one stream, without breaks between pieces"
         )
     x = samples if isinstance(samples, Tensor) else torch.tensor(np.ascontiguousarray(samples))
     if not x.is_floating_point():
-        way = "divide 16-bit samples by 32768" if x.dtype == torch.int16 else "convert it to floats between -1 and 1"
-        raise ValueError(f"expected a waveform of floats, got {str(x.dtype).removeprefix('torch.')}; {way}")
+        advice = "divide 16-bit samples by 32768" if x.dtype == torch.int16 else "convert it to floats between -1 and 1"
+        raise ValueError(f"expected a waveform of floats, got {str(x.dtype).removeprefix('torch.')}; {advice}")
     if x.dim() not in (1, 2) or (x.dim() == 2 and not len(x)):
         raise ValueError(f"expected mono samples (samples,) or a batch (batch, samples), got shape {tuple(x.shape)}")
     x = torch.atleast_2d(x).to(device, torch.float32)
     if not bool(x.isfinite().all()):
-        raise ValueError("the audio holds NaN or infinite samples, which would spoil all later frames; repair them first")
+        raise ValueError("the audio has NaN or infinite samples, which would spoil all later frames; repair them first")
     return x

@@ -1,8 +1,8 @@
-"""The features that a stream must give, computed from a whole recording in one pass. Tests compare streams with it.
+"""The features of a stream, computed from a complete recording in one pass. Tests compare streams with it.
 
-A chunk looks ahead at `right` frames. These look-ahead frames are computed with the chunk's own context, once for each chunk that uses
-them, so that the delay does not grow with depth (Emformer, arXiv 2010.10759). One pass therefore computes N frames: the T real frames
-first, then a copy of each look-ahead frame for each chunk.
+A chunk sees `right` frames ahead. These look-ahead frames are computed with the chunk's own context, once for each chunk that uses them,
+so that the delay does not grow with depth (Emformer, arXiv 2010.10759). One pass therefore computes N frames: first the T real frames,
+then a copy of each look-ahead frame for each chunk.
 """
 
 from __future__ import annotations
@@ -45,45 +45,45 @@ def stream_in_one_pass(
     x = front(model, encoder, waveform(wave, rate, next(encoder.parameters()).device), limits)
     frames = x.shape[1]
     context = OnePassContext(encoder, limits, frames)
-    found = ContextLayers(encoder, context)(x[:, context.at])
-    hidden = [state[:, :frames] for state in found.hidden]
-    last = found.last[:, :frames]
-    piece = StreamFeatures(hidden, None, found.embedded[:, :frames], last, stride=shape.stride, kernel=shape.kernel)
-    return piece if model.projections is None else piece.through(model.projections)
+    outputs = ContextLayers(encoder, context)(x[:, context.at])
+    hidden = [state[:, :frames] for state in outputs.hidden]
+    embedded, last = outputs.embedded[:, :frames], outputs.last[:, :frames]
+    features = StreamFeatures(hidden, None, embedded, last, stride=shape.stride, kernel=shape.kernel)
+    return features if model.projections is None else features.through(model.projections)
 
 
 def front(model: Speech, encoder: Encoder, wave: Tensor, limits: Limits) -> Tensor:
-    """(B, S) -> (B, T, D). A norm over time uses the audio that a stream has received when it first computes the frame."""
+    """Front-end frames: (B, S) -> (B, T, D). A norm over time uses the audio that a stream has when it first computes the frame."""
     shape = encoder.config.frontend
     if not (model.normalize or shape.over_time):
-        alone: Tensor = encoder.frontend(wave, None)[0]
-        return alone
-    found: list[Tensor] = []
+        x: Tensor = encoder.frontend(wave, None)[0]
+        return x
+    pieces: list[Tensor] = []
     total, done, end = max(1, shape.frames(wave.shape[1])), 0, limits.chunk + limits.right
     while done < total:
-        heard = wave if end > total else wave[:, : (end - 1) * shape.stride + shape.kernel]
-        x = encoder.frontend(normalize(heard) if model.normalize else heard, None)[0]
-        found.append(x[:, done:])
-        done, end = done + found[-1].shape[1], end + limits.chunk
-    return torch.cat(found, dim=1)
+        received = wave if end > total else wave[:, : (end - 1) * shape.stride + shape.kernel]
+        x = encoder.frontend(normalize(received) if model.normalize else received, None)[0]
+        pieces.append(x[:, done:])
+        done, end = done + pieces[-1].shape[1], end + limits.chunk
+    return torch.cat(pieces, dim=1)
 
 
 class OnePassContext(Context):
-    """Which of the T frames and of the look-ahead copies see each other."""
+    """The context of one pass: which of the T frames and of the look-ahead copies see each other."""
 
     def __init__(self, encoder: Encoder, limits: Limits, frames: int) -> None:
         device = next(encoder.parameters()).device
         chunk, right = min(limits.chunk, frames), min(limits.right, frames)
         self.width, count = chunk + right, math.ceil(frames / chunk)
         first = torch.arange(count, device=device)[:, None] * chunk
-        window = first + torch.arange(self.width, device=device)  # (chunks, width): every chunk's frames, and those ahead
-        there, ahead = window < frames, window >= first + chunk
-        own, copies = there & ~ahead, there & ahead
+        window = first + torch.arange(self.width, device=device)  # (chunks, width): every chunk's frames and its look-ahead
+        exists, ahead = window < frames, window >= first + chunk
+        own, copies = exists & ~ahead, exists & ahead
         self.at = torch.cat([window[own], window[copies]])
         chunk_of = first.expand_as(window) // chunk
         of = torch.cat([chunk_of[own], chunk_of[copies]])
 
-        # `out`: where each of the N frames stands in the chunks' windows; `into`: the reverse, with N (a zero frame) for gaps
+        # `out`: place of each of the N frames in the chunks' windows; `into`: the reverse, with N (a zero frame) for gaps
         order = torch.arange(window.numel(), device=device).view_as(window)
         self.out = torch.cat([order[own], order[copies]])
         self.into = torch.full((window.numel(),), len(self.at), device=device)
@@ -102,7 +102,7 @@ class OnePassContext(Context):
     def convolve(self, name: str, x: Tensor, conv: nn.Conv1d, before: int, after: int, groups: int) -> Tensor:
         rows, chunks = len(x), len(self.into)
         zero = x.shape[2]
-        back = self.into[:, :1] - torch.arange(before, 0, -1, device=x.device)  # the past of a chunk: real frames, never copies
+        back = self.into[:, :1] - torch.arange(before, 0, -1, device=x.device)  # a chunk's past: real frames, never copies
         index = torch.cat([torch.where(back < 0, zero, back), self.into], dim=1)
         windows = F.pad(x, (0, 1))[:, :, index].transpose(1, 2).flatten(0, 1)  # (B * chunks, C, before + width)
         y = F.conv1d(F.pad(windows, (0, after)), conv.weight, conv.bias, groups=groups)

@@ -1,4 +1,4 @@
-"""How fast models are, each beside the others; and what single parts cost on this machine, for budgets in latency.
+"""Speed: `sottovoce bench` compares models, and `--fit-cost` times single parts of encoders, for latency budgets.
 
-Nothing is imported here: the processes in which models run are to hold what their runtime needs, and no more.
+This file imports nothing, so that the process of a model holds only what its runtime needs.
 """

@@ -1,4 +1,4 @@
-"""`sottovoce bench --fit-cost`: what the parts of an encoder cost on this machine, as coefficients for `pruning.latency`."""
+"""`sottovoce bench --fit-cost`: times the parts of encoders on this machine and fits the coefficients of `pruning.latency`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from sottovoce.timing.rounds import Clock, median_ms
 Say = Callable[[str], None]
 front = FrontendConfig.like_wav2vec2
 
-# Whole models that no part of the grid was taken from: is the sum of the parts the whole?
-WHOLE = {
+# Complete models that are not in the grid, to compare the sum of the parts with.
+MODELS = {
     "narrow": EncoderConfig(
         front((128,) * 7, "group"),
         192,
@@ -52,23 +52,23 @@ def fit(
     whole: Mapping[str, EncoderConfig] | None = None,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """Times single parts of encoders in turns, one clip of `seconds` at a time, and fits a cost to each kind of part.
+    """Times single parts of encoders in turns, on one clip of `seconds`, and fits the coefficients of each kind of part.
 
-    Returns the record of the ledger that `load_latency` reads: coefficients, how far the fit is from the parts it was made from, and
-    how far the sum of parts is from whole models. ValueError for less than half a second.
+    Returns the record that `load_latency` reads: the coefficients, the fit's error on the timed parts, and the error of the sum of parts
+    on complete models. ValueError for less than half a second.
     """
     if seconds < 0.5:
         raise ValueError(f"clips of {seconds:g} s are too short to be timed; use half a second or more")
     with threads_of_torch(threads) as used, torch.no_grad():
-        begun = header(KIND, used)
+        start = header(KIND, used)
         parts = [part for name, config in (shapes or grid()).items() for part in take_apart(name, config, seconds)]
         say(f"{len(parts)} parts in {rounds} rounds, {seconds:g} s of audio, {used} threads")
-        # what one thread computes is told from what it waits for: other processes then hardly matter
+        # with one thread, processor time leaves out the time that other processes take
         clock = time.process_time if used == 1 else time.perf_counter
         times = median_ms({part.name: part.run for part in parts}, rounds, clock)
         coefficients, errors = fitted(parts, times)
         record = {
-            **begun,
+            **start,
             "seconds": seconds,
             "threads": used,
             "clock": "processor" if used == 1 else "wall",
@@ -77,16 +77,16 @@ def fit(
             "coefficients": coefficients,
             "error_percent": errors,
         }
-        return {**record, "whole": _whole(from_record(record), whole or WHOLE, rounds, clock, say)}
+        return {**record, "whole": _check_models(from_record(record), whole or MODELS, rounds, clock, say)}
 
 
 def fitted(
     parts: Sequence[Timeable], times: Mapping[str, float]
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """(coefficients of every kind, error of every kind in percent: median and worst over its parts). times: in ms, by name.
+    """Fits every kind of part: (its coefficients, its error in percent: median and worst over its parts). times: in ms, by name.
 
-    Squares of errors are divided by the time: between absolute errors, which the widest part would decide alone, and relative ones,
-    which would rather have every time too short.
+    Squared errors are divided by the time. Absolute errors would fit the widest part only; relative errors would favour times that are
+    too short.
     """
     coefficients: dict[str, dict[str, float]] = {}
     errors: dict[str, dict[str, float]] = {}
@@ -96,16 +96,16 @@ def fitted(
         target = torch.tensor([times[part.name] for part in rows], dtype=torch.float64)
         matrix = torch.tensor([[float(part.part.terms[term]) for term in terms] for part in rows], dtype=torch.float64)
         solved = nonnegative(matrix / target.sqrt()[:, None], target.sqrt())
-        off = ((matrix @ solved) / target - 1).abs() * 100
+        error = ((matrix @ solved) / target - 1).abs() * 100
         coefficients[kind] = dict(zip(terms, solved.tolist(), strict=True))
-        errors[kind] = {"parts": len(rows), "median": float(off.median()), "worst": float(off.max())}
+        errors[kind] = {"parts": len(rows), "median": float(error.median()), "worst": float(error.max())}
     return coefficients, errors
 
 
 def nonnegative(matrix: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Least squares with no negative coefficient: (n, k), (n,) -> (k,). The best over all sets of columns whose plain solution has none.
+    """Least squares without negative coefficients: (n, k), (n,) -> (k,).
 
-    The optimum is a plain solution on the columns that it uses, and with a handful of columns all sets can be tried.
+    The optimum is an ordinary solution on the columns that it uses. There are few columns, so all sets of columns are tried.
     """
     scale = matrix.norm(dim=0).clamp(min=1e-300)
     columns = range(matrix.shape[1])
@@ -114,18 +114,18 @@ def nonnegative(matrix: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         for used in itertools.combinations(columns, size + 1):
             chosen = list(used)
             solved = torch.linalg.lstsq((matrix / scale)[:, chosen], target[:, None], driver="gelsd").solution[:, 0]
-            left = float(((matrix / scale)[:, chosen] @ solved - target).square().sum())
-            if bool((solved >= 0).all()) and left < least:
-                best, least = torch.zeros_like(best), left
+            error = float(((matrix / scale)[:, chosen] @ solved - target).square().sum())
+            if bool((solved >= 0).all()) and error < least:
+                best, least = torch.zeros_like(best), error
                 best[chosen] = solved / scale[chosen]
     return best
 
 
-def _whole(
+def _check_models(
     model: LatencyModel, shapes: Mapping[str, EncoderConfig], rounds: int, clock: Clock, say: Say
 ) -> dict[str, dict[str, float]]:
-    """Measured and predicted milliseconds of whole models."""
-    say(f"{len(shapes)} whole models, to see how far the sum of parts is from the whole")
+    """Measured and predicted milliseconds of complete models."""
+    say(f"{len(shapes)} complete models, to compare with the sum of their parts")
     wave = torch.randn(1, round(model.seconds * SAMPLE_RATE), generator=torch.Generator().manual_seed(0))
     encoders = {name: fastest(Encoder(config).reset_parameters().eval().requires_grad_(False)) for name, config in shapes.items()}
     times = median_ms({name: partial(encoder, wave) for name, encoder in encoders.items()}, rounds, clock)
@@ -137,7 +137,7 @@ def _whole(
 
 
 def show(record: Mapping[str, Any]) -> None:
-    """Prints how good the fit is."""
+    """Prints the errors of the fit."""
     console = Console()
     table = Table("part", box=box.SIMPLE, pad_edge=False)
     for name in ("timed", "median error", "worst"):

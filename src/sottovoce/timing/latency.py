@@ -1,4 +1,4 @@
-"""How long a model takes."""
+"""The latency of a model."""
 
 from __future__ import annotations
 

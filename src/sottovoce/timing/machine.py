@@ -1,4 +1,4 @@
-"""What a record of speed says of the machine, so that numbers of different machines can be told apart."""
+"""Describes the machine in a record of speed, so that numbers of different machines can be told apart."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ SIZE, REPEATS = 1024, 4
 
 
 def header(kind: str, threads: int) -> dict[str, Any]:
-    """`ledger.header` for a measurement that runs on `threads` threads, with the peaks of this machine.
+    """`ledger.header` for a measurement on `threads` threads, with the peak speed of this machine.
 
-    Its ``machine`` holds ``instruction_set``, ``cores`` and ``float32_gflops``: see `peaks`. Takes about a second, in which nothing else
-    should run.
+    Its ``machine`` holds ``instruction_set``, ``cores`` and ``float32_gflops`` (see `peaks`). Takes about a second; nothing else should
+    run then.
     """
-    made = ledger.header(kind)
-    made["machine"] |= {"threads": threads, "float32_gflops": peaks(threads)}
-    return made
+    record = ledger.header(kind)
+    record["machine"] |= {"threads": threads, "float32_gflops": peaks(threads)}
+    return record
 
 
 @torch.no_grad()
 def peaks(threads: int) -> dict[str, float]:
-    """The fastest float32 product of two 1024 x 1024 matrices, in GFLOP/s, by the number of threads: one, `threads`, and one per core.
+    """The fastest float32 product of two 1024 x 1024 matrices, in GFLOP/s, by number of threads: one, `threads`, and one per core.
 
-    The faster of PyTorch's own product and oneDNN's, the best of a few calls.
+    The faster of PyTorch's and oneDNN's product, the best of a few calls.
     """
     x, weight = torch.randn(SIZE, SIZE), torch.randn(SIZE, SIZE)
     products = [lambda: F.linear(x, weight), *_onednn(x, weight)]
-    made = {}
+    gflops = {}
     for count in sorted({1, threads, ledger.cores()}):
         with threads_of_torch(count):
-            made[str(count)] = round(max(2 * SIZE**3 / _seconds(product) / 1e9 for product in products), 1)
-    return made
+            gflops[str(count)] = round(max(2 * SIZE**3 / _seconds(product) / 1e9 for product in products), 1)
+    return gflops
 
 
 @contextmanager
 def threads_of_torch(count: int | None) -> Iterator[int]:
-    """Lets torch compute with `count` threads (``None``: as many as now) and puts the number back at the end."""
+    """Sets torch's number of threads to `count` (``None``: unchanged) and restores it at the end. Yields the number."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -54,15 +54,15 @@ def threads_of_torch(count: int | None) -> Iterator[int]:
 
 
 def _onednn(x: Tensor, weight: Tensor) -> list[Callable[[], Tensor]]:
-    """oneDNN's product, with the weight in its layout, where this build of torch has it."""
+    """oneDNN's product with a packed weight, if this build of torch has it."""
     if not torch.backends.mkldnn.is_available():
         return []
-    laid_out = torch.ops.mkldnn._reorder_linear_weight(weight)
-    return [lambda: torch.ops.mkldnn._linear_pointwise(x, laid_out, None, "none", [], "none")]
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return [lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "none")]
 
 
 def _seconds(call: Callable[[], Tensor]) -> float:
-    """The shortest of a few calls, after one to warm up."""
+    """The shortest of a few calls, after one warm-up."""
     call()
     times = []
     for _ in range(REPEATS):

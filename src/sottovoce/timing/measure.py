@@ -1,4 +1,4 @@
-"""`sottovoce bench`: models on runtimes, clip by clip, each beside the others."""
+"""`sottovoce bench`: times models on runtimes, side by side, for several clip lengths and batch sizes."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def bench(
     threads: int | None = None,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """The record of a comparison, kind "bench" of the ledger.
+    """Times the models and returns the record, of kind "bench" in the ledger.
 
-    models, vs: folders, hub ids, ``demo``; `vs` (else the first model) on the first runtime is what the others are compared with.
-    Every pair of model and runtime that can run here has a process of its own; what cannot is listed under "skipped". Clips are
-    noise without padding, in batches of equal length. ValueError for models that do not load and options that mean nothing.
+    models, vs: folders, hub ids, ``demo``. `vs` (by default the first model) on the first runtime is the reference. Every pair of model
+    and runtime runs in its own process; pairs that cannot run here are listed under "skipped". Clips are noise of equal length, without
+    padding. ValueError for models that do not load and for invalid options.
     """
     check(models, runtimes, seconds, batches, rounds)
     threads = threads or torch.get_num_threads()
     names = distinct([*([vs] if vs else []), *models])
-    found: dict[str, Any] = {
-        **header("bench", threads),  # names the commit that this began with
+    record: dict[str, Any] = {
+        **header("bench", threads),  # at the start, for the commit
         "load": [_load()],
         "rounds": rounds,
         "models": [describe(name) for name in names],
@@ -58,57 +58,57 @@ def bench(
     }
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sottovoce-bench-")))
-        workers = _open([(name, runtime) for name in names for runtime in runtimes], threads, scratch, stack, found, say)
+        workers = _open([(name, runtime) for name in names for runtime in runtimes], threads, scratch, stack, record, say)
         settings = sorted(((b, s) for b in batches for s in seconds), key=lambda at: (at[0] * at[1], at[0]))
         for batch, clip in settings:
             say(f"{batch} x {clip:g} s")
-            found["rows"] += _setting(workers, batch, clip, rounds, (names[0], runtimes[0]), found["skipped"], say)
-    found["load"].append(_load())
-    return found
+            record["rows"] += _setting(workers, batch, clip, rounds, (names[0], runtimes[0]), record["skipped"], say)
+    record["load"].append(_load())
+    return record
 
 
 def check(models: Sequence[str], runtimes: Sequence[str], seconds: Sequence[float], batches: Sequence[int], rounds: int) -> None:
     if not models:
-        raise ValueError("name a model to measure, e.g. sottovoce bench students/first --vs demo")
+        raise ValueError("name a model, for example: sottovoce bench students/first --vs demo")
     for runtime in runtimes:
         if runtime not in RUNTIMES:
             raise ValueError(f"no runtime named '{runtime}'{suggestion(runtime, RUNTIMES)} (known: {', '.join(RUNTIMES)})")
     if not (runtimes and seconds and batches and min(seconds) > 0 and min(batches) >= 1 and rounds >= 1):
-        raise ValueError("seconds must be above 0, batches and rounds at least 1, and one of each must be given")
+        raise ValueError("give at least one runtime, one clip length above 0, one batch size of at least 1, and one round")
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """Each model once. ValueError when two would have the same name in the record."""
-    made = list(dict.fromkeys(names))
-    shown = [_short(name) for name in made]
+    """The models without repetitions. ValueError if two would have the same name in the record."""
+    models = list(dict.fromkeys(names))
+    shown = [_short(name) for name in models]
     for name in shown:
         if shown.count(name) > 1:
-            raise ValueError(f"two models would be called '{name}'; give one of the folders another name")
-    return made
+            raise ValueError(f"two models would be called '{name}'; rename one of the folders")
+    return models
 
 
 def describe(source: str) -> dict[str, Any]:
-    """What a model is, and what it costs in theory. params and macs_per_s are null where its shape is not known."""
+    """Name, family, parameters and MACs of a model. params and macs_per_s are null if its shape is unknown."""
     loaded = load_pretrained(source)
-    made: dict[str, Any] = {"name": _short(source), "family": loaded.family, "params": None, "macs_per_s": None}
+    entry: dict[str, Any] = {"name": _short(source), "family": loaded.family, "params": None, "macs_per_s": None}
     if loaded.config is not None:
         cost = total(encoder_cost(loaded.config))
-        made |= {"params": int(cost.params), "macs_per_s": float(cost.macs)}
-    return made
+        entry |= {"params": int(cost.params), "macs_per_s": float(cost.macs)}
+    return entry
 
 
 def _open(
-    keys: Sequence[Key], threads: int, scratch: Path, stack: ExitStack, found: dict[str, Any], say: Say
+    keys: Sequence[Key], threads: int, scratch: Path, stack: ExitStack, record: dict[str, Any], say: Say
 ) -> dict[Key, Worker]:
-    """A process for every pair that can run here; the others go to ``found["skipped"]``."""
+    """Starts a process for every pair that can run here; adds the others to ``record["skipped"]``."""
     workers: dict[Key, Worker] = {}
     for number, (name, runtime) in enumerate(keys):
-        own = scratch / str(number)
-        own.mkdir()
+        folder = scratch / str(number)
+        folder.mkdir()
         try:
-            worker = Worker(runtime, RUNTIMES[runtime].prepare(name, own), threads)
+            worker = Worker(runtime, RUNTIMES[runtime].prepare(name, folder), threads)
         except Unavailable as problem:
-            _skip(found["skipped"], (name, runtime), str(problem), say)
+            _skip(record["skipped"], (name, runtime), str(problem), say)
             continue
         stack.callback(worker.close)
         workers[name, runtime] = worker
@@ -118,7 +118,7 @@ def _open(
 def _setting(
     workers: dict[Key, Worker], batch: int, seconds: float, rounds: int, reference: Key, skipped: list[dict[str, Any]], say: Say
 ) -> list[dict[str, Any]]:
-    """One clip on everything; takes out of `workers` what fails at it, because larger clips will not do better."""
+    """Times one clip on all workers. Removes those that fail from `workers`, because longer clips would fail, too."""
     samples, warm = round(seconds * SAMPLE_RATE), dict[Key, Timing]()
     for key, worker in list(workers.items()):
         try:
@@ -140,15 +140,15 @@ def _setting(
 def row(
     key: Key, batch: int, seconds: float, rounds: list[list[float]], peak_mb: float, reference: list[list[float]] | None
 ) -> dict[str, Any]:
-    """What is said of one model on one runtime and clip. rounds, reference: seconds of the calls of each round.
+    """The record's row for one model, runtime and clip. rounds, reference: seconds of the calls of each round.
 
-    real_time_factor: seconds of computing for one of audio. speedup: the reference's median over this one's, round by round.
+    real_time_factor: seconds of computing per second of audio. speedup: the reference's median over this one's, per round.
     """
     calls = [call for turn in rounds for call in turn]
     middle = median(calls)
     speedup = None
     if reference is not None:
-        ratios = [median(theirs) / median(ours) for theirs, ours in zip(reference, rounds, strict=True)]
+        ratios = [median(base) / median(turn) for base, turn in zip(reference, rounds, strict=True)]
         low, high = interval(ratios)
         speedup = {"value": median(ratios), "low": low, "high": high}
     return {
@@ -169,14 +169,14 @@ def row(
 
 def _skip(skipped: list[dict[str, Any]], key: Key, reason: str, say: Say) -> None:
     skipped.append({"model": _short(key[0]), "runtime": key[1], "reason": reason})
-    say(f"left out: {_short(key[0])} on {key[1]}: {reason}")
+    say(f"skipped {_short(key[0])} on {key[1]}: {reason}")
 
 
 def _short(source: str) -> str:
-    """Folders are private: their last part."""
+    """The last part of a folder's path (paths are private), or the hub id."""
     return str(ledger.portable(str(source).rstrip("/"))) or source
 
 
 def _load() -> float | None:
-    """How busy the machine is: processes that want to run, mean over a minute."""
+    """The load average of the last minute, where the system has one."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

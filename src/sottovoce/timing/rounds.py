@@ -1,4 +1,4 @@
-"""Timing many things in turns, so that whatever else the machine does hits all of them alike; and what to say of the times."""
+"""Times several functions in turns, so that other load on the machine affects all alike. Statistics of the times."""
 
 from __future__ import annotations
 
@@ -10,47 +10,46 @@ from typing import TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-TURN = 0.2  # seconds that a turn takes, about: fast things are called more than once
-MOST = 50  # calls in a turn
-
-SHORT = 0.05  # seconds of a turn where there are hundreds of things to time
+TURN = 0.2  # seconds per turn, about: fast functions are called several times
+MOST = 50  # most calls per turn
+SHORT = 0.05  # seconds per turn if there are hundreds of functions
 
 Timed = Callable[[int], list[float]]  # number of calls -> seconds of each
 Clock = Callable[[], float]
 
 
 def in_turns(timed: Mapping[K, Timed], about: Mapping[K, float], rounds: int, turn: float = TURN) -> dict[K, list[list[float]]]:
-    """Key -> for each round, the seconds of each call. The order of turns moves on from round to round.
+    """Times every function once per round: key -> for each round, the seconds of each call. Every round starts with the next key.
 
-    about: seconds that a call takes; as many calls are made in a turn as fill `turn` seconds. What raises ends the whole.
+    about: expected seconds per call, by key; sets how many calls fill a turn of `turn` seconds. Exceptions are not caught.
     """
-    keys, made = list(timed), {key: list[list[float]]() for key in timed}
+    keys, times = list(timed), {key: list[list[float]]() for key in timed}
     for number in range(rounds):
         start = number % max(1, len(keys))
         for key in keys[start:] + keys[:start]:
-            made[key].append(timed[key](max(1, min(MOST, round(turn / max(about[key], 1e-9))))))
-    return made
+            times[key].append(timed[key](max(1, min(MOST, round(turn / max(about[key], 1e-9))))))
+    return times
 
 
 def median_ms(runs: Mapping[K, Callable[[], object]], rounds: int, clock: Clock = time.perf_counter) -> dict[K, float]:
-    """Milliseconds of each of many short things, timed in turns: the median over rounds of the median call."""
+    """Milliseconds of each of many short functions, timed in turns: the median over rounds of the median call."""
     timed = {key: partial(_calls, clock, run) for key, run in runs.items()}
-    found = in_turns(timed, {key: calls(2)[-1] for key, calls in timed.items()}, rounds, SHORT)
-    return {key: 1000 * median([median(calls) for calls in row]) for key, row in found.items()}
+    times = in_turns(timed, {key: calls(2)[-1] for key, calls in timed.items()}, rounds, SHORT)
+    return {key: 1000 * median([median(calls) for calls in row]) for key, row in times.items()}
 
 
 def _calls(clock: Clock, run: Callable[[], object], count: int) -> list[float]:
-    """Seconds of each of so many calls."""
-    made = []
+    """Seconds of each of `count` calls."""
+    times = []
     for _ in range(count):
-        began = clock()
+        start = clock()
         run()
-        made.append(clock() - began)
-    return made
+        times.append(clock() - start)
+    return times
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Linear between neighbours: of 2 values, the 0.95 percentile lies at 95 % of the way."""
+    """The percentile `share` (0 to 1), interpolated linearly: of 2 values, the 0.95 percentile lies at 95 % of the way."""
     ordered = sorted(values)
     at = share * (len(ordered) - 1)
     below = math.floor(at)
@@ -62,9 +61,9 @@ def median(values: Sequence[float]) -> float:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Of the median, from the order of the values alone (sign test): at least 95 % for 6 values or more; lowest to highest of fewer."""
+    """Confidence interval of the median by the sign test: at least 95 % for 6 values or more; lowest to highest for fewer."""
     ordered, count = sorted(values), len(values)
-    outside, cut = 2 * 0.5**count, 0  # chance that the median is below all values, or above; how many to drop at each end
+    outside, cut = 2 * 0.5**count, 0  # probability that the median is outside all values; values to drop at each end
     while True:
         outside += 2 * math.comb(count, cut + 1) * 0.5**count
         if outside > 0.05 or 2 * (cut + 1) >= count:

@@ -1,6 +1,6 @@
-"""The ways to run a model that are compared. Each says how to prepare it, in the process that asks, and how to open it, in its own.
+"""The runtimes that `sottovoce bench` compares. Each prepares a model in the main process and opens it in a process of its own.
 
-torch, transformers and onnxruntime are imported where they are needed: the memory of a process is what its runtime takes.
+torch, transformers and onnxruntime are imported where they are needed, so that a process holds only what its runtime needs.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 
 
 class Unavailable(Exception):
-    """This runtime cannot run this model here; the message says why."""
+    """This runtime cannot run this model here. The message says why."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """prepare: (model, empty folder) -> what `open` is to be given, or Unavailable. open: that, and threads -> one forward pass."""
+    """prepare: (model, empty folder) -> the argument of `open`. open: (argument, threads) -> a function for one forward pass. Both may
+    raise Unavailable."""
 
     prepare: Callable[[str, Path], str]
     open: Callable[[str, int], Forward]
 
 
-def as_it_is(source: str, scratch: Path) -> str:
+def unprepared(source: str, scratch: Path) -> str:
     return source
 
 
@@ -47,7 +48,7 @@ def eager(source: str, threads: int) -> Forward:
 
 
 def packed(source: str, threads: int) -> Forward:
-    """The same prepared for inference on a CPU, as ``sottovoce.load(..., fast=True)`` runs it."""
+    """Our encoder packed for a CPU, as ``sottovoce.load(..., fast=True)`` runs it."""
     import torch
 
     from sottovoce.encoder import Encoder
@@ -63,7 +64,7 @@ def packed(source: str, threads: int) -> Forward:
 
 
 def compiled(source: str, threads: int) -> Forward:
-    """The same after torch.compile, for clips of any length."""
+    """Our encoder after torch.compile, for clips of any length."""
     import torch
 
     from sottovoce.hub.pretrained import load_pretrained
@@ -74,7 +75,7 @@ def compiled(source: str, threads: int) -> Forward:
 
 
 def stock(source: str, scratch: Path) -> str:
-    """Where transformers finds the model. Unavailable for students, which none of its classes can hold."""
+    """The model's path or id for transformers. Unavailable for students, which no class of transformers can hold."""
     from transformers import AutoConfig
 
     from sottovoce.hub.pretrained import DEMO
@@ -85,12 +86,12 @@ def stock(source: str, scratch: Path) -> str:
     except (OSError, ValueError) as problem:
         raise Unavailable(f"transformers does not know it ({_line(problem)})") from None
     if kind == "sottovoce":
-        raise Unavailable("no class of transformers holds its shape")
+        raise Unavailable("no class of transformers can hold its shape")
     return at
 
 
 def transformers(at: str, threads: int) -> Forward:
-    """The model's own class in transformers, with the attention that it chooses (SDPA where it has it), feature extractor included."""
+    """The model's class in transformers, with its default attention (SDPA where available) and its feature extractor."""
     import torch
     from transformers import AutoConfig
 
@@ -103,8 +104,7 @@ def transformers(at: str, threads: int) -> Forward:
 
 
 def exported(source: str, scratch: Path) -> str:
-    """The model as ONNX: `model.onnx` in its folder, else exported into `scratch`. A file that is older than the weights beside it is of
-    an earlier model, and not used."""
+    """The model's ONNX file: `model.onnx` in its folder, else exported into `scratch`. A file older than the weights is not used."""
     if importlib.util.find_spec("onnxruntime") is None:
         raise Unavailable('onnxruntime is not installed; pip install "sottovoce[onnx]"')
     folder = Path(source).expanduser()
@@ -119,7 +119,7 @@ def _export(source: str, scratch: Path) -> Path:
     path = scratch / "model.onnx"
     try:
         export_onnx(source, path)
-    except Exception as problem:  # the exporter's faults are many, and the other runtimes are to be measured
+    except Exception as problem:  # the exporter can fail in many ways; the other runtimes must still be timed
         raise Unavailable(f"it could not be exported ({_line(problem)})") from None
     return path
 
@@ -142,14 +142,14 @@ def onnx(at: str, threads: int) -> Forward:
 
 
 RUNTIMES = {
-    "torch": Runtime(as_it_is, eager),
-    "fast": Runtime(as_it_is, packed),
-    "compile": Runtime(as_it_is, compiled),
+    "torch": Runtime(unprepared, eager),
+    "fast": Runtime(unprepared, packed),
+    "compile": Runtime(unprepared, compiled),
     "onnx": Runtime(exported, onnx),
     "transformers": Runtime(stock, transformers),
 }
 
 
 def _line(problem: BaseException) -> str:
-    """The first line of what a problem says."""
+    """The first line of an error's message."""
     return next(iter(str(problem).splitlines()), "") or type(problem).__name__

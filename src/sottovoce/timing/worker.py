@@ -1,4 +1,4 @@
-"""One model on one runtime, in a process of its own: its peak of memory is nobody else's, and it dies alone."""
+"""Runs one model on one runtime in its own process, so that its peak memory is measured alone and a crash stops only itself."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from sottovoce.timing.runtimes import RUNTIMES, Unavailable
 
 @dataclass(frozen=True)
 class Timing:
-    """seconds: of each call. peak_mb: of the process's memory (resident, 10^6 bytes) while they ran."""
+    """seconds: of each call. peak_mb: the process's peak resident memory during the calls, in 10^6 bytes."""
 
     seconds: list[float]
     peak_mb: float
 
 
 class Worker:
-    """The handle on such a process. `close` ends it."""
+    """Starts and controls such a process. `close` ends it."""
 
     def __init__(self, runtime: str, at: str, threads: int) -> None:
-        """`at`: what the runtime's `prepare` gave. Unavailable when the model cannot be opened."""
-        context = get_context("spawn")  # a forked process would share memory with this one, and torch's threads do not survive it
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, runtime, at, threads), daemon=True)
+        """at: the result of the runtime's `prepare`. Unavailable if the model cannot be opened."""
+        context = get_context(
+            "spawn"
+        )  # a forked process would share memory with this one, and torch's threads do not survive a fork
+        self.connection, other_end = context.Pipe()
+        self.process = context.Process(target=serve, args=(other_end, runtime, at, threads), daemon=True)
         self.process.start()
-        theirs.close()
+        other_end.close()
         try:
             self._answer()
         except BaseException:
@@ -38,7 +40,7 @@ class Worker:
             raise
 
     def time(self, batch: int, samples: int, calls: int) -> Timing:
-        """`calls` forward passes over `batch` clips of `samples`, one after the other. Unavailable when they fail."""
+        """Times `calls` forward passes over `batch` clips of `samples`. Unavailable if they fail."""
         with contextlib.suppress(BrokenPipeError):
             self.connection.send((batch, samples, calls))
         answer = self._answer()
@@ -57,14 +59,14 @@ class Worker:
         return answer
 
     def close(self) -> None:
-        self.connection.close()  # it ends when nobody is there to ask
+        self.connection.close()  # ends the process's loop
         self.process.join(timeout=5)
         self.process.terminate()
         self.process.join()
 
 
 def serve(connection: Connection, runtime: str, at: str, threads: int) -> None:
-    """What the process does: opens the model, then answers until nobody asks any more."""
+    """The process's main function: opens the model, then answers requests until the connection closes."""
     with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
         try:
             forward = RUNTIMES[runtime].open(at, threads)
@@ -93,13 +95,13 @@ def _timed(forward: object, batch: int, samples: int, calls: int) -> Timing:
 
 
 def forget_peak() -> None:
-    """From here on `peak_mb` counts anew, where the system can do that (Linux)."""
+    """Resets `peak_mb`, on systems that can (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_mb() -> float:
-    """The most memory that this process has held at a time, in 10^6 bytes."""
+    """The peak resident memory of this process, in 10^6 bytes."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024 / 1e6
