@@ -59,7 +59,7 @@ def test_a_random_student_may_join_frames() -> None:
 
 def test_more_layers_than_the_teacher_has_are_refused(teacher: Pretrained) -> None:
     cls = STUDENTS.get("layers")
-    with pytest.raises(ValueError, match="the teacher has 3"):
+    with pytest.raises(ValueError, match="a teacher that has 3"):
         cls(cls.Config(count=4)).build(teacher)
 
 
