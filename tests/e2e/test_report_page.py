@@ -23,9 +23,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     run, ledger = write_run(folder / "dphubert-macs-25-s1"), write_all(folder / "ledger")
     other = write_run(folder / "runs" / "second")
     return {
-        "run": report.write([run]),
-        "compare": report.write([ledger], folder / "compare.html"),
-        "both": report.write([run, other, ledger], folder / "both.html"),
+        "run": report.report([run]),
+        "compare": report.report([ledger], folder / "compare.html"),
+        "both": report.report([run, other, ledger], folder / "both.html"),
     }
 
 
@@ -165,6 +165,21 @@ def test_what_is_missing_stays_last(browser: Any, files: dict[str, Path]) -> Non
     visit.page.close()
 
 
+def test_scores_are_seen_on_a_phone_beside_names_that_stay(browser: Any, files: dict[str, Path]) -> None:
+    visit = Visit(browser, files["compare"], width=390)
+    box = "document.querySelector('#compare table.board tbody tr').cells[{}].getBoundingClientRect()"
+    first_score = "[...document.querySelectorAll('#compare table.board thead th')].findIndex((th) => th.dataset.task)"
+    at = visit.page.evaluate(first_score)
+    assert visit.page.evaluate(box.format(at) + ".right") < 390
+    assert visit.page.evaluate(box.format(at + 1) + ".width") > 0
+    assert visit.page.is_visible("#compare .sideways")
+    name = visit.page.evaluate(box.format(0) + ".left")
+    visit.page.evaluate("document.querySelector('#compare table.board').parentElement.scrollLeft = 200")
+    assert visit.page.evaluate(box.format(0) + ".left") == name
+    assert visit.page.evaluate(box.format(at) + ".left") < name + 200
+    visit.page.close()
+
+
 def test_seeds_open_below_their_mean_and_move_with_it(browser: Any, files: dict[str, Path]) -> None:
     visit = Visit(browser, files["compare"])
     more = visit.page.query_selector("button.more")
@@ -222,7 +237,7 @@ def test_markup_in_a_name_does_nothing(browser: Any, tmp_path: Path) -> None:
         record = evaluation(model=i)
         record["model"] |= {"name": f"{evil}{i}", "fingerprint": f"{i}"}
         (tmp_path / f"{i}.json").write_text(json.dumps(record))
-    visit = Visit(browser, report.write([tmp_path], tmp_path / "page.html"))
+    visit = Visit(browser, report.report([tmp_path], tmp_path / "page.html"))
     for tab in visit.tabs():
         visit.page.click(f"#tab-{tab}")
     assert "compared" in visit.page.title()

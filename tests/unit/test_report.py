@@ -370,6 +370,66 @@ def figures(chart: Chart) -> Iterator[Any]:
     yield from chart.choices.values() if chart.choices else [chart.figure]
 
 
+def test_the_heading_counts_finished_runs_and_names_failed_starts_apart(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_run(tmp_path / name, evaluations=False)
+    (tmp_path / "going" / "run").mkdir(parents=True)
+    (tmp_path / "going" / "run" / "metrics.jsonl").write_text('{"stage": "prune", "step": 1, "loss": 2.0}\n')
+    (tmp_path / "refused" / "run").mkdir(parents=True)
+    (tmp_path / "refused" / "run" / ".sottovoce").touch()
+    view = page.View(gather([tmp_path]))
+    assert view.title == "3 runs"
+    assert view.summary == "2 finished runs, 1 unfinished run, 1 failed start"
+    assert [run.run.name for run in view.runs] == ["first", "second", "going"]
+    text = page.render(gather([tmp_path]))
+    assert "refused" in text[text.index("Failed starts") :]
+    assert "not finished" in text
+
+
+def test_a_student_counts_once_whether_its_run_was_evaluated_or_not(tmp_path: Path) -> None:
+    write_run(tmp_path / "evaluated")
+    write_run(tmp_path / "trained", evaluations=False)
+    assert page.View(gather([tmp_path])).title == "2 students compared"
+
+
+def test_tasks_of_most_of_the_compared_come_first() -> None:
+    records = [evaluation("asr-english", 0), *(evaluation("sid", model) for model in (0, 1, 4))]
+    records += [evaluation("asv", model) for model in (8, 9)]
+    assert [task.question[0] for task in board.build(found(*records)).tasks] == ["sid", "asr-english", "asv"]
+
+
+def test_what_has_too_little_to_plot_is_a_table_alone(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "short", evaluations=False)
+    row = {"stage": "prune", "step": 1, "loss": 2.0, "sparsity": 0.1, "target": 0.2}
+    (run / "run" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    view = page.View(gather([run]))
+    loss, sparsity = view.runs[0].curves
+    assert loss.figure is sparsity.figure is None
+    assert loss.table.rows
+    assert sparsity.table.rows
+    one, two = (board.build(found(*(evaluation("sid", model) for model in models))) for models in ((0,), (0, 1)))
+    assert bars.bars(one, one.tasks[0]).figure is None
+    assert bars.bars(two, two.tasks[0]).figure is not None
+    text = page.render(gather([run]))
+    assert 'data-chart="loss-0"' not in text
+    assert 'data-chart="fidelity-0"' in text
+
+
+def test_a_student_of_another_width_is_not_comparable_as_it_is(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "narrow", evaluations=False)
+    record = json.loads((run / "run" / "result.json").read_text())
+    for row in [*record["fidelity"]["layers"], record["fidelity"]["mean"]]:
+        row["cosine"] = 0.0  # as records have it where the widths differ
+    (run / "run" / "result.json").write_text(json.dumps(record))
+    view = page.View(gather([run]))
+    tile = next(tile for tile in view.runs[0].tiles if tile.title == "Cosine to the teacher")
+    assert tile.value == "not comparable"
+    chart = view.runs[0].fidelity
+    assert chart is not None
+    assert "Cosine" not in chart.table.head
+    assert len(next(figures(chart))["data"]) == 1
+
+
 def test_plotly_takes_every_figure(ledger_folder: Path, tmp_path: Path) -> None:
     view = page.View(gather([write_run(tmp_path / "first"), ledger_folder]))
     every = view.every_chart()

@@ -93,7 +93,7 @@ def _fail(text: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
+MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory", "killed by signal: Killed")
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Read timeout")
 
 

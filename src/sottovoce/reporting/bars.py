@@ -1,4 +1,4 @@
-"""All models on one task: bars with intervals, and every measure in a table."""
+"""All models on one task: bars with intervals, and a table of every measure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FAR = 3.0
 
 
 def bars(board: Board, task: Task) -> Chart:
-    """All models on one task."""
+    """Draws all models on one task. A single model gets no bar, only its measures."""
     rows = [row for row in board.rows if task.key in row.cells]
     cells, digits = [row.cells[task.key] for row in rows], places(board, task)
     colour = colours(board)
@@ -30,7 +30,7 @@ def bars(board: Board, task: Task) -> Chart:
         "hovertemplate": "%{hovertext}<extra></extra>",
         "showlegend": False,
     }
-    # an interval that is far wider than the values are large goes on outside: it must not make the bars too short to compare
+    # An interval much wider than the largest value runs out of the plot; otherwise it would make the bars too short to compare.
     most = FAR * max((abs(cell.value) for cell in cells), default=1.0)
     ends = [min(max(end, -most), most) for cell in cells for end in (cell.value, cell.low, cell.high) if end is not None]
     plan = layout(
@@ -68,7 +68,7 @@ def bars(board: Board, task: Task) -> Chart:
     return Chart(
         f"bars-{task.key}",
         f"{task.title}: {task.label}" if task.title != task.label else task.title,
-        {"data": [trace], "layout": plan},
+        {"data": [trace], "layout": plan} if len(rows) > 1 else None,
         _measures(rows, task),
         note=axis_title(task),
         height=46 + 30 * len(rows),

@@ -134,16 +134,35 @@ def _tasks(evaluations: Sequence[Evaluation]) -> list[Task]:
     asked: dict[str, list[tuple[str, str, str, int]]] = defaultdict(list)
     for key in first:
         asked[key[0]].append(key)
-    made = []
-    for i, (key, record) in enumerate(sorted(first.items(), key=lambda item: item[0][0])):
+    models = _models(evaluations)
+
+    def order(key: tuple[str, str, str, int]) -> tuple[int, str, int]:
+        """Questions that most teachers and students answered come first; equal ones are in order of their names."""
+        return -len(models["compared", key]), key[0], -len(models["control", key])
+
+    for twins in asked.values():
+        twins.sort(key=order)
+    columns = []
+    for i, key in enumerate(sorted(first, key=order)):
+        record = first[key]
         measures = record["measures"]
         name = next((name for name in measures if name in valued[key]), next(iter(measures)))
         measure = measures[name]
         twins = asked[key[0]]
         label = key[0] if len(twins) == 1 else f"{key[0]} ({twins.index(key) + 1})"
         label += _outdated(record)
-        made.append(Task(f"t{i}", label, record["task"]["title"], name, measure["unit"], measure["better"], key))
-    return made
+        columns.append(Task(f"t{i}", label, record["task"]["title"], name, measure["unit"], measure["better"], key))
+    return columns
+
+
+def _models(evaluations: Sequence[Evaluation]) -> Mapping[tuple[str, tuple[str, str, str, int]], set[str]]:
+    """Fingerprints of the models that answered each question: of "compared" (teachers and students), and of every "control"."""
+    models: dict[tuple[str, tuple[str, str, str, int]], set[str]] = defaultdict(set)
+    for one in evaluations:
+        model = one.record["model"]
+        group = "control" if model["role"] == "control" else "compared"
+        models[group, question(one.record)].add(model["fingerprint"])
+    return models
 
 
 def _outdated(record: Mapping[str, Any]) -> str:

@@ -42,6 +42,15 @@ class Run:
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
     models: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def finished(self) -> bool:
+        return bool(self.record)
+
+    @property
+    def began(self) -> bool:
+        """Whether the run has trained at all: it is finished, or its journal has a row."""
+        return self.finished or bool(self.rows)
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -1,4 +1,4 @@
-"""What is drawn of one run: likeness to the teacher, loss and sparsity."""
+"""Charts of one run: likeness to the teacher, loss and sparsity."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POINTS = 1500  # of a curve; more are not seen and make the page slow
 
 
 def fidelity(run: Run, index: int) -> Chart | None:
-    """Likeness to the teacher, layer by layer."""
+    """Draws the likeness to the teacher, layer by layer. Where the widths differ, only the likeness after the best linear map."""
     found = run.record.get("fidelity")
     if not found or not found["layers"]:
         return None
@@ -31,10 +31,11 @@ def fidelity(run: Run, index: int) -> Chart | None:
             "hovertemplate": f"layer %{{x}}<br>{name} %{{y:.3f}}<extra></extra>",
         }
 
-    traces = [("cosine", "as is", "var(--s1)"), ("mapped", "after the best linear map", "var(--s1-soft)")]
-    if any(row["cosine"] is None for row in rows):  # another width than the teacher's: not comparable as it is
-        traces = traces[1:]
-    low = min(0.0, *(row[key] for row in rows for key in ("cosine", "mapped") if row[key] is not None))
+    same = comparable(run)
+    bars = [("cosine", "as is", "var(--s1)")] if same else []
+    bars += [("mapped", "after the best linear map", "var(--s1-soft)" if same else "var(--s1)")]
+    shown = [key for key, _, _ in bars]
+    low = min(0.0, *(row[key] for row in rows for key in shown if row[key] is not None))
     plan = layout(
         xaxis={
             "title": {"text": "layer (0: what the first layer reads)"},
@@ -45,33 +46,33 @@ def fidelity(run: Run, index: int) -> Chart | None:
         yaxis={"title": {"text": "cosine to the teacher"}, "range": [low, 1], "automargin": True},
     )
     plan |= {"barmode": "group", "bargap": 0.25}
-    heard = run.record.get("held_out_seconds")
+    seconds = run.record.get("held_out_seconds")
     return Chart(
         f"fidelity-{index}",
         "Likeness to the teacher, layer by layer",
         {
-            "data": [trace(*of) for of in traces],
+            "data": [trace(*bar) for bar in bars],
             "layout": plan,
         },
         Table(
-            ["Layer", "Cosine", "After the best linear map", "Variance explained by it"],
-            [
-                [
-                    str(row["layer"]),
-                    *("–" if row[key] is None else f"{row[key]:.3f}" for key in ("cosine", "mapped", "explained")),
-                ]
-                for row in rows
-            ],
+            ["Layer", *(["Cosine"] if same else []), "After the best linear map", "Variance explained by it"],
+            [[str(row["layer"]), *(text.number(row[key], 3) for key in (*shown, "explained"))] for row in rows],
         ),
-        note=f"Mean cosine over frames{f', {text.duration(heard)} of held-out audio' if heard else ''}; 1 is the teacher itself.",
+        note=f"Mean cosine over frames{f', {text.duration(seconds)} of held-out audio' if seconds else ''}; 1 is the teacher itself.",
         height=260,
-        legend=[(name, colour, "square") for _, name, colour in traces],
+        legend=[(name, colour, "square") for _, name, colour in bars],
         says="Bar chart of the cosine to the teacher for each layer; the numbers are in the table below it.",
     )
 
 
+def comparable(run: Run) -> bool:
+    """Whether student and teacher have one width, so that their frames have a cosine. Where they differ, records hold none,
+    and older ones hold 0 for every layer."""
+    return any(row["cosine"] for row in run.record["fidelity"]["layers"])
+
+
 def curves(run: Run, index: int) -> list[Chart]:
-    """Loss and sparsity over all stages, one after another."""
+    """Draws loss and sparsity over all stages, one after another. What has fewer than two points of a line stands as a table."""
     starts, end = _starts(run)
     losses = [(row, starts[row["stage"]] + row["step"]) for row in run.rows]
     made = []
@@ -93,7 +94,7 @@ def curves(run: Run, index: int) -> list[Chart]:
             Chart(
                 f"loss-{index}",
                 "Loss",
-                {"data": data, "layout": plan},
+                {"data": data, "layout": plan} if _is_line(data) else None,
                 _journal(run),
                 note="All stages, one after another; held out with the gates as they would be cut.",
                 height=260,
@@ -116,7 +117,7 @@ def curves(run: Run, index: int) -> list[Chart]:
             Chart(
                 f"sparsity-{index}",
                 "Sparsity",
-                {"data": data, "layout": plan},
+                {"data": data, "layout": plan} if _is_line(data) else None,
                 Table(
                     ["Stage", "Update", "Sparsity", "Target"],
                     [
@@ -133,8 +134,12 @@ def curves(run: Run, index: int) -> list[Chart]:
     return made
 
 
+def _is_line(traces: Sequence[Mapping[str, Any]]) -> bool:
+    return any(len(trace["x"]) > 1 for trace in traces)
+
+
 def _starts(run: Run) -> tuple[dict[str, int], int]:
-    """After how many updates of all stages before it each stage begins, and the last update of all."""
+    """The update of the run at which each stage begins, and the last update of the run."""
     last: dict[str, int] = {}
     for row in run.rows:
         last[row["stage"]] = max(int(row["step"]), last.get(row["stage"], 0))
@@ -184,7 +189,7 @@ def _line(points: Sequence[tuple[float, float]], name: str, colour: str, hover: 
 
 
 def _journal(run: Run) -> Table:
-    """What the journal holds, up to two hundred rows of it."""
+    """The rows of the journal, at most two hundred, evenly chosen."""
     rows = _thin(list(run.rows), 200)
     names = list(dict.fromkeys(key for row in rows for key in row if key not in ("stage", "step")))
     table = [[row["stage"], str(row["step"]), *(f"{row[name]:.4g}" if name in row else "" for name in names)] for row in rows]

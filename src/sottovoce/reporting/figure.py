@@ -25,11 +25,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """figure: ``data`` and ``layout`` for plotly. height: in pixels. says: what is seen, for those who do not see it."""
+    """figure: ``data`` and ``layout`` for plotly; ``None`` where there is too little to plot, so that the table stands alone.
+
+    height: in pixels. says: what is seen, for those who do not see it.
+    """
 
     id: str
     title: str
-    figure: Mapping[str, Any]
+    figure: Mapping[str, Any] | None
     table: Table
     note: str = ""
     height: int = 320
@@ -39,7 +42,7 @@ class Chart:
 
 
 def label(text: str) -> str:
-    """Text that plotly shows as it is."""
+    """Escapes a text, so that plotly shows it as it is."""
     return html.escape(text, quote=False)
 
 

@@ -48,8 +48,17 @@
     return text.slice(0, length - 1 - tail) + "…" + text.slice(-tail);
   };
 
+  // says so where a table goes on beyond the window
+  const sayWide = () => document.querySelectorAll(".sideways").forEach((note) => {
+    const area = note.nextElementSibling;
+    if (area.offsetParent) note.hidden = area.scrollWidth <= area.clientWidth + 1;
+  });
+
   const places = [...document.querySelectorAll(".plot")];
-  const drawNew = () => places.forEach((place) => Number(place.dataset.width) !== place.clientWidth && draw(place));
+  const drawNew = () => {
+    sayWide();
+    places.forEach((place) => Number(place.dataset.width) !== place.clientWidth && draw(place));
+  };
   const drawAll = () => places.forEach(draw);
 
   // tabs: arrow keys, Home and End move; #/name in the address opens (with the slash, so that the browser does not jump to the panel)

@@ -71,7 +71,7 @@ def render(found: Found) -> str:
         style=style,
         plotly=plotly,
         script=script,
-        figures={chart.id: _figure(chart) for chart in view.every_chart()},
+        figures={chart.id: {**_figure(chart), "height": chart.height} for chart in view.every_chart() if chart.figure},
         # only these two scripts may run: what a file of the ledger holds is shown and can do nothing
         policy=f"script-src {_digest(plotly)} {_digest(script)}",
     )
@@ -101,11 +101,7 @@ def _digest(text: str) -> str:
 
 
 def _figure(chart: Chart) -> dict[str, Any]:
-    return (
-        {"figure": chart.figure, "height": chart.height}
-        if not chart.choices
-        else {"choices": chart.choices, "height": chart.height}
-    )
+    return {"choices": chart.choices} if chart.choices else {"figure": chart.figure}
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,23 @@ class RunView:
 
     @property
     def finished(self) -> bool:
-        return bool(self.run.record)
+        return self.run.finished
+
+    @property
+    def overview(self) -> dict[str, Any]:
+        """One row of the table of runs; empty while the run is not finished."""
+        record = self.run.record
+        if not record:
+            return {}
+        budget, mean = record.get("budget"), (record.get("fidelity") or {}).get("mean") or {}
+        return {
+            "recipe": (record.get("recipe") or {}).get("name", ""),
+            "params": record["cost"]["params"],
+            "macs": record["cost"]["macs_per_s"],
+            "budget": "" if not budget else "met" if budget.get("met") else "missed",
+            "explained": mean.get("explained"),
+            "seconds": record.get("seconds"),
+        }
 
     @property
     def tiles(self) -> list[Tile]:
@@ -152,14 +164,14 @@ class RunView:
         if not record:
             return []
         cost, teacher, budget = record["cost"], record.get("teacher") or {}, record.get("budget")
-        made = []
+        tiles = []
         for title, key, unit in (("Parameters", "params", ""), ("Compute", "macs_per_s", "MAC/s")):
             theirs = teacher.get(key)
             note = f"{text.percent(cost[key] / theirs)} of the teacher's {text.amount(theirs, unit)}" if theirs else ""
-            made.append(Tile(title, text.amount(cost[key], unit), note))
+            tiles.append(Tile(title, text.amount(cost[key], unit), note))
         if budget:
             asked = f"{text.percent(budget['target'], 2)} of {_unit(budget.get('unit'))} asked, {text.percent(budget['after'], 2)} kept"
-            made.append(Tile("Budget", "met" if budget.get("met") else "missed", asked))
+            tiles.append(Tile("Budget", "met" if budget.get("met") else "missed", asked))
         latency = {name: row.get("latency_10s") for name, row in self.run.models.items()}
         if isinstance(latency.get("student"), int | float):
             theirs = latency.get("teacher")
@@ -168,13 +180,16 @@ class RunView:
                 if isinstance(theirs, int | float)
                 else "for 10 s"
             )
-            made.append(Tile("Latency", f"{1000 * latency['student']:.0f}{text.SPACE}ms", note))
+            tiles.append(Tile("Latency", f"{1000 * latency['student']:.0f}{text.SPACE}ms", note))
         if record.get("fidelity"):
             mean = record["fidelity"]["mean"]
-            cosine = "not comparable" if mean["cosine"] is None else f"{mean['cosine']:.3f}"
-            made.append(Tile("Cosine to the teacher", cosine, f"{mean['mapped']:.3f} after the best linear map"))
-        made.append(Tile("Time", text.duration(record.get("seconds")), f"on {text.hours(record['data'].get('hours'))} of audio"))
-        return made
+            mapped = f"{text.number(mean['mapped'], 3)} after the best linear map"
+            if curves.comparable(self.run):
+                tiles.append(Tile("Cosine to the teacher", text.number(mean["cosine"], 3), mapped))
+            else:
+                tiles.append(Tile("Cosine to the teacher", "not comparable", f"its layers have another width; {mapped}"))
+        tiles.append(Tile("Time", text.duration(record.get("seconds")), f"on {text.hours(record['data'].get('hours'))} of audio"))
+        return tiles
 
     @property
     def recipe(self) -> str:
@@ -242,7 +257,10 @@ class View:
     def __init__(self, found: Found) -> None:
         self.found = found
         self.board = boards.build(found.evaluations)
-        self.runs = [RunView(run, i, self.board, self._student(run)) for i, run in enumerate(found.runs)]
+        shown = [run for run in found.runs if run.began] or found.runs
+        shown.sort(key=lambda run: not run.finished)  # keeps the order of names within both
+        self.runs = [RunView(run, i, self.board, self._student(run)) for i, run in enumerate(shown)]
+        self.failed = [run for run in found.runs if run not in shown]
         self.colours = style.colours(self.board)
         self.pareto = pareto.pareto(self.board)
         self.bars = [bars.bars(self.board, task) for task in self.board.tasks]
@@ -264,28 +282,37 @@ class View:
 
     @property
     def single(self) -> RunView | None:
-        """The run, when the page is about one."""
-        return self.runs[0] if len(self.runs) == 1 else None
+        """The run, when the page shows no other."""
+        return self.runs[0] if len(self.runs) == 1 and not self.failed else None
 
     @property
     def title(self) -> str:
         if self.single is not None:
             return self.single.run.name
-        students = sum(row.role == "student" for row in self.board.rows)
+        students = [row for row in self.board.rows if row.role == "student"]
+        evaluated = {key for row in self.board.rows for key in row.runs}
+        count = len(students) + sum(run.finished and run.run.key not in evaluated for run in self.runs)
         if not self.board.rows:
-            return f"{len(self.runs)} runs" if self.runs else "Measurements"
-        return f"{students} student{'' if students == 1 else 's'} compared" if students else "Models compared"
+            return _many(len(self.runs), "run") if self.runs else "Measurements"
+        return f"{_many(count, 'student')} compared" if count else "Models compared"
 
     @property
     def summary(self) -> str:
         """One line under the title."""
         measured = len(self.found.evaluations)
-        parts = [f"{len(self.runs)} runs" if len(self.runs) > 1 else ""]
-        parts.append(
-            f"{_many(len(self.board.rows), 'model')} on {_many(len(self.board.tasks), 'task')}, {_many(measured, 'evaluation')}"
-            if measured
-            else ""
-        )
+        parts = []
+        if self.single is None and self.runs:
+            counts = [
+                (sum(run.finished for run in self.runs), "finished run"),
+                (sum(not run.finished for run in self.runs), "unfinished run"),
+                (len(self.failed), "failed start"),
+            ]
+            parts.append(", ".join(_many(count, what) for count, what in counts if count))
+        if measured:
+            rows, models = len(self.board.rows), sum(row.n for row in self.board.rows)
+            tasks = len({task.question[0] for task in self.board.tasks})
+            seeds = f" ({models} with their seeds)" if models > rows else ""
+            parts.append(f"{_many(rows, 'model')}{seeds} on {_many(tasks, 'task')}, {_many(measured, 'evaluation')}")
         run = self.single.run.record if self.single is not None else {}
         if run:
             teacher = (run.get("teacher") or {}).get("name")
@@ -296,7 +323,7 @@ class View:
     def tabs(self) -> list[tuple[str, str]]:
         """(id, title) of those that have something to show."""
         several = len(self.board.rows) > 1
-        one, many = ("run", "Run") if self.single else None, ("runs", "Runs") if len(self.runs) > 1 else None
+        one, many = ("run", "Run") if self.single else None, ("runs", "Runs") if self.runs and not self.single else None
         compare = ("compare", "Compare") if several else None
         made = [one, compare, many, ("tasks", "Tasks") if self.bars else None]
         made += [("layers", "Layers") if self.heats else None, ("rates", "Learning rates") if self.trials else None]
@@ -310,9 +337,8 @@ class View:
         return [*found, *self.bars, *self.heats, *self.trials, *self.speed]
 
     def views(self) -> list[tuple[str, str]]:
-        """What the Pareto plot can show upwards."""
-        means = [("rank", "Mean rank"), ("score", "Mean score")] if self.board.common else []
-        return means + [(task.key, f"{task.label}: {text.measure(task.measure)}") for task in self.board.tasks]
+        """What the Pareto plot can show upwards, by key."""
+        return pareto.views(self.board)
 
     def costs(self) -> list[tuple[str, str]]:
         chosen = {key.split()[0] for key in (self.pareto.choices if self.pareto else {})}

@@ -17,12 +17,13 @@ SIGNS = {"teacher": "diamond", "student": "dot", "control": "cross"}
 
 
 def pareto(board: Board) -> Chart | None:
-    """Value against cost, for every task and the means, and both costs. ``None`` for fewer than three different costs."""
+    """Draws value against cost, for every view and both costs. ``None`` for fewer than three different costs."""
     costs = [key for key, (_, _, of) in COSTS.items() if len({of(row) for row in board.rows if of(row) is not None}) >= 3]
     if not costs:
         return None
-    views = [*(MEANS if board.common else ()), *(task.key for task in board.tasks)]
-    figures = {f"{cost} {view}": _pareto(board, cost, view) for view in views for cost in costs}
+    figures = {f"{cost} {view}": _pareto(board, cost, view) for view, _ in views(board) for cost in costs}
+    if not figures:
+        return None
     first = next(iter(figures))
     return Chart(
         "pareto",
@@ -36,6 +37,13 @@ def pareto(board: Board) -> Chart | None:
         choices=figures,
         legend=[(name, colour, SIGNS[role]) for name, role, colour in _legend(board)],
     )
+
+
+def views(board: Board) -> list[tuple[str, str]]:
+    """(key, title) of what the plot can show upwards: the means, and each task with a value of three models or more."""
+    means = list(MEANS.items()) if board.common else []
+    enough = [task for task in board.tasks if sum(task.key in row.cells for row in board.rows) >= 3]
+    return means + [(task.key, f"{task.label}: {text.measure(task.measure)}") for task in enough]
 
 
 def _legend(board: Board) -> list[tuple[str, str, str]]:

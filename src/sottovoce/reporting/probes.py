@@ -1,4 +1,4 @@
-"""How the probes were trained: what every learning rate gave, and which layers each task listens to."""
+"""How the probes were trained: the dev score of every learning rate, and the weight of each layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from sottovoce.reporting.style import colours
 
 
 def trials(board: Board, task: Task) -> Chart | None:
-    """Dev score of every learning rate, or strength of L2, that was tried, the chosen ones ringed."""
+    """Draws the dev score of every learning rate, or strength of L2, that was tried; the points of the chosen ones are larger.
+
+    Where no model has tried two of them there is nothing to plot: the table stands alone.
+    """
     colour = colours(board)
     traces: list[dict[str, Any]] = []
     table: list[list[str]] = []
@@ -69,7 +72,7 @@ def trials(board: Board, task: Task) -> Chart | None:
     return Chart(
         f"trials-{task.key}",
         f"{task.title}: {task.label}" if task.title != task.label else task.title,
-        {"data": traces, "layout": plan},
+        {"data": traces, "layout": plan} if any(len(trace["x"]) > 1 for trace in traces) else None,
         Table(["Model", "Seed", tried_what[0].upper() + tried_what[1:], "Dev", "Best after update", "Time", ""], table),
         note=f"{task.better} is better",
         height=260,
@@ -84,12 +87,12 @@ def _spread(rates: Sequence[float]) -> list[float]:
 
 
 def dev_score(dev: float | None, task: Task) -> float | None:
-    """As the measure is read: sweeps maximise, and store error rates with a minus."""
+    """The dev score as the measure is read: sweeps maximise, and store error rates with a minus."""
     return dev if dev is None or task.better == "higher" else abs(dev)
 
 
 def heat(board: Board, row: Row, index: int, top: float) -> Chart | None:
-    """The weights that each task gives to the layers of one model, mean over seeds. top: the largest weight on the page."""
+    """Draws the layer weights of every task for one model, means over seeds. top: the largest weight on the page."""
     tasks = [task for task in board.tasks if layer_weights(row, task)]
     if not tasks:
         return None
@@ -150,7 +153,7 @@ def heat(board: Board, row: Row, index: int, top: float) -> Chart | None:
 
 
 def layer_weights(row: Row, task: Task) -> list[float]:
-    """Mean over seeds (and members whose depth is the same)."""
+    """Layer weights of one task, means over seeds and over members of the same depth."""
     lists = [weights for one in row.evaluations.get(task.key, ()) for weights in one.record["layer_weights"] if weights]
     lists = [weights for weights in lists if len(weights) == len(lists[0])]
     return [sum(column) / len(lists) for column in zip(*lists, strict=True)] if lists else []
