@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 STAGES = ("features", "training", "scoring")
+OFTEN = 0.2  # seconds between two words on how far a stage is
 SHARE = 0.5  # of the stages before it, for a stage of which nothing is known yet
 UNITS = {"features": "recordings"}
 
@@ -64,6 +65,7 @@ class Course:
         self.running: dict[int, Running] = {}
         self.finished: dict[int, float] = {}
         self.lanes = 1
+        self.told = float("-inf")
 
     def preparing(self, text: str) -> None:
         """Something that comes before the first pair."""
@@ -80,8 +82,11 @@ class Course:
     def moved(self, number: int, stage: str, done: float, total: float) -> None:
         if number in self.finished:
             return
-        self.running.setdefault(number, Running(self.clock())).moved(stage, done, total, self.clock())
-        self._tell(number)
+        now = self.clock()
+        self.running.setdefault(number, Running(now)).moved(stage, done, total, now)
+        if now - self.told >= OFTEN:  # a probe makes thousands of updates a second
+            self.told = now
+            self._tell(number)
 
     def end(self, number: int) -> None:
         began = self.running.pop(number, None)
@@ -96,13 +101,15 @@ class Course:
         lengths = {**self.finished, **known}
         if not lengths:
             return None
-        total = 0.0
+        of_kind: dict[str, list[float]] = {}
+        for number, seconds in lengths.items():
+            of_kind.setdefault(self.names[number][1], []).append(seconds)
+        means = {kind: fmean(found) for kind, found in of_kind.items()}
+        anything, total = fmean(lengths.values()), 0.0
         for number, (_, kind) in enumerate(self.names):
             if number in self.finished:
                 continue
-            alike = [seconds for other, seconds in lengths.items() if self.names[other][1] == kind and other != number]
-            usual = fmean(alike or lengths.values())
-            rest = running.get(number)
+            usual, rest = means.get(kind, anything), running.get(number)
             if number in self.running and rest is None:
                 rest = max(0.0, usual - (now - self.running[number].began))
             total += usual if rest is None else rest
