@@ -201,6 +201,10 @@ class TestAudio:
         assert of("one", b"x") == of("two", b"x") == of("one", b"x")
         assert of("one", b"y") != of("two", b"x")
         assert audio_digest(Recordings([Recording("a", str(tmp_path / "nowhere.wav"))])) is None
+        one, two = str(tmp_path / "one" / "a.wav"), str(tmp_path / "two" / "a.wav")
+        assert audio_digest(Recordings([Recording("a", one), Recording("b", two)])) != audio_digest(
+            Recordings([Recording("a", two), Recording("b", one)])
+        )
 
 
 class TestLimit:

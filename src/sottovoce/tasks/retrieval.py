@@ -43,14 +43,14 @@ class Retrieval(LookupTask):
         near = x @ x.T
         score = library("sklearn.metrics").average_precision_score
         groups = np.array(asked.groups)
-        made = np.zeros((len(x), 3))
+        table = np.zeros((len(x), 3))
         for i in range(len(x)):
             others = groups != groups[i] if self.config.apart else np.arange(len(x)) != i
             right = asked.labels[others] == asked.labels[i]
             if right.any() and not right.all():
-                found = near[i, others]
-                made[i] = score(right, found), right[found.argmax()], 1
-        return made
+                similar = near[i, others]
+                table[i] = score(right, similar), right[similar.argmax()], 1
+        return table
 
     def scores(self, rows: Rows) -> tuple[float, ...]:
         """In percent; NaN where nobody asks."""

@@ -101,18 +101,20 @@ class Training:
     def schedule(self, items: int, short: Training, superb: Training) -> Schedule:
         """For a training set of so many items. short: the task's values for passes over the data; superb: the benchmark's,
         whose number of updates is never exceeded."""
-        made = self
+        settings = self
         if self.steps is None:
             if self.l2 is not None:
                 raise ValueError("training.l2 is for heads that are solved to convergence, and this one is not linear")
-            made = filled(self, short)
-            batch, passes, most = made.batch, made.passes, superb.steps
+            settings = filled(self, short)
+            batch, passes, most = settings.batch, settings.passes, superb.steps
             assert batch is not None, "a task's short schedule says its batch"
             assert passes is not None, "and how often it passes over the data"
             assert most is not None, "and the benchmark's its updates"
             steps = min(most, max(LEAST, math.ceil(passes * math.ceil(items / batch))))
-            made = replace(made, steps=steps, passes=None, evaluate_every=made.evaluate_every or max(1, steps // LOOKS))
-        values = {spec.name: getattr(made, spec.name) for spec in fields(Schedule)}
+            settings = replace(
+                settings, steps=steps, passes=None, evaluate_every=settings.evaluate_every or max(1, steps // LOOKS)
+            )
+        values = {spec.name: getattr(settings, spec.name) for spec in fields(Schedule)}
         return Schedule(**values)
 
 

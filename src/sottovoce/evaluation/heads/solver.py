@@ -128,16 +128,16 @@ def solve(
         progress(number + 1, len(strengths))
         if reason or (chosen >= 0 and number - chosen >= WORSE):
             break
-    found = [{**trial, "chosen": number == chosen} for number, trial in enumerate(trials)]
-    return (best.restore() if chosen >= 0 else None), found
+    records = [{**trial, "chosen": number == chosen} for number, trial in enumerate(trials)]
+    return (best.restore() if chosen >= 0 else None), records
 
 
 def layers_first(features: FeatureSet, mean: Tensor | float = 0.0, std: Tensor | float = 1.0) -> Tensor:
     """(L, N, D) float32: the pooled features of all items, less `mean`, over `std`, (L, D) each."""
     subject = features.subject
-    made = torch.empty(subject.layers, len(features), subject.dim)
+    table = torch.empty(subject.layers, len(features), subject.dim)
     for begin in range(0, len(features), PIECE):
         rows = features.batch(range(len(features))[begin : begin + PIECE])
         piece = (rows.values.float() * rows.unit[:, None] - mean) / std
-        made[:, begin : begin + len(piece)] = piece.transpose(0, 1)
-    return made
+        table[:, begin : begin + len(piece)] = piece.transpose(0, 1)
+    return table

@@ -106,16 +106,16 @@ class LookupTask(LearnedTask):
         deviation = np.maximum(deviation, deviation.mean(2, keepdims=True) / 2) + 1e-6
         train, dev, test = (replace(part, vectors=(part.vectors - mean) / deviation) for part in parts.values())
         first = bench.seeds[0]
-        found = {}
+        dev_scores = {}
         for done, layer in enumerate(layers):
             for choice in self.choices():
-                found[layer, choice] = self.dev_score(self.rows(train, dev, layer, choice, first))
+                dev_scores[layer, choice] = self.dev_score(self.rows(train, dev, layer, choice, first))
             bench.progress("scoring", done, len(layers) + 1)
-        if not any(np.isfinite(score) for score in found.values()):
+        if not any(np.isfinite(score) for score in dev_scores.values()):
             raise ValueError(
                 f"{self.name} has no value on the dev split; it needs two recordings of one label and one of another there"
             )
-        layer, choice = max(found, key=lambda each: -np.inf if np.isnan(found[each]) else found[each])
+        layer, choice = max(dev_scores, key=lambda each: -np.inf if np.isnan(dev_scores[each]) else dev_scores[each])
         tested = [self.rows(train, test, layer, choice, seed) for seed in (bench.seeds if self.seeded else bench.seeds[:1])]
         measures = self.measures(tested, test.groups)
         clock["scoring"] += time.monotonic() - began
@@ -126,7 +126,7 @@ class LookupTask(LearnedTask):
             details={
                 **self.details(fold, tested),
                 "layer": layer,
-                "dev_by_layer": [round(self.metrics[0].sign * found[each, choice], 4) for each in layers],
+                "dev_by_layer": [round(self.metrics[0].sign * dev_scores[each, choice], 4) for each in layers],
                 "labels": len(set(test.labels.tolist())),
                 **({} if choice is None else {"choice": choice}),
             },

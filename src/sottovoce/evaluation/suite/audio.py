@@ -30,8 +30,8 @@ def audio_digest(recordings: Recordings, kept: Path | None = None, progress: Pro
     if not paths or not all(states.values()):
         return None
     known = {} if kept is None else _read(kept, paths)
-    found = {path: known[path][1] for path in paths if path in known and known[path][0] == states[path]}
-    todo = [path for path in paths if path not in found]
+    digests = {path: known[path][1] for path in paths if path in known and known[path][0] == states[path]}
+    todo = [path for path in paths if path not in digests]
     with ThreadPoolExecutor(max_workers=4) as pool:
         for begin in range(0, len(todo), SLICE):
             part = todo[begin : begin + SLICE]
@@ -39,12 +39,15 @@ def audio_digest(recordings: Recordings, kept: Path | None = None, progress: Pro
             for path, digest in zip(part, pool.map(_digest, part), strict=True):
                 if digest is None:
                     return None
-                found[path], fresh[path] = digest, (states[path], digest)
+                digests[path], fresh[path] = digest, (states[path], digest)
                 if progress is not None:
-                    progress(len(found), len(paths))
+                    progress(len(digests), len(paths))
             if kept is not None:
                 _write(kept, fresh)
-    return hashlib.blake2b("".join(sorted(found.values())).encode(), digest_size=8).hexdigest()
+    together = hashlib.blake2b(digest_size=8)
+    for item in sorted(recordings, key=lambda item: item.id):  # which recording has which audio
+        together.update(repr((item.id, [digests[path] for path in files_of(item)])).encode("utf-8", "surrogateescape"))
+    return together.hexdigest()
 
 
 def files_of(recording: Recording) -> tuple[str, ...]:
@@ -67,15 +70,15 @@ def _digest(path: str) -> str | None:
 
 
 def _read(file: Path, paths: Iterable[str]) -> dict[str, tuple[tuple[int, ...], str]]:
-    made: dict[str, tuple[tuple[int, ...], str]] = {}
+    kept: dict[str, tuple[tuple[int, ...], str]] = {}
     with contextlib.suppress(sqlite3.Error, OSError):
         if file.is_file():
             with contextlib.closing(sqlite3.connect(file)) as base:
                 for path in paths:
                     ask = base.execute("SELECT size, changed, digest FROM digests WHERE path = ?", (_name(path),))
                     for size, changed, digest in ask:
-                        made[path] = (size, changed), digest
-    return made
+                        kept[path] = (size, changed), digest
+    return kept
 
 
 def _write(file: Path, digests: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
