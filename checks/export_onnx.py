@@ -79,7 +79,7 @@ def demo() -> dict[str, Any]:
             path = Path(folder) / api.FILE
             onnx.save(model, path)
             file = RuntimeEncoder(path)
-            layers = check.parity(file, check.View(graph), list(check.batches(known.check_waves)), file.layers)
+            layers = check.parity(file, check.LayerView(graph), list(check.batches(known.check_waves)), file.layers)
             rows[name] = {
                 "megabytes": path.stat().st_size / 1e6,
                 "max_abs": max(row["max_abs"] for row in layers),

@@ -15,9 +15,7 @@ DUPLICATES = {
     "Bench",  # evaluation/kinds/task.py, reporting/collect.py
     "Encoder",  # encoder/encoder.py, evaluation/heads/decoder.py
     "Entry",  # evaluation/features/pieces.py, evaluation/suite/config.py
-    "Format",  # cli/export.py, exporting/api.py
     "Linear",  # encoder/product.py, evaluation/kinds/ctc.py
-    "Part",  # data/mixtures.py, evaluation/kinds/lookup.py
     "Pretrained",  # evaluation/heads/text_units.py, hub/pretrained.py
     "Result",  # evaluation/suite/pairs.py, train/api.py
     "Run",  # reporting/collect.py, train/run.py
@@ -25,7 +23,6 @@ DUPLICATES = {
     "Task",  # evaluation/kinds/task.py, reporting/board.py
     "Trials",  # evaluation/kinds/verification.py, tasks/qbe.py
     "Utterance",  # data/scan.py, evaluation/kinds/classification.py
-    "View",  # exporting/check.py, reporting/page.py
 }
 
 

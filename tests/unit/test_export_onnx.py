@@ -29,7 +29,7 @@ from sottovoce.evaluation.subjects.onnx_file import RuntimeEncoder
 from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.exporting import api, audio, check, half, proto, quantize
 from sottovoce.exporting import onnx as export_onnx
-from sottovoce.exporting.check import View
+from sottovoce.exporting.check import LayerView
 from sottovoce.exporting.graph import ALL, Graph, PlainFbank
 from sottovoce.hub.pretrained import load_pretrained
 
@@ -86,7 +86,7 @@ def differences(style: str, precision: str, folder: Path) -> dict[str, float]:
     vary over time, so that a share of that variance says nothing."""
     graph, model = made(style, precision)
     file = opened(model, folder, graph)
-    rows = check.parity(file, View(graph), [padded([3111, 4007, 1203]), padded([2777])], file.layers)
+    rows = check.parity(file, LayerView(graph), [padded([3111, 4007, 1203]), padded([2777])], file.layers)
     return {
         "max_abs": max(row["max_abs"] for row in rows),
         "scale": max(row["scale"] for row in rows),
@@ -111,7 +111,7 @@ def test_the_file_says_what_the_model_says(style: str, tmp_path: Path) -> None:
             assert (a[i, :frames] - b[0]).abs().max() < 1e-4
     least = graph.encoder.config.frontend.kernel
     short = torch.randn(2, least), torch.tensor([least, least])
-    assert (file(*short).last - View(graph)(*short).last).abs().max() < 1e-4  # one frame, too
+    assert (file(*short).last - LayerView(graph)(*short).last).abs().max() < 1e-4  # one frame, too
 
 
 @pytest.mark.slow
@@ -330,12 +330,12 @@ def test_layers_are_counted_as_transformers_counts_them() -> None:
 
 @torch.no_grad()
 def test_parity_sees_what_differs() -> None:
-    view = View(Graph(encoder(), normalize=False, layer="all"))
+    view = LayerView(Graph(encoder(), normalize=False, layer="all"))
     audio = [padded([1600, 900])]
     same = check.parity(view, view, audio, ["a", "b", "c", "d"])
     assert all(row["max_abs"] == 0 and row["error"] == 0 and row["cosine"] == pytest.approx(1) for row in same)
 
-    class Louder(View):
+    class Louder(LayerView):
         def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Any:
             found = super().forward(wave, lengths)
             return dataclasses.replace(found, hidden=[*found.hidden[:-1], 1.1 * found.hidden[-1]])

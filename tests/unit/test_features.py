@@ -16,7 +16,7 @@ import torch
 
 from sottovoce.core.types import Batch
 from sottovoce.data import Recording, open_source
-from sottovoce.data.mixtures import Mixture, Part
+from sottovoce.data.mixtures import Mixture, MixturePart
 from sottovoce.evaluation.features import store as module
 from sottovoce.evaluation.features.bank import ROWS
 from sottovoce.evaluation.features.pieces import Piece
@@ -94,7 +94,7 @@ class TestKeys:
             path.write_bytes(tone(0.1))
 
         def key() -> str:
-            parts = tuple(Part(Recording(path.name, str(path)), 0, 1, 0, 1) for path in paths)
+            parts = tuple(MixturePart(Recording(path.name, str(path)), 0, 1, 0, 1) for path in paths)
             return Piece(Recording("mix", str(paths[0]), duration=1.0, loader=Mixture(parts, 1.0))).key
 
         first = key()

@@ -11,7 +11,7 @@ import typer
 from sottovoce.cli.base import Model, app, say
 
 
-class Format(enum.StrEnum):
+class FormatName(enum.StrEnum):
     """What kind of file is written."""
 
     onnx = "onnx"
@@ -33,7 +33,7 @@ def export(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Fields of --task, e.g. training.steps=500")
     ] = None,
-    to: Annotated[Format, typer.Option("--to", help="The format.")] = Format.onnx,
+    to: Annotated[FormatName, typer.Option("--to", help="The format.")] = FormatName.onnx,
     precision: Annotated[
         Precision, typer.Option("--precision", help="int8 rounds activations while running, int8-static by ranges on --data.")
     ] = Precision.fp32,

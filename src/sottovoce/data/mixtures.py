@@ -73,7 +73,7 @@ class MixtureConfig:
 
 
 @dataclass(frozen=True)
-class Part:
+class MixturePart:
     """`seconds` of `recording` from `start` on, heard `at` seconds into the conversation, times `gain`."""
 
     recording: Recording
@@ -87,7 +87,7 @@ class Part:
 class Mixture:
     """Loader of a conversation (see `Recording.loader`). noise: standard deviation of the white noise."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[MixturePart, ...]
     seconds: float
     noise: float = 0.0
     seed: int = 0
@@ -157,7 +157,7 @@ def _conversation(
 ) -> Recording:
     people = config.most if config.fewest == config.most else int(random.integers(config.fewest, config.most, endpoint=True))
     names = [str(name) for name in random.choice(sorted(voices), people, replace=False)]
-    parts: list[Part] = []
+    parts: list[MixturePart] = []
     turns: list[tuple[float, float, str]] = []
     free = dict.fromkeys(names, 0.0)  # when each may speak again
     speaker, at = names[0], float(random.exponential(config.pause))
@@ -167,7 +167,7 @@ def _conversation(
         if found is None:
             break
         part, spoken = found
-        part = Part(part.recording, part.start, part.seconds, at, part.gain)
+        part = MixturePart(part.recording, part.start, part.seconds, at, part.gain)
         parts.append(part)
         turns += [(at + a, at + b, speaker) for a, b in spoken]
         free[speaker] = end = at + part.seconds
@@ -196,7 +196,7 @@ def _conversation(
     )
 
 
-Found = tuple[Part, tuple[tuple[float, float], ...]]
+Found = tuple[MixturePart, tuple[tuple[float, float], ...]]
 
 
 def _stretches(
@@ -227,7 +227,7 @@ def _stretches(
             if spoken:
                 inside = np.concatenate([wave[round(a * SAMPLE_RATE) : round(b * SAMPLE_RATE)] for a, b in spoken])
                 gain = LEVEL / float(np.sqrt(np.mean(np.square(inside)))) * 10 ** (gain_db / 20)
-                return Part(recording, start, seconds, 0.0, gain), spoken
+                return MixturePart(recording, start, seconds, 0.0, gain), spoken
         return None
 
     return stretch

@@ -22,7 +22,7 @@ from sottovoce.hub.folder import finish, replacing
 from sottovoce.hub.pretrained import load_pretrained
 
 
-class Format(Protocol):
+class ExportFormat(Protocol):
     """What a module must have to be a format.
 
     NAME: of the format, for people. RUNTIME: the package that runs the file. FILE: how it is called. PARTS: what int8 can be used for.
@@ -69,7 +69,7 @@ class Format(Protocol):
         """The file as a subject, run by `RUNTIME`."""
 
 
-FORMATS: dict[str, Format] = {"onnx": onnx, "executorch": executorch}
+FORMATS: dict[str, ExportFormat] = {"onnx": onnx, "executorch": executorch}
 FILE, ABOUT, CHECK = onnx.FILE, "model.json", "model.check.json"
 WINDOW = 2.0  # seconds
 
@@ -195,7 +195,7 @@ def _folder(model: str | Path, out: str | Path | None) -> Path:
 
 
 @contextlib.contextmanager
-def _writing(folder: Path, model: Any, facts: dict[str, str], form: Format = onnx) -> Iterator[Path]:
+def _writing(folder: Path, model: Any, facts: dict[str, str], form: ExportFormat = onnx) -> Iterator[Path]:
     """Gives a folder with the file and its description in it; when the block ends without an error, they and what the block put
     there replace those in `folder`."""
     about = {key: _value(text) for key, text in facts.items()} | form.about(facts)

@@ -31,7 +31,7 @@ from sottovoce.exporting.graph import Graph
 ROWS = 4  # recordings in a batch: shorter ones are padded, as users will do
 
 
-class View(nn.Module):
+class LayerView(nn.Module):
     """A `Graph` that gives `Features` in the way of the runtimes' encoders."""
 
     def __init__(self, graph: Graph) -> None:
@@ -175,7 +175,7 @@ def compare(
     the result is to show it. A file that gives values that are not finite is compared with nothing else.
     """
     encoder: Any = file.encoder
-    view = View(graph.eval())
+    view = LayerView(graph.eval())
     seconds = sum(len(wave) for wave in waves) / SAMPLE_RATE
     comparison = Comparison(
         parity(encoder, view, list(batches(waves)), encoder.layers), {}, {}, seconds, to, runtime, left_out or {}

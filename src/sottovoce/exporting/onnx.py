@@ -17,7 +17,7 @@ from sottovoce.evaluation.subjects.subject import Subject
 from sottovoce.exporting import half, quantize
 from sottovoce.exporting.graph import LAST, Graph, quiet
 from sottovoce.exporting.proto import INPUTS, OUTPUTS, SCOPES, drop_unused, library, weights
-from sottovoce.exporting.proto import PARTS as PARTS  # as a `Format` has them
+from sottovoce.exporting.proto import PARTS as PARTS  # as an `ExportFormat` has them
 from sottovoce.exporting.proto import save as save
 from sottovoce.exporting.proto import size as size
 from sottovoce.hub.pretrained import Pretrained, load_pretrained
