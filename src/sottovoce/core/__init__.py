@@ -1,1 +1,1 @@
-"""What every room builds on: configuration, registries, shared types, optional extras, and the ledger of results."""
+"""What all other packages use: configuration, registries, shared types, optional extras, and the ledger of results."""

@@ -1,4 +1,4 @@
-"""The folder for what can be made again: demo speech, features, lengths of files, timings of kernels."""
+"""The cache folder, for files that can be computed again: demo speech, features, lengths of recordings, timings of kernels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from pathlib import Path
 
 def cache_home() -> Path:
     """``$SOTTOVOCE_CACHE``, else ``sottovoce`` in ``$XDG_CACHE_HOME`` or in ``~/.cache``."""
-    own = os.environ.get("SOTTOVOCE_CACHE")
-    home = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sottovoce"
+    folder = os.environ.get("SOTTOVOCE_CACHE")
+    home = Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sottovoce"
     return home.expanduser()

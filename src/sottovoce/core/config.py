@@ -24,12 +24,12 @@ C = TypeVar("C")
 
 
 class ConfigError(ValueError):
-    """A mistake in a recipe or an override. The message lists every mistake found, one a line."""
+    """Mistakes in a recipe or an override. The message lists them, one per line."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """A value from the command line: what YAML makes of it, and the text itself, for fields that are text (``no`` is a language)."""
+    """A value from the command line: as YAML reads it, and as text, for text fields (``no`` is a language, too)."""
 
     value: Any
     text: str
@@ -37,9 +37,9 @@ class Given:
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """A registered class by name, and its configuration. A subclass names the registry; its own fields stand beside the ``Config``'s.
+    """A registered class by name, and its configuration. A subclass names the registry and may add fields beside the ``Config``'s.
 
-    key: what the name is called in YAML. default: the name if none is given; "": the component's label.
+    key: the key of the name in YAML. default: the name if none is given; "": the component's label.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Component:
         return self.registry.get(self.name)
 
     def build(self, *arguments: Any) -> Any:
-        """An instance of the class, made from its configuration and `arguments`."""
+        """A new instance of the class, from its configuration and `arguments`."""
         return self.cls(self.config, *arguments)
 
     @classmethod
     def own_fields(cls) -> list[str]:
-        """What a subclass adds."""
+        """Names of the fields that a subclass adds."""
         return [spec.name for spec in dataclasses.fields(cls) if spec.name not in ("name", "config")]
 
 
@@ -77,14 +77,14 @@ def component(of: type[Component], default: str) -> Any:
 def build(cls: type[C], data: Mapping[str, Any], where: str = "") -> C:
     """`cls` from plain data. ConfigError names every unknown key, wrong type and missing value."""
     errors: list[str] = []
-    made = _build(cls, data, where, errors)
+    config = _build(cls, data, where, errors)
     if errors:
         raise ConfigError("\n".join(errors))
-    return typing.cast(C, made)
+    return typing.cast(C, config)
 
 
 def _build(cls: Any, data: Any, where: str, errors: list[str], beside: Sequence[str] = ()) -> Any:
-    """beside: names of other keys that may stand there, for suggestions."""
+    """beside: other keys that are allowed there, for suggestions."""
     data = _value(data)
     if hasattr(cls, "expand"):
         data = cls.expand(data)
@@ -174,9 +174,9 @@ def _convert(hint: Any, value: Any, path: str, errors: list[str]) -> Any:
         options = [arg for arg in args if arg is not type(None)]
         for option in options:
             trial: list[str] = []
-            made = _convert(option, value, path, trial)
+            converted = _convert(option, value, path, trial)
             if not trial:
-                return made
+                return converted
         errors.extend(trial if len(options) == 1 else [f"'{path}': {value!r} is none of {', '.join(map(_name, options))}"])
         return None
     if origin is Literal:
@@ -244,7 +244,7 @@ def plain(value: Any) -> Any:
 
 
 def completed(cls: type, data: Mapping[str, Any]) -> Any:
-    """Plain data of an earlier version with the defaults of all fields that came later; as it is where it cannot be read any more."""
+    """Adds the defaults of newer fields to plain data of an earlier version. Returns the data unchanged if it can no longer be read."""
     try:
         return plain(build(cls, data))
     except (ValueError, TypeError):
@@ -257,10 +257,8 @@ def read_yaml(
     within: tuple[Path, ...] = (),
     convert: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> dict[str, Any]:
-    """A YAML mapping; ``include: other.yaml`` (or a list), beside it or in the folder `shipped`, is read first and overlaid.
-
-    convert: applied to what each file says, before it is laid over another's.
-    """
+    """Reads a YAML mapping and lays it over the files of its ``include: other.yaml`` (or a list), which are looked up beside it, then in
+    the folder `shipped`. convert: applied to each file's mapping first. ConfigError if a file cannot be read."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError) as problem:
@@ -281,13 +279,13 @@ def read_yaml(
 
 
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """`top` over `base`: mappings merge key by key, anything else replaces. ``key: x`` is short for ``key: {name: x}``.
+    """Lays `top` over `base`: mappings merge key by key, other values replace. ``key: x`` is short for ``key: {name: x}``.
 
-    A mapping with another ``name`` is another component and takes nothing over.
+    A mapping with another ``name`` is another component and replaces the old one.
     """
-    made = dict(base)
+    merged = dict(base)
     for key, value in top.items():
-        old = made.get(key)
+        old = merged.get(key)
         if isinstance(old, str) and isinstance(value, Mapping):
             old = {"name": old}
         if (
@@ -295,10 +293,10 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
             and isinstance(value, Mapping)
             and _name_of(value) in (None, _name_of(old) or _name_of(value))
         ):
-            made[key] = overlay(old, value)
+            merged[key] = overlay(old, value)
         else:
-            made[key] = value
-    return made
+            merged[key] = value
+    return merged
 
 
 def _name_of(component: Mapping[str, Any]) -> Any:
@@ -311,8 +309,8 @@ def override(data: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, A
 
 
 def assigned(assignments: Sequence[str]) -> dict[str, Any]:
-    """What ``a.b=value`` assignments say, as nested mappings; values are read as YAML."""
-    given: dict[str, Any] = {}
+    """Parses ``a.b=value`` assignments into nested mappings. Values are read as YAML."""
+    values: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
@@ -321,8 +319,9 @@ def assigned(assignments: Sequence[str]) -> dict[str, Any]:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
             raise ConfigError(f"cannot read the value of '{text}'") from None
-        given = overlay(given, nested(key.strip(), parsed if isinstance(parsed, (dict, list)) else Given(parsed, value.strip())))
-    return given
+        typed = parsed if isinstance(parsed, (dict, list)) else Given(parsed, value.strip())
+        values = overlay(values, nested(key.strip(), typed))
+    return values
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:

@@ -1,19 +1,19 @@
-"""Libraries that not everyone installs: imported where they are used, and missed with a sentence that says what to do."""
+"""Optional libraries: imported where they are used, with an error that says how to install them."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-PACKAGES = {"sklearn": "scikit-learn"}  # where the package is not called as its module is
+PACKAGES = {"sklearn": "scikit-learn"}  # module -> package, where the names differ
 
 
 class Missing(ValueError):
-    """Something is not installed."""
+    """A library is not installed."""
 
 
 def optional(name: str, extra: str, purpose: str) -> Any:
-    """The module `name`, which comes with the extra `extra`. `Missing`, which says what `purpose` needs, when it is not installed."""
+    """Imports the module `name` of the extra `extra`. Raises `Missing` if it is not installed; the message begins with `purpose`."""
     try:
         return importlib.import_module(name)
     except ImportError as problem:

@@ -1,6 +1,6 @@
-"""Records of measurements. Each says what was measured, on what data, with which settings and on which machine; none is ever edited.
+"""Records of measurements: what was measured, on which data, with which settings and on which machine. Records are never edited.
 
-A folder of results keeps them in one file, `RECORDS`, one JSON object per line, in the order in which they were measured (decision 0019).
+A folder of results keeps them in one file, `RECORDS`, one JSON object per line, oldest first (decision 0019).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ODD_NAMES = "backslashreplace"  # bytes of a file's name that are no UTF-8: what
 
 
 def header(kind: str) -> dict[str, Any]:
-    """What every result says of itself: schema, kind, version, commit, day and machine."""
+    """The fields that every record has: schema, kind, version, commit, date and machine."""
     return {
         "schema": SCHEMA,
         "kind": kind,
@@ -39,7 +39,7 @@ def header(kind: str) -> dict[str, Any]:
 
 
 def write(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes `record`: as a further line of a ``.jsonl`` file, else as the only content of `path`. All of it or nothing."""
+    """Appends `record` to a ``.jsonl`` file, or replaces the content of any other file. Never leaves half a record."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jsonl":
         append(path, [json.dumps(finite(record), ensure_ascii=False, allow_nan=False)])
@@ -48,7 +48,7 @@ def write(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def append(path: Path, lines: Sequence[str]) -> None:
-    """Adds `lines` to the file. Several processes may do so at the same time; a line that a killed process left unfinished stays apart."""
+    """Appends `lines`. Safe for several processes at a time; an unfinished line of a killed process stays a line of its own."""
     with FileLock(f"{path}.lock"), path.open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
@@ -59,32 +59,32 @@ def append(path: Path, lines: Sequence[str]) -> None:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a ``.jsonl`` file with their numbers, from 1 on, without empty ones."""
+    """The non-empty lines of a ``.jsonl`` file, with their numbers from 1."""
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # text may hold other ends of lines
         if line.strip():
             yield number, line
 
 
 def read_all(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``.jsonl`` file, the oldest first, without unfinished lines; none when there is no such file."""
-    found = []
+    """The records of a ``.jsonl`` file, oldest first, without unfinished lines; empty if there is no file."""
+    records = []
     for _, line in lines(path) if path.exists() else ():
         try:
             record = json.loads(line)
         except ValueError:
             continue
         if isinstance(record, dict):
-            found.append(record)
-    return found
+            records.append(record)
+    return records
 
 
 def task_version(evaluation: Mapping[str, Any]) -> int:
-    """The version of the task that a record of an evaluation was measured with. Records from before there were versions have version 1."""
+    """The task version of an evaluation's record. Records from before versions existed have version 1."""
     return int(evaluation["task"].get("version", 1))
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """The file is either the old one or the new one, whenever the process dies."""
+    """Replaces the file in one step: if the process dies, the file is the old or the new one."""
     temporary = path.with_name(path.name + ".part")
     with temporary.open("w", encoding="utf-8", errors=ODD_NAMES) as file:
         file.write(text)
@@ -107,7 +107,7 @@ def finite(value: Any) -> Any:
 
 
 def portable(value: Any) -> Any:
-    """The same nested data with local paths cut down to their last part: records are shared, folders are private."""
+    """The same nested data with local paths reduced to their last part, because records are shared and folders are private."""
     if isinstance(value, dict):
         return {key: portable(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -116,26 +116,29 @@ def portable(value: Any) -> Any:
 
 
 def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were taken on."""
-    made: dict[str, Any] = {
+    """Describes this machine and the versions of Python and libraries."""
+    description: dict[str, Any] = {
         "system": platform.system(),
         "cpu": _cpu(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
     }
-    made |= {"cores": cores(), "threads": torch.get_num_threads()}
-    made |= {"python": platform.python_version(), "torch": torch.__version__, "transformers": version("transformers")}
     if torch.cuda.is_available():
-        made["gpu"] = torch.cuda.get_device_name()
-    return made
+        description["gpu"] = torch.cuda.get_device_name()
+    return description
 
 
 def cores() -> int:
-    """Of the CPU, as many as this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -156,9 +159,9 @@ def _cpu() -> str:
 
 @functools.cache
 def commit() -> str | None:
-    """The source checkout's commit, with '+' when it has changes; ``None`` for an installed package.
+    """The source checkout's commit, with '+' if it has changes; ``None`` for an installed package.
 
-    Found once in a process: long measurements ask when they begin, since by their end the checkout may have moved on.
+    Cached: a long measurement asks at its start, because the checkout may change before its end.
     """
     here = Path(__file__).parents[1]
     if not (here.parents[1] / ".git").exists():

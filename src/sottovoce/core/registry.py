@@ -1,9 +1,8 @@
 """Registries: one file adds one thing.
 
-A module of ``sottovoce.objectives`` (or families, students, tasks) that says ``@OBJECTIVES.register("name")`` is found by name, listed
-by ``sottovoce list`` and covered by the contract tests. Other packages add theirs through the entry-point group
-``sottovoce.objectives`` (and so on), whose entries name a module to import. The readers of corpora are found in the same way: their
-package is ``sottovoce.data.corpora``, their group ``sottovoce.corpora``; and so are kinds of units, in ``sottovoce.pruning.units``.
+A class decorated with ``@OBJECTIVES.register("name")`` in a module of ``sottovoce.objectives`` can be used by name, is shown by
+``sottovoce list`` and is covered by the contract tests. The same holds for the other registries at the end of this file. Other packages
+add classes through the entry-point group ``sottovoce.objectives`` (and so on), whose entries name modules to import.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ T = TypeVar("T", bound=type[Any])
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """' (did you mean ...?)' for a misspelt name, or the list of what exists when nothing is near."""
+    """The end of an error message: the nearest known name, or all known names if none is near."""
     names = sorted(known)
     near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(names) or 'none'}"
 
 
 class Registry:
-    """Names to classes of one kind. Looking anything up first imports every module of the kind's package."""
+    """Maps names to classes of one kind. The first lookup imports every module of the kind's package."""
 
     def __init__(self, kind: str, package: str = "") -> None:
-        self.kind = kind  # plural; names the entry-point group, and the package where that is not given
+        self.kind = kind  # plural; names the entry-point group, and by default the package
         self.package = package or f"sottovoce.{kind}"
         self._items: dict[str, type] = {}
         self._loaded = False
@@ -39,7 +38,7 @@ class Registry:
             known = self._items.get(name, item)
             if (known.__module__, known.__qualname__) != (item.__module__, item.__qualname__):
                 raise ValueError(f"two {self.kind} are named '{name}': {self._items[name]} and {item}")
-            setattr(item, "name", name)  # noqa: B010  # classes declare `name`; a bare type does not
+            setattr(item, "name", name)  # noqa: B010  # registered classes declare `name`; `type` does not
             self._items[name] = item
             return item
 
@@ -60,14 +59,14 @@ class Registry:
         return sorted(self._items)
 
     def get(self, name: str) -> Any:
-        """The class registered under `name`; ValueError with the nearest known name otherwise."""
+        """The class registered under `name`. ValueError with the nearest known name if there is none."""
         self._load()
         if name not in self._items:
             raise ValueError(f"no {self.kind} named '{name}'{suggestion(name, self._items)}")
         return self._items[name]
 
     def summary(self, name: str) -> str:
-        """First line of the class's docstring, for listings."""
+        """The first line of the class's docstring, for listings."""
         return (self.get(name).__doc__ or "").strip().split("\n")[0]
 
 

@@ -1,6 +1,6 @@
-"""The few types that the parts of sottovoce exchange. They hold data and know nothing of each other's code.
+"""The data types that the packages exchange.
 
-Shape letters used throughout the package: B batch, S samples, T frames, D width of the residual stream.
+Letters for shapes in all of sottovoce: B batch, S samples, T frames, D width of the residual stream.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ SAMPLE_RATE = 16_000  # Hz; every encoder family reads 16 kHz mono
 class Batch:
     """Audio of one micro-batch.
 
-    wave: (B, S) float32, 16 kHz, as decoded (not normalised). lengths: (B,) int64 valid samples per row, or ``None`` when no
-    row is padded, which lets attention run without a mask. ids: one name per row, for messages. labels: what the data's label column
-    says of each row, "" where it says nothing; () without such a column.
+    wave: (B, S) float32, 16 kHz, as decoded (not normalised). lengths: (B,) int64 valid samples per row, or ``None`` if no row is padded;
+    attention then needs no mask. ids: one name per row, for messages. labels: one label per row, "" if unknown; () without a label column.
     """
 
     wave: Tensor
@@ -42,15 +41,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Features:
-    """What an encoder says about a batch.
+    """The outputs of an encoder for a batch.
 
     hidden: ``hidden[0]`` is the front end's output before positions, ``hidden[i]`` the output of layer i; each (B, T, D).
-    lengths: (B,) valid frames per row, or ``None`` when all T frames of every row are valid.
-    embedded: (B, T, D), what the first layer reads (after positions; ``transformers`` calls this ``hidden_states[0]``).
-    last: (B, T, D), ``hidden[-1]`` after the final layer norm where the model has one (pre-norm models), else ``hidden[-1]``.
-    ffn: outputs of the last feed-forward part of every layer before the residual sum, when asked for. Of a Conformer layer, whose
-    sum takes half of it: the whole.
-    mask: (B, T) bool, the frames whose input was replaced, or ``None``.
+    lengths: (B,) valid frames per row, or ``None`` if all T frames are valid.
+    embedded: (B, T, D), the first layer's input, after positions (``hidden_states[0]`` in ``transformers``).
+    last: (B, T, D), ``hidden[-1]``, after the final layer norm if the model has one (pre-norm models).
+    ffn: if requested, the output of each layer's last feed-forward part before the residual sum (in a Conformer: before it is halved).
+    mask: (B, T) bool, the masked frames, or ``None``.
     """
 
     hidden: list[Tensor]
@@ -61,53 +59,52 @@ class Features:
     mask: Tensor | None = None
 
     def valid(self) -> Tensor:
-        """(B, T) bool, true on frames that stand on real audio."""
+        """(B, T) bool, false on padding."""
         rows, frames = self.last.shape[:2]
         if self.lengths is None:
             return torch.ones(rows, frames, dtype=torch.bool, device=self.last.device)
         return torch.arange(frames, device=self.last.device) < self.lengths[:, None]
 
     def on_frames(self, frames: int, join: int = 1, rate: float = 0.0) -> Features:
-        """The same on exactly `frames` frames, those of another encoder of the same audio.
+        """These features on the `frames` frames of another encoder of the same audio.
 
-        join: so many of these frames for each of the other's, concatenated: (B, frames, join D). rate: these frames per frame of the
-        other's, where that is no whole number; they are resampled (see `resampled`). Models round the length of a recording up or
-        down, by a frame or two: the last frame is repeated, or what is too much is dropped. ValueError when more is missing.
+        join: frames per frame of the other encoder; they are concatenated: (B, frames, join D). rate: the same if it is not a whole
+        number; frames are then resampled (see `resampled`). Models round the length of a recording differently, by a frame or two: the
+        last frame is repeated, or extra frames are dropped. ValueError for a larger difference.
         """
-        there, wanted = self.last.shape[1], frames * join
+        count, target = self.last.shape[1], frames * join
         if rate:
             lengths = None if self.lengths is None else torch.div(self.lengths, rate, rounding_mode="floor").long()
-            _check_frames(there, round(frames * rate), 2, f"{frames} times {rate:g}")
+            _check_frames(count, round(frames * rate), 2, f"{frames} times {rate:g}")
 
             def fit(x: Tensor) -> Tensor:
                 return resampled(x, frames, rate, self.lengths)
 
-        elif there == frames and join == 1:
+        elif count == frames and join == 1:
             return self
         else:
             lengths = None if self.lengths is None else self.lengths // join
-            _check_frames(there, wanted, 2 * join, f"{frames}{f' times {join}' if join > 1 else ''}")
+            _check_frames(count, target, 2 * join, f"{frames}{f' times {join}' if join > 1 else ''}")
 
             def fit(x: Tensor) -> Tensor:
-                x = x[:, :wanted] if there >= wanted else torch.cat([x, x[:, -1:].expand(-1, wanted - there, -1)], dim=1)
+                x = x[:, :target] if count >= target else torch.cat([x, x[:, -1:].expand(-1, target - count, -1)], dim=1)
                 return x.unflatten(1, (frames, join)).flatten(2) if join > 1 else x
 
         hidden = [fit(x) for x in self.hidden]
         return Features(hidden, lengths, fit(self.embedded), fit(self.last), [fit(x) for x in self.ffn])
 
 
-def _check_frames(there: int, wanted: int, few: int, said: str) -> None:
-    """ValueError unless `there` frames are `wanted` frames but for rounding."""
-    if abs(there - wanted) > max(few, wanted // 50):
-        raise ValueError(f"the teacher gives {there} frames where the student gives {said}: their frame rates differ")
+def _check_frames(count: int, target: int, tolerance: int, student: str) -> None:
+    """ValueError unless `count` equals `target` up to rounding. student: the student's frames, for the message."""
+    if abs(count - target) > max(tolerance, target // 50):
+        raise ValueError(f"the teacher gives {count} frames where the student gives {student}: their frame rates differ")
 
 
 def resampled(x: Tensor, frames: int, rate: float, lengths: Tensor | None = None) -> Tensor:
-    """(B, T, D) on `frames` frames, each `rate` of x's frames long: linear interpolation between the centres of frames.
+    """Resamples (B, T, D) to `frames` frames, each `rate` of x's frames long, by linear interpolation between the centres of frames.
 
-    Frame i of either is taken as the stretch from i to i + 1 strides, so the centre of frame i of the result lies at
-    ``(i + 1/2) rate - 1/2`` on x's axis. Before the first centre and after the last (of `lengths`, (B,), where rows are padded) the
-    nearest frame is repeated.
+    Frame i covers the time from i to i + 1 strides, so the centre of frame i of the result is at ``(i + 1/2) rate - 1/2`` in x's frames.
+    Before the first and after the last centre (by `lengths`, (B,), if rows are padded) the nearest frame is repeated.
     """
     at = (torch.arange(frames, device=x.device, dtype=torch.float32) + 0.5) * rate - 0.5
     ends = torch.full((len(x),), x.shape[1], device=x.device) if lengths is None else lengths.to(x.device).clamp(min=1)
@@ -124,7 +121,7 @@ def resampled(x: Tensor, frames: int, rate: float, lengths: Tensor | None = None
 
 @dataclass(frozen=True)
 class Vectors:
-    """What an utterance teacher says about a batch. vectors: (B, D), one for each recording; a score is a vector of width 1."""
+    """The outputs of an utterance teacher for a batch. vectors: (B, D), one per recording; a score is a vector of width 1."""
 
     vectors: Tensor
 
@@ -134,7 +131,7 @@ Answer = Features | Vectors
 
 @dataclass(frozen=True)
 class Loss:
-    """What an objective finds in one micro-batch: sums, never means, so that padding and many machines cannot skew them.
+    """An objective's loss for one micro-batch: sums, never means, so that padding and several machines do not change their weight.
 
     total: scalar, differentiable. logs: sums of its parts, by name, detached. Both are divided by the objective's denominator over
     all micro-batches and machines (`Objective.denominator`).
@@ -145,7 +142,7 @@ class Loss:
 
 
 class Cost(NamedTuple):
-    """Size of a model or of a part of it: parameters, and multiply-accumulates per second of audio (floats or 0-dim tensors)."""
+    """The size of a model or part: parameters, and multiply-accumulates per second of audio (floats or 0-dim tensors)."""
 
     params: float | Tensor
     macs: float | Tensor
