@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ class TestStages:
             config.steps = 2
         assert cls.Config.__doc__
         listed = CliRunner().invoke(app, ["list", "stages"])
-        assert f"{name:<22} {STAGES.summary(name)[:10]}" in listed.output
+        assert re.search(rf"^{name} +{re.escape(STAGES.summary(name).replace(chr(96), ''))}$", listed.output, re.MULTILINE)
 
     def test_what_it_gives_some_stage_takes(self, name: str) -> None:
         taken, given = (

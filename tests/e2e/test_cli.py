@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import sottovoce
 from sottovoce import cli
+from tests.ledger_records import write_all
 
 SHORT = ["data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2"]
 
@@ -131,6 +132,27 @@ def test_list_names_everything_with_a_summary(kind: str) -> None:
     lines = CliRunner().invoke(cli.app, ["list", kind]).stdout.splitlines()
     assert lines
     assert all(len(line.split(maxsplit=1)) == 2 for line in lines)
+
+
+def test_every_summary_of_a_recipe_is_a_whole_sentence() -> None:
+    summaries = json.loads(CliRunner().invoke(cli.app, ["list", "recipes", "--json"]).stdout)
+    assert all(text.endswith(".") for text in summaries.values())
+
+
+def test_list_alone_lists_the_kinds() -> None:
+    listed = CliRunner().invoke(cli.app, ["list"]).stdout
+    assert all(f"\n{kind.value} " in f"\n{listed}" for kind in cli.listing.Kind)
+
+
+def test_report_as_json_and_quiet(tmp_path: Path) -> None:
+    results = write_all(tmp_path / "results")
+    printed = json.loads(
+        CliRunner().invoke(cli.app, ["report", str(results), "--out", str(tmp_path / "a.html"), "--json"]).stdout
+    )
+    assert printed == {"out": str(tmp_path / "a.html"), "bytes": (tmp_path / "a.html").stat().st_size}
+    quiet = CliRunner().invoke(cli.app, ["report", str(results), "--out", str(tmp_path / "b.html"), "--quiet"])
+    assert (quiet.exit_code, quiet.output) == (0, "")
+    assert (tmp_path / "b.html").exists()
 
 
 VERBS = ["compress", "pretrain", "evaluate", "compare", "report", "inspect", "bench", "export", "list", "demo"]

@@ -1,7 +1,7 @@
-"""The command line: parses, calls, reports mistakes in one line. Nothing heavy is imported before it must.
+"""The command line: parses arguments, calls the Python API, prints errors in one line.
 
-One file is one verb: a function under `base.app.command()`, whose docstring is its help and which imports what it needs when it is
-called. Every file of this folder is found by itself.
+Each file of this folder is one verb: a function under `base.app.command()`. Its docstring is its help. It imports heavy modules only
+when it is called, so that `--help` is fast. Files are found automatically.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from sottovoce.cli.base import app, guarded
 
 __all__ = ["app", "main"]
 
-# The help lists verbs in the order in which their files are imported: first these, as a user comes to need them, then the others by name.
+# The help lists the verbs in this order; others follow by name.
 _ORDER = ["compress", "pretrain", "evaluate", "compare", "report", "inspect", "bench", "export", "listing", "demo"]
 
 
 def _import_verbs() -> None:
-    """Imports the files of this folder, each of which adds its verb to the app."""
-    found = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "__main__")
-    for name in sorted(found, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER)):
+    """Imports every file of this folder; each adds its verb to the app."""
+    files = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "__main__")
+    for name in sorted(files, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER)):
         importlib.import_module(f"{__name__}.{name}")
 
 

@@ -1,4 +1,4 @@
-"""What the verbs share: the app they register at, options that mean the same everywhere, what is printed, how a mistake ends."""
+"""What the verbs share: the app, common options, printing, and how errors end."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help
 Data = Annotated[
     str, typer.Option("--data", help="A folder of audio, a manifest (tsv, csv, JSON lines, Lhotse cuts), or 'demo'.")
 ]
-Out = Annotated[Path, typer.Option("--out", help="Folder for the result and the run; repeat the command to go on after a stop.")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Scale the whole schedule, all stages, to this many updates.")]
+Out = Annotated[
+    Path, typer.Option("--out", help="Folder for the student and the run. After a stop, repeat the command to resume.")
+]
+Steps = Annotated[int | None, typer.Option("--steps", help="Number of updates in all; the stages are scaled to it.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Random seed; the recipe's by default.")]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...; a GPU is used when there is one.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...; 'auto' takes a GPU if there is one.")]
 AllowCommands = Annotated[
     bool,
     typer.Option(
-        "--allow-commands", help="Run commands and fetch from addresses that a Lhotse manifest names; else they are skipped."
+        "--allow-commands",
+        help="Run the commands and fetch the URLs that a Lhotse manifest names; without it, such rows are skipped.",
     ),
 ]
 Schedule = Annotated[
     str | None,
-    typer.Option("--schedule", help="'recipe': train by the recipe's own schedule, however often it passes over the data."),
+    typer.Option("--schedule", help="'recipe': keep the recipe's schedule, even if it passes over the data very often."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON; progress goes to stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes.")]
-Fresh = Annotated[bool, typer.Option("--fresh/--resume", help="Start over, or go on where the folder's run stands (default).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON; progress goes to stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+Fresh = Annotated[bool, typer.Option("--fresh/--resume", help="Start over, or resume the run in --out (default).")]
 
 
 def _version(asked: bool) -> None:
@@ -57,13 +60,13 @@ def root(
 
 
 def allowing(allow_commands: bool) -> list[str]:
-    """The override of a recipe that says so."""
+    """The override of a recipe for ``--allow-commands``."""
     return ["data.allow_commands=true"] if allow_commands else []
 
 
-def print_json(found: Any) -> None:
-    """Prints what a verb found, for people and for programs."""
-    typer.echo(json.dumps(found, indent=1))
+def print_json(result: Any) -> None:
+    """Prints a verb's result as JSON."""
+    typer.echo(json.dumps(result, indent=1))
 
 
 def wants_long(schedule: str | None) -> bool:
@@ -74,7 +77,7 @@ def wants_long(schedule: str | None) -> bool:
 
 
 def hush(quiet: bool) -> None:
-    """Keeps progress of a training run off the screen, if asked to."""
+    """Hides the progress of training, if asked to."""
     if quiet:
         from sottovoce.train.track import console
 
@@ -82,13 +85,13 @@ def hush(quiet: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Prints a line once, however many processes run the verb."""
-    if os.environ.get("RANK", "0") == "0":  # torchrun starts many of us
+    """Prints a line in the first process only."""
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts several
         typer.echo(text)
 
 
 def _fail(text: str, status: int) -> NoReturn:
-    """Ends the process with `status` and one line that says why."""
+    """Prints one line that says why, and ends the process with `status`."""
     print(f"sottovoce: {text}", file=sys.stderr)
     sys.exit(status)
 
@@ -98,29 +101,30 @@ LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", 
 
 
 def _resources(problem: BaseException) -> str:
-    """A plain sentence for lack of memory, or for a process of the run that was lost; "" for anything else."""
+    """The message for too little memory or a lost process; "" for other errors."""
     text = str(problem)
     if isinstance(problem, MemoryError) or (isinstance(problem, RuntimeError) and any(sign in text for sign in MEMORY)):
         return (
-            "there is not enough memory; take a smaller data.seconds_per_batch (with stages.*.accumulate for the same updates), "
-            "precision=bf16, or fewer data.workers, and run the same command again"
+            "there is not enough memory. Use a smaller data.seconds_per_batch (raise stages.*.accumulate to keep the updates the same), "
+            "precision=bf16, or fewer data.workers, and run the command again"
         )
     if isinstance(problem, RuntimeError) and int(os.environ.get("WORLD_SIZE", "1")) > 1 and any(sign in text for sign in LOST):
         return (
-            f"process {os.environ.get('RANK', '?')} lost its connection to another process of this run, which has ended; its own message "
-            "says why. Run the same command again to go on from the last checkpoint"
+            f"process {os.environ.get('RANK', '?')} lost its connection to another process of this run. That process has ended; its own "
+            "message says why. Run the command again to resume from the last checkpoint"
         )
     return ""
 
 
 def guarded(call: Callable[[], Any]) -> None:
-    """Runs `call`; a user's mistake is one plain message and status 2, a stop on request 143, a missed budget or a full disk 1.
+    """Runs `call` and turns errors into one line. Exit status: 2 for a user's mistake, 1 for a missed budget, a full disk or too little
+    memory, 143 after SIGTERM.
 
-    SOTTOVOCE_TRACE=1 shows the trace of those, too.
+    With SOTTOVOCE_TRACE=1, the traceback is shown instead.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may be no text
+            stream.reconfigure(errors="backslashreplace")  # a file name need not be valid text
     try:
         call()
     except KeyboardInterrupt:
@@ -132,5 +136,5 @@ def guarded(call: Callable[[], Any]) -> None:
             problem, "exit_status", 2 if isinstance(problem, ValueError) else 1 if isinstance(problem, OSError) else None
         )
         if os.environ.get("SOTTOVOCE_TRACE") or status is None:
-            raise  # what says no way out is a fault of ours and shows its trace
+            raise  # a fault of ours: shows its traceback
         _fail(str(problem), status)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sottovoce.cli.base import AllowCommands, Device, app, print_json, say
+from sottovoce.cli.base import AllowCommands, AsJson, Device, app, print_json, say
 
 
 @app.command()
@@ -16,23 +16,25 @@ def compare(
         list[str], typer.Argument(metavar="A B", help="Two models as for evaluate, e.g. a student and 'log-mel' (and KEY=VALUE).")
     ],
     data: Annotated[
-        str, typer.Option("--data", help="A task file (.yaml), 'testbed', or for one task a corpus folder or a manifest.")
+        str, typer.Option("--data", help="A task file (.yaml), 'testbed', or, with one --task, a corpus folder or a manifest.")
     ],
     task: Annotated[
-        list[str] | None, typer.Option("--task", help="Which task, or which of the task file's; repeatable. All by default.")
+        list[str] | None, typer.Option("--task", help="A task to measure; repeatable. All of the task file by default.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for results; its records.jsonl gets a line.")] = Path("results"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for results: a line of its records.jsonl.")] = Path("results"),
     root: Annotated[
-        Path | None, typer.Option("--root", help="What the task file's paths start from; its folder by default.")
+        Path | None, typer.Option("--root", help="Folder that the task file's paths start from; its own by default.")
     ] = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Seed of the heads; repeatable. Default 1 2 3.")] = None,
     device: Device = "auto",
-    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for features; by default in $SOTTOVOCE_CACHE.")] = None,
-    cache_gb: Annotated[float, typer.Option("--cache-gb", help="Most that features may take on disk; 0 keeps nothing.")] = 10.0,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Folder for features; inside $SOTTOVOCE_CACHE by default.")
+    ] = None,
+    cache_gb: Annotated[float, typer.Option("--cache-gb", help="Limit of the features on disk, in GB; 0 keeps none.")] = 10.0,
     allow_commands: AllowCommands = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Compare two models on the same recordings: the difference, its interval, and whether it holds for so many tasks.
+    """Compare two models on the same recordings: the difference, its interval, and p values corrected for the number of tasks.
 
     Examples:
 
@@ -40,14 +42,14 @@ def compare(
 
         sottovoce compare students/first log-mel --task ks --data /data/speech_commands_v0.01 --json
 
-    Works with tasks whose answers are to single recordings, so not with verification, queries and fidelity.
+    Tasks must score single recordings: verification, query by example and fidelity cannot be compared.
     """
     from sottovoce.evaluation.suite import compare as comparison
 
     overrides = [text for text in models if "=" in text and not Path(text).exists()]
     named = [text for text in models if text not in overrides]
     if len(named) != 2:
-        raise ValueError(f"compare takes two models, not {len(named)}: sottovoce compare A B --task TASK --data DATA")
+        raise ValueError(f"compare takes two models, not {len(named)}; write: sottovoce compare A B --task TASK --data DATA")
     record = comparison.compare(
         *named,
         data=data,
@@ -78,8 +80,8 @@ def _show(record: dict[str, Any]) -> None:
     table = Table("task", "measure", box=box.SIMPLE, pad_edge=False)
     for name in (one, other, "better by", "95 %", "p", "p, all tasks"):
         table.add_column(name, justify="right")
-    for entry, found in record["tasks"].items():
-        for metric, measure in found["measures"].items():
+    for entry, result in record["tasks"].items():
+        for metric, measure in result["measures"].items():
             better, unit = measure["better"], measure["models"][one]["unit"]
             values = (f"{measure['models'][model]['value']:.4g}" for model in (one, other))
             between = f"{better['low']:+.4g} to {better['high']:+.4g}"
@@ -89,7 +91,7 @@ def _show(record: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     console.print(
-        f"better by: how much better {one} is than {other}, also where less is better. p: how likely such a difference is by the choice of "
-        "recordings alone; the last column is corrected for the number of tasks (Holm).",
+        f"better by: how much better {one} is than {other} (positive is better for every measure). p: the probability of such a difference "
+        "by the choice of recordings alone; the last column is corrected for the number of tasks (Holm).",
         highlight=False,
     )

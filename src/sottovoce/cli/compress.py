@@ -1,4 +1,4 @@
-"""`sottovoce compress`: a small student of a teacher."""
+"""`sottovoce compress`: trains a small student of a teacher."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Unit(enum.StrEnum):
-    """What a budget counts."""
+    """Units of a budget."""
 
     params = "params"
     macs = "macs"
@@ -43,7 +43,7 @@ class Unit(enum.StrEnum):
 @app.command()
 def compress(
     teacher: Annotated[
-        str, typer.Argument(metavar="TEACHER", help="Hub id, folder in Hugging Face format, an earlier student, or 'demo'.")
+        str, typer.Argument(metavar="TEACHER", help="A hub id, a folder in Hugging Face format, an earlier student, or 'demo'.")
     ],
     data: Data,
     out: Out,
@@ -51,19 +51,20 @@ def compress(
     recipe: Annotated[
         str, typer.Option("--recipe", help="A shipped recipe (see 'sottovoce list recipes') or a YAML file.")
     ] = "dphubert",
-    budget: Annotated[Unit | None, typer.Option("--budget", help="What the budget counts.")] = None,
-    keep: Annotated[float | None, typer.Option("--keep", help="The share that stays, e.g. 0.25.")] = None,
+    budget: Annotated[Unit | None, typer.Option("--budget", help="What the budget counts; the recipe's by default.")] = None,
+    keep: Annotated[float | None, typer.Option("--keep", help="The share to keep, e.g. 0.25; the recipe's by default.")] = None,
     steps: Steps = None,
     seed: Seed = None,
     device: Device = "auto",
     fresh: Fresh = False,
     schedule: Schedule = None,
     allow_larger: Annotated[
-        bool, typer.Option("--allow-larger", help="Train a student even if it costs more than its teacher.")
+        bool, typer.Option("--allow-larger", help="Allow a student that costs more than its teacher.")
     ] = False,
     allow_commands: AllowCommands = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done and what it needs; train nothing. With --json: everything.")
+        bool,
+        typer.Option("--dry-run", help="Print what would be trained and what it needs; train nothing. With --json: all details."),
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -84,14 +85,11 @@ def compress(
     from sottovoce.train import api
 
     if "=" in teacher and not Path(teacher).exists():
-        raise ValueError(
-            f"'{teacher}' stands where the teacher belongs; write: sottovoce compress TEACHER --data ... --out ... key=value"
-        )
+        raise ValueError(f"'{teacher}' is no teacher; write: sottovoce compress TEACHER --data DATA --out FOLDER {teacher}")
     unit = None if budget is None else budget.value
     if dry_run:
-        open_source(data, allow_commands)  # says now if there is nothing
-        made = api.resolve(recipe, overrides or (), steps, teacher=teacher, budget=unit, keep=keep, seed=seed)
-        plan = api.describe(made)
+        open_source(data, allow_commands)  # raises if there is no data
+        plan = api.describe(api.resolve(recipe, overrides or (), steps, teacher=teacher, budget=unit, keep=keep, seed=seed))
         if as_json:
             print_json(plan)
         else:
@@ -121,7 +119,7 @@ def compress(
 
 
 def _summary(result: Result, teacher: str, data: str) -> None:
-    """What came out, where it is, and what to do next."""
+    """Prints the result, where it is, and what to do next."""
     say(
         "\n".join(
             f"  {line}" for line in [f"student in {result.out}", *result.summary(), f"page in {result.out / 'report.html'}"]

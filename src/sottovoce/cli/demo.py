@@ -1,4 +1,4 @@
-"""`sottovoce demo`: the whole way, offline, in minutes."""
+"""`sottovoce demo`: compresses the built-in teacher, offline, in minutes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def demo(
     steps: Steps = None,
     fresh: Fresh = False,
 ) -> None:
-    """Compress the built-in teacher to a quarter of its compute on synthesised speech: offline, a few minutes, then a table.
+    """Compress the built-in teacher to a quarter of its compute on synthesised speech. Works offline, in a few minutes.
 
     Example:
 

@@ -8,18 +8,19 @@ from typing import Annotated
 
 import typer
 
-from sottovoce.cli.base import Model, app, say
+from sottovoce.cli.base import AsJson, Model, Quiet, app, print_json, say
+from sottovoce.cli.progress import Display
 
 
 class FormatName(enum.StrEnum):
-    """What kind of file is written."""
+    """Kinds of files."""
 
     onnx = "onnx"
     executorch = "executorch"
 
 
 class Precision(enum.StrEnum):
-    """What numbers the file computes with."""
+    """The arithmetic of the file."""
 
     fp32 = "fp32"
     fp16 = "fp16"
@@ -31,35 +32,42 @@ class Precision(enum.StrEnum):
 def export(
     model: Model,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Fields of --task, e.g. training.steps=500")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Fields of the tasks of --task, e.g. training.steps=500")
     ] = None,
     to: Annotated[FormatName, typer.Option("--to", help="The format.")] = FormatName.onnx,
     precision: Annotated[
-        Precision, typer.Option("--precision", help="int8 rounds activations while running, int8-static by ranges on --data.")
+        Precision,
+        typer.Option(
+            "--precision", help="int8 measures the ranges of activations at run time, int8-static beforehand on --data."
+        ),
     ] = Precision.fp32,
     layer: Annotated[
-        str, typer.Option("--layer", help="Which hidden state: last, all, or a number as transformers counts them.")
+        str, typer.Option("--layer", help="The hidden state to put out: last, all, or a number as transformers counts them.")
     ] = "last",
     window: Annotated[
-        float | None, typer.Option("--window", help="Seconds that a file for ExecuTorch takes at a time; 2 by default.")
+        float | None, typer.Option("--window", help="ExecuTorch only: seconds of audio in one call; 2 by default.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for model.onnx or model.pte; the model's own by default.")
     ] = None,
     data: Annotated[str | None, typer.Option("--data", help="Audio to calibrate and check on; demo speech by default.")] = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=1.0, help="So much audio for each of the two.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1.0, help="Seconds of audio for the calibration, and for the check.")
+    ] = 60.0,
     parts: Annotated[
-        list[str] | None, typer.Option("--part", help="What int8 is used for: layers, position, frontend; repeatable.")
+        list[str] | None, typer.Option("--part", help="int8 only: parts to quantise (layers, position, frontend); repeatable.")
     ] = None,
-    vs: Annotated[str | None, typer.Option("--vs", help="A teacher: the fidelity of model and file to it is compared.")] = None,
+    vs: Annotated[str | None, typer.Option("--vs", help="A teacher: compare the fidelity of model and file to it.")] = None,
     task: Annotated[
-        list[str] | None, typer.Option("--task", help="A probe to run through model and file, on --data; repeatable.")
+        list[str] | None, typer.Option("--task", help="A task: compare the scores of model and file on --data; repeatable.")
     ] = None,
     max_error: Annotated[
         float, typer.Option("--max-error", help="Warn when int8 changes more than this share of the features' variance.")
     ] = 0.05,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Write MODEL as a file that runs without torch, and measure it through the runtime that will run it.
+    """Write MODEL as a file that runs without torch, and check the file against MODEL.
 
     Examples:
 
@@ -71,27 +79,36 @@ def export(
 
         sottovoce export students/first --to executorch --window 2 --precision int8 --out exported/first-phone
 
-    An ONNX file takes raw 16 kHz audio (batch, samples) and lengths (batch,); a file for ExecuTorch (fp32 or int8) one wave of --window
-    seconds. Next to it: model.json says what is in it, model.check.json how close it is to MODEL. An ONNX file can be evaluated like any
-    model: `sottovoce evaluate exported/first-int8/model.onnx ...`
+    An ONNX file takes raw 16 kHz audio (batch, samples) and lengths (batch,). An ExecuTorch file (fp32 or int8) takes one wave of --window
+    seconds. model.json describes the file; model.check.json holds its differences from MODEL. An ONNX file can be evaluated like any model:
+    `sottovoce evaluate exported/first-int8/model.onnx ...`
     """
-    from sottovoce.exporting import api
+    import json
 
-    path = api.export(
-        model,
-        to.value,
-        out=out,
-        precision=precision.value,
-        layer=layer,
-        window=window,
-        data=data,
-        seconds=seconds,
-        parts=parts,
-        vs=vs,
-        tasks=task or (),
-        overrides=overrides or (),
-        max_error=max_error,
-        say=say,
-        table=True,
-    )
-    say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    with Display("export", quiet) as display:
+        display.show(f"loading {model}")
+        from sottovoce.exporting import api
+
+        path = api.export(
+            model,
+            to.value,
+            out=out,
+            precision=precision.value,
+            layer=layer,
+            window=window,
+            data=data,
+            seconds=seconds,
+            parts=parts,
+            vs=vs,
+            tasks=task or (),
+            overrides=overrides or (),
+            max_error=max_error,
+            say=display.say(as_json),
+            table=not (as_json or quiet),
+        )
+    size = path.stat().st_size
+    if as_json:
+        check = json.loads((path.parent / api.CHECK).read_text(encoding="utf-8"))
+        print_json({"file": str(path), "bytes": size, "check": check})
+    elif not quiet:
+        say(f"written to {path} ({size / 1e6:.1f} MB)")

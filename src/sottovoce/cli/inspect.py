@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from sottovoce.cli.base import Model, app, print_json
+from sottovoce.cli.base import AsJson, Model, app, print_json
+from sottovoce.cli.progress import Display
 
 
 @app.command()
 def inspect(
     model: Model,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show a model's shape: widths per layer, parameters and multiply-accumulates per part.
+    """Show a model's shape: the width of each layer, the parameters and multiply-accumulates of each part.
 
     Examples:
 
@@ -22,9 +19,11 @@ def inspect(
 
         sottovoce inspect facebook/hubert-base-ls960 --json
     """
-    from sottovoce.reporting import inspect as inspection
+    with Display("inspect") as display:
+        display.show(f"loading {model}")
+        from sottovoce.reporting import inspect as inspection
 
-    shape = inspection.inspect(model)
+        shape = inspection.inspect(model)
     if as_json:
         print_json(shape)
     else:

@@ -1,4 +1,4 @@
-"""`sottovoce pretrain`: an encoder by self-supervision."""
+"""`sottovoce pretrain`: trains an encoder by self-supervision."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def pretrain(
     data: Data,
     out: Out,
     overrides: Overrides = None,
-    teacher: Annotated[str, typer.Option("--teacher", help="An earlier iteration whose layers are clustered into targets.")] = "",
+    teacher: Annotated[
+        str, typer.Option("--teacher", help="An earlier iteration, whose layers are clustered into targets.")
+    ] = "",
     steps: Steps = None,
     seed: Seed = None,
     device: Device = "auto",

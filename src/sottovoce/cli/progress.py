@@ -1,10 +1,11 @@
-"""How far a command is, on a terminal as a bar that moves, elsewhere as plain lines now and then. All of it goes to stderr."""
+"""How far a command is: a moving bar on a terminal, plain lines elsewhere. Both go to stderr."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -12,9 +13,9 @@ FIRST, EVERY = 5.0, 15.0  # seconds until the first plain line, and between two 
 
 
 class Display:
-    """A context in which `show` may be called as often as one likes, from any thread. quiet: nothing is shown.
+    """A context manager that shows how far a command is. `show` may be called at any rate and from any thread. quiet: shows nothing.
 
-    Elsewhere than on a terminal a line comes at most every 15 seconds, by a thread of its own, so that it comes while the command is busy.
+    Without a terminal, a thread prints a line after 5 seconds and then every 15, so that lines come while the command is busy.
     """
 
     def __init__(self, name: str, quiet: bool = False, stream: TextIO | None = None) -> None:
@@ -30,7 +31,7 @@ class Display:
         if self.quiet:
             return self
         if self.stream.isatty():
-            self._bar = self._made_bar()
+            self._bar = self._new_bar()
             self._bar.start()
         else:
             self._thread = threading.Thread(target=self._lines, daemon=True)
@@ -45,14 +46,24 @@ class Display:
             self._thread.join()
 
     def show(self, text: str, share: float = 0.0, left: float | None = None) -> None:
-        """text: what is done now. share: 0 to 1 of the command. left: seconds until its end, where they are known."""
+        """Sets what is shown. text: the step at work. share: 0 to 1 of the command. left: seconds until its end, if known."""
         with self._lock:
             self._text, self._left = text, left
         if self._bar is not None:
             self._bar.update(0, description=text, completed=share, ahead=ahead(left))
 
+    def say(self, as_json: bool = False) -> Callable[[str], None]:
+        """A function that shows a text and prints it as a line: to stdout, or with `as_json` to stderr; nowhere if quiet."""
+
+        def say(text: str) -> None:
+            self.show(text)
+            if not self.quiet:
+                print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+        return say
+
     def line(self) -> str:
-        """What stands now, as plain text."""
+        """The present state as a plain line."""
         with self._lock:
             text, left = self._text, self._left
         return f"{self.name}: {text}  [{duration(time.monotonic() - self.began)} so far, {ahead(left)}]"
@@ -63,7 +74,7 @@ class Display:
             print(self.line(), file=self.stream, flush=True)
             wait = EVERY
 
-    def _made_bar(self) -> Any:
+    def _new_bar(self) -> Any:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -74,7 +85,7 @@ class Display:
             TextColumn("{task.fields[ahead]}", markup=False),
             console=Console(file=self.stream),
             transient=True,
-            redirect_stdout=sys.stdout.isatty(),  # else what is printed would go to the terminal and not where it was sent
+            redirect_stdout=sys.stdout.isatty(),  # a redirected stdout must stay redirected
             redirect_stderr=True,
         )
         bar.add_task(self._text, total=1.0, ahead="")

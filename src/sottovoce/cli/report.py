@@ -1,4 +1,4 @@
-"""`sottovoce report`: runs and results as one page."""
+"""`sottovoce report`: runs and results as one HTML page."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from typing import Annotated
 
 import typer
 
-from sottovoce.cli.base import app, say
+from sottovoce.cli.base import AsJson, Quiet, app, print_json, say
+from sottovoce.cli.progress import Display
 
 
 @app.command()
 def report(
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Run folders, and folders or files of the ledger.")
+        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Run folders, and folders or files of results.")
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="The page; report.html in the first path by default. With .md or .csv: the leaderboard as text."
+            "--out",
+            help="The file; report.html by default (of one run: in its folder). With .md or .csv: the leaderboard as text.",
         ),
     ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Draw runs and results as one page that needs nothing else.
+    """Draw runs and results as one HTML page. It needs no other file and no network.
 
     Examples:
 
@@ -32,7 +36,12 @@ def report(
 
         sottovoce report results/testbed --out table.md
     """
-    from sottovoce.reporting import page
+    with Display("report", quiet) as display:
+        display.show("reading runs and results")
+        from sottovoce.reporting import page
 
-    written = page.report(paths or [Path("results")], out)
-    say(f"page written to {written}")
+        file = page.report(paths or (), out)
+    if as_json:
+        print_json({"out": str(file), "bytes": file.stat().st_size})
+    elif not quiet:
+        say(f"written to {file}")

@@ -14,6 +14,8 @@ import pkgutil
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from sottovoce.recipes import first_sentence
+
 T = TypeVar("T", bound=type[Any])
 
 
@@ -66,8 +68,8 @@ class Registry:
         return self._items[name]
 
     def summary(self, name: str) -> str:
-        """The first line of the class's docstring, for listings."""
-        return (self.get(name).__doc__ or "").strip().split("\n")[0]
+        """The first sentence of the class's docstring, for listings."""
+        return first_sentence((self.get(name).__doc__ or "").split("\n\n")[0])
 
 
 FAMILIES = Registry("families")

@@ -16,7 +16,7 @@ from sottovoce.families.student_config import ENCODER, MODEL_TYPE, PROJECTIONS, 
 
 @FAMILIES.register("sottovoce")
 class Sottovoce(Family):
-    """A folder written by sottovoce: config.json holds an `EncoderConfig`, the tensors carry our own names under ``encoder.``."""
+    """Students that sottovoce wrote. Their config.json holds an `EncoderConfig`; the names of their tensors start with ``encoder.``"""
 
     model_types = (MODEL_TYPE,)
     prefix = ENCODER.removesuffix(".")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -18,9 +20,16 @@ def task_files() -> list[str]:
 
 
 def summary(name: str) -> str:
-    """The first comment line of a shipped file."""
-    line = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").split("\n", 1)[0]
-    return line.removeprefix("#").strip() if line.startswith("#") else ""
+    """The first sentence of the comment that a shipped file begins with."""
+    lines = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    return first_sentence(
+        " ".join(line.removeprefix("#") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
+    )
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a text, on one line."""
+    return re.split(r"(?<=[.!?])(?<!al\.)(?<!e\.g\.)\s", " ".join(text.split()), maxsplit=1)[0]
 
 
 def _files() -> list[Path]:

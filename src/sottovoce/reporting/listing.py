@@ -1,4 +1,4 @@
-"""What there is to choose from, by name, with the first line of its description."""
+"""What there is to choose from: names, each with the first sentence of its description."""
 
 from __future__ import annotations
 
@@ -17,14 +17,31 @@ REGISTRIES: dict[str, Registry] = {
 }
 
 
+KINDS = {
+    "recipes": "how to train, for compress and pretrain",
+    "teachers": "models that can be TEACHER, by family",
+    "teacher-kinds": "ways to learn from a teacher",
+    "students": "what a student starts from",
+    "objectives": "what a student learns",
+    "stages": "what a run consists of",
+    "units": "what pruning can remove",
+    "tasks": "what evaluate measures",
+    "corpora": "corpora whose own layout is read",
+}
+
+
 def entries(kind: str) -> list[tuple[str, str]]:
-    """(name, summary) of everything of a kind: a registry's, or ``recipes``."""
+    """(name, summary) of everything of a kind: a registry's, or ``recipes``; of the kinds themselves where `kind` is empty."""
+    if not kind:
+        return list(KINDS.items())
     if kind == "recipes":
         return [(name, recipes.summary(name)) for name in recipes.recipes()]
     registry = REGISTRIES[kind]
-    found = [(name, registry.summary(name).replace("`", "")) for name in registry.names()]
+    listed = [(name, registry.summary(name).replace("`", "")) for name in registry.names()]
     if kind == "teachers":
-        found.insert(0, ("demo", "The built-in small teacher; the rest are families of checkpoints, by folder or hub id."))
+        listed.insert(
+            0, ("demo", "The built-in small teacher. The others are families of checkpoints; give a folder or a hub id.")
+        )
     if kind == "tasks":
-        found += [(name, f"{recipes.summary(name)} (a task file, for --data)") for name in recipes.task_files()]
-    return found
+        listed += [(name, f"{recipes.summary(name)} (a task file, for --data)") for name in recipes.task_files()]
+    return listed

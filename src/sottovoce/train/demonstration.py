@@ -1,4 +1,4 @@
-"""`sottovoce demo`: from nothing to a smaller model and a table that says what it cost, offline, in minutes."""
+"""`sottovoce demo`: compresses the built-in teacher and prints what it cost, offline, in minutes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sottovoce.train.work import Work, cost_of
 def main(out: Path, steps: int | None = None, fresh: bool = False) -> None:
     """Compresses ``demo`` to 25 % of its MACs by both steps of DPHuBERT on synthesised speech, then prints the table."""
     began = time.monotonic()
-    say("The built-in teacher 'demo' is compressed to a quarter of its compute, on speech synthesised here. No network is used.")
+    say("Compressing the built-in teacher 'demo' to a quarter of its compute, on speech synthesised here. No network is used.")
     result = api.compress("demo", recipe="dphubert-demo", data="demo", out=out, steps=steps, fresh=fresh)
     rows = compare(out)
     ledger.write(out / "run" / "demo.json", {**ledger.header("demo"), "models": rows})
@@ -37,7 +37,7 @@ def main(out: Path, steps: int | None = None, fresh: bool = False) -> None:
 
 
 def compare(out: Path) -> dict[str, dict[str, Any]]:
-    """Cost, speed and fidelity of teacher, student, student right after the cut, and a same-shape student with random weights."""
+    """Cost, speed and fidelity of the teacher, the student, the student right after the cut, and an untrained student of that shape."""
     teacher = load_pretrained("demo")
     student, cut = load_pretrained(out).encoder, Work.load(out / "run" / "cut.safetensors").encoder.eval()
     assert isinstance(student, Encoder)
@@ -54,14 +54,14 @@ def compare(out: Path) -> dict[str, dict[str, Any]]:
     task = TASKS.get("fidelity")
     rows = {}
     for name, model in models.items():
-        found = task(task.Config()).run(model, teacher.encoder, batches)
+        fidelity = task(task.Config()).run(model, teacher.encoder, batches)
         disk = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-        rows[name] = {**cost_of(model), "megabytes": disk / 1e6, "latency_10s": latency(model), "fidelity": found}
+        rows[name] = {**cost_of(model), "megabytes": disk / 1e6, "latency_10s": latency(model), "fidelity": fidelity}
     return rows
 
 
 def held_out(wants_norm: bool) -> list[Batch]:
-    """Demo speech by voices that no training heard."""
+    """Demo speech by voices that are not in the training data."""
     from sottovoce.data import DataConfig, open_data
 
     data = open_data(
@@ -74,9 +74,9 @@ def held_out(wants_norm: bool) -> list[Batch]:
 
 
 def show(rows: dict[str, dict[str, Any]]) -> None:
-    """The tables for people: cost, and fidelity layer by layer."""
+    """Prints two tables: cost, and fidelity layer by layer."""
     console = Console()
-    table = Table(title="what it costs, and what is kept of the teacher", title_justify="left")
+    table = Table(title="cost, and likeness to the teacher", title_justify="left")
     table.add_column("", no_wrap=True)
     for name in ("params", "MMAC/s", "MB", "ms/10 s", "cosine", "explained"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -98,7 +98,7 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
         layers.add_row(str(row["layer"]), *(f"{rows[name]['fidelity']['layers'][i]['cosine']:.2f}" for name in students))
     console.print(layers)
     console.print(
-        "On voices that no training heard. cosine: mean over frames and layers; explained: share of the teacher's variance after the "
-        "best linear map, fitted on other batches. MMAC/s: million multiply-accumulates per second of audio.",
+        "Measured on voices that are not in the training data. cosine: mean over frames and layers; explained: share of the teacher's "
+        "variance after the best linear map, fitted on other batches. MMAC/s: million multiply-accumulates per second of audio.",
         highlight=False,
     )
