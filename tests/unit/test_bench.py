@@ -47,9 +47,9 @@ def test_turns_are_interleaved_and_the_order_moves_on() -> None:
     def timed(name: str) -> measure.Timed:
         return lambda calls: said.append((name, calls)) or [1.0] * calls  # type: ignore[func-returns-value]
 
-    found = in_turns({"slow": timed("slow"), "fast": timed("fast")}, {"slow": 5.0, "fast": 0.05}, rounds=3)
+    times = in_turns({"slow": timed("slow"), "fast": timed("fast")}, {"slow": 5.0, "fast": 0.05}, rounds=3)
     assert said == [("slow", 1), ("fast", 4), ("fast", 4), ("slow", 1), ("slow", 1), ("fast", 4)]
-    assert found == {"slow": [[1.0]] * 3, "fast": [[1.0] * 4] * 3}
+    assert times == {"slow": [[1.0]] * 3, "fast": [[1.0] * 4] * 3}
 
 
 def test_a_row_compares_round_by_round() -> None:
@@ -101,15 +101,15 @@ def test_the_peak_of_memory_is_seen() -> None:
         "from sottovoce.timing.worker import forget_peak, peak_mb\n"
         "forget_peak(); before = peak_mb(); block = bytearray(100_000_000); print(peak_mb() - before)"
     )
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert 80 < float(found) < 200
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert 80 < float(output) < 200
 
 
 def test_models_are_measured_beside_each_other(
     student_folder: Path, teacher_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
-    found = measure.bench(
+    record = measure.bench(
         [str(student_folder)],
         vs=str(teacher_folder),
         runtimes=["torch"],
@@ -120,21 +120,21 @@ def test_models_are_measured_beside_each_other(
         say=said.append,
     )
     schema = json.loads((resources.files("sottovoce.reporting") / "schema" / "result.schema.json").read_text(encoding="utf-8"))
-    assert [error.message for error in Draft202012Validator(schema).iter_errors(found)] == []
-    assert problems(found) == []
-    json.dumps(found)
-    assert found["machine"]["threads"] == 1
-    assert found["machine"]["instruction_set"]
-    assert set(found["machine"]["float32_gflops"]) == {"1", str(found["machine"]["cores"])}
-    assert all(value > 1 for value in found["machine"]["float32_gflops"].values())
-    assert [(row["model"], row["seconds"]) for row in found["rows"]] == [
+    assert [error.message for error in Draft202012Validator(schema).iter_errors(record)] == []
+    assert problems(record) == []
+    json.dumps(record)
+    assert record["machine"]["threads"] == 1
+    assert record["machine"]["instruction_set"]
+    assert set(record["machine"]["float32_gflops"]) == {"1", str(record["machine"]["cores"])}
+    assert all(value > 1 for value in record["machine"]["float32_gflops"].values())
+    assert [(row["model"], row["seconds"]) for row in record["rows"]] == [
         (name, seconds) for seconds in (0.1, 0.2) for name in (teacher_folder.name, "student")
     ]
-    assert all(row["median_ms"] > 0 and row["peak_mb"] > 50 for row in found["rows"])
-    assert found["rows"][0]["speedup"] is None
-    assert found["rows"][1]["speedup"]["low"] <= found["rows"][1]["speedup"]["high"]
-    assert found["models"][1]["params"] < found["models"][0]["params"]
-    table.show(found)
+    assert all(row["median_ms"] > 0 and row["peak_mb"] > 50 for row in record["rows"])
+    assert record["rows"][0]["speedup"] is None
+    assert record["rows"][1]["speedup"]["low"] <= record["rows"][1]["speedup"]["high"]
+    assert record["models"][1]["params"] < record["models"][0]["params"]
+    table.show(record)
     assert "speed-up" in capsys.readouterr().out
 
 

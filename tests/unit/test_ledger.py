@@ -105,13 +105,13 @@ def test_older_records_may_lack_the_date_but_new_kinds_may_not() -> None:
 
 
 def changed(record: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    made = copy.deepcopy(record)
+    copied = copy.deepcopy(record)
     *folders, last = path.split(".")
-    at: Any = made
+    at: Any = copied
     for key in folders:
         at = at[int(key)] if isinstance(at, list) else at[key]
     at[last] = value
-    return made
+    return copied
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_too_little_audio_for_the_clusters_is_said() -> None:
 
 
 def test_utterance_contrast_tells_utterances_apart() -> None:
-    """Rows of a colour of their own are told from each other and from the queue; rows of noise are not."""
+    """Rows with a common offset are distinguished from each other and from the queue; rows of noise are not."""
     torch.manual_seed(0)
     cls = OBJECTIVES.get("utterance_contrast")
     objective = cls(cls.Config(layer="1", queue=16), EncoderShape(32, 2), EncoderShape(32, 2))
@@ -107,8 +107,8 @@ def test_utterance_contrast_tells_utterances_apart() -> None:
 
     def loss(colour: float) -> Loss:
         hidden = [torch.randn(4, 20, 32) + colour * torch.randn(4, 1, 32) for _ in range(3)]
-        made = Features(hidden, None, hidden[0], hidden[-1])
-        return objective(made, None, frames, Batch(torch.zeros(4, 6480)))
+        features = Features(hidden, None, hidden[0], hidden[-1])
+        return objective(features, None, frames, Batch(torch.zeros(4, 6480)))
 
     for _ in range(3):
         loss(0.0)

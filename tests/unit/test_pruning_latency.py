@@ -170,10 +170,10 @@ def test_other_files_are_refused_with_a_way_out(text: str | None, says: str, tmp
 
 
 def test_coefficients_below_zero_are_refused() -> None:
-    found = record()
-    found["coefficients"]["ffn"]["macs"] = -1.0
+    broken = record()
+    broken["coefficients"]["ffn"]["macs"] = -1.0
     with pytest.raises(ValueError, match="no coefficient negative"):
-        from_record(found)
+        from_record(broken)
 
 
 def test_config_errors_are_explained() -> None:
@@ -215,9 +215,9 @@ def test_coefficients_come_back_from_times_that_they_made() -> None:
     ]
     times = {part.name: float(truth.of(part.part)) for part in parts}
     coefficients, errors = fit.fitted(parts, times)
-    made = LatencyModel(coefficients, 0.5, 1, "")
+    fitted = LatencyModel(coefficients, 0.5, 1, "")
     assert all(error["worst"] < 0.01 for error in errors.values())  # percent
-    assert float(made.total(TWELVE)) == pytest.approx(float(truth.total(TWELVE)), rel=1e-4)
+    assert float(fitted.total(TWELVE)) == pytest.approx(float(truth.total(TWELVE)), rel=1e-4)
 
 
 def test_no_coefficient_is_negative() -> None:
@@ -230,11 +230,11 @@ def test_no_coefficient_is_negative() -> None:
 def test_a_fit_makes_a_file_that_a_budget_reads(tmp_path: Path) -> None:
     layers = (LayerConfig(2, 16, 32), LayerConfig(1, 16, 8))
     small = EncoderConfig(front((16,) * 7, "group"), 32, PositionConfig(16, 4), layers)
-    found = fit.fit(0.5, threads=1, rounds=1, shapes={"small": small}, whole={"small": small})
-    ledger.write(tmp_path / "a.json", found)
+    result = fit.fit(0.5, threads=1, rounds=1, shapes={"small": small}, whole={"small": small})
+    ledger.write(tmp_path / "a.json", result)
     assert load_latency(tmp_path / "a.json").seconds == 0.5
-    assert found["whole"]["small"]["ms"] > 0
-    assert found["error_percent"]["ffn"]["parts"] == 2
+    assert result["whole"]["small"]["ms"] > 0
+    assert result["error_percent"]["ffn"]["parts"] == 2
     with pytest.raises(ValueError, match="too short"):
         fit.fit(0.1)
 
@@ -252,11 +252,11 @@ def test_prediction_and_measurement_rank_models_alike() -> None:
         )
         for size, layer in layers.items()
     }
-    found = fit.fit(2.0, threads=1, rounds=3, whole=models)["whole"]
-    for a in found.values():
-        for b in found.values():
+    models_ms = fit.fit(2.0, threads=1, rounds=3, whole=models)["whole"]
+    for a in models_ms.values():
+        for b in models_ms.values():
             if a["ms"] > 1.2 * b["ms"]:
-                assert a["predicted_ms"] > b["predicted_ms"], found
+                assert a["predicted_ms"] > b["predicted_ms"], models_ms
 
 
 def test_a_part_knows_its_kind() -> None:

@@ -20,15 +20,15 @@ from tests.unit.test_train import FAST, STEPS
 @pytest.fixture
 def gated() -> GatedEncoder:
     """Some gates wide open, some as good as closed."""
-    made = GatedEncoder(Encoder(tiny_shape()).reset_parameters(), ("conv", "head", "ffn", "attention", "feed_forward"))
+    module = GatedEncoder(Encoder(tiny_shape()).reset_parameters(), ("conv", "head", "ffn", "attention", "feed_forward"))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for name, log_alpha in made.gates.log_alpha.items():
+        for name, log_alpha in module.gates.log_alpha.items():
             log_alpha.copy_(torch.where(torch.rand(log_alpha.shape, generator=generator) < 0.6, 4.0, -12.0))
             if name.endswith(("_attention", "_feed_forward")):
                 log_alpha.fill_(4.0)
-        made.gates.log_alpha["layers_1_attention"].fill_(-12.0)
-    return made
+        module.gates.log_alpha["layers_1_attention"].fill_(-12.0)
+    return module
 
 
 def budget_of(gated: GatedEncoder, keep: float = 0.2) -> Budget:
@@ -78,9 +78,9 @@ def test_an_optimisers_state_is_cut_as_the_weights_are(gated: GatedEncoder) -> N
     kept = units_to_keep(gated, budget_of(gated), 1e-3)
     assert kept is not None
     smaller = shrink(gated, kept)
-    found = shrink_tensors(gated, kept, {name: p.detach().clone() for name, p in gated.named_parameters()})
+    tensors = shrink_tensors(gated, kept, {name: p.detach().clone() for name, p in gated.named_parameters()})
     for name, parameter in smaller.named_parameters():
-        assert torch.equal(found[name], parameter), name
+        assert torch.equal(tensors[name], parameter), name
 
 
 def test_two_cuts_are_one() -> None:

@@ -33,8 +33,8 @@ def test_spaced_layers_end_with_the_teachers_last(teacher: Pretrained) -> None:
     assert chosen(12, 2, "spaced") == [5, 11]
     assert chosen(3, 2, "spaced") == [0, 2]
     cls = STUDENTS.get("layers")
-    made = cls(cls.Config(count=2, which="spaced")).build(teacher)
-    torch.testing.assert_close(made.layers[1].state_dict(), teacher.encoder.layers[2].state_dict())
+    student = cls(cls.Config(count=2, which="spaced")).build(teacher)
+    torch.testing.assert_close(student.layers[1].state_dict(), teacher.encoder.layers[2].state_dict())
 
 
 @pytest.mark.parametrize("name", ["copy", "layers", "narrow"])
@@ -53,8 +53,8 @@ def test_a_random_student_may_join_frames() -> None:
     cls = STUDENTS.get("random")
     small = {"dim": 32, "depth": 1, "heads": 2, "ffn_dim": 16, "position_kernel": 4, "position_groups": 2, "conv_dims": (4,) * 7}
     for frontend in ("wave", "fbank"):
-        made = cls(cls.Config(join=3, frontend=frontend, **small)).build(None).eval()
-        assert made(torch.randn(1, 16_000)).last.shape[1] == 16
+        student = cls(cls.Config(join=3, frontend=frontend, **small)).build(None).eval()
+        assert student(torch.randn(1, 16_000)).last.shape[1] == 16
 
 
 def test_more_layers_than_the_teacher_has_are_refused(teacher: Pretrained) -> None:
@@ -66,8 +66,8 @@ def test_more_layers_than_the_teacher_has_are_refused(teacher: Pretrained) -> No
 class TestNarrow:
     def build(self, teacher: Pretrained, **config: Any) -> Encoder:
         cls = STUDENTS.get("narrow")
-        made: Encoder = cls(cls.Config(**config)).build(teacher).eval()
-        return made
+        student: Encoder = cls(cls.Config(**config)).build(teacher).eval()
+        return student
 
     def test_is_the_teacher_when_nothing_is_asked(self, teacher: Pretrained) -> None:
         wave = torch.randn(2, 8000)
@@ -76,12 +76,12 @@ class TestNarrow:
     def test_has_the_widths_that_were_asked_for(self, teacher: Pretrained) -> None:
         want = {"dim": 16, "depth": 2, "heads": 2, "ffn_dim": 24, "conv_dims": (8,) * 7}
         for start in ("cut", "random"):
-            made = self.build(teacher, start=start, **want)
-            config = made.config
+            student = self.build(teacher, start=start, **want)
+            config = student.config
             assert (config.dim, len(config.layers)) == (16, 2)
             assert {(layer.num_heads, layer.ffn_dim) for layer in config.layers} == {(2, 24)}
             assert {conv.dim for conv in config.frontend.convs} == {8}
-            assert torch.isfinite(made(torch.randn(2, 8000)).last).all()
+            assert torch.isfinite(student(torch.randn(2, 8000)).last).all()
 
     def test_keeps_the_units_that_matter(self, teacher: Pretrained) -> None:
         """Units and dimensions that do nothing go first, and their going changes nothing."""
@@ -91,8 +91,8 @@ class TestNarrow:
                 layer.ffn.down_proj.weight[:, 10:50] = 0
                 layer.attention.out_proj.weight[:, 8:16] = 0
         wave = torch.randn(2, 8000)
-        made = self.build(teacher, heads=3, ffn_dim=24)
-        torch.testing.assert_close(made(wave).last, encoder(wave).last, atol=1e-5, rtol=1e-5)
+        student = self.build(teacher, heads=3, ffn_dim=24)
+        torch.testing.assert_close(student(wave).last, encoder(wave).last, atol=1e-5, rtol=1e-5)
 
     def test_thins_conformers_too(self) -> None:
         cls = STUDENTS.get("random")
@@ -102,10 +102,10 @@ class TestNarrow:
             .eval()
         )
         teacher = Pretrained(like, like.config, "wav2vec2_bert", False, "here")
-        made = self.build(teacher, dim=24, depth=1, heads=2, ffn_dim=16, glu_dim=8)
-        layer = made.config.layers[0]
-        assert (made.config.dim, layer.num_heads, layer.ffn1_dim, layer.ffn_dim, layer.glu_dim) == (24, 2, 16, 16, 8)
-        assert torch.isfinite(made(torch.randn(2, 8000)).last).all()
+        student = self.build(teacher, dim=24, depth=1, heads=2, ffn_dim=16, glu_dim=8)
+        layer = student.config.layers[0]
+        assert (student.config.dim, layer.num_heads, layer.ffn1_dim, layer.ffn_dim, layer.glu_dim) == (24, 2, 16, 16, 8)
+        assert torch.isfinite(student(torch.randn(2, 8000)).last).all()
 
     def test_keeps_the_dimensions_that_matter(self, teacher: Pretrained) -> None:
         encoder, groups = teacher.encoder, teacher.shape.position.groups
@@ -121,9 +121,9 @@ class TestNarrow:
                     tensor[idle] *= 1e-3
                 if tensor.dim() > 1 and tensor.shape[-1] == 32:
                     tensor[..., idle] *= 1e-3
-        made = self.build(teacher, dim=teacher.shape.dim - groups)
+        student = self.build(teacher, dim=teacher.shape.dim - groups)
         kept = [i for i in range(32) if i not in idle]
-        assert torch.equal(made.frontend.projection.weight, encoder.frontend.projection.weight[kept])
+        assert torch.equal(student.frontend.projection.weight, encoder.frontend.projection.weight[kept])
 
     def test_widths_that_cannot_be_had_are_refused(self, teacher: Pretrained) -> None:
         for config, says in (

@@ -150,10 +150,10 @@ def _component(of: type[Component], name: str, data: Any, path: str, errors: lis
     except ValueError as problem:
         errors.append(f"'{path}': {problem}")
         return None
-    hints, own = typing.get_type_hints(of), of.own_fields()
-    given = {key: _convert(hints[key], data[key], _join(path, key), errors) for key in own if key in data}
-    rest = {key: item for key, item in data.items() if key not in (of.key, *own)}
-    return of(name, _build(cls.Config, rest, path, errors, own), **given)
+    hints, extra = typing.get_type_hints(of), of.own_fields()
+    values = {key: _convert(hints[key], data[key], _join(path, key), errors) for key in extra if key in data}
+    rest = {key: item for key, item in data.items() if key not in (of.key, *extra)}
+    return of(name, _build(cls.Config, rest, path, errors, extra), **values)
 
 
 def _value(value: Any) -> Any:

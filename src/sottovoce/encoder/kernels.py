@@ -1,10 +1,9 @@
 """Chooses the faster of two libraries for a computation on this CPU, by timing both once.
 
-A choice decides the last bits of a result, so it must not change between two runs on one machine. It is therefore made once per machine
-(processor, instruction set, release of PyTorch, number of threads) and kept in ``kernels.jsonl`` of the cache folder; the first line about
-a computation counts. A training run keeps its choices in its own folder as well and follows them when it is resumed (`keep_in`).
-Delete the file to have them made again.
-``SOTTOVOCE_KERNELS=onednn`` or ``torch`` fixes the library for everything.
+The choice affects the last bits of a result, so it must not change between two runs on one machine. It is made once per machine (processor,
+instruction set, release of PyTorch, number of threads) and stored in ``kernels.jsonl`` in the cache folder; the first line per computation
+counts. A training run also stores its choices in its own folder and follows them when it is resumed (`keep_in`). Delete the file to time
+again. ``SOTTOVOCE_KERNELS=onednn`` or ``torch`` sets one library for everything.
 """
 
 from __future__ import annotations
@@ -23,13 +22,12 @@ import torch
 from sottovoce.core.cache import cache_home
 
 LIBRARIES = ("onednn", "torch")
-EVERY = "*"  # in a run's file: the library that was fixed for all computations when it began
-MARGIN = 0.95  # oneDNN is chosen if it takes less than this share of the other's time; in a draw PyTorch decides as always
-ROUNDS, LEAST, SECONDS = 20, 4, 0.1  # so many rounds, fewer (but not below LEAST) when they take longer than SECONDS
+EVERY = "*"  # in a run's file: the library that SOTTOVOCE_KERNELS set for all computations
+MARGIN = 0.95  # oneDNN is chosen if it takes less than this share of the other's time
+ROUNDS, LEAST, SECONDS = 20, 4, 0.1  # ROUNDS rounds, or fewer (at least LEAST) if they take longer than SECONDS
 
-Candidates = Mapping[
-    str, Callable[[int], object]
-]  # library -> the computation; its argument enlarges it a little, for a size not seen before
+# library -> the computation; its argument enlarges the input a little, so that every call has a new size
+Candidates = Mapping[str, Callable[[int], object]]
 
 _lock = threading.Lock()
 _chosen: dict[tuple[str, str], str] = {}  # (machine, computation) -> library
@@ -37,9 +35,9 @@ _run: Path | None = None
 
 
 def choose(computation: str, candidates: Callable[[], Candidates]) -> str:
-    """The library for `computation` (a name with its sizes), ``"onednn"`` or ``"torch"``.
+    """The library for `computation` (a name with sizes): ``"onednn"`` or ``"torch"``.
 
-    candidates: called only if the choice is not known yet. ValueError when ``SOTTOVOCE_KERNELS`` names no library.
+    candidates: called only if the choice is not known yet. ValueError if ``SOTTOVOCE_KERNELS`` has an unknown value.
     """
     if (library := fixed()) is not None:
         return library
@@ -52,7 +50,7 @@ def choose(computation: str, candidates: Callable[[], Candidates]) -> str:
 
 
 def fixed() -> str | None:
-    """The library that ``SOTTOVOCE_KERNELS`` names; ``None`` when it leaves the choice to timing."""
+    """The library that ``SOTTOVOCE_KERNELS`` names; ``None``: timing decides."""
     named = os.environ.get("SOTTOVOCE_KERNELS", "auto")
     if named not in (*LIBRARIES, "auto"):
         raise ValueError(f"SOTTOVOCE_KERNELS is '{named}'; set it to onednn, torch or auto")
@@ -60,14 +58,14 @@ def fixed() -> str | None:
 
 
 def choices() -> dict[str, str]:
-    """Computation -> library: what is known of this machine with as many threads as now."""
+    """The known choices for this machine and the current number of threads: computation -> library."""
     if (library := fixed()) is not None:
         return {EVERY: library}
     return {**_read(_cache(), machine()), **_read(_run, machine())}
 
 
 def keep_in(path: Path | None) -> None:
-    """From now on choices come from the file `path` first, and new ones are added to it. ``None``: from the cache folder alone."""
+    """Makes `choose` look in the file `path` first and add new choices to it. ``None``: only the cache folder."""
     global _run
     with _lock:
         _run = path
@@ -77,7 +75,7 @@ def keep_in(path: Path | None) -> None:
 
 
 def machine() -> str:
-    """What a choice holds for."""
+    """Identifies the machine that a choice is for."""
     return _machine(torch.get_num_threads())
 
 
@@ -89,7 +87,7 @@ def _machine(threads: int) -> str:
 
 
 def _processor() -> str:
-    """Model name, family and number: different processors may share a name."""
+    """Model name, family, model and stepping, because different processors may share a name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
     except OSError:  # not Linux
@@ -104,9 +102,9 @@ def _cache() -> Path:
 
 
 def _look_up(here: str, computation: str, candidates: Callable[[], Candidates]) -> str:
-    """From the run's file, else the cache's, else by timing; then noted in both."""
-    noted = _read(_run, here)
-    library = noted.get(EVERY) or noted.get(computation)
+    """The choice from the run's file, else from the cache, else by timing; then stored in both."""
+    stored = _read(_run, here)
+    library = stored.get(EVERY) or stored.get(computation)
     if library is None:
         library = _read(_cache(), here).get(computation)
         if library is None:
@@ -119,24 +117,24 @@ def _look_up(here: str, computation: str, candidates: Callable[[], Candidates]) 
 
 
 def _read(path: Path | None, here: str) -> dict[str, str]:
-    """Computation -> library on the machine `here`, by the first line about each."""
-    found: dict[str, str] = {}
+    """The choices in a file for the machine `here`: computation -> library. The first line for a computation counts."""
+    libraries: dict[str, str] = {}
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path else []
     except OSError:
-        return found
+        return libraries
     for line in lines:
         try:
             entry = json.loads(line)
             if entry["machine"] == here and entry["library"] in LIBRARIES:
-                found.setdefault(entry["computation"], entry["library"])
+                libraries.setdefault(entry["computation"], entry["library"])
         except (ValueError, TypeError, KeyError):  # an unfinished line
             continue
-    return found
+    return libraries
 
 
 def _add(path: Path | None, here: str, computation: str, library: str, times: Mapping[str, float] | None = None) -> None:
-    """A line in one write. A folder that cannot be written is no error: the choice then holds for this process."""
+    """Appends a line, in one write. If the folder is not writable, the choice only holds for this process."""
     if path is None:
         return
     entry: dict[str, object] = {"machine": here, "computation": computation, "library": library}
@@ -151,9 +149,9 @@ def _add(path: Path | None, here: str, computation: str, library: str, times: Ma
 
 
 def _time(candidates: Callable[[], Candidates]) -> dict[str, float]:
-    """The shortest time of each in seconds, in turns; infinite for what this build cannot compute.
+    """The shortest time of each candidate in seconds, timed in turns; infinite if this build cannot compute it.
 
-    In a thread of its own, where nothing of the caller's applies: inference mode, autocast, modes that count or trace.
+    Runs in its own thread, where the caller's modes (inference, autocast, counting, tracing) do not apply.
     """
     times = dict.fromkeys(LIBRARIES, float("inf"))
 

@@ -1,5 +1,7 @@
-"""Linear layers and convolutions on a CPU in float32, each computed by oneDNN or by what PyTorch calls by itself (mostly MKL), whichever is
-faster here (`sottovoce.encoder.kernels`). For oneDNN, convolutions over time are written as matrix products.
+"""Linear layers and convolutions in float32 on a CPU.
+
+Each is computed by oneDNN or by PyTorch's own library (mostly MKL), whichever is faster on this machine (`sottovoce.encoder.kernels`). For
+oneDNN, convolutions over time are written as matrix products.
 
 N inputs, M outputs, B batch, T steps in, K kernel, F steps out.
 """
@@ -30,16 +32,16 @@ HAS = has_onednn()
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, act: str = "none") -> Tensor:
     """act(x weight^T + bias): (..., N), (M, N), (M,) -> (..., M), without gradients. weight: plain, or in oneDNN's layout."""
-    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, act, [], "none")
-    return made
+    outputs: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, act, [], "none")
+    return outputs
 
 
-# a student's own copy of this file may have been imported before
+# a copy of this file in a student's folder may have registered the formula already
 if HAS and torch.ops.mkldnn._linear_pointwise not in flop_registry:
 
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
     def _flops(x: Sequence[int], weight: Sequence[int], *rest: Any, out_shape: Any = None, **options: Any) -> int:
-        """So that torch's counter counts these products, too. x, weight: shapes."""
+        """Lets torch's FLOP counter count these products. x, weight: shapes."""
         return 2 * math.prod(x) * weight[0]
 
 
@@ -84,9 +86,9 @@ def gradient_of_weight(gradient: Tensor, x: Tensor) -> Tensor:
 
 
 class _Convolution(torch.autograd.Function):
-    """(B, N, T), (M, N, K) and (M,) -> (B, M, F): every step out is a product with K neighbouring steps, which lie in a row.
+    """(B, N, T), (M, N, K) and (M,) -> (B, M, F): every output step is a product with a window of K input steps, contiguous in memory.
 
-    The result lies in memory as (B, F, M), which is what the next one reads; the gradient lies as the input did.
+    The result's memory layout is (B, F, M), as the next convolution needs it; the gradient has the layout of the input.
     """
 
     @staticmethod
@@ -95,10 +97,10 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(rows, weight)
         ctx.stride, ctx.turned = stride, not x.is_contiguous()
         windows = _windows(rows, weight, stride)
-        made = x.new_empty(*windows.shape[:2], len(weight))
-        for row, out in zip(windows, made, strict=True):
+        outputs = x.new_empty(*windows.shape[:2], len(weight))
+        for row, out in zip(windows, outputs, strict=True):
             out.copy_(product(row, flat, bias))
-        return made.transpose(1, 2)
+        return outputs.transpose(1, 2)
 
     @staticmethod
     @once_differentiable
@@ -108,21 +110,21 @@ class _Convolution(torch.autograd.Function):
         gradient = gradient.transpose(1, 2).contiguous()
         flat = weight.transpose(1, 2).flatten(1)
         of_rows, of_flat = torch.zeros_like(rows), torch.zeros_like(flat)
-        for first in range(0, kernel, stride):  # by so many taps at a time, no two steps out read the same step in
+        for first in range(0, kernel, stride):  # with `stride` taps at a time, no two output steps read the same input step
             taps = slice(first * inputs, min(first + stride, kernel) * inputs)
-            heard, back = _windows(rows, weight, stride, taps), flat[:, taps].t().contiguous()
-            for row, said, out in zip(heard, gradient, _windows(of_rows, weight, stride, taps), strict=True):
+            windows, back = _windows(rows, weight, stride, taps), flat[:, taps].t().contiguous()
+            for row, of_out, of_row in zip(windows, gradient, _windows(of_rows, weight, stride, taps), strict=True):
                 if ctx.needs_input_grad[0]:
-                    out += product(said, back)
+                    of_row += product(of_out, back)
                 if ctx.needs_input_grad[1]:
-                    of_flat[:, taps] += product(said.t(), row.contiguous().t())  # oneDNN crawls where rows have gaps
+                    of_flat[:, taps] += product(of_out.t(), row.contiguous().t())  # oneDNN is slow if rows have gaps
         of_x, of_bias = of_rows.transpose(1, 2), gradient.sum((0, 1)) if ctx.needs_input_grad[2] else None
         of_weight = of_flat.view(len(weight), kernel, inputs).transpose(1, 2)
         return of_x if ctx.turned else of_x.contiguous(), of_weight, of_bias, None
 
 
 def _windows(x: Tensor, weight: Tensor, stride: int, columns: slice = slice(None)) -> Tensor:
-    """(B, T, N) -> (B, F, K N) or some of these columns, a view."""
+    """The input window of every output step: (B, T, N) -> (B, F, K N), or `columns` of it, a view."""
     rows, steps, inputs = x.shape
     kernel = weight.shape[2]
     begin, end, _ = columns.indices(kernel * inputs)
@@ -131,7 +133,7 @@ def _windows(x: Tensor, weight: Tensor, stride: int, columns: slice = slice(None
 
 
 def call(function: Any, *inputs: Any) -> Tensor:
-    """The result of an autograd function. Its ``apply`` has types in some releases of PyTorch and none in others, hence `Any`."""
+    """Applies an autograd function. `Any`, because ``apply`` is typed in some releases of PyTorch only."""
     result: Tensor = function.apply(*inputs)
     return result
 
@@ -148,7 +150,7 @@ class Linear(nn.Linear):
 
 
 class FactoredLinear(nn.Module):
-    """A linear layer as two factors: (..., N) -> (..., R) -> (..., M), with the sizes of `like`."""
+    """A linear layer of rank R, as two factors: (..., N) -> (..., R) -> (..., M). N, M and bias are those of `like`."""
 
     def __init__(self, like: nn.Linear, rank: int) -> None:
         super().__init__()
@@ -157,7 +159,7 @@ class FactoredLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(M, R): one row for each output, as in a plain layer."""
+        """(M, R): one row per output, as in a plain layer."""
         return self.outer.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -166,9 +168,9 @@ class FactoredLinear(nn.Module):
 
 
 class Conv1d(nn.Conv1d):
-    """`nn.Conv1d` without padding, groups or dilation, computed by oneDNN's products where they are faster and it reads many channels.
+    """`nn.Conv1d` without padding, groups or dilation: (B, N, T) -> (B, M, F). Uses oneDNN's products if they are faster and N > 1.
 
-    (B, N, T) -> (B, M, F), and then in memory channels lie beside each other: a row of such convolutions copies nothing.
+    The result then has channels last in memory, so a sequence of such convolutions copies nothing.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -186,25 +188,25 @@ def _trains(*tensors: Tensor | None) -> bool:
 
 
 def _serves(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN can compute the product of these: float32 on a CPU, outside autocast, compilation and export."""
+    """Whether oneDNN can compute this product: float32 on a CPU, outside autocast, compilation and export."""
     other = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     return HAS and _concrete(x) and _concrete(weight) and not other
 
 
 def _concrete(x: Tensor) -> bool:
-    """Numbers on the CPU in float32: not a subclass that stands for something else (memory is estimated without numbers)."""
+    """Whether `x` is a plain float32 tensor on the CPU, not a subclass such as the fake tensors that memory is estimated with."""
     return type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
 
 
-# which is faster ----------------------------------------------------------------------------------------------------------------
+# The choice of the faster library ----------------------------------------------------------------------------------------------
 
-FEW = 128  # rows; up to there calls are timed on 64 rows, above on many
+FEW = 128  # rows; below this, calls are timed on 64 rows, else on many
 MANY = {"convolution": 2000, "trained convolution": 2000}
-SMALLEST, LARGEST = 32, 4096  # inputs and outputs; timed at three quarters of the next power of two, which 768 and 3072 are
+SMALLEST, LARGEST = 32, 4096  # inputs and outputs; timed at three quarters of the next power of two (768 and 3072 are such sizes)
 
 
 def onednn_is_faster(operation: str, rows: int, inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> bool:
-    """Whether oneDNN beats what PyTorch calls by itself for `operation` (a key of `TIMED`) at about these sizes."""
+    """Whether oneDNN is faster than PyTorch's own library for `operation` (a key of `TIMED`) at about these sizes."""
     sizes = 64 if rows < FEW else MANY.get(operation, 256), _timed_size(inputs), _timed_size(outputs), kernel, stride
     name = " ".join([operation, "x".join(map(str, sizes))])
     return choose(name, lambda: TIMED[operation](*sizes)) == "onednn"
@@ -215,7 +217,7 @@ def _timed_size(size: int) -> int:
 
 
 def _tensor(*shape: int) -> Tensor:
-    """Draws nothing from the random generators: a run's numbers do not depend on whether a choice was known."""
+    """A constant tensor. Random numbers would change a run's results, depending on whether a choice is known."""
     return torch.full(shape, 0.5, dtype=torch.float32, device="cpu")
 
 
@@ -244,7 +246,7 @@ def _gradients_of_weight(rows: int, inputs: int, outputs: int, *_: int) -> Candi
 
 
 def _convolutions(frames: int, inputs: int, outputs: int, kernel: int, stride: int, trained: bool = False) -> Candidates:
-    """oneDNN's reads and writes channels beside each other, PyTorch's steps beside each other."""
+    """Convolutions to time: oneDNN's with channels last, PyTorch's with time last."""
     weight = _tensor(outputs, inputs, kernel).requires_grad_(trained)
     memory = _tensor(((frames + ROUNDS) * stride + kernel) * inputs)
 

@@ -1,4 +1,4 @@
-"""A comparison for people."""
+"""Prints a comparison of speeds as a table."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 
-def show(found: dict[str, Any]) -> None:
-    """Prints the record of `bench`: for each clip, a row for each model and runtime."""
-    console, reference, machine = Console(), found["reference"], found["machine"]
+def show(record: dict[str, Any]) -> None:
+    """Prints the record of `bench`: one section per clip, one row per model and runtime."""
+    console, reference, machine = Console(), record["reference"], record["machine"]
     console.print(f"{machine['cpu']}, threads: {machine['threads']}, torch {machine['torch']}", highlight=False)
     table = Table(box=box.SIMPLE, pad_edge=False)
     for name in ("model", "runtime"):
@@ -19,7 +19,7 @@ def show(found: dict[str, Any]) -> None:
     for name in ("ms", "p95", "RTF", "s/s", "MB", "speed-up"):
         table.add_column(name, justify="right", no_wrap=True)
     last = None
-    for row in found["rows"]:
+    for row in record["rows"]:
         clip = f"{row['batch']} x {row['seconds']:g} s"
         if clip != last:
             table.add_section()
@@ -36,16 +36,15 @@ def show(found: dict[str, Any]) -> None:
         last = clip
     console.print(table)
     console.print(
-        f"ms, p95: median and 95th percentile of a call; RTF: seconds of computing for one of audio, s/s: the reverse; MB: the most "
-        f"memory that the whole process held. speed-up: against {reference['model']} on {reference['runtime']}, median of "
-        f"{found['rounds']} rounds in turns, and its interval. Load of the machine before and after: "
-        f"{' and '.join(str(load) for load in found['load'])}.",
+        f"ms, p95: median and 95th percentile of a call. RTF: seconds of computing per second of audio; s/s: the reverse. MB: peak memory "
+        f"of the process. speed-up: relative to {reference['model']} on {reference['runtime']}, median of {record['rounds']} rounds and "
+        f"its interval. Load of the machine before and after: {' and '.join(str(load) for load in record['load'])}.",
         highlight=False,
     )
 
 
 def _speedup(row: dict[str, Any], reference: dict[str, str]) -> str:
-    found = row["speedup"]
-    if found is None:
+    speedup = row["speedup"]
+    if speedup is None:
         return "1" if (row["model"], row["runtime"]) == (reference["model"], reference["runtime"]) else "-"
-    return f"{found['value']:.2f} ({found['low']:.2f}-{found['high']:.2f})"
+    return f"{speedup['value']:.2f} ({speedup['low']:.2f}-{speedup['high']:.2f})"
