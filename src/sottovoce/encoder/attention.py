@@ -1,4 +1,4 @@
-"""Self-attention. One path for all models: scaled_dot_product_attention, with whatever positions there are as its bias.
+"""Self-attention. All models use scaled_dot_product_attention; position terms are its bias.
 
 B batch, T frames, D width, H heads, E head width.
 """
@@ -16,9 +16,9 @@ from sottovoce.encoder.product import Linear
 
 
 class RelativeGate(nn.Module):
-    """How far each head and query listens to the shared relative table (WavLM, arXiv 2110.13900).
+    """Weights the shared relative position table per head and query (WavLM, arXiv 2110.13900).
 
-    Reads the layer input's slice at the head's original place, so it needs the heads' names (`heads`), not only their number.
+    A head's gate reads the slice of the layer input at the head's original place, so pruned models store the original numbers in `heads`.
     """
 
     heads: Tensor
@@ -34,7 +34,7 @@ class RelativeGate(nn.Module):
         rows, frames = x.shape[:2]
         width = self.weight.shape[1]
         x_BTHE = x.view(rows, frames, -1, width)[:, :, self.heads]
-        # transformers sums four outputs per gate; summing the weights first is the same and four times cheaper
+        # transformers sums four outputs per gate; summing the weights first is equivalent and four times cheaper
         weight, bias = self.weight.view(2, 4, width).sum(1), self.bias.view(2, 4).sum(1)
         gate_BHT2 = torch.sigmoid(F.linear(x_BTHE, weight, bias)).transpose(1, 2)
         a, b = gate_BHT2[..., :1], gate_BHT2[..., 1:]
@@ -42,8 +42,8 @@ class RelativeGate(nn.Module):
 
 
 class Attention(nn.Module):
-    """(B, T, D) -> (B, T, D). `valid`: boolean (B, 1, 1, T), true on valid keys, or ``None``; `table`: what the layers share of the
-    positions, (heads, T, T) of a relative table or `distance.shared_table`, or ``None``."""
+    """Self-attention: (B, T, D) -> (B, T, D). valid: (B, 1, 1, T) bool, true on valid keys, or ``None``. table: the position terms that all
+    layers share: a relative table (heads, T, T), the result of `distance.shared_table`, or ``None``."""
 
     def __init__(self, config: EncoderConfig, layer: LayerConfig) -> None:
         super().__init__()

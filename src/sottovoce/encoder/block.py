@@ -1,4 +1,4 @@
-"""One Transformer layer, with any of its parts narrow, constant or absent."""
+"""One Transformer layer. Each part may be narrower, constant or removed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sottovoce.encoder.product import Linear
 
 
 class FeedForward(nn.Module):
-    """(B, T, D) -> (B, T, D) through so many `units`."""
+    """A feed-forward part with `units` units: (B, T, D) -> (B, T, D). inner, outer: dropout rates."""
 
     def __init__(self, dim: int, units: int, act: str, inner: float, outer: float) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Attention and feed-forward, each on a residual branch: norm after the sum (Base models) or before the branch (`norm_first`)."""
+    """Attention and feed-forward, each with a residual sum. The norm follows the sum (Base models) or precedes the part (`norm_first`)."""
 
     def __init__(self, config: EncoderConfig, layer: LayerConfig) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(rates.hidden)
 
     def forward(self, x: Tensor, valid: Tensor | None, table: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns the layer's output and its feed-forward part's output before the residual sum."""
+        """Returns the layer's output, and its feed-forward part's output before the residual sum."""
         if self.norm_first:
             if self.attention is not None:
                 x = x + self.dropout(self.attention(self.attention_norm(x), valid, table))

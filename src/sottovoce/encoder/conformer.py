@@ -1,4 +1,4 @@
-"""One Conformer layer (Gulati et al., arXiv 2005.08100), with any of its parts narrow, constant or absent."""
+"""One Conformer layer (Gulati et al., arXiv 2005.08100). Each part may be narrower, constant or removed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sottovoce.encoder.product import Linear
 
 
 class Convolution(nn.Module):
-    """Gated linear units, one filter over time per channel, norm, activation, projection: (B, T, D) -> (B, T, D) through C channels.
+    """Gated linear units, depthwise convolution over time, norm, activation, projection: (B, T, D) -> (B, T, D) with C `channels`.
 
-    Rows 2c and 2c + 1 of `in_proj` are value and gate of channel c: what belongs together lies together, for pruning.
+    Rows 2c and 2c + 1 of `in_proj` are value and gate of channel c, so that pruning selects blocks of two rows.
     """
 
     def __init__(self, config: EncoderConfig, channels: int) -> None:
@@ -23,7 +23,7 @@ class Convolution(nn.Module):
         shape = config.convolution
         self.before = shape.kernel - 1 if shape.causal else shape.kernel // 2
         self.after = shape.kernel - 1 - self.before
-        self.blind = self.after > 0 and not config.frontend.norm_over_padding  # padding is to be hidden from it
+        self.blind = self.after > 0 and not config.frontend.norm_over_padding  # must not see padding
         self.in_proj = Linear(config.dim, 2 * channels, bias=False)
         self.depthwise = nn.Conv1d(channels, channels, shape.kernel, groups=channels, bias=False)
         self.norm = LayerNorm(channels, config.norm_eps) if shape.norm == "layer" else FixedNorm(channels)
@@ -44,7 +44,7 @@ class Convolution(nn.Module):
 
 
 class ConformerLayer(nn.Module):
-    """Half a feed-forward step, attention, convolution, half a feed-forward step, each on a normed residual branch; then a norm."""
+    """Half-step feed-forward, attention, convolution and half-step feed-forward, each with a norm and a residual sum; then a norm."""
 
     def __init__(self, config: EncoderConfig, layer: LayerConfig) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class ConformerLayer(nn.Module):
         self.dropout, self.convolution_dropout = nn.Dropout(rates.attention), nn.Dropout(rates.convolution)
 
     def forward(self, x: Tensor, valid: Tensor | None, table: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns the layer's output and its second feed-forward part's output, before it is halved and added."""
+        """Returns the layer's output, and its second feed-forward part's output before it is halved and added."""
         if self.ffn1 is not None:
             x = x + 0.5 * self.ffn1(self.ffn1_norm(x))
         if self.attention is not None:

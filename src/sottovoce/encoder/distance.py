@@ -1,6 +1,6 @@
-"""How far apart two frames are, as attention sees it. B batch, T frames, H heads, E head width, D width of the encoder.
+"""Position terms of attention that depend on the distance of two frames. B batch, T frames, H heads, E head width, D encoder width.
 
-No table of (frames, frames, head width) is ever made: distances repeat, so scores are computed per distance and then put in place.
+Scores are computed once per distance and then gathered for all pairs of frames, which needs no tensor of (T, T, E).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from sottovoce.encoder.product import Linear
 
 
 def shared_table(config: DistanceConfig, frames: int, dim: int, like: Tensor) -> Tensor | None:
-    """What all layers need to know of `frames` frames, on the device of `like`: for "key", the (T, T) numbers of the distances' vectors;
-    for "sinusoid", (2T - 1, D) sinusoids of the distances T - 1 (keys to the left) to 1 - T, in the type of `like`."""
+    """The table that all layers share, for T `frames`, on the device of `like`. For "key": (T, T) indices of the distances' vectors. For
+    "sinusoid": (2T - 1, D) sinusoids of the distances T - 1 (keys to the left) to 1 - T, in the dtype of `like`. Else ``None``."""
     if config.kind == "key":
         at = torch.arange(frames, device=like.device)
         return (at[None, :] - at[:, None]).clamp(-config.left, config.right) + config.left
@@ -35,7 +35,7 @@ def sinusoids(distance: Tensor, dim: int) -> Tensor:
 
 
 class KeyDistance(nn.Module):
-    """A vector per clipped distance, shared by the layer's heads, scored against the query."""
+    """Learned vectors, one per clipped distance, shared by the layer's heads; their product with the query is added to its scores."""
 
     def __init__(self, config: DistanceConfig, head_dim: int) -> None:
         super().__init__()
@@ -48,7 +48,8 @@ class KeyDistance(nn.Module):
 
 
 class SinusoidDistance(nn.Module):
-    """Transformer-XL: the query plus `v`, scored against projected sinusoids of the distance; `u` is added to what the keys see."""
+    """Transformer-XL's positions (arXiv 1901.02860): the query plus `v` times projected sinusoids of the distance; the query plus `u` meets
+    the keys."""
 
     def __init__(self, dim: int, num_heads: int, head_dim: int) -> None:
         super().__init__()
@@ -61,22 +62,22 @@ class SinusoidDistance(nn.Module):
         rows, heads, frames, width = q.shape
         key_HET = self.proj(table).view(-1, heads, width).permute(1, 2, 0)
         scores = (q + self.v[:, None].to(q.dtype)) @ key_HET * width**-0.5
-        # row t starts at distance T - 1 and is wanted from distance t on: one column more makes every row start one later
+        # row t starts at distance T - 1 and must start at distance t: with one more column, every row starts one later than the row before
         scores = F.pad(scores, (1, 0)).reshape(rows, heads, 2 * frames, frames)[:, :, 1:]
         scores = scores.reshape(rows, heads, frames, 2 * frames - 1)[..., :frames]
         return q + self.u[:, None].to(q.dtype), scores
 
 
 class Rotary(nn.Module):
-    """(B, T, D) -> the same with every slice of head width rotated by position. Before the projections, as fairseq and transformers do
-    it, so the slices are those of the encoder's width, however many heads the layer still has."""
+    """Rotates every slice of head width by position: (B, T, D) -> (B, T, D). As in fairseq and transformers this is before the projections,
+    so the slices are those of the encoder's width, whatever heads were pruned."""
 
     def __init__(self, config: DistanceConfig, head_dim: int) -> None:
         super().__init__()
         self.base, self.head_dim = config.base, head_dim
 
     def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
-        """`at`: (T,) float32 numbers of the frames, when they are not 0, 1, 2, ..."""
+        """at: (T,) float32 frame numbers; default 0, 1, 2, ..."""
         half = self.head_dim // 2
         rate = self.base ** (torch.arange(half, device=x.device) / -half)
         at = torch.arange(x.shape[1], device=x.device, dtype=torch.float32) if at is None else at

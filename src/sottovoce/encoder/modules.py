@@ -1,7 +1,7 @@
-"""Building blocks whose width is that of their weights.
+"""Building blocks that take their width from their weights.
 
-No module here keeps its width in a Python attribute: a forward pass with smaller weights put in their place (torch.func.functional_call)
-*is* the forward pass of the smaller model. Pruning relies on it.
+No module stores its width in a Python attribute. So a forward pass with smaller weights (torch.func.functional_call) is the forward pass of
+the smaller model. Pruning relies on this.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 class LayerNorm(nn.Module):
-    """Layer norm over the last axis, of as many channels as it has weights."""
+    """Layer norm over the last axis, with as many channels as it has weights."""
 
     def __init__(self, dim: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class LayerNorm(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """Group norm with one group per channel: (B, C, T) normalised over time, over valid steps only when `valid` (B, 1, T) is given."""
+    """Group norm with one group per channel: normalises (B, C, T) over time, over valid steps only if `valid` (B, 1, T) is given."""
 
     def __init__(self, dim: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -53,10 +53,10 @@ class ChannelNorm(nn.Module):
 
 
 class FixedNorm(nn.Module):
-    """Batch norm over the last axis with the statistics that came with the model, in training too: only weight and bias learn.
+    """Batch norm over the last axis with fixed statistics, in training, too: those of the loaded model. Only weight and bias are trained.
 
-    Statistics of a batch would let padding and neighbours change a frame, and the units under gates differ from step to step. What
-    distillation and pruning shift, weight and bias can follow. A model that starts from random weights wants a layer norm instead.
+    With batch statistics, padding and other rows would change a frame, and gated units differ between steps. Weight and bias can follow
+    what distillation and pruning shift. Models with random weights should use a layer norm instead.
     """
 
     mean: Tensor

@@ -1,7 +1,7 @@
 """An encoder's layers with limited context in time.
 
-Only attention and convolutions mix frames, so only these two are replaced; everything else is the encoder's own code. A `Context` says
-which frames each of them sees. B batch, T frames that are computed, K frames that are seen, C channels, D width, H heads, E head width.
+Only attention and convolutions mix frames, so only these two are replaced; the rest is the encoder's own code. A `Context` defines which
+frames each of them sees. B batch, T computed frames, K visible frames, C channels, D width, H heads, E head width.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Context(ABC):
 
     @abstractmethod
     def keys(self, name: str, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, H, T, E) of the current frames -> those they see, (B, H, K, E). name: of the attention module."""
+        """Keys and values of the current frames (B, H, T, E) -> those that they see (B, H, K, E). name: the attention module's."""
 
     @abstractmethod
     def convolve(self, name: str, x: Tensor, conv: nn.Conv1d, before: int, after: int, groups: int) -> Tensor:
