@@ -10,19 +10,8 @@ SOURCE = Path(sottovoce.__file__).parent
 
 # Each of these names two classes, still to be renamed. Add none. (A component's nested `Config` does not count.)
 DUPLICATES = {
-    "Attention",  # encoder/attention.py, evaluation/heads/decoder.py
-    "Audio",  # data/decode.py, evaluation/suite/run.py
-    "Bench",  # evaluation/kinds/task.py, reporting/collect.py
-    "Encoder",  # encoder/encoder.py, evaluation/heads/decoder.py
-    "Entry",  # evaluation/features/pieces.py, evaluation/suite/config.py
-    "Linear",  # encoder/product.py, evaluation/kinds/ctc.py
-    "Pretrained",  # evaluation/heads/text_units.py, hub/pretrained.py
-    "Result",  # evaluation/suite/pairs.py, train/api.py
     "Run",  # reporting/collect.py, train/run.py
-    "Speech",  # evaluation/heads/tuning.py, hub/student.py
     "Task",  # evaluation/kinds/task.py, reporting/board.py
-    "Trials",  # evaluation/kinds/verification.py, tasks/qbe.py
-    "Utterance",  # data/scan.py, evaluation/kinds/classification.py
 }
 
 

@@ -18,7 +18,7 @@ from sottovoce.core.types import Answer, Batch, Features, Vectors
 from sottovoce.data import open_source
 from sottovoce.encoder import Encoder
 from sottovoce.evaluation.features.store import FeatureStore
-from sottovoce.evaluation.kinds.task import Bench
+from sottovoce.evaluation.kinds.task import Workbench
 from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.hub.pretrained import Pretrained
 from sottovoce.objectives import EncoderShape, Objective
@@ -201,7 +201,7 @@ class TestTasks:
 
     def test_says_what_is_missing(self, name: str, speech_folder: Path, teacher_folder: Path, tmp_path: Path) -> None:
         """Audio without labels is refused in one sentence, before anything is trained; fidelity needs a teacher instead."""
-        cls, bench = TASKS.get(name), Bench(FeatureStore(tmp_path))
+        cls, bench = TASKS.get(name), Workbench(FeatureStore(tmp_path))
         with pytest.raises(ValueError, match=r"(?s).{20}"):
             cls(cls.Config()).measure(open_subject("log-mel"), open_source(speech_folder), bench)
 

@@ -18,7 +18,7 @@ from sottovoce.data.corrupt import add_noise, impulse_responses, reverberate
 from sottovoce.encoder import Encoder
 from sottovoce.evaluation.features.pieces import NOT_FINITE
 from sottovoce.evaluation.features.store import FeatureStore
-from sottovoce.evaluation.kinds.task import Bench
+from sottovoce.evaluation.kinds.task import Workbench
 from sottovoce.tasks import fidelity
 from sottovoce.tasks.fidelity import Fidelity, linear_cka
 from tests.conftest import tiny_shape
@@ -233,7 +233,7 @@ def test_recordings_that_a_model_gives_no_finite_values_for_are_left_out_and_nam
     loud = recording(tmp_path, "loud", [31, 31, 31], {})
     whole, broken = levels_subject(), replace(levels_subject(), encoder=Broken())
     task = TASKS.get("fidelity")(TASKS.get("fidelity").Config())
-    bench = Bench(FeatureStore(tmp_path / "bank"), reference=whole)
+    bench = Workbench(FeatureStore(tmp_path / "bank"), reference=whole)
     outcome = task.measure(broken, Recordings([*items, loud]), bench)
     assert [(row["path"], row["reason"]) for row in outcome.skipped] == [(loud.path, NOT_FINITE)]
     assert all(np.isfinite(measure.value) for measure in outcome.measures)
@@ -246,7 +246,7 @@ def test_models_of_other_widths_have_no_cosine(tmp_path: Path) -> None:
     items = Recordings(recording(tmp_path, str(i), [i % 7 + 1, i % 5 + 1, 3], {}) for i in range(6))
     narrow = replace(levels_subject(), dim=SYMBOLS // 2, encoder=Narrow())
     task = TASKS.get("fidelity")(TASKS.get("fidelity").Config())
-    outcome = task.measure(narrow, items, Bench(FeatureStore(tmp_path / "bank"), reference=levels_subject()))
+    outcome = task.measure(narrow, items, Workbench(FeatureStore(tmp_path / "bank"), reference=levels_subject()))
     found = {measure.metric.name: measure.record()["value"] for measure in outcome.measures}
     assert found["cosine"] is None
     assert found["explained"] is not None

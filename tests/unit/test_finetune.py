@@ -23,9 +23,9 @@ from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.heads import decoder
 from sottovoce.evaluation.heads.probe import Trial
 from sottovoce.evaluation.heads.schedule import Schedule, Training
-from sottovoce.evaluation.heads.tuning import Speech, Tuned, Tuning, silenced, tune
+from sottovoce.evaluation.heads.tuning import Tuned, Tuning, TuningSpeech, silenced, tune
 from sottovoce.evaluation.kinds.learned import Fold, LearnedTask
-from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.kinds.task import Outcome, Workbench
 from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.evaluation.subjects.subject import Subject
 from sottovoce.evaluation.suite.run import evaluate
@@ -82,7 +82,7 @@ def recognition(**training: Any) -> MultilingualRecognition:
 
 
 def measure(task: LearnedTask, subject: Subject, recordings: list[Recording], folder: Path, **bench: Any) -> Outcome:
-    made = Bench(FeatureStore(folder / "features"), **{"seeds": (1,), **bench})
+    made = Workbench(FeatureStore(folder / "features"), **{"seeds": (1,), **bench})
     return task.measure(subject, Recordings(recordings), made)
 
 
@@ -125,7 +125,7 @@ def trained(folder: Path, steps: int, **more: Any) -> tuple[Subject, Tuned, Tria
     task = recognition(steps=steps, **more)
     items, _ = task.items(Recordings(corpus(folder, ("train",))))
     fold = task.prepare(Fold(items["train"], items["train"], items["train"]))
-    speech: Speech[Any] = task._speech(fold.train, "train", [])
+    speech: TuningSpeech[Any] = task._speech(fold.train, "train", [])
 
     def judge(model: Tuned) -> float:
         return -task.scores(task.counted(model, speech, CPU, [])[1])[0]
@@ -325,12 +325,12 @@ def test_perplexity_of_a_decoder_that_knows_nothing(tmp_path: Path) -> None:
 
 def test_what_stands_after_a_rows_end_changes_nothing_in_its_context() -> None:
     torch.manual_seed(0)
-    encoder, x = decoder.Encoder(16, 2, 2, 32, 0.1).eval(), torch.randn(2, 7, 16)
+    encoder, x = decoder.SpeechContext(16, 2, 2, 32, 0.1).eval(), torch.randn(2, 7, 16)
     found, frames = encoder(x, torch.tensor([7, 4]))
     alone, _ = encoder(x[1:, :4], torch.tensor([4]))
     torch.testing.assert_close(found[1, :4], alone[0], rtol=1e-5, atol=1e-5)
     assert frames.tolist() == [7, 4]
-    assert decoder.Encoder(16, 0, 2, 32, 0.1)(x, frames)[0] is x
+    assert decoder.SpeechContext(16, 0, 2, 32, 0.1)(x, frames)[0] is x
 
 
 @pytest.mark.parametrize("units", ["characters", "bpe"])

@@ -19,7 +19,7 @@ from sottovoce.evaluation.heads.linear import MeanPool, Scaled
 from sottovoce.evaluation.heads.probe import Examples, NotFinite, Probe, fit, sweep
 from sottovoce.evaluation.heads.schedule import L2, Schedule, Training
 from sottovoce.evaluation.heads.solver import layers_first, minimise, solve
-from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.kinds.task import Outcome, Workbench
 from sottovoce.evaluation.suite.config import single
 from tests.unit.probing_helpers import SYMBOLS, Levels, levels_subject, recording
 
@@ -145,7 +145,7 @@ class TestSchedules:
             ks(ks.Config(training=Training(lrs=(1e-3,))))
         ks(ks.Config(training=Training(lrs=(1e-3,), passes=3)))
         with pytest.raises(ValueError, match=r"training\.l2 is for heads"):
-            pr(pr.Config(training=Training(l2=(1.0,)))).schedule(100, Bench(FeatureStore()))
+            pr(pr.Config(training=Training(l2=(1.0,)))).schedule(100, Workbench(FeatureStore()))
 
     def test_superb_is_the_benchmarks_and_steps_take_the_rest_from_it(self) -> None:
         def training(task: str, *overrides: str, schedule: str | None = None) -> Training:
@@ -177,7 +177,7 @@ def words(folder: Path, count: int = 36) -> Recordings:
 
 def run(name: str, recordings: Recordings, folder: Path, said: list[str] | None = None, **settings: object) -> Outcome:
     cls = TASKS.get(name)
-    bench = Bench(FeatureStore(folder / "bank"), seeds=(1, 2), say=(said if said is not None else []).append)
+    bench = Workbench(FeatureStore(folder / "bank"), seeds=(1, 2), say=(said if said is not None else []).append)
     made: Outcome = cls(cls.Config(**settings)).measure(levels_subject(), recordings, bench)
     return made
 
@@ -253,11 +253,11 @@ def test_recordings_whose_features_are_not_finite_are_left_out(tmp_path: Path) -
     items[0] = recording(tmp_path, "loud", [31, 31], {"label": "w0", "split": "train"})
     subject = replace(levels_subject(), encoder=Broken())
     task = TASKS.get("ks")(TASKS.get("ks").Config())
-    outcome = task.measure(subject, items, Bench(FeatureStore(tmp_path / "bank")))
+    outcome = task.measure(subject, items, Workbench(FeatureStore(tmp_path / "bank")))
     assert [row["reason"] for row in outcome.skipped] == ["the model gives values that are not finite"]
     assert outcome.measures[0].value == 100
     with pytest.raises(ValueError, match=r"loud.*not finite"):
-        task.measure(subject, items, Bench(FeatureStore(tmp_path / "bank", limit_gb=0)))
+        task.measure(subject, items, Workbench(FeatureStore(tmp_path / "bank", limit_gb=0)))
 
 
 def test_transcripts_that_do_not_fit_are_counted_and_all_of_them_are_no_score(tmp_path: Path) -> None:

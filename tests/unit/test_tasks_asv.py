@@ -15,7 +15,7 @@ import torch
 from sottovoce.data import Recording, Recordings
 from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.heads.schedule import Training
-from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.kinds.task import Outcome, Workbench
 from sottovoce.evaluation.kinds.verification import make_trials
 from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.tasks.asv import CONTEXT, SpeakerVerification, XVector, additive_margin_loss
@@ -114,7 +114,7 @@ FAST = Training(lrs=(3e-3,), steps=80, batch=16, evaluate_every=20, patience=9, 
 def run(recordings: Recordings, folder: Path, **settings: Any) -> Outcome:
     given = {"training": FAST, "width": 24, "pooled": 32, "min_seconds": 0.5, "session": LIBRISPEECH, **settings}
     task = SpeakerVerification(SpeakerVerification.Config(**given))
-    return task.measure(open_subject("log-mel"), recordings, Bench(FeatureStore(folder), seeds=(1,)))
+    return task.measure(open_subject("log-mel"), recordings, Workbench(FeatureStore(folder), seeds=(1,)))
 
 
 def test_tells_new_voices_apart(voices: Recordings, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ class TestWithoutLabels:
     @staticmethod
     def run(recordings: Recordings, folder: Path, **settings: Any) -> Outcome:
         task = CosineVerification(CosineVerification.Config(min_seconds=0.5, session=LIBRISPEECH, **settings))
-        return task.measure(open_subject("log-mel"), recordings, Bench(FeatureStore(folder), seeds=(1,)))
+        return task.measure(open_subject("log-mel"), recordings, Workbench(FeatureStore(folder), seeds=(1,)))
 
     def test_tells_new_voices_apart_whatever_the_training_voices_are_called(self, voices: Recordings, tmp_path: Path) -> None:
         outcome = self.run(voices, tmp_path, components=(0, 20))

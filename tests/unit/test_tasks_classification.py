@@ -12,7 +12,7 @@ from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording, Recordings
 from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.heads.schedule import Training
-from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.kinds.task import Outcome, Workbench
 from sottovoce.evaluation.subjects.sources import open_subject
 
 FAST = Training(lrs=(1e-2, 3e-2), steps=120, batch=16, evaluate_every=20, patience=6, standardize=True)
@@ -43,11 +43,11 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(FeatureStore(tmp_path_factory.mktemp("bank")), seeds=(1, 2))
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    return Workbench(FeatureStore(tmp_path_factory.mktemp("bank")), seeds=(1, 2))
 
 
-def run(name: str, recordings: list[Recording], bench: Bench, **settings: object) -> Outcome:
+def run(name: str, recordings: list[Recording], bench: Workbench, **settings: object) -> Outcome:
     cls = TASKS.get(name)
     return cls(cls.Config(training=FAST, **settings)).measure(open_subject("log-mel"), Recordings(recordings), bench)
 
@@ -66,7 +66,7 @@ def changed(recordings: list[Recording], **fields: object) -> list[Recording]:
 
 
 @pytest.mark.parametrize("name", ["ks", "lid", "ic", "er"])
-def test_learns_what_is_there(name: str, tones: list[Recording], bench: Bench) -> None:
+def test_learns_what_is_there(name: str, tones: list[Recording], bench: Workbench) -> None:
     outcome = run(name, tones, bench, **({"folds": 0} if name == "er" else {}))
     accuracy = outcome.measures[0]
     assert accuracy.value > 95
@@ -79,19 +79,19 @@ def test_learns_what_is_there(name: str, tones: list[Recording], bench: Bench) -
     json.dumps(outcome.record())
 
 
-def test_shuffled_labels_end_at_chance(tones: list[Recording], bench: Bench) -> None:
+def test_shuffled_labels_end_at_chance(tones: list[Recording], bench: Workbench) -> None:
     random = np.random.default_rng(1)
     outcome = run("ks", changed(tones, label=lambda i: f"tone{random.integers(4)}"), bench)
     assert outcome.measures[0].value < 50
 
 
-def test_overfits_ten_utterances(tones: list[Recording], bench: Bench) -> None:
+def test_overfits_ten_utterances(tones: list[Recording], bench: Workbench) -> None:
     ten = tones[:10]
     same = [item for split in ("train", "dev", "test") for item in changed(ten, split=split, label=lambda i: str(i))]
     assert run("ks", same, bench).measures[0].value == 100
 
 
-def test_folds_of_speakers_test_every_recording_once(tones: list[Recording], bench: Bench) -> None:
+def test_folds_of_speakers_test_every_recording_once(tones: list[Recording], bench: Workbench) -> None:
     outcome = run("er", tones, bench, folds=4)
     assert outcome.measures[0].items == 96
     assert outcome.measures[0].value > 95
@@ -102,7 +102,7 @@ def test_folds_of_speakers_test_every_recording_once(tones: list[Recording], ben
         run("er", tones, bench, folds=9)
 
 
-def test_speakers_are_told_apart_across_sessions(tones: list[Recording], bench: Bench) -> None:
+def test_speakers_are_told_apart_across_sessions(tones: list[Recording], bench: Workbench) -> None:
     """The speaker is the tone; a session is every sixth recording, and a session is never in train and test."""
     spoken = changed(tones, speaker=lambda i: f"s{i % 4}")
     outcome = run("sid", spoken, bench, session="^[0-9]*")
@@ -124,12 +124,12 @@ def test_speakers_are_told_apart_across_sessions(tones: list[Recording], bench: 
         run("sid", spoken, bench, session="(")
 
 
-def test_an_answer_never_trained_on_cannot_be_right(tones: list[Recording], bench: Bench) -> None:
+def test_an_answer_never_trained_on_cannot_be_right(tones: list[Recording], bench: Workbench) -> None:
     strange = changed(tones, label=lambda i: "new" if tones[i].fields["split"] == "test" else tones[i].fields["label"])
     assert run("ks", strange, bench).measures[0].value == 0
 
 
-def test_quality_predicts_ratings(tones: list[Recording], bench: Bench) -> None:
+def test_quality_predicts_ratings(tones: list[Recording], bench: Workbench) -> None:
     outcome = run("quality", tones, bench)
     pearson, spearman, rmse = outcome.measures
     assert pearson.value > 0.95
@@ -140,7 +140,7 @@ def test_quality_predicts_ratings(tones: list[Recording], bench: Bench) -> None:
         run("quality", changed(tones, score="3"), bench)
 
 
-def test_intents_count_whole_or_by_answer(tones: list[Recording], bench: Bench) -> None:
+def test_intents_count_whole_or_by_answer(tones: list[Recording], bench: Workbench) -> None:
     """One of the two questions is asked with answers nobody could know."""
     random = np.random.default_rng(2)
     half = changed(tones, intent=lambda i: json.dumps({"pitch": str(i % 4), "coin": str(random.integers(2))}))
@@ -161,17 +161,17 @@ def test_intents_count_whole_or_by_answer(tones: list[Recording], bench: Bench) 
         ("ic", {"intent": "{broken"}, "not valid JSON"),
     ],
 )
-def test_says_what_is_missing(name: str, fields: dict[str, str], says: str, tones: list[Recording], bench: Bench) -> None:
+def test_says_what_is_missing(name: str, fields: dict[str, str], says: str, tones: list[Recording], bench: Workbench) -> None:
     with pytest.raises(ValueError, match=says):
         run(name, changed(tones, **fields), bench)
 
 
-def test_recordings_that_lack_a_label_are_listed(tones: list[Recording], bench: Bench) -> None:
+def test_recordings_that_lack_a_label_are_listed(tones: list[Recording], bench: Workbench) -> None:
     outcome = run("ks", changed(tones, label=lambda i: "" if i == 5 else tones[i].fields["label"]), bench)
     assert [row["reason"] for row in outcome.skipped] == ["no label"]
     assert outcome.record()["data"]["skipped"] == 1
 
 
-def test_without_a_dev_split_a_part_of_train_serves(tones: list[Recording], bench: Bench) -> None:
+def test_without_a_dev_split_a_part_of_train_serves(tones: list[Recording], bench: Workbench) -> None:
     outcome = run("ks", [r for r in tones if r.fields["split"] != "dev"], bench)
     assert outcome.measures[0].value > 90

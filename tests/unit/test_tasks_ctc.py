@@ -19,9 +19,9 @@ from sottovoce.data import Recording, Recordings, espeak
 from sottovoce.data.phones import phones
 from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.heads.schedule import Training
-from sottovoce.evaluation.kinds.ctc import BLSTM, Linear, Masks, ctc_loss, greedy, normalized, stack, stretches
+from sottovoce.evaluation.kinds.ctc import BLSTM, FrameClassifier, Masks, ctc_loss, greedy, normalized, stack, stretches
 from sottovoce.evaluation.kinds.probing import ProbeTask, Unusable
-from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.kinds.task import Outcome, Workbench
 from sottovoce.tasks.asr import SpeechRecognition
 from sottovoce.tasks.pr import PhoneRecognition
 from sottovoce.tasks.sf import Request, SlotFilling, read_slots, slots_in, tagged
@@ -34,7 +34,7 @@ QUICK = Training(lrs=(0.02,), steps=80, batch=5, evaluate_every=20)
 
 
 def measure(task: ProbeTask, recordings: list[Recording], folder: Path) -> Outcome:
-    return task.measure(levels_subject(), Recordings(recordings), Bench(FeatureStore(folder / "features"), seeds=(1,)))
+    return task.measure(levels_subject(), Recordings(recordings), Workbench(FeatureStore(folder / "features"), seeds=(1,)))
 
 
 def spoken(folder: Path, name: str, text: str, fields: Mapping[str, str]) -> Recording:
@@ -79,7 +79,7 @@ def test_more_tokens_than_frames_cost_nothing() -> None:
 @pytest.mark.parametrize("head", ["linear", "blstm"])
 def test_padding_changes_nothing(head: str, subsample: int) -> None:
     torch.manual_seed(0)
-    net = Linear(6, 5, 4) if head == "linear" else BLSTM(6, 5, 4, 2, 3, 0.2, subsample, Masks())
+    net = FrameClassifier(6, 5, 4) if head == "linear" else BLSTM(6, 5, 4, 2, 3, 0.2, subsample, Masks())
     net.eval()
     x, lengths = torch.randn(3, 11, 6), torch.tensor([11, 7, 4])
     together, frames = net(x, lengths)

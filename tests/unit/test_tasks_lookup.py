@@ -11,7 +11,7 @@ import pytest
 from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording, Recordings
 from sottovoce.evaluation.features.store import FeatureStore
-from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.kinds.task import Outcome, Workbench
 from sottovoce.evaluation.statistics.metrics import unit_agreement
 from tests.unit.probing_helpers import levels_subject, recording
 
@@ -36,7 +36,7 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
 
 def run(name: str, items: list[Recording], folder: Path, **settings: object) -> Outcome:
     cls = TASKS.get(name)
-    bench = Bench(FeatureStore(folder / "bank"), seeds=(1, 2))
+    bench = Workbench(FeatureStore(folder / "bank"), seeds=(1, 2))
     made: Outcome = cls(cls.Config(**settings)).measure(levels_subject(), Recordings(items), bench)
     return made
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from sottovoce.data import Recording, Recordings
 from sottovoce.evaluation.features.store import FeatureStore
-from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.kinds.task import Outcome, Workbench
 from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.tasks.qbe import QueryByExample, warp
 
@@ -80,7 +80,7 @@ def melodies(tmp_path_factory: pytest.TempPathFactory) -> Recordings:
 
 def run(recordings: Recordings, folder: Path, **settings: Any) -> Outcome:
     task = QueryByExample(QueryByExample.Config(**settings))
-    return task.measure(open_subject("log-mel"), recordings, Bench(FeatureStore(folder)))
+    return task.measure(open_subject("log-mel"), recordings, Workbench(FeatureStore(folder)))
 
 
 def test_finds_melodies(melodies: Recordings, tmp_path: Path) -> None:

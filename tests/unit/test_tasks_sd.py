@@ -16,7 +16,7 @@ from sottovoce.data import Recording, Recordings
 from sottovoce.data.mixtures import MixtureConfig
 from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.heads.schedule import Training
-from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.kinds.task import Outcome, Workbench
 from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.tasks.sd import SpeakerDiarization, decide, fitted, frame_labels, permutation_free_loss
 
@@ -81,7 +81,7 @@ MIXED = MixtureConfig(train=16, dev=6, test=8, seconds=6.0)
 
 def run(recordings: Recordings, folder: Path, **settings: Any) -> Outcome:
     config = SpeakerDiarization.Config(**{"training": FAST, "hidden": 24, "chunk_seconds": 6.0, **settings})
-    return SpeakerDiarization(config).measure(open_subject("log-mel"), recordings, Bench(FeatureStore(folder), seeds=(1,)))
+    return SpeakerDiarization(config).measure(open_subject("log-mel"), recordings, Workbench(FeatureStore(folder), seeds=(1,)))
 
 
 def test_tells_tones_apart(people: Recordings, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sottovoce.evaluation.heads.decoder import Adapter, Decoder, PretrainedDecoder
-from sottovoce.evaluation.heads.text_units import Characters, Pretrained, SubWords
+from sottovoce.evaluation.heads.text_units import Characters, PretrainedTokens, SubWords
 from tests.unit.probing_helpers import gpt
 
 TEXTS = ["le chat dort.", "le chien  voit\tle chat", "Où est-ce que l'été dort ?", "ça va, œuf"]
@@ -73,7 +73,7 @@ def gpt_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @torch.no_grad()
 def test_a_decoder_of_transformers_attends_to_speech(gpt_folder: Path) -> None:
-    units = Pretrained(str(gpt_folder))
+    units = PretrainedTokens(str(gpt_folder))
     assert (units.start, units.end) == (1, 0)
     net = PretrainedDecoder(str(gpt_folder), units.start, units.end).eval()
     assert net.width == 16
@@ -93,7 +93,7 @@ def test_a_decoder_that_cannot_listen_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot load"):
         PretrainedDecoder(str(tmp_path / "nothing"), 1, 0)
     with pytest.raises(ValueError, match="cannot load"):
-        Pretrained(str(tmp_path / "nothing"))
+        PretrainedTokens(str(tmp_path / "nothing"))
 
 
 def test_units_give_the_text_back() -> None:
@@ -107,7 +107,7 @@ def test_units_give_the_text_back() -> None:
 
 
 def test_units_of_a_model_give_the_text_back(gpt_folder: Path) -> None:
-    units = Pretrained(str(gpt_folder))
+    units = PretrainedTokens(str(gpt_folder))
     assert units.decode([*units.encode("le chat dort"), units.end]) == "le chat dort"
 
 

@@ -13,7 +13,7 @@ from sottovoce.cli.base import AllowCommands, Device, app, print_json, say
 from sottovoce.cli.progress import Display
 
 if TYPE_CHECKING:
-    from sottovoce.evaluation.suite.pairs import Result
+    from sottovoce.evaluation.suite.pairs import TaskResult
     from sottovoce.evaluation.suite.run import Unmeasured
 
 
@@ -116,7 +116,7 @@ def evaluate(
         raise failure
 
 
-def _summary(results: Sequence[Result], data: str, out: Path) -> None:
+def _summary(results: Sequence[TaskResult], data: str, out: Path) -> None:
     """The scores as a table, where they are, and what to do next."""
     from rich import box
     from rich.console import Console

@@ -24,7 +24,7 @@ from sottovoce.core.registry import TASKS
 from sottovoce.core.types import SAMPLE_RATE, Batch, Features
 from sottovoce.data import Recordings
 from sottovoce.evaluation.features.store import FeatureStore
-from sottovoce.evaluation.kinds.task import Bench, Task
+from sottovoce.evaluation.kinds.task import Task, Workbench
 from sottovoce.evaluation.subjects.subject import Subject
 from sottovoce.exporting.graph import Graph
 
@@ -201,7 +201,7 @@ def _both(task: Task, subjects: Mapping[str, Subject], recordings: Recordings) -
     """The value of a task's first measure, by subject."""
     values: dict[str, Any] = {"config": plain(task.config)}
     with tempfile.TemporaryDirectory(prefix="sottovoce-") as folder:
-        bench = Bench(FeatureStore(Path(folder)), seeds=(1,))
+        bench = Workbench(FeatureStore(Path(folder)), seeds=(1,))
         for who, subject in subjects.items():
             measure = task.measure(subject, recordings, bench).measures[0]
             values["measure"], values[who] = measure.metric.name, measure.value

@@ -16,7 +16,7 @@ from sottovoce.data import Recordings
 from sottovoce.data.draw import draw
 from sottovoce.evaluation.features.store import FeatureSet
 from sottovoce.evaluation.kinds.learned import SPLITS, Fold, Item, Rows, summary
-from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.kinds.task import Outcome, Workbench
 from sottovoce.evaluation.kinds.verification import VerificationTask
 from sottovoce.evaluation.statistics.metrics import library
 from sottovoce.evaluation.subjects.subject import Subject
@@ -56,7 +56,7 @@ class CosineVerification(VerificationTask):
 
         return Fold(sorted(made.train, key=place)[: self.config.crops_used], made.dev, made.test)
 
-    def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
+    def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
         splits, skipped = self.items(self.arrange(recordings))
         (divided,) = self.folds(splits)
         self._check(divided, skipped)

@@ -9,7 +9,7 @@ from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording
 from sottovoce.data.draw import draw
 from sottovoce.evaluation.heads.schedule import Training
-from sottovoce.evaluation.kinds.classification import Classification, Utterance, field
+from sottovoce.evaluation.kinds.classification import Classification, UtteranceHead, field
 from sottovoce.evaluation.kinds.probing import Fold, Item
 
 
@@ -23,7 +23,7 @@ class EmotionRecognition(Classification):
     superb = Training(lrs=(1e-4,), steps=30_000, batch=32, evaluate_every=1_000)
 
     @dataclass(frozen=True)
-    class Config(Utterance):
+    class Config(UtteranceHead):
         """SUPERB's values (s3prl, iemocap): five folds, and a fifth of the training folds as dev set.
 
         folds: 0 takes the data's own split; otherwise a column 'fold' is used or, without one, speakers are dealt into so many folds.

@@ -21,7 +21,7 @@ from sottovoce.data.corrupt import NOISES, add_noise, reverberate, voices
 from sottovoce.data.draw import draw
 from sottovoce.evaluation.features.pieces import NOT_FINITE
 from sottovoce.evaluation.features.store import Piece, decoded
-from sottovoce.evaluation.kinds.task import Bench, Measure, Metric, Outcome, Task
+from sottovoce.evaluation.kinds.task import Measure, Metric, Outcome, Task, Workbench
 from sottovoce.evaluation.statistics.metrics import library, unit_agreement
 from sottovoce.evaluation.subjects.subject import Subject
 
@@ -64,7 +64,7 @@ class Fidelity(Task):
     held_out = True
     timed = False  # it stops when it has heard enough
 
-    def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
+    def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
         """On recordings of the split "test" where there is one, in the order of a hash, until there are enough frames. Intervals and
         seeds have no place here: the teacher's own frames are the whole of what is compared with."""
         if bench.reference is None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording
-from sottovoce.evaluation.kinds.classification import Classification, Utterance, field
+from sottovoce.evaluation.kinds.classification import Classification, UtteranceHead, field
 from sottovoce.evaluation.kinds.probing import Rows, Unusable
 from sottovoce.evaluation.kinds.task import Metric, leading
 from sottovoce.evaluation.statistics.bootstrap import ratio
@@ -24,7 +24,7 @@ class IntentClassification(Classification):
     reads = "the intent in a column 'intent': a word, or a JSON object of questions and answers"
 
     @dataclass(frozen=True)
-    class Config(Utterance):
+    class Config(UtteranceHead):
         """SUPERB's values (s3prl, fluent_commands). field: the column with the intent.
 
         primary: ``accuracy`` counts utterances with all answers right, ``answers`` single answers; the sweep maximises it.

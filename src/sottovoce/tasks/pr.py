@@ -16,7 +16,7 @@ from sottovoce.data.manifests import read_lines
 from sottovoce.data.phones import phones
 from sottovoce.evaluation.heads.schedule import Training
 from sottovoce.evaluation.kinds.classification import field
-from sottovoce.evaluation.kinds.ctc import CTC, Linear, normalized
+from sottovoce.evaluation.kinds.ctc import CTC, FrameClassifier, normalized
 from sottovoce.evaluation.kinds.probing import Fold, Rows, Unusable
 from sottovoce.evaluation.kinds.task import Metric
 from sottovoce.evaluation.statistics.bootstrap import ratio
@@ -105,7 +105,7 @@ class PhoneRecognition(CTC):
         return answer
 
     def head(self, dim: int) -> nn.Module:
-        return Linear(dim, len(self.alphabet) + 1, self.config.projector)
+        return FrameClassifier(dim, len(self.alphabet) + 1, self.config.projector)
 
     def errors(self, answer: list[str], said: list[str]) -> tuple[float, ...]:
         return token_errors(answer, said)

@@ -20,7 +20,7 @@ from sottovoce.data import Recording, Recordings
 from sottovoce.data.draw import draw
 from sottovoce.evaluation.features.store import FeatureSet, Piece, moments
 from sottovoce.evaluation.kinds.probing import Item, Rows, summary
-from sottovoce.evaluation.kinds.task import Bench, Measure, Metric, Outcome, Task
+from sottovoce.evaluation.kinds.task import Measure, Metric, Outcome, Task, Workbench
 from sottovoce.evaluation.statistics.bootstrap import interval
 from sottovoce.evaluation.statistics.metrics import library, mtwv
 from sottovoce.evaluation.subjects.subject import Subject
@@ -76,12 +76,12 @@ class QueryByExample(Task):
         for split in ("dev", "test"):
             self._answered(self.trials(recordings, split).relevant, split)
 
-    def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
+    def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
         skipped, clock = list(recordings.skipped), {"features": 0.0, "search": 0.0, "scoring": 0.0}
         items: dict[str, list[Item]] = {"train": []}
         found: dict[str, tuple[FeatureSet, FeatureSet, NDArray[np.bool_]]] = {}
         asked: dict[str, list[list[Piece]]] = {}
-        known: dict[str, Trials] = {}
+        known: dict[str, QueryTrials] = {}
         for split in ("dev", "test"):
             known[split] = trials = self.trials(recordings, split)
             parts = (trials.queries, trials.documents)
@@ -131,7 +131,7 @@ class QueryByExample(Task):
         if not relevant.any():
             raise ValueError(f"no {split} document is an answer to any query; {self.name} reads {self.reads}")
 
-    def trials(self, recordings: Recordings, split: str) -> Trials:
+    def trials(self, recordings: Recordings, split: str) -> QueryTrials:
         """The queries and documents of a split. ValueError when there are none."""
         if any(item.fields.get("role") for item in recordings):
             queries = [item for item in recordings if item.fields.get("role") == "query" and item.fields.get("split") == split]
@@ -139,7 +139,7 @@ class QueryByExample(Task):
                 item for item in recordings if item.fields.get("role") == "doc" and item.fields.get("split", "") in ("", split)
             ]
             answers = [set(_matches(item)) for item in documents]
-            made = Trials(queries, documents, np.array([[item.id in each for each in answers] for item in queries]))
+            made = QueryTrials(queries, documents, np.array([[item.id in each for each in answers] for item in queries]))
         else:
             made = self._from_labels([item for item in recordings if item.fields.get("split") == split])
         if not made.queries or not made.documents:
@@ -148,9 +148,9 @@ class QueryByExample(Task):
                 f"it reads {self.reads}"
             )
         asked = np.flatnonzero(made.relevant.any(axis=1))  # MTWV leaves the others out
-        return Trials([made.queries[i] for i in asked], made.documents, made.relevant[asked])
+        return QueryTrials([made.queries[i] for i in asked], made.documents, made.relevant[asked])
 
-    def _from_labels(self, recordings: Sequence[Recording]) -> Trials:
+    def _from_labels(self, recordings: Sequence[Recording]) -> QueryTrials:
         items = sorted(
             (item for item in recordings if item.fields.get("label", "").strip()), key=lambda item: (draw(item.id), item.id)
         )
@@ -171,10 +171,10 @@ class QueryByExample(Task):
         documents = rest if apart else [item for item in items if item.id not in chosen]
         documents = documents[: self.config.documents]
         relevant = np.array([[a.fields["label"] == b.fields["label"] for b in documents] for a in queries])
-        return Trials(queries, documents, relevant)
+        return QueryTrials(queries, documents, relevant)
 
     def search(
-        self, queries: FeatureSet, documents: FeatureSet, layers: Sequence[int], distances: Sequence[Distance], bench: Bench
+        self, queries: FeatureSet, documents: FeatureSet, layers: Sequence[int], distances: Sequence[Distance], bench: Workbench
     ) -> NDArray[np.float64]:
         """(distances, layers, queries, documents) scores, standardised for every query; 0 where a query is too short."""
         which = torch.tensor(layers)
@@ -213,7 +213,7 @@ class QueryByExample(Task):
 
 
 @dataclass(frozen=True)
-class Trials:
+class QueryTrials:
     """relevant: (queries, documents), whether the document is an answer."""
 
     queries: list[Recording]

@@ -14,7 +14,7 @@ from sottovoce.data import Recording
 from sottovoce.evaluation.features.store import Kind
 from sottovoce.evaluation.heads.linear import MeanPool
 from sottovoce.evaluation.heads.schedule import Training
-from sottovoce.evaluation.kinds.classification import Utterance, field
+from sottovoce.evaluation.kinds.classification import UtteranceHead, field
 from sottovoce.evaluation.kinds.probing import Fold, Item, ProbeTask, Rows, Unusable
 from sottovoce.evaluation.kinds.task import Metric
 from sottovoce.evaluation.statistics.metrics import pearson, spearman
@@ -32,7 +32,7 @@ class SpeechQuality(ProbeTask):
     metrics = (Metric("pearson", ""), Metric("spearman", ""), Metric("rmse", "", "lower"))
 
     @dataclass(frozen=True)
-    class Config(Utterance):
+    class Config(UtteranceHead):
         """No values are published for this head; those of SUPERB's utterance tasks. field: the column with the rating."""
 
         field: str = "score"

@@ -22,7 +22,7 @@ from sottovoce.evaluation.heads.linear import inside
 from sottovoce.evaluation.heads.probe import Examples, Probe
 from sottovoce.evaluation.heads.schedule import Training
 from sottovoce.evaluation.kinds.probing import Fold, Item, ProbeTask, Rows, Unusable
-from sottovoce.evaluation.kinds.task import Bench, Metric, Outcome
+from sottovoce.evaluation.kinds.task import Metric, Outcome, Workbench
 from sottovoce.evaluation.statistics.bootstrap import ratio
 from sottovoce.evaluation.statistics.metrics import diarization_errors
 from sottovoce.evaluation.subjects.subject import Subject
@@ -81,7 +81,7 @@ class SpeakerDiarization(ProbeTask):
                     f"mixtures.speakers is above speakers, which is {self.speakers}: raise that to {self.mixtures.most}"
                 )
 
-    def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
+    def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
         self.rate = subject.frame_rate
         return super().measure(subject, recordings, bench)
 

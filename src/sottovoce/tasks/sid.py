@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording, Recordings
 from sottovoce.data.draw import draw
-from sottovoce.evaluation.kinds.classification import Classification, Utterance, field
+from sottovoce.evaluation.kinds.classification import Classification, UtteranceHead, field
 from sottovoce.evaluation.kinds.learned import Fold, Item, held_out
 from sottovoce.evaluation.kinds.sessions import check_session, session_of
 
@@ -21,7 +21,7 @@ class SpeakerIdentification(Classification):
     reads = "the speaker in a column 'speaker'"
 
     @dataclass(frozen=True)
-    class Config(Utterance):
+    class Config(UtteranceHead):
         """SUPERB's values (s3prl, voxceleb1).
 
         session: a pattern that reads the recording session off a file's name. Where it is given, the data's own splits are set aside

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording, Recordings
 from sottovoce.evaluation.heads.beam import beam_search
-from sottovoce.evaluation.heads.decoder import Adapter, Decoder, Encoder, PretrainedDecoder
+from sottovoce.evaluation.heads.decoder import Adapter, Decoder, PretrainedDecoder, SpeechContext
 from sottovoce.evaluation.heads.schedule import Training
-from sottovoce.evaluation.heads.text_units import Characters, Pretrained, SubWords, Units
+from sottovoce.evaluation.heads.text_units import Characters, PretrainedTokens, SubWords, Units
 from sottovoce.evaluation.kinds.classification import field
 from sottovoce.evaluation.kinds.learned import Fold, Item, LearnedTask, Model, Rows
 from sottovoce.evaluation.kinds.probing import ProbeTask
@@ -120,7 +120,7 @@ class Translation(LearnedTask):
         self.chrf = CorpusScore("CHRF")
         texts = [item.target for item in fold.train]
         if config.decoder:
-            self.units = Pretrained(config.decoder)
+            self.units = PretrainedTokens(config.decoder)
         else:
             self.units = SubWords(texts, config.vocabulary) if config.units == "bpe" else Characters(texts)
 
@@ -227,7 +227,7 @@ class Translator(nn.Module):
             sizes = (config.dim, config.layers, config.heads, config.ffn_dim, config.dropout)
             self.decoder = Decoder(units.size, units.start, units.end, *sizes)
         self.adapter = Adapter(dim, self.decoder.width, config.stride)
-        self.encoder = Encoder(self.decoder.width, config.encoder_layers, config.heads, config.ffn_dim, config.dropout)
+        self.encoder = SpeechContext(self.decoder.width, config.encoder_layers, config.heads, config.ffn_dim, config.dropout)
         self.beam = 0 if config.primary == "perplexity" else 1
 
     def forward(self, x: Tensor, lengths: Tensor) -> Heard:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sottovoce.core.ledger import write_atomically
-from sottovoce.evaluation.features.pieces import Encoded, Entry, Kind, Piece
+from sottovoce.evaluation.features.pieces import Encoded, IndexEntry, Kind, Piece
 from sottovoce.evaluation.subjects.subject import Subject
 
 LARGEST = 60_000.0  # of a half-precision number, nearly
@@ -43,7 +43,7 @@ class Bank:
 
     def __init__(self, folder: Path, kind: Kind, subject: Subject) -> None:
         self.folder, self.kind, self.layers, self.dim = folder, kind, subject.layers, subject.dim
-        self.index: dict[str, Entry] = {}
+        self.index: dict[str, IndexEntry] = {}
         self._scale = torch.ones(0)
         self._end = 0
         self._file: BinaryIO | None = None
@@ -84,14 +84,14 @@ class Bank:
         except (OSError, ValueError):
             found = {"scale": [], "entries": {}}
         self._scale = torch.tensor(found["scale"])
-        self.index = {key: Entry(*entry) for key, entry in found["entries"].items()}
+        self.index = {key: IndexEntry(*entry) for key, entry in found["entries"].items()}
         self._end = max((e.begin + self.rows_of(e) for e in self.index.values() if e.begin >= 0), default=0)
         rows = self.folder / ROWS
         if not rows.exists() or rows.stat().st_size < self.size:  # damaged: begin again
             self.index, self._end, self._scale = {}, 0, torch.ones(0)
 
-    def add(self, piece: Piece, found: Encoded | Entry) -> None:
-        if isinstance(found, Entry):
+    def add(self, piece: Piece, found: Encoded | IndexEntry) -> None:
+        if isinstance(found, IndexEntry):
             self.index[piece.key] = found
             return
         assert self._file is not None, "a bank takes rows only within writing()"
@@ -100,7 +100,7 @@ class Bank:
             self._scale = torch.exp2(torch.ceil(torch.log2(largest / 256)).clamp(min=0)).cpu()
         rows = (found.states.cpu().float() / self._scale[:, None]).clamp(-LARGEST, LARGEST).half()
         self._file.write(rows.numpy().tobytes())
-        self.index[piece.key] = Entry(self._end, found.frames, found.seconds)
+        self.index[piece.key] = IndexEntry(self._end, found.frames, found.seconds)
         self._end += len(rows)
 
     def open(self) -> None:
@@ -109,17 +109,17 @@ class Bank:
             self._map = np.memmap(self.folder / ROWS, np.float16, "r", shape=(self._end, self.layers, self.dim))
             os.utime(self.folder / INDEX)  # used now: the longest unused bank goes first
 
-    def rows(self, entry: Entry) -> Tensor:
+    def rows(self, entry: IndexEntry) -> Tensor:
         """(T, L, D) float32 of a piece whose rows are kept."""
         found = self.batch([entry])
         return found.values.float() * found.unit[:, None]
 
-    def batch(self, entries: Sequence[Entry]) -> Rows:
+    def batch(self, entries: Sequence[IndexEntry]) -> Rows:
         """The rows of several pieces, all of them kept."""
         assert self._map is not None
         parts = [self._map[entry.begin : entry.begin + self.rows_of(entry)] for entry in entries]
         return Rows(torch.from_numpy(np.concatenate(parts)), torch.tensor([len(part) for part in parts]), self._scale)
 
-    def rows_of(self, entry: Entry) -> int:
+    def rows_of(self, entry: IndexEntry) -> int:
         """How many rows a piece has, or would have."""
         return 1 if self.kind == "pooled" else entry.frames

@@ -63,7 +63,7 @@ class Piece:
         return torch.nn.functional.pad(wave, (0, max(0, int(SHORTEST * SAMPLE_RATE) - len(wave))))
 
 
-class Entry(NamedTuple):
+class IndexEntry(NamedTuple):
     """Where a piece's rows begin in the bank (-1: not kept), its frames and length in seconds; or why it cannot be read."""
 
     begin: int
@@ -86,13 +86,13 @@ def encode(
     kind: Kind,
     seconds_per_batch: float = BATCH_SECONDS,
     read: Callable[[Piece], Tensor] = Piece.read,
-) -> Iterator[tuple[Piece, Encoded | Entry]]:
+) -> Iterator[tuple[Piece, Encoded | IndexEntry]]:
     """Every piece with what the model makes of it, or with the reason why it cannot be used; similar lengths after one another."""
     order = sorted(pieces, key=lambda piece: piece.seconds or piece.recording.duration or 0.0)
     batch: list[tuple[Piece, Tensor]] = []
     for piece, wave in decoded(order, read=read):
         if isinstance(wave, str):
-            yield piece, Entry(-1, 0, 0.0, wave)
+            yield piece, IndexEntry(-1, 0, 0.0, wave)
             continue
         longest = max(len(wave), max((len(w) for _, w in batch), default=0))
         if batch and longest * (len(batch) + 1) > seconds_per_batch * SAMPLE_RATE:
@@ -103,7 +103,7 @@ def encode(
         yield from _states(subject, batch, kind)
 
 
-def _states(subject: Subject, batch: list[tuple[Piece, Tensor]], kind: Kind) -> Iterator[tuple[Piece, Encoded | Entry]]:
+def _states(subject: Subject, batch: list[tuple[Piece, Tensor]], kind: Kind) -> Iterator[tuple[Piece, Encoded | IndexEntry]]:
     waves = [wave for _, wave in batch]
     lengths = torch.tensor([len(wave) for wave in waves])
     padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
@@ -112,7 +112,7 @@ def _states(subject: Subject, batch: list[tuple[Piece, Tensor]], kind: Kind) -> 
     for (piece, wave), rows, count in zip(batch, states, frames.tolist(), strict=True):
         own = rows[: max(1, count)].float()
         if not torch.isfinite(own).all():
-            yield piece, Entry(-1, 0, 0.0, NOT_FINITE)
+            yield piece, IndexEntry(-1, 0, 0.0, NOT_FINITE)
             continue
         yield piece, Encoded(own.mean(0, keepdim=True) if kind == "pooled" else own, len(own), len(wave) / SAMPLE_RATE)
 
@@ -140,14 +140,14 @@ def _wave(piece: Piece, read: Callable[[Piece], Tensor] = Piece.read) -> Tensor 
         return problem.reason
 
 
-def looked_at(subject: Subject, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Entry]]:
+def looked_at(subject: Subject, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, IndexEntry]]:
     """Every piece with an entry of nothing kept; the audio is decoded once, to know that it can be. Frames are an estimate."""
     for piece, wave in decoded(pieces):
         if isinstance(wave, str):
-            yield piece, Entry(-1, 0, 0.0, wave)
+            yield piece, IndexEntry(-1, 0, 0.0, wave)
         else:
             seconds = len(wave) / SAMPLE_RATE
-            yield piece, Entry(-1, max(1, int(seconds * subject.frame_rate)), seconds)
+            yield piece, IndexEntry(-1, max(1, int(seconds * subject.frame_rate)), seconds)
 
 
 def readable(piece: Piece) -> bool:

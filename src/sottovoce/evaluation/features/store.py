@@ -24,7 +24,17 @@ from sottovoce.core.cache import cache_home
 from sottovoce.data import Skipped
 from sottovoce.evaluation.features.bank import INDEX, ROWS, Bank, Rows
 from sottovoce.evaluation.features.generated import MadeAudio
-from sottovoce.evaluation.features.pieces import BATCH_SECONDS, Encoded, Entry, Kind, Piece, decoded, encode, looked_at, readable
+from sottovoce.evaluation.features.pieces import (
+    BATCH_SECONDS,
+    Encoded,
+    IndexEntry,
+    Kind,
+    Piece,
+    decoded,
+    encode,
+    looked_at,
+    readable,
+)
 from sottovoce.evaluation.subjects.subject import Subject
 
 Progress = Callable[[int, int], None]
@@ -52,7 +62,7 @@ class FeatureSet:
     skipped: list[Skipped]
     frames: list[int]
     hours: float
-    entries: list[Entry]
+    entries: list[IndexEntry]
     bank: Bank | None = None
     seconds: float = 0.0
 
@@ -204,7 +214,7 @@ class FeatureStore:
             }
             count = len(todo)
 
-            def add(piece: Piece, found: Encoded | Entry) -> None:
+            def add(piece: Piece, found: Encoded | IndexEntry) -> None:
                 bank.add(piece, found)
                 del todo[piece.key]
                 if progress is not None:
@@ -236,7 +246,7 @@ class FeatureStore:
 
 
 def _select(
-    subject: Subject, pieces: Sequence[Piece], keys: Sequence[str], kind: Kind, index: Mapping[str, Entry], bank: Bank | None
+    subject: Subject, pieces: Sequence[Piece], keys: Sequence[str], kind: Kind, index: Mapping[str, IndexEntry], bank: Bank | None
 ) -> FeatureSet:
     entries = [index[key] for key in keys]
     usable = [i for i, entry in enumerate(entries) if not entry.reason]

@@ -42,7 +42,7 @@ class Adapter(nn.Module):
         return self.project(x), frames
 
 
-class Encoder(nn.Module):
+class SpeechContext(nn.Module):
     """(B, T, D) frames as they are in their context: a Transformer encoder, norms first, with sinusoidal positions; without layers nothing.
 
     What stands after a row's end changes nothing.
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
         return self.norm(x), frames
 
 
-class Attention(nn.Module):
+class DecoderAttention(nn.Module):
     """Multi-head attention whose keys and values may come from a cache."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
@@ -92,7 +92,7 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, dim: int, heads: int, ffn_dim: int, dropout: float) -> None:
         super().__init__()
-        self.own, self.speech = Attention(dim, heads, dropout), Attention(dim, heads, dropout)
+        self.own, self.speech = DecoderAttention(dim, heads, dropout), DecoderAttention(dim, heads, dropout)
         self.ffn = nn.Sequential(nn.Linear(dim, ffn_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(ffn_dim, dim))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
         self.dropout = nn.Dropout(dropout)

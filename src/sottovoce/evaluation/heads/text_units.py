@@ -64,7 +64,7 @@ class SubWords:
         return " ".join(self._tokenizer.decode([i for i in ids if i > START]).split())
 
 
-class Pretrained:
+class PretrainedTokens:
     """The tokens of a model of transformers. start, end: as its configuration or tokenizer names them. ValueError when neither does."""
 
     def __init__(self, name: str) -> None:

@@ -89,7 +89,7 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class Speech(Generic[T]):
+class TuningSpeech(Generic[T]):
     """Audio, a target and a language for each utterance, whose recording's id is its place here. group: whom it belongs to."""
 
     utterances: list[Utterance]
@@ -184,7 +184,7 @@ def tune(
     build: Callable[[], nn.Module],
     loss: Callable[[Any, Tensor, list[Any]], Tensor],
     judge: Callable[[Tuned], float],
-    train: Speech[Any],
+    train: TuningSpeech[Any],
     tuning: Tuning,
     seed: int,
     lr: float,

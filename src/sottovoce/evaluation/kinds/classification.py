@@ -20,7 +20,7 @@ from sottovoce.evaluation.statistics.bootstrap import ratio
 
 
 @dataclass(frozen=True)
-class Utterance:
+class UtteranceHead:
     """What tasks on whole utterances share; SUPERB's values (s3prl: speech_commands, fluent_commands, voxceleb1).
 
     projector: width of the projection. max_seconds: how much of a recording is heard, from its start.
@@ -34,10 +34,10 @@ class Utterance:
 class Classification(ProbeTask):
     """One or several questions about an utterance, each with its own classes; right is who has all answers right.
 
-    A subclass says in `answers` what the questions are. Its Config is an `Utterance`.
+    A subclass says in `answers` what the questions are. Its Config is an `UtteranceHead`.
     """
 
-    Config: ClassVar[type] = Utterance
+    Config: ClassVar[type] = UtteranceHead
     kind: ClassVar[Kind] = "pooled"
     version = 2  # 1: 200,000 updates were the default schedule
     superb = Training(lrs=(1e-4,), steps=200_000, batch=32, evaluate_every=5_000)

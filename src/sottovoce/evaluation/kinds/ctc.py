@@ -100,7 +100,7 @@ def greedy(log_probs: Tensor, frames: Tensor) -> list[list[int]]:
     return [row[kept].tolist() for row, kept in zip(best.cpu(), keep.cpu(), strict=True)]
 
 
-class Linear(nn.Module):
+class FrameClassifier(nn.Module):
     """A projection and a linear layer, frame by frame (SUPERB's head for PR)."""
 
     def __init__(self, dim: int, classes: int, projector: int = 256) -> None:

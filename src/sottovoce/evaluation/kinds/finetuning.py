@@ -13,10 +13,10 @@ import torch
 from sottovoce.data import DataConfig, Recording, Recordings, Skipped, scan
 from sottovoce.evaluation.features.store import Piece
 from sottovoce.evaluation.heads.probe import NotFinite, sweep
-from sottovoce.evaluation.heads.tuning import SHORTEST, Speech, Tuned, Tuning, tune
+from sottovoce.evaluation.heads.tuning import SHORTEST, Tuned, Tuning, TuningSpeech, tune
 from sottovoce.evaluation.kinds.learned import SPLITS, Fold, Item, LearnedTask, Rows
 from sottovoce.evaluation.kinds.probing import check_finite, left_out, passed_over, tensors
-from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.kinds.task import Outcome, Workbench
 from sottovoce.evaluation.subjects.subject import Subject
 
 UNNAMED = "und"  # ISO 639 for a language that is not known
@@ -60,7 +60,7 @@ class FineTuned(LearnedTask):
             found[self.languages[int(place)]] = {**named, "items": len(chosen[0])}
         return {**super().details(fold, rows), "languages": found}
 
-    def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
+    def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
         splits, skipped = self.items(self.arrange(recordings))
         training: Tuning = self.config.training
         (divided,) = self.folds(splits)
@@ -112,7 +112,9 @@ class FineTuned(LearnedTask):
         )
 
     @torch.no_grad()
-    def counted(self, model: Tuned, speech: Speech[Any], device: torch.device, skipped: list[Skipped]) -> tuple[list[int], Rows]:
+    def counted(
+        self, model: Tuned, speech: TuningSpeech[Any], device: torch.device, skipped: list[Skipped]
+    ) -> tuple[list[int], Rows]:
         """Places of the utterances that could be read, and for each the numbers of `count` and the place of its language."""
         found: dict[int, Any] = {}
         for batch, places in speech.once(self.config.training, skipped):
@@ -127,7 +129,7 @@ class FineTuned(LearnedTask):
         languages = [self.languages.index(speech.languages[i]) for i in order]
         return order, np.column_stack([np.stack([found[i] for i in order]), languages])
 
-    def _speech(self, items: Sequence[Item], split: str, skipped: list[Skipped]) -> Speech[Any]:
+    def _speech(self, items: Sequence[Item], split: str, skipped: list[Skipped]) -> TuningSpeech[Any]:
         """The items whose audio is there; for training also short enough."""
         placed = [replace(item.piece.recording, id=str(i), group="") for i, item in enumerate(items)]
         scanned = scan(placed, DataConfig(min_seconds=SHORTEST, max_seconds=1e6))
@@ -143,7 +145,7 @@ class FineTuned(LearnedTask):
             raise ValueError(f"every train recording is longer than {limit:g} s; raise training.max_seconds")
         chosen = [items[int(utterance.recording.id)] for utterance in kept]
         utterances = [replace(u, recording=replace(u.recording, id=str(i))) for i, u in enumerate(kept)]
-        return Speech(
+        return TuningSpeech(
             utterances,
             [item.target for item in chosen],
             [item.group for item in chosen],

@@ -15,7 +15,7 @@ from sottovoce.data import Recording, Recordings
 from sottovoce.evaluation.heads.solver import layers_first
 from sottovoce.evaluation.kinds.classification import field
 from sottovoce.evaluation.kinds.learned import SPLITS, Fold, Item, LearnedTask, Rows, summary
-from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.kinds.task import Outcome, Workbench
 from sottovoce.evaluation.subjects.subject import Subject
 
 Vectors = NDArray[np.float32]  # (N, D) of one layer
@@ -78,7 +78,7 @@ class LookupTask(LearnedTask):
 
         return Fold(numbered(fold.train), numbered(fold.dev), numbered(fold.test))
 
-    def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
+    def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
         splits, skipped = self.items(self.arrange(recordings))
         (divided,) = self.folds(splits)
         self._check(divided, skipped)

@@ -17,7 +17,7 @@ from sottovoce.evaluation.heads.probe import Examples, NotFinite, Probe, fit, sw
 from sottovoce.evaluation.heads.schedule import L2, Schedule, Training
 from sottovoce.evaluation.heads.solver import solve
 from sottovoce.evaluation.kinds.learned import HELD_OUT, SPLITS, Fold, Item, LearnedTask, Rows, Unusable, summary
-from sottovoce.evaluation.kinds.task import Bench, Outcome
+from sottovoce.evaluation.kinds.task import Outcome, Workbench
 from sottovoce.evaluation.subjects.subject import Subject
 
 
@@ -49,7 +49,7 @@ class ProbeTask(LearnedTask):
         steps = (config.get("training") or {}).get("steps")
         return cls.version if steps is not None and version >= cls.by_steps_since else version
 
-    def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
+    def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
         splits, skipped = self.items(self.arrange(recordings))
         pieces = [item.piece for items in splits.values() for item in items]
         bench.store.foresee(subject, pieces, self.kind, bench.say)
@@ -101,7 +101,7 @@ class ProbeTask(LearnedTask):
         )
 
     def _solve(
-        self, subject: Subject, train: Examples[Any], dev: Examples[Any], bench: Bench, progress: Ahead
+        self, subject: Subject, train: Examples[Any], dev: Examples[Any], bench: Workbench, progress: Ahead
     ) -> tuple[dict[int, Probe], list[dict[str, Any]], dict[str, Any]]:
         """The probe, for all seeds, its trials, and how it was found."""
         training: Training = self.config.training
@@ -122,7 +122,7 @@ class ProbeTask(LearnedTask):
         return ({} if probe is None else {first: probe}), trials, schedule
 
     def _sweep(
-        self, subject: Subject, train: Examples[Any], dev: Examples[Any], bench: Bench, progress: Ahead
+        self, subject: Subject, train: Examples[Any], dev: Examples[Any], bench: Workbench, progress: Ahead
     ) -> tuple[dict[int, Probe], list[dict[str, Any]], dict[str, Any]]:
         """A probe for each seed that stayed finite, the trials, and their schedule."""
         schedule = self.schedule(len(train), bench)
@@ -150,7 +150,7 @@ class ProbeTask(LearnedTask):
         }
         return probes, trials, {**plan, "passes": round(schedule.steps * schedule.batch / len(train), 2)}
 
-    def schedule(self, items: int, bench: Bench) -> Schedule:
+    def schedule(self, items: int, bench: Workbench) -> Schedule:
         """The updates for so many training items; says how many they are when they were not asked for."""
         training: Training = self.config.training
         found = training.schedule(items, self.short, self.superb)
@@ -178,12 +178,12 @@ class ProbeTask(LearnedTask):
             found.update(zip(items, self.count(outputs, batch.lengths, [examples.targets[i] for i in items]), strict=True))
         return np.stack([found[i] for i in range(len(examples))])
 
-    def teaching_nothing(self, subject: Subject, train: Examples[Any], bench: Bench) -> list[Skipped]:
+    def teaching_nothing(self, subject: Subject, train: Examples[Any], bench: Workbench) -> list[Skipped]:
         """The training recordings that the loss passes over, counted aloud. ValueError when these are all."""
         places = self.too_long(train.targets, train.features.frames)
         return passed_over(self.name, [train.features.pieces[i].recording.path for i in places], len(train), subject, bench.say)
 
-    def _sets(self, subject: Subject, fold: Fold, bench: Bench) -> list[Examples[Any]]:
+    def _sets(self, subject: Subject, fold: Fold, bench: Workbench) -> list[Examples[Any]]:
         """Train, dev and test, with their features."""
         parts = (fold.train, fold.dev, fold.test)
         total, before, made = sum(map(len, parts)), 0, []
@@ -199,7 +199,7 @@ class ProbeTask(LearnedTask):
         return made
 
     def features(
-        self, subject: Subject, pieces: list[Piece], bench: Bench, progress: Callable[[int, int], None] | None = None
+        self, subject: Subject, pieces: list[Piece], bench: Workbench, progress: Callable[[int, int], None] | None = None
     ) -> FeatureSet:
         return bench.store.get(subject, pieces, self.kind, progress)
 
@@ -207,7 +207,7 @@ class ProbeTask(LearnedTask):
 class Ahead:
     """Tells `bench` how far the training of all folds is."""
 
-    def __init__(self, bench: Bench, fold: int, folds: int) -> None:
+    def __init__(self, bench: Workbench, fold: int, folds: int) -> None:
         self.bench, self.fold, self.folds = bench, fold, folds
 
     def __call__(self, done: float, total: float) -> None:

@@ -94,7 +94,7 @@ def unmoved(stage: str, done: float, total: float) -> None:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Workbench:
     """What tasks work with.
 
     seeds: of heads and batches. reference: the teacher, for tasks that compare. say: told what a reader should know. progress: told how
@@ -115,7 +115,7 @@ class Task:
     version: how the task scores. A change after which old numbers must not stand beside new ones raises it; records of another version
     no longer count as measured.
     The Config's defaults are the benchmark's values. reads: the fields of the recordings that it needs, in words, for messages.
-    compares: whether it measures against `Bench.reference`, so that measuring the reference itself says nothing.
+    compares: whether it measures against `Workbench.reference`, so that measuring the reference itself says nothing.
     held_out: whether it can measure a student beside its teacher on audio without labels, with a method ``run(student, teacher, batches)``
     that returns plain data. A stage of kind evaluate gives it the run's held-out recordings where it is given no data.
     timed: whether it wants to know how long every recording is; files whose header knows it are then looked at before it begins.
@@ -146,7 +146,7 @@ class Task:
         """Files besides the recordings that decide what is measured."""
         return ()
 
-    def measure(self, subject: Subject, recordings: Recordings, bench: Bench) -> Outcome:
+    def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
         """Scores `subject` on `recordings`. ValueError, with the way out, when they lack what the task reads."""
         raise TypeError(f"{type(self).__name__} must define measure")
 

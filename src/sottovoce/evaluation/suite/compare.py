@@ -17,11 +17,11 @@ from sottovoce.data import Recordings
 from sottovoce.data.durations import present
 from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.kinds.learned import LearnedTask, Rows
-from sottovoce.evaluation.kinds.task import Bench
+from sottovoce.evaluation.kinds.task import Workbench
 from sottovoce.evaluation.kinds.verification import VerificationTask
 from sottovoce.evaluation.statistics.bootstrap import resampled
 from sottovoce.evaluation.subjects.subject import Subject
-from sottovoce.evaluation.suite.config import Entry, Suite
+from sottovoce.evaluation.suite.config import Suite, SuiteEntry
 from sottovoce.evaluation.suite.mistakes import Mistakes
 from sottovoce.evaluation.suite.pairs import fingerprint, task_of
 from sottovoce.evaluation.suite.run import named, suite_of
@@ -74,7 +74,7 @@ def compare(
     mistakes.stop()
     if len(subjects) < 2:
         raise ValueError(f"'{one}' is named twice; name two models to compare")
-    bench = Bench(FeatureStore(None if cache is None else Path(cache), cache_gb), suite.seeds, where, say=say)
+    bench = Workbench(FeatureStore(None if cache is None else Path(cache), cache_gb), suite.seeds, where, say=say)
     found = {}
     for name, entry in suite.tasks.items():
         found[name] = _task(subjects, entry, opened[name], bench)
@@ -118,7 +118,7 @@ def _comparable(suite: Suite, asked: Sequence[str], say: Say) -> Suite:
     return replace(suite, tasks={name: entry for name, entry in suite.tasks.items() if name not in refused})
 
 
-def _task(subjects: Sequence[Subject], entry: Entry, recordings: Recordings, bench: Bench) -> dict[str, Any]:
+def _task(subjects: Sequence[Subject], entry: SuiteEntry, recordings: Recordings, bench: Workbench) -> dict[str, Any]:
     """Both models on one task. ValueError when they could not use the same recordings."""
     task = task_of(entry)
     assert isinstance(task, LearnedTask)

@@ -70,7 +70,7 @@ class TaskChoice(Component):
 
 
 @dataclass(frozen=True)
-class Entry:
+class SuiteEntry:
     """One task on one collection of data."""
 
     data: tuple[Source, ...]
@@ -102,7 +102,7 @@ class Entry:
 class Suite:
     """A task file. root: what relative paths start from (default: the file's folder). seeds: of heads and batches."""
 
-    tasks: Mapping[str, Entry]
+    tasks: Mapping[str, SuiteEntry]
     root: str = ""
     seeds: tuple[int, ...] = (1, 2, 3)
 

@@ -14,9 +14,9 @@ from sottovoce.core import ledger
 from sottovoce.core.config import completed, plain
 from sottovoce.data import Note, Recordings, Skipped
 from sottovoce.data.manifests import RTTM
-from sottovoce.evaluation.kinds.task import Bench, Task
+from sottovoce.evaluation.kinds.task import Task, Workbench
 from sottovoce.evaluation.subjects.subject import Subject
-from sottovoce.evaluation.suite.config import Entry
+from sottovoce.evaluation.suite.config import SuiteEntry
 
 SKIPPED = "skipped.jsonl"
 
@@ -24,7 +24,7 @@ Known = Mapping[tuple[str, str], Sequence[dict[str, Any]]]  # (model, task entry
 
 
 @dataclass(frozen=True)
-class Result:
+class TaskResult:
     """One measured pair. path: the file of its record; new: measured now, not read from an earlier run."""
 
     path: Path
@@ -39,7 +39,7 @@ class Pair:
 
     subject: Subject
     name: str
-    entry: Entry
+    entry: SuiteEntry
     asked: dict[str, Any]
     path: Path
     audio: str | None = None
@@ -58,7 +58,7 @@ class Failure:
         return f"{self.pair.subject.name}  {self.pair.name}  not measured: {self.reason}"
 
 
-def pair_of(subject: Subject, name: str, entry: Entry, data: str, bench: Bench, out: Path) -> Pair:
+def pair_of(subject: Subject, name: str, entry: SuiteEntry, data: str, bench: Workbench, out: Path) -> Pair:
     """data: the `fingerprint` of what the entry reads."""
     kind = entry.task.cls
     asked = {
@@ -87,7 +87,7 @@ def records_of(pairs: Sequence[Pair]) -> Known:
     return known
 
 
-def earlier(pair: Pair, known: Known, audio: Callable[[], str | None] = lambda: None) -> Result | None:
+def earlier(pair: Pair, known: Known, audio: Callable[[], str | None] = lambda: None) -> TaskResult | None:
     """The pair's newest record, if it is measured already, its task scores as it did then, and the audio is what it was.
 
     audio: the digest of the audio as it is now, asked for when a record says which it was; ``None`` where it cannot be known, and then the
@@ -99,7 +99,7 @@ def earlier(pair: Pair, known: Known, audio: Callable[[], str | None] = lambda: 
         changed = _changed(pair, record)
         if not changed:
             if not _other_audio(record, audio()):
-                return Result(pair.path, record, False)
+                return TaskResult(pair.path, record, False)
             continue
         if "version" not in changed:  # what was scored otherwise stands in nobody's way
             changes.append(changed)
@@ -146,7 +146,7 @@ def _changed(pair: Pair, record: Mapping[str, Any]) -> list[str]:
     return ["version", *changed] if changed and "version" not in changed and version != kind.version else changed
 
 
-def measure(pair: Pair, recordings: Recordings, bench: Bench) -> Result | Failure:
+def measure(pair: Pair, recordings: Recordings, bench: Workbench) -> TaskResult | Failure:
     """The pair's task on its model, and writes its record. What is wrong with the data, and shows only now, is a Failure."""
     task = task_of(pair.entry)
     try:
@@ -177,7 +177,7 @@ def measure(pair: Pair, recordings: Recordings, bench: Bench) -> Result | Failur
     }
     ledger.write(pair.path, record)
     list_skipped(pair.path.parent / SKIPPED, pair.name, outcome.skipped, recordings.notes)
-    return Result(pair.path, record, True)
+    return TaskResult(pair.path, record, True)
 
 
 def list_skipped(path: Path, task: str, skipped: Sequence[Skipped], notes: Sequence[Note] = ()) -> None:
@@ -190,7 +190,7 @@ def list_skipped(path: Path, task: str, skipped: Sequence[Skipped], notes: Seque
         ledger.append(path, new)
 
 
-def task_of(entry: Entry) -> Task:
+def task_of(entry: SuiteEntry) -> Task:
     made: Task = entry.task.build()
     return made
 

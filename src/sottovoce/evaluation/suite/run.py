@@ -22,17 +22,17 @@ from sottovoce.data.durations import FILE as DURATIONS
 from sottovoce.data.durations import present, timed
 from sottovoce.data.recording import count_reasons, summary_of
 from sottovoce.evaluation.features.store import FeatureStore
-from sottovoce.evaluation.kinds.task import Bench
+from sottovoce.evaluation.kinds.task import Workbench
 from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.evaluation.subjects.subject import Subject
 from sottovoce.evaluation.suite.audio import FILE as DIGESTS
 from sottovoce.evaluation.suite.audio import audio_digest
-from sottovoce.evaluation.suite.config import SUPERB, Entry, Suite, limited, load_suite, single
+from sottovoce.evaluation.suite.config import SUPERB, Suite, SuiteEntry, limited, load_suite, single
 from sottovoce.evaluation.suite.mistakes import Mistakes, block
 from sottovoce.evaluation.suite.pairs import (
     Failure,
     Pair,
-    Result,
+    TaskResult,
     earlier,
     fingerprint,
     measure,
@@ -49,7 +49,7 @@ Say = Callable[[str], None]
 class Unmeasured(ValueError):
     """Some pairs could not be measured, `failures`. results: of the others, which are written."""
 
-    def __init__(self, failures: Sequence[Failure], results: list[Result]) -> None:
+    def __init__(self, failures: Sequence[Failure], results: list[TaskResult]) -> None:
         kept = f"{len(results)} of {len(results) + len(failures)} pairs are measured; the others were left out because of"
         super().__init__(block(kept, [failure.line() for failure in failures]))
         self.results, self.failures = results, list(failures)
@@ -75,7 +75,7 @@ def evaluate(
     overrides: Sequence[str] = (),
     say: Say = lambda text: None,
     watch: Watch = lambda state: None,
-) -> list[Result]:
+) -> list[TaskResult]:
     """Runs `tasks` on `models` and, beside them, on `vs`, whose first one is the teacher that fidelity compares with.
 
     models, vs: folders, hub ids, ``demo``, ``log-mel``, ``fbank``, ``untrained:MODEL``. data: a task file (``.yaml``), the shipped
@@ -119,8 +119,8 @@ def evaluate(
     subjects = {source: subject.to(where) for source, subject in named([*models, *vs], mistakes).items()}
     reference = subjects.get(vs[0]) if vs else None
     store = FeatureStore(None if cache is None else Path(cache), cache_gb)
-    bench = Bench(store, suite.seeds, where, reference)
-    audio = Audio({name: found for name, found in opened.items() if name in digests}, store, course)
+    bench = Workbench(store, suite.seeds, where, reference)
+    audio = AudioDigests({name: found for name, found in opened.items() if name in digests}, store, course)
     pairs = [
         replace(pair_of(subject, name, suite.tasks[name], digest, bench, Path(out)), limit=limit)
         for subject in subjects.values()
@@ -158,9 +158,11 @@ def evaluate(
     return results
 
 
-def _sorted(pairs: Sequence[Pair], fresh: bool, audio: Audio, say: Say) -> tuple[list[Result], list[Pair], list[Failure]]:
+def _sorted(
+    pairs: Sequence[Pair], fresh: bool, audio: AudioDigests, say: Say
+) -> tuple[list[TaskResult], list[Pair], list[Failure]]:
     """What is measured already, what is to be measured, and what stands in the way of an earlier measurement."""
-    results: list[Result] = []
+    results: list[TaskResult] = []
     todo: list[Pair] = []
     failures: list[Failure] = []
     known = {} if fresh else records_of(pairs)
@@ -189,7 +191,7 @@ def _without_comparisons(suite: Suite, asked: Sequence[str], say: Say) -> Suite:
     return replace(suite, tasks={name: entry for name, entry in suite.tasks.items() if name not in comparing})
 
 
-class Audio:
+class AudioDigests:
     """The digest of each entry's audio, computed when it is first asked for."""
 
     def __init__(self, opened: Mapping[str, Recordings], store: FeatureStore, course: Course) -> None:
@@ -207,10 +209,10 @@ class Audio:
         return self.known[name]
 
 
-Job = tuple[Pair, Recordings, Bench]
+Job = tuple[Pair, Recordings, Workbench]
 
 
-def carried_out(todo: Sequence[Job], jobs: int, course: Course, say: Say) -> Iterator[Result | Failure]:
+def carried_out(todo: Sequence[Job], jobs: int, course: Course, say: Say) -> Iterator[TaskResult | Failure]:
     """`measure` of everything, as it gets done; in so many processes of one thread each when there are to be several."""
     if jobs <= 1 or not todo:
         first = once(say)
@@ -276,7 +278,7 @@ def _start_worker(parent: int, told_by_workers: Any) -> None:
     _to_parent = told_by_workers
 
 
-def _measure(number: int, pair: Pair, recordings: Recordings, bench: Bench) -> Result | Failure:
+def _measure(number: int, pair: Pair, recordings: Recordings, bench: Workbench) -> TaskResult | Failure:
     """`measure` in a worker."""
     last = 0.0
 
@@ -289,7 +291,7 @@ def _measure(number: int, pair: Pair, recordings: Recordings, bench: Bench) -> R
     return measure(pair, recordings, replace(bench, say=_to_parent.put, progress=moved))
 
 
-def with_durations(name: str, entry: Entry, recordings: Recordings, store: FeatureStore, say: Say) -> Recordings:
+def with_durations(name: str, entry: SuiteEntry, recordings: Recordings, store: FeatureStore, say: Say) -> Recordings:
     """The recordings with their durations, where the task wants to know them; what is missing or broken is counted aloud."""
     made = recordings
     if entry.task.cls.timed:
@@ -330,7 +332,7 @@ def named(sources: Sequence[str], mistakes: Mistakes) -> dict[str, Subject]:
     }
 
 
-def line(result: Result) -> str:
+def line(result: TaskResult) -> str:
     """One measured pair in words."""
     record = result.record
     skipped = f", {record['data']['skipped']} skipped" if record["data"]["skipped"] else ""

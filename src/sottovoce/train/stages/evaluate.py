@@ -14,10 +14,10 @@ from sottovoce.data import Recordings
 from sottovoce.data.durations import present
 from sottovoce.encoder import Encoder
 from sottovoce.evaluation.features.store import FeatureStore
-from sottovoce.evaluation.kinds.task import Bench
+from sottovoce.evaluation.kinds.task import Workbench
 from sottovoce.evaluation.subjects.sources import open_subject, subject_of
-from sottovoce.evaluation.suite.config import Entry, Source
-from sottovoce.evaluation.suite.pairs import Failure, Result, earlier, fingerprint, measure, pair_of, records_of, task_of
+from sottovoce.evaluation.suite.config import Source, SuiteEntry
+from sottovoce.evaluation.suite.pairs import Failure, TaskResult, earlier, fingerprint, measure, pair_of, records_of, task_of
 from sottovoce.evaluation.suite.run import with_durations
 from sottovoce.hub.pretrained import Pretrained
 from sottovoce.reporting.collect import EVALUATION
@@ -31,7 +31,7 @@ DEFAULT = "fidelity"
 
 
 @dataclass(frozen=True)
-class MeasuredTask(Entry):
+class MeasuredTask(SuiteEntry):
     """A task, and the data that it reads; without data, the recordings of the run that were held out."""
 
     data: tuple[Source, ...] = ()
@@ -121,14 +121,14 @@ class Evaluate(Stage):
         compares = any(choice.task.cls.compares for choice in self._with_data().values())
         # opened again, because that of the run may be in half precision
         reference = open_subject(self.recipe.teacher).to(device) if compares else None
-        bench = Bench(store, self.config.seeds, device, reference, run.say)
+        bench = Workbench(store, self.config.seeds, device, reference, run.say)
         measures: dict[str, Any] = {}
         failed: dict[str, str] = {}
         for label, choice in self._with_data().items():
             recordings = self.recordings[label]
             digest = fingerprint(recordings, task_of(choice).files())
             pair = pair_of(student, label, choice, digest, bench, run.out / EVALUATION)
-            outcome: Result | Failure | None = None
+            outcome: TaskResult | Failure | None = None
             with contextlib.suppress(ValueError):  # there may be one of another student, from before --fresh
                 outcome = earlier(pair, records_of([pair]))  # an interrupted stage may have measured it
             if outcome is None:
