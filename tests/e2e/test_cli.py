@@ -139,6 +139,12 @@ def test_every_summary_of_a_recipe_is_a_whole_sentence() -> None:
     assert all(text.endswith(".") for text in summaries.values())
 
 
+def test_a_student_cannot_take_the_name_of_the_built_in_teacher() -> None:
+    refused = run("compress", "demo", "--data", "demo", "--out", "demo", status=2).stderr
+    assert "names the built-in teacher" in refused
+    assert not Path("demo").exists()
+
+
 def test_list_alone_lists_the_kinds() -> None:
     listed = CliRunner().invoke(cli.app, ["list"]).stdout
     assert all(f"\n{kind.value} " in f"\n{listed}" for kind in cli.listing.Kind)

@@ -139,7 +139,9 @@ def resolve(
 
 
 def run_recipe(recipe: Recipe, data: str, out: Path, device: str, fresh: bool, permissions: Permissions) -> Result:
-    """Runs the stages, writes the result, and the record of it."""
+    """Runs the stages; writes the student and its record. ValueError for an `out` that other commands would take for another model."""
+    if str(out) == "demo":
+        raise ValueError("--out cannot be 'demo', which names the built-in teacher; choose another folder, e.g. students/demo")
     refuse_overlap(
         out, [*(choice.config.source for choice in recipe.teachers.values()), getattr(recipe.student.config, "like", "")]
     )

@@ -30,7 +30,7 @@ def main(out: Path, steps: int | None = None, fresh: bool = False) -> None:
     ledger.write(out / "run" / "demo.json", {**ledger.header("demo"), "models": rows})
     api.draw_report(out)  # again, now that there are latencies
     show(rows)
-    say(f"{result.why}.")
+    say(result.why)
     result.check()
     say(f"The student is in {out} ({duration(time.monotonic() - began)} in all), its page in {out / 'report.html'}.")
     say(f"Try:  sottovoce inspect {out}")
@@ -39,7 +39,7 @@ def main(out: Path, steps: int | None = None, fresh: bool = False) -> None:
 def compare(out: Path) -> dict[str, dict[str, Any]]:
     """Cost, speed and fidelity of the teacher, the student, the student right after the cut, and an untrained student of that shape."""
     teacher = load_pretrained("demo")
-    student, cut = load_pretrained(out).encoder, Work.load(out / "run" / "cut.safetensors").encoder.eval()
+    student, cut = load_pretrained(out.resolve()).encoder, Work.load(out / "run" / "cut.safetensors").encoder.eval()
     assert isinstance(student, Encoder)
     assert isinstance(teacher.encoder, Encoder)
     torch.manual_seed(0)
