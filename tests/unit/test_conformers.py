@@ -190,10 +190,10 @@ def test_filter_bank_without_norm_equals_the_extractor_without(tmp_path: Path) -
 @torch.no_grad()
 def test_filter_bank_keeps_its_precision() -> None:
     encoder, (wave, sizes) = ours(tiny("wav2vec2_bert", "relative_key"), "wav2vec2_bert"), speech(BATCH)
-    want = encoder.frontend.fbank(wave, sizes)
+    want = encoder.frontend.features(wave, sizes)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(encoder.frontend.fbank(wave, sizes), want)
-    assert torch.equal(encoder.bfloat16().frontend.fbank(wave, sizes), want)
+        assert torch.equal(encoder.frontend.features(wave, sizes), want)
+    assert torch.equal(encoder.bfloat16().frontend.features(wave, sizes), want)
     assert encoder(wave, sizes).last.dtype == torch.bfloat16
 
 
@@ -419,11 +419,15 @@ def test_shapes_survive_json(config: EncoderConfig) -> None:
 def test_older_shapes_stay_as_they_were() -> None:
     """What came later is not written where it is not used: older files load, and older versions load new files."""
     old = dataclasses.asdict(PLAIN)
-    for key in ("distance", "convolution", "norm"):
+    for key in ("distance", "convolution", "norm", "factored", "positions", "attention_bias", "norm_bias", "window"):
         del old[key]
+    for conv in old["frontend"]["convs"]:
+        del conv["padding"], conv["bias"], conv["activation"]
     for key in ("kind", "ffn1_dim", "ffn1", "glu_dim"):
         del old["layers"][0][key]
-    del old["frontend"]["fbank"], old["frontend"]["join"], old["dropout"]["convolution"]
+    for key in ("fbank", "join", "log_mel", "projection"):
+        del old["frontend"][key]
+    del old["dropout"]["convolution"]
     assert EncoderConfig.from_dict(old) == PLAIN
     assert PLAIN.to_dict() == old
     assert repr(PLAIN.layers[0]) == "LayerConfig(num_heads=4, head_dim=4, ffn_dim=24, attention=True, ffn=True, heads=())"

@@ -28,7 +28,9 @@ from sottovoce.encoder import (
     FbankConfig,
     FrontendConfig,
     LayerConfig,
+    LogMelConfig,
     PositionConfig,
+    ProjectionConfig,
     RelativeConfig,
     normalize,
 )
@@ -64,6 +66,38 @@ CONFORMER = dataclasses.replace(
     distance=DistanceConfig("sinusoid"),
     convolution=ConvolutionConfig(5, norm="batch"),
 )
+WHISPER = EncoderConfig(
+    FrontendConfig(
+        (ConvConfig(6, 3, 1, padding=1),),
+        "none",
+        bias=True,
+        projection_norm=False,
+        log_mel=LogMelConfig(20),
+        projection=ProjectionConfig(3, 2, 1),
+    ),
+    16,
+    None,
+    tuple(LayerConfig(heads, 4, 24) for heads in (4, 0, 3)),
+    norm_first=True,
+    positions=100,
+    attention_bias="qvo",
+)
+MOONSHINE = EncoderConfig(
+    FrontendConfig(
+        (ConvConfig(6, 127, 64, bias=False, activation="tanh"), ConvConfig(9, 7, 3)),
+        "whole",
+        bias=True,
+        projection_norm=False,
+        projection=ProjectionConfig(3, 2),
+    ),
+    16,
+    None,
+    WHISPER.layers,
+    norm_first=True,
+    distance=DistanceConfig("rotary_heads", width=2),
+    attention_bias="",
+    norm_bias=False,
+)
 SHAPES = {
     "hubert": HUBERT,
     "large": LARGE,
@@ -77,6 +111,9 @@ SHAPES = {
     "w2v-bert": W2V_BERT,
     "conformer": CONFORMER,
     "conformer-rotary": dataclasses.replace(CONFORMER, distance=DistanceConfig("rotary")),
+    "whisper": WHISPER,
+    "whisper-window": dataclasses.replace(WHISPER, window=32_000),
+    "moonshine": MOONSHINE,
 }
 
 

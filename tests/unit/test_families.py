@@ -570,17 +570,16 @@ def test_generic_features(tmp_path: Path) -> None:
     assert torch.allclose(features.last[1, :rows], alone.last[0, :rows], atol=1e-4)
 
 
-def test_generic_encoder_of_a_translator(tmp_path: Path) -> None:
+def test_generic_models_of_one_length_are_refused(tmp_path: Path) -> None:
     torch.manual_seed(0)
     shape = {"d_model": 48, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_layers": 1}
     shape |= {"decoder_attention_heads": 4, "decoder_ffn_dim": 64, "vocab_size": 32, "num_mel_bins": 20}
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     transformers.WhisperModel(transformers.WhisperConfig(**shape, **ids)).save_pretrained(tmp_path)
     transformers.WhisperFeatureExtractor(feature_size=20).save_pretrained(tmp_path)
-    features = load_pretrained(tmp_path).encoder(*speech(BATCH))
-    assert features.lengths is not None
-    assert features.lengths.tolist() == [25, 20, 9]
-    assert features.last.shape == (3, 25, 48)  # without the frames of the padding
+    hf = json.loads((tmp_path / "config.json").read_text())  # this family has a better home, too
+    with pytest.raises(ValueError, match="1500 frames for audio of any length"):
+        load_generic(tmp_path, hf, load_file(tmp_path / "model.safetensors"))
 
 
 def test_text_models_are_refused(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from sottovoce.encoder import (
     FbankConfig,
     FrontendConfig,
     LayerConfig,
+    LogMelConfig,
     PositionConfig,
+    ProjectionConfig,
     RelativeConfig,
 )
 from sottovoce.inference import packed as packed_module
@@ -48,6 +50,38 @@ SHAPES = {
     "fewer positions": EncoderConfig(front(), 32, PositionConfig(16, 4, kept=(0, 3)), LAYERS),
     "no positions": EncoderConfig(front(), 32, PositionConfig(16, 4, kept=()), LAYERS),
     "filter bank": EncoderConfig(FrontendConfig((), fbank=FbankConfig()), 32, None, LAYERS),
+    "log-mel": EncoderConfig(
+        FrontendConfig(
+            (ConvConfig(16, 3, 1, padding=1),),
+            "none",
+            bias=True,
+            projection_norm=False,
+            log_mel=LogMelConfig(20),
+            projection=ProjectionConfig(3, 2, 1),
+        ),
+        32,
+        None,
+        LAYERS,
+        norm_first=True,
+        positions=100,
+        attention_bias="qvo",
+    ),
+    "whole norm": EncoderConfig(
+        FrontendConfig(
+            (ConvConfig(16, 127, 64, bias=False, activation="tanh"), ConvConfig(24, 7, 3)),
+            "whole",
+            bias=True,
+            projection_norm=False,
+            projection=ProjectionConfig(3, 2),
+        ),
+        32,
+        None,
+        LAYERS,
+        norm_first=True,
+        distance=DistanceConfig("rotary_heads", width=6),
+        attention_bias="",
+        norm_bias=False,
+    ),
     "relative": EncoderConfig(
         front(),
         32,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sottovoce.core.types import Features
 from sottovoce.encoder import Encoder
-from sottovoce.encoder.modules import LayerNorm
+from sottovoce.encoder.modules import LayerNorm, WholeNorm
 from sottovoce.pruning import (
     GatedEncoder,
     Gates,
@@ -188,7 +188,7 @@ def normed(x: Tensor, norm: LayerNorm, kept: Tensor) -> Tensor:
     return (x - mean) / torch.sqrt(variance + norm.eps) * norm.weight + norm.bias
 
 
-@pytest.mark.parametrize("style", [style for style, config in STYLES.items() if config.frontend.convs])
+@pytest.mark.parametrize("style", [style for style, config in STYLES.items() if config.frontend.convs and not config.window])
 def test_convolutions_mean_a_mask_with_norms_over_kept_channels(style: str) -> None:
     """The definition, written out at full width: closed channels are computed, left out of the norms, and multiplied by 0."""
     encoder = make(style)
@@ -196,9 +196,17 @@ def test_convolutions_mean_a_mask_with_norms_over_kept_channels(style: str) -> N
     values = draw(plan)
     wave, _ = waves(False)
     with torch.no_grad():
-        x = wave[:, None]
+        front = encoder.frontend
+        x = wave[:, None] if front.features is None else front.features(wave, None).transpose(1, 2)
         for block, group in zip(encoder.frontend.convs, plan, strict=True):
-            x = block.conv(x)
+            x = block.conv(torch.nn.functional.pad(x, (block.padding, block.padding)))
+            if isinstance(block.norm, WholeNorm):
+                x, kept = block.act(x), values[group.name] != 0
+                x = (x - x[:, kept].mean((1, 2), keepdim=True)) / torch.sqrt(
+                    x[:, kept].var((1, 2), correction=0, keepdim=True) + block.norm.eps
+                )
+                x = (x * block.norm.weight[:, None] + block.norm.bias[:, None]) * values[group.name][:, None]
+                continue
             if isinstance(block.norm, LayerNorm):
                 x = normed(x.transpose(1, 2), block.norm, values[group.name] != 0).transpose(1, 2)
             elif block.norm is not None:
@@ -211,7 +219,11 @@ def test_convolutions_mean_a_mask_with_norms_over_kept_channels(style: str) -> N
             x = normed(x, encoder.frontend.norm, values[group.name] != 0)
         x, join = x * values[group.name], encoder.config.frontend.join
         x = torch.stack([x[:, i : x.shape[1] // join * join : join] for i in range(join)], dim=-1).flatten(2)
-        x = encoder.frontend.projection(x)
+        if encoder.config.frontend.projection is None:
+            x = encoder.frontend.projection(x)
+        else:
+            padding = (encoder.config.frontend.projection.padding,) * 2
+            x = front.act(front.projection(torch.nn.functional.pad(x.transpose(1, 2), padding))).transpose(1, 2)
         torch.testing.assert_close(cut(encoder, plan, values)(wave).hidden[0], x, rtol=0, atol=1e-5)
 
 

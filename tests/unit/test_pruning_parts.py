@@ -16,7 +16,7 @@ def test_frames_are_those_of_the_encoder(style: str) -> None:
     parts = encoder_parts(config, None, 0.5)
     frames = [part.frames for part in parts.values()]
     names = list(parts)
-    assert set(frames[names.index("frontend.projection") :]) == {config.frontend.frames(8000)}
+    assert set(frames[names.index("frontend.projection") :]) == {config.frontend.frames(config.window or 8000)}
     assert frames == sorted(frames, reverse=True)
     assert names == list(encoder_cost(config, seconds=0.5))
 

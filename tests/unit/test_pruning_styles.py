@@ -17,7 +17,9 @@ from sottovoce.encoder import (
     FbankConfig,
     FrontendConfig,
     LayerConfig,
+    LogMelConfig,
     PositionConfig,
+    ProjectionConfig,
     RelativeConfig,
 )
 from sottovoce.pruning import make_plan, prepare_config
@@ -52,6 +54,38 @@ CONFORMERS = {
         CONFORMER, frontend=FrontendConfig(CONVS), convolution=BATCH_NORMED, distance=DistanceConfig("rotary")
     ),
 }
+WHISPER = EncoderConfig(
+    FrontendConfig(
+        (ConvConfig(14, 3, 1, padding=1),),
+        "none",
+        bias=True,
+        projection_norm=False,
+        log_mel=LogMelConfig(10),
+        projection=ProjectionConfig(3, 2, 1),
+    ),
+    48,
+    None,
+    (LAYER,) * 3,
+    norm_first=True,
+    positions=40,
+    attention_bias="qvo",
+)
+MOONSHINE = EncoderConfig(
+    FrontendConfig(
+        (ConvConfig(12, 127, 64, bias=False, activation="tanh"), ConvConfig(24, 7, 3)),
+        "whole",
+        bias=True,
+        projection_norm=False,
+        projection=ProjectionConfig(3, 2),
+    ),
+    48,
+    None,
+    (LAYER,) * 3,
+    norm_first=True,
+    distance=DistanceConfig("rotary_heads", width=10),
+    attention_bias="",
+    norm_bias=False,
+)
 STYLES = {
     "hubert-base": BASE,
     "hubert-large": dataclasses.replace(BASE, frontend=NORMED, norm_first=True),
@@ -67,6 +101,9 @@ STYLES = {
         CONFORMER, layers=(HALVES, LAYER, HALVES), convolution=BATCH_NORMED, position=PositionConfig(8, 4)
     ),
     **CONFORMERS,
+    "whisper": WHISPER,
+    "whisper-window": dataclasses.replace(WHISPER, window=12_800),
+    "moonshine": MOONSHINE,
 }
 
 

@@ -22,8 +22,9 @@ from sottovoce.streaming.one_pass import stream_in_one_pass
 from . import test_pruning_styles as styles
 
 PARTS = styles.LAYER
+WHOLE = ("whisper", "whisper-window", "moonshine")  # hear whole recordings only
 SHAPES: dict[str, EncoderConfig] = {
-    **styles.STYLES,
+    **{name: shape for name, shape in styles.STYLES.items() if name not in WHOLE},
     "conformer-batch": dataclasses.replace(
         styles.CONFORMER, frontend=styles.BASE.frontend, convolution=styles.BATCH_NORMED, distance=DistanceConfig("key", 4, 2)
     ),
@@ -124,6 +125,16 @@ def normalizes(name: str) -> list[bool]:
 
 
 CASES = [(name, normalize) for name in SHAPES for normalize in normalizes(name)]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("whisper", "counts positions"), ("whisper-window", "counts positions"), ("moonshine", "level of the whole recording")],
+)
+def test_models_that_hear_whole_recordings_are_refused(name: str, message: str) -> None:
+    encoder = styles.make(name)
+    with pytest.raises(ValueError, match=message):
+        sottovoce.stream(Speech(encoder, encoder.config, normalize=False).eval(), 0.4)
 
 
 LIMITED = [(*case, "look-ahead") for case in CASES]

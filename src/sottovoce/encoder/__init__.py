@@ -9,7 +9,9 @@ from sottovoce.encoder.config import (
     FbankConfig,
     FrontendConfig,
     LayerConfig,
+    LogMelConfig,
     PositionConfig,
+    ProjectionConfig,
     RelativeConfig,
 )
 from sottovoce.encoder.encoder import Encoder
@@ -25,7 +27,9 @@ __all__ = [
     "FbankConfig",
     "FrontendConfig",
     "LayerConfig",
+    "LogMelConfig",
     "PositionConfig",
+    "ProjectionConfig",
     "RelativeConfig",
     "normalize",
 ]

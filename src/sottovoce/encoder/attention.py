@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sottovoce.encoder.config import EncoderConfig, LayerConfig
-from sottovoce.encoder.distance import KeyDistance, Rotary, SinusoidDistance
-from sottovoce.encoder.modules import Offset
+from sottovoce.encoder.distance import HeadRotary, KeyDistance, Rotary, SinusoidDistance
+from sottovoce.encoder.modules import Offset, constant
 from sottovoce.encoder.product import Linear
 
 
@@ -50,11 +50,13 @@ class Attention(nn.Module):
         dim, kind = config.dim, "" if config.distance is None else config.distance.kind
         self.head_dim, self.dropout = layer.head_dim, config.dropout.attention
         size = layer.num_heads * layer.head_dim
-        self.out_proj: nn.Linear | Offset = Linear(size, dim) if size else Offset(dim)
+        biased = {name: name in config.attention_bias for name in "qkvo"}
+        self.out_proj: nn.Linear | Offset = Linear(size, dim, biased["o"]) if size else Offset(dim, biased["o"])
         if size:
-            self.q_proj, self.k_proj, self.v_proj = Linear(dim, size), Linear(dim, size), Linear(dim, size)
+            self.q_proj, self.k_proj, self.v_proj = (Linear(dim, size, biased[name]) for name in "qkv")
             self.gate = RelativeGate(layer) if config.relative is not None else None
             self.rotary = Rotary(config.distance, layer.head_dim) if config.distance is not None and kind == "rotary" else None
+            self.turn = HeadRotary(config.distance) if config.distance is not None and kind == "rotary_heads" else None
             self.distance: KeyDistance | SinusoidDistance | None = None
             if config.distance is not None and kind == "key":
                 self.distance = KeyDistance(config.distance, layer.head_dim)
@@ -63,13 +65,15 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None, table: Tensor | None) -> Tensor:
         if isinstance(self.out_proj, Offset) or self.q_proj.weight.shape[0] == 0:
-            return self.out_proj.bias.expand_as(x)
+            return constant(self.out_proj, x)
         rows, frames = x.shape[:2]
         turned = x if self.rotary is None else self.rotary(x)
         q, k, v = (
             proj(y).view(rows, frames, -1, self.head_dim).transpose(1, 2)
             for proj, y in ((self.q_proj, turned), (self.k_proj, turned), (self.v_proj, x))
         )
+        if self.turn is not None:
+            q, k = self.turn(q), self.turn(k)
         bias, mask = None, valid
         if self.gate is not None and table is not None:
             bias = self.gate(x, table)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from sottovoce.encoder.attention import Attention
 from sottovoce.encoder.config import EncoderConfig, LayerConfig
-from sottovoce.encoder.modules import LayerNorm, Offset, activation
+from sottovoce.encoder.modules import LayerNorm, Offset, activation, constant
 from sottovoce.encoder.product import Linear
 
 
@@ -22,7 +22,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.down_proj, Offset) or self.up_proj.weight.shape[0] == 0:
-            return self.outer(self.down_proj.bias.expand_as(x))
+            return self.outer(constant(self.down_proj, x))
         return self.outer(self.down_proj(self.inner(self.act(self.up_proj(x)))))
 
 
@@ -34,9 +34,9 @@ class TransformerLayer(nn.Module):
         rates = config.dropout
         self.norm_first = config.norm_first
         self.attention = Attention(config, layer) if layer.attention else None
-        self.attention_norm = LayerNorm(config.dim, config.norm_eps)
+        self.attention_norm = LayerNorm(config.dim, config.norm_eps, config.norm_bias)
         self.ffn = FeedForward(config.dim, layer.ffn_dim, config.activation, rates.ffn, rates.hidden) if layer.ffn else None
-        self.ffn_norm = LayerNorm(config.dim, config.norm_eps)
+        self.ffn_norm = LayerNorm(config.dim, config.norm_eps, config.norm_bias)
         self.dropout = nn.Dropout(rates.hidden)
 
     def forward(self, x: Tensor, valid: Tensor | None, table: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Step = tuple[int, int, int]  # kernel, stride, padding on both sides
 LATER = {"later": True}  # marks the fields that came after the first version
 
 
@@ -40,6 +41,12 @@ def _plain(value: Any) -> Any:
     return tuple(_plain(item) for item in value) if isinstance(value, tuple) else value
 
 
+def after(count: Any, step: Step) -> Any:
+    """Frames behind a step of so many (an int or an integer tensor) before it."""
+    kernel, stride, padding = step
+    return (count + 2 * padding - kernel) // stride + 1
+
+
 def _known(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ValueError(f"{name} is {value!r}; known: {', '.join(known)}")
@@ -47,11 +54,17 @@ def _known(name: str, value: str, known: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, repr=False)
 class ConvConfig(Shape):
-    """One convolution of the waveform front end. `dim` output channels; `kernel` and `stride` in steps of its input."""
+    """One convolution of the front end. `dim` output channels; `kernel` and `stride` in steps of its input.
+
+    padding: zeros on both sides. bias, activation: where they differ from what the front end says of all.
+    """
 
     dim: int
     kernel: int
     stride: int
+    padding: int = field(default=0, metadata=LATER)
+    bias: bool | None = field(default=None, metadata=LATER)
+    activation: str | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,14 +87,57 @@ class FbankConfig(Shape):
         """Width of a stacked frame."""
         return self.mels * self.stack
 
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Kernel, stride and padding of what moves along time."""
+        return (self.size, self.hop, 0), (self.stack, self.stack, 0)
+
+    @property
+    def over_time(self) -> bool:
+        """Whether a frame depends on the whole utterance."""
+        return self.normalize
+
+
+@dataclass(frozen=True, repr=False)
+class LogMelConfig(Shape):
+    """Log-mel energies relative to the loudest of the utterance: 25 ms windows in the middle of every 10 ms at 16 kHz. mels: filters."""
+
+    mels: int = 80
+
+    size = 400  # samples in a window
+    hop = 160  # samples from one window to the next
+    over_time = True  # the loudest moment may be the last
+
+    @property
+    def dim(self) -> int:
+        """Width of a frame."""
+        return self.mels
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """One frame for every full hop; windows reach beyond it on both sides."""
+        return ((self.hop, self.hop, 0),)
+
+
+@dataclass(frozen=True, repr=False)
+class ProjectionConfig(Shape):
+    """A convolution that makes the encoder's width, with the front end's activation behind it. `padding`: zeros on both sides."""
+
+    kernel: int
+    stride: int
+    padding: int = 0
+
 
 @dataclass(frozen=True, repr=False)
 class FrontendConfig(Shape):
-    """Waveform convolutions, or a filter bank, then layer norm and projection to the encoder's width.
+    """What is read (the waveform, or features of it), a row of convolutions or none, layer norm, and projection to the encoder's width.
 
-    fbank: the filter bank, in place of convolutions (`convs` is empty and what is said of them does not matter).
+    fbank, log_mel: the features, one of them at most; without, convolutions read the waveform. Of no convolutions, norm, bias and
+    activation do not matter.
     join: so many frames in a row, after the norm, become one in the projection (time reduction, as FitHuBERT's, arXiv 2207.00555).
-    norm: "group", one norm per channel over time after the first convolution (the Base models), or "layer", over channels after each.
+    projection: a convolution in place of the linear projection (then `join` is 1).
+    norm: "group", one norm per channel over time after the first convolution (the Base models), "layer", over channels after each,
+    "whole", one norm over channels and time together behind the first convolution's activation, or "none".
     norm_over_padding: compute the group norm over padded samples too, and let a row of positional convolutions (data2vec-audio) and
     the convolutions of Conformer layers (wav2vec2-conformer) see padding, as transformers and fairseq do. The default leaves
     padding out, so that a row's features do not depend on its neighbours in the batch.
@@ -95,10 +151,16 @@ class FrontendConfig(Shape):
     norm_over_padding: bool = False
     fbank: FbankConfig | None = field(default=None, metadata=LATER)
     join: int = field(default=1, metadata=LATER)
+    log_mel: LogMelConfig | None = field(default=None, metadata=LATER)
+    projection: ProjectionConfig | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.join < 1:
             raise ValueError(f"frontend.join is {self.join}; at least one frame makes a frame")
+        if self.join > 1 and self.projection is not None:
+            raise ValueError(f"frontend.join is {self.join}; a projection that is a convolution joins frames by its own stride")
+        if self.fbank is not None and self.log_mel is not None:
+            raise ValueError("frontend has fbank and log_mel; one of them at most can be read")
 
     @classmethod
     def like_wav2vec2(cls, dims: tuple[int, ...], norm: str) -> FrontendConfig:
@@ -108,22 +170,38 @@ class FrontendConfig(Shape):
         return cls(convs, norm, bias=norm == "layer")
 
     @property
-    def steps(self) -> tuple[tuple[int, int], ...]:
-        """Kernel and stride of everything that moves along time."""
-        joined = ((self.join, self.join),) if self.join > 1 else ()
-        if self.fbank is not None:
-            return ((self.fbank.size, self.fbank.hop), (self.fbank.stack, self.fbank.stack), *joined)
-        return (*((conv.kernel, conv.stride) for conv in self.convs), *joined)
+    def features(self) -> FbankConfig | LogMelConfig | None:
+        """What the convolutions (or, without any, the projection) read; ``None`` for the waveform."""
+        return self.fbank if self.fbank is not None else self.log_mel
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Kernel, stride and padding of everything that moves along time."""
+        first = self.features.steps if self.features is not None else ()
+        last: tuple[Step, ...] = ((self.join, self.join, 0),) if self.join > 1 else ()
+        if self.projection is not None:
+            last = ((self.projection.kernel, self.projection.stride, self.projection.padding),)
+        return (*first, *((conv.kernel, conv.stride, conv.padding) for conv in self.convs), *last)
 
     @property
     def over_time(self) -> bool:
         """Whether it norms over the whole utterance, so that a frame depends on samples beyond its own."""
-        return self.norm == "group" if self.fbank is None else self.fbank.normalize
+        return (bool(self.convs) and self.norm in ("group", "whole")) or (self.features is not None and self.features.over_time)
+
+    @property
+    def inputs(self) -> int:
+        """Channels that the first convolution reads."""
+        return 1 if self.features is None else self.features.dim
 
     @property
     def width(self) -> int:
         """Of a frame before frames are joined and projected."""
-        return self.fbank.dim if self.fbank is not None else self.convs[-1].dim
+        return self.convs[-1].dim if self.convs else self.inputs
+
+    def biased(self, i: int) -> bool:
+        """Whether the i-th convolution has a bias."""
+        own = self.convs[i].bias
+        return self.bias if own is None else own
 
     @property
     def apart(self) -> FrontendConfig:
@@ -134,19 +212,19 @@ class FrontendConfig(Shape):
     def kernel(self) -> int:
         """Samples that the first frame needs."""
         size = 1
-        for kernel, stride in reversed(self.steps):
-            size = (size - 1) * stride + kernel
+        for kernel, stride, padding in reversed(self.steps):
+            size = max(1, (size - 1) * stride + kernel - 2 * padding)
         return size
 
     @property
     def stride(self) -> int:
         """Samples from one frame to the next."""
-        return math.prod(stride for _, stride in self.steps)
+        return math.prod(stride for _, stride, _ in self.steps)
 
     def frames(self, samples: Any) -> Any:
         """Frames that come out of `samples` (an int or an integer tensor)."""
-        for kernel, stride in self.steps:
-            samples = (samples - kernel) // stride + 1
+        for step in self.steps:
+            samples = after(samples, step)
         return samples
 
 
@@ -180,16 +258,19 @@ class DistanceConfig(Shape):
 
     kind: "key", a learned vector per distance, multiplied with the query (Shaw et al., arXiv 1803.02155), where distances are
     clipped to `left` frames back and `right` frames ahead; "sinusoid", projected sinusoids of the distance (Transformer-XL,
-    arXiv 1901.02860); "rotary", rotation by position (RoFormer, arXiv 2104.09864), with frequencies from 1 down to 1 / `base`.
+    arXiv 1901.02860); "rotary", rotation by position (RoFormer, arXiv 2104.09864), with frequencies from 1 down to 1 / `base`, of what
+    queries and keys are made of; "rotary_heads", the same of queries and keys themselves, the first `width` channels of every head in
+    neighbouring pairs.
     """
 
     kind: str
     left: int = 0
     right: int = 0
     base: int = 10_000
+    width: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
-        _known("distance.kind", self.kind, ("key", "sinusoid", "rotary"))
+        _known("distance.kind", self.kind, ("key", "sinusoid", "rotary", "rotary_heads"))
 
 
 @dataclass(frozen=True, repr=False)
@@ -256,6 +337,10 @@ class EncoderConfig(Shape):
     the Conformer layers. norm: ``False`` where nothing is normed before the first layer or after the last. Conformer layers norm
     their own input and output whatever `norm_first` says. factored: linear layers that are two factors, each with its rank, such as
     ("layers.0.ffn.up_proj", 64); a layer that is gone is passed over.
+
+    positions: rows of a table that is added to the frames one by one; longer recordings are refused. 0: none. attention_bias: which of
+    the projections of queries, keys, values and outputs have a bias, by their first letters. norm_bias: whether the layers' norms have.
+    window: samples to which every recording is padded with zeros, and of which longer ones are cut into several; 0: run as long as it is.
     """
 
     frontend: FrontendConfig
@@ -271,6 +356,10 @@ class EncoderConfig(Shape):
     convolution: ConvolutionConfig = field(default=ConvolutionConfig(), metadata=LATER)
     norm: bool = field(default=True, metadata=LATER)
     factored: tuple[tuple[str, int], ...] = field(default=(), metadata=LATER)
+    positions: int = field(default=0, metadata=LATER)
+    attention_bias: str = field(default="qkvo", metadata=LATER)
+    norm_bias: bool = field(default=True, metadata=LATER)
+    window: int = field(default=0, metadata=LATER)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EncoderConfig:
@@ -279,6 +368,8 @@ class EncoderConfig(Shape):
         frontend = dict(data["frontend"])
         frontend["convs"] = tuple(ConvConfig(**conv) for conv in frontend["convs"])
         frontend["fbank"] = _optional(FbankConfig, frontend.get("fbank"))
+        frontend["log_mel"] = _optional(LogMelConfig, frontend.get("log_mel"))
+        frontend["projection"] = _optional(ProjectionConfig, frontend.get("projection"))
         data["frontend"] = FrontendConfig(**frontend)
         if data["position"] is not None:
             position = dict(data["position"])
@@ -291,6 +382,11 @@ class EncoderConfig(Shape):
         data["convolution"] = ConvolutionConfig(**data.get("convolution", {}))
         data["factored"] = tuple((str(name), int(rank)) for name, rank in data.get("factored", ()))
         return cls(**data)
+
+    @property
+    def longest(self) -> int:
+        """Samples at most in one pass; 0 without a limit."""
+        return self.window or self.positions * self.frontend.stride
 
     def with_layer(self, index: int, **fields: Any) -> EncoderConfig:
         """The same with these fields of one layer changed."""

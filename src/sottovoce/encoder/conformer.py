@@ -49,7 +49,7 @@ class ConformerLayer(nn.Module):
     def __init__(self, config: EncoderConfig, layer: LayerConfig) -> None:
         super().__init__()
         rates = config.dropout
-        norm = (config.dim, config.norm_eps)
+        norm = (config.dim, config.norm_eps, config.norm_bias)
         parts = (config.activation, rates.ffn, rates.hidden)
         self.ffn1_norm = LayerNorm(*norm)
         self.ffn1 = FeedForward(config.dim, layer.ffn1_dim, *parts) if layer.ffn1 else None

@@ -85,3 +85,20 @@ class Rotary(nn.Module):
         cos, sin = angle.cos()[:, None].to(x.dtype), angle.sin()[:, None].to(x.dtype)
         a, b = x.unflatten(-1, (-1, 2, half)).unbind(-2)
         return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-2).flatten(2)
+
+
+class HeadRotary(nn.Module):
+    """(B, H, T, E) queries or keys -> the same with the first `width` channels of each head rotated by position, in neighbouring pairs
+    (RoFormer, arXiv 2104.09864, equation 34); the others stay as they are."""
+
+    def __init__(self, config: DistanceConfig) -> None:
+        super().__init__()
+        self.base, self.width = config.base, config.width
+
+    def forward(self, x: Tensor) -> Tensor:
+        rate = self.base ** (torch.arange(0, self.width, 2, device=x.device, dtype=torch.float32) / -self.width)
+        angle = torch.arange(x.shape[2], device=x.device, dtype=torch.float32)[:, None] * rate
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        a, b = x[..., : self.width].unflatten(-1, (-1, 2)).unbind(-1)
+        turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+        return torch.cat([turned, x[..., self.width :]], dim=-1)

@@ -7,15 +7,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sottovoce.core.types import Features
+from sottovoce.core.types import SAMPLE_RATE, Features
 from sottovoce.encoder.block import TransformerLayer
 from sottovoce.encoder.config import EncoderConfig
 from sottovoce.encoder.conformer import ConformerLayer
 from sottovoce.encoder.distance import KeyDistance, shared_table
 from sottovoce.encoder.frontend import WaveFrontend
 from sottovoce.encoder.modules import LayerNorm
-from sottovoce.encoder.position import ConvPosition, RelativeTable
+from sottovoce.encoder.position import ConvPosition, RelativeTable, sinusoid_table
 from sottovoce.encoder.product import FactoredLinear
+from sottovoce.encoder.window import by_windows, cut
 
 LAYERS: dict[str, type[nn.Module]] = {"transformer": TransformerLayer, "conformer": ConformerLayer}
 
@@ -27,8 +28,10 @@ class Encoder(nn.Module):
     >>> features.hidden[i]                      # (B, T, D)
 
     Padding never changes a valid frame (unless ``frontend.norm_over_padding`` asks for it). ValueError on inputs of the wrong shape
-    or too short for one frame.
+    or too short for one frame, or too long for a table of positions.
     """
+
+    positions: Tensor | None
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -38,7 +41,9 @@ class Encoder(nn.Module):
         self.position = (
             ConvPosition(config.position, config.dim, config.frontend.activation) if config.position is not None else None
         )
-        self.norm = LayerNorm(config.dim, config.norm_eps) if config.norm else nn.Identity()
+        # a buffer: it is not learned
+        self.register_buffer("positions", sinusoid_table(config.positions, config.dim) if config.positions else None)
+        self.norm = LayerNorm(config.dim, config.norm_eps, config.norm_bias) if config.norm else nn.Identity()
         self.dropout = nn.Dropout(rates.hidden)
         self.relative = RelativeTable(config.relative) if config.relative is not None else None
         self.layers = nn.ModuleList(LAYERS[layer.kind](config, layer) for layer in config.layers)
@@ -57,6 +62,19 @@ class Encoder(nn.Module):
         taps: bool = False,
     ) -> Features:
         """`mask` (B, T) bool and `mask_vector` (D,): frames to replace before positions, for masked training. `taps`: give `ffn` too."""
+        window, front = self.config.window, self.config.frontend
+        if not window:
+            return self.run(wave, lengths, mask, mask_vector, taps)
+        if wave.dim() != 2 or wave.shape[1] < front.kernel:
+            self.frontend(wave, lengths)  # refuses it
+        padded = by_windows(
+            lambda piece, masked: self.run(piece, None, masked, mask_vector, taps), wave, lengths, mask, window, front.stride
+        )
+        frames = None if lengths is None else front.frames(lengths).clamp(min=0)
+        return cut(padded, front.frames(wave.shape[1]), frames, mask)
+
+    def run(self, wave: Tensor, lengths: Tensor | None, mask: Tensor | None, mask_vector: Tensor | None, taps: bool) -> Features:
+        """`forward` without windows."""
         x, frames = self.frontend(wave, lengths)
         hidden = [x]
         if mask is not None and mask_vector is not None:
@@ -68,6 +86,14 @@ class Encoder(nn.Module):
             valid = inside[:, None, None]
         if self.position is not None:
             x = self.position(x, None if self.config.frontend.norm_over_padding else inside)
+        if self.positions is not None:
+            if x.shape[1] > len(self.positions):
+                seconds = len(self.positions) * self.config.frontend.stride / SAMPLE_RATE
+                raise ValueError(
+                    f"the recording has {x.shape[1]} frames, and this encoder knows {len(self.positions)} positions ({seconds:g} s); "
+                    "cut it into pieces"
+                )
+            x = x + self.positions[: x.shape[1]].to(x.dtype)
         x = self.dropout(x if self.config.norm_first else self.norm(x))
         embedded = x
         table = None
@@ -102,6 +128,6 @@ class Encoder(nn.Module):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, RelativeTable):
                 nn.init.normal_(module.weight, std=0.02)
-        bound = 1 / math.sqrt(self.frontend.projection.in_features)
+        bound = 1 / math.sqrt(self.frontend.projection.weight[0].numel())
         nn.init.uniform_(self.frontend.projection.weight, -bound, bound)
         return self

@@ -12,7 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "swish": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
@@ -24,11 +30,13 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
 class LayerNorm(nn.Module):
     """Layer norm over the last axis, with as many channels as it has weights."""
 
-    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+    bias: nn.Parameter | None
+
+    def __init__(self, dim: int, eps: float = 1e-5, bias: bool = True) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
+        self.register_parameter("bias", nn.Parameter(torch.zeros(dim)) if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
@@ -50,6 +58,26 @@ class ChannelNorm(nn.Module):
         mean = (x * share).sum(-1, keepdim=True)
         variance = ((x - mean).square() * share).sum(-1, keepdim=True)
         return ((x - mean) * (self.weight[:, None] * torch.rsqrt(variance + self.eps)) + self.bias[:, None]).to(kind)
+
+
+class WholeNorm(nn.Module):
+    """Group norm with one group of all channels: (B, C, T) normalised over channels and time, over valid steps only when `valid`
+    (B, 1, T) is given."""
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        if valid is None:
+            return F.group_norm(x, 1, self.weight, self.bias, self.eps)
+        kind, x = x.dtype, x.float()
+        share = valid / (valid.sum(-1, keepdim=True) * x.shape[1]).clamp(min=1)
+        mean = (x * share).sum((1, 2), keepdim=True)
+        variance = ((x - mean).square() * share).sum((1, 2), keepdim=True)
+        return ((x - mean) * torch.rsqrt(variance + self.eps) * self.weight[:, None] + self.bias[:, None]).to(kind)
 
 
 class FixedNorm(nn.Module):
@@ -75,8 +103,16 @@ class FixedNorm(nn.Module):
 
 
 class Offset(nn.Module):
-    """What is left of a projection that lost all its inputs: its bias."""
+    """What is left of a projection that lost all its inputs: its bias, if it had one."""
 
-    def __init__(self, dim: int) -> None:
+    bias: nn.Parameter | None
+
+    def __init__(self, dim: int, bias: bool = True) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(dim))
+        self.register_parameter("bias", nn.Parameter(torch.zeros(dim)) if bias else None)
+
+
+def constant(projection: nn.Module, x: Tensor) -> Tensor:
+    """What a projection without inputs adds to `x`: (..., D) -> (..., D), its bias everywhere, or zeros."""
+    bias = getattr(projection, "bias", None)
+    return x.new_zeros(x.shape) if bias is None else bias.expand_as(x)

@@ -1,4 +1,4 @@
-"""Where a frame stands: convolutional positions (added once) and WavLM's relative table (a bias on attention)."""
+"""Where a frame stands: convolutional positions and tables of positions (added once) and WavLM's relative table (a bias on attention)."""
 
 from __future__ import annotations
 
@@ -81,3 +81,12 @@ class RelativeTable(nn.Module):
         far = (exact + far).long().clamp(max=half - 1)
         bucket = (distance > 0).long() * half + torch.where(near < exact, near, far)
         return self.weight[bucket].permute(2, 0, 1)
+
+
+def sinusoid_table(rows: int, dim: int) -> Tensor:
+    """(rows, dim) sines and then cosines, of wavelengths from 2 pi to 20,000 pi frames (Vaswani et al., arXiv 1706.03762)."""
+    half = dim // 2
+    rate = torch.exp(torch.arange(half) * (-math.log(10_000.0) / max(1, half - 1)))
+    angle = torch.arange(rows)[:, None] * rate
+    table = torch.cat([angle.sin(), angle.cos()], dim=1)
+    return F.pad(table, (0, dim - 2 * half))

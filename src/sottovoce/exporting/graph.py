@@ -19,6 +19,8 @@ from sottovoce.core.types import Features
 from sottovoce.encoder import Encoder, normalize
 from sottovoce.encoder.kaldi_fbank import BINS, FFT, Fbank
 from sottovoce.encoder.log_mel import mel_filters
+from sottovoce.encoder.relative_log_mel import BINS as WINDOW_BINS
+from sottovoce.encoder.relative_log_mel import RelativeLogMel, slaney_filters
 
 LAST, ALL = "last", "all"
 
@@ -78,8 +80,11 @@ def layer_names(encoder: Encoder) -> list[str]:
 def traceable(encoder: Encoder) -> Encoder:
     """A copy of the same function in which everything can be written as ONNX."""
     twin = copy.deepcopy(encoder).eval()
-    if twin.frontend.fbank is not None:
-        twin.frontend.fbank = PlainFbank(twin.frontend.fbank)
+    features = twin.frontend.features
+    if isinstance(features, Fbank):
+        twin.frontend.features = PlainFbank(features)
+    elif isinstance(features, RelativeLogMel):
+        twin.frontend.features = PlainLogMel(features)
     return twin
 
 
@@ -93,22 +98,54 @@ class PlainFbank(Fbank):
     def __init__(self, bank: Fbank) -> None:
         super().__init__(bank.config)
         size = bank.config.size
-        at = torch.arange(size, dtype=torch.float64)[:, None] * torch.arange(BINS, dtype=torch.float64)
-        angle = at.remainder(FFT) * (2 * math.pi / FFT)
-        self.register_buffer("fourier", torch.cat([angle.cos(), angle.sin()], dim=1).float())  # (size, 2 * BINS)
+        self.register_buffer("fourier", fourier(size, BINS, FFT))
         self.register_buffer("window", torch.hann_window(size, periodic=False).pow(0.85))
         self.register_buffer("filters", mel_filters(BINS, bank.config.mels, 16_000.0))
 
     def energies(self, wave: Tensor) -> Tensor:
         """(B, S) -> (B, F, M)."""
         size, hop = self.config.size, self.config.hop
-        windows = (wave.shape[1] - size) // hop + 1
-        at = torch.arange(windows, device=wave.device)[:, None] * hop + torch.arange(size, device=wave.device)
-        x = wave[:, at] * 2.0**15
+        x = windows(wave, size, hop) * 2.0**15
         x = x - x.mean(-1, keepdim=True)
         x = x - 0.97 * torch.cat([x[..., :1], x[..., :-1]], dim=-1)
-        parts = ((x * self.window) @ self.fourier).square()
-        return (parts[..., :BINS] + parts[..., BINS:]) @ self.filters
+        return power((x * self.window) @ self.fourier) @ self.filters
+
+
+class PlainLogMel(RelativeLogMel):
+    """`RelativeLogMel` with its window, filters and Fourier transform as constants."""
+
+    filters: Tensor
+    fourier: Tensor
+
+    def __init__(self, of: RelativeLogMel) -> None:
+        super().__init__(of.config)
+        size = of.config.size
+        self.register_buffer("fourier", torch.hann_window(size)[:, None] * fourier(size, WINDOW_BINS, size))
+        self.register_buffer("filters", slaney_filters(of.config.mels))
+
+    def energies(self, wave: Tensor) -> Tensor:
+        """(B, P) -> (B, T, M)."""
+        return power(windows(wave, self.config.size, self.config.hop) @ self.fourier) @ self.filters
+
+
+def fourier(size: int, bins: int, length: int) -> Tensor:
+    """(size, 2 bins): cosines and sines of the first `bins` frequencies of a transform of `length` samples."""
+    at = torch.arange(size, dtype=torch.float64)[:, None] * torch.arange(bins, dtype=torch.float64)
+    angle = at.remainder(length) * (2 * math.pi / length)
+    return torch.cat([angle.cos(), angle.sin()], dim=1).float()
+
+
+def windows(wave: Tensor, size: int, hop: int) -> Tensor:
+    """(B, S) -> (B, F, size), by an index, which every runtime has."""
+    count = (wave.shape[1] - size) // hop + 1
+    at = torch.arange(count, device=wave.device)[:, None] * hop + torch.arange(size, device=wave.device)
+    return wave[:, at]
+
+
+def power(transform: Tensor) -> Tensor:
+    """(..., 2 bins) real and imaginary parts -> (..., bins) squares of magnitudes."""
+    real, imaginary = transform.square().chunk(2, dim=-1)
+    return real + imaginary
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
 LARGEST = 65504  # the largest number in float16
-FLOAT32_ONLY = "encoder.frontend.fbank"  # energies of 16-bit samples do not fit into float16
+FLOAT32_ONLY = "encoder.frontend.features"  # energies of 16-bit samples do not fit into float16
 
 
 def halve(model: ModelProto) -> None:

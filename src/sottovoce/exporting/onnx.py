@@ -74,6 +74,7 @@ def facts(loaded: Pretrained, graph: Graph, precision: str, origin: Mapping[str,
         "frame_rate": str(SAMPLE_RATE / shape.frontend.stride),
         "kernel": str(shape.frontend.kernel),
         "stride": str(shape.frontend.stride),
+        **({"longest": str(shape.longest)} if shape.longest else {}),
         "dim": str(shape.dim),
         "layer": graph.layer,
         "layers": json.dumps(graph.chosen),
@@ -141,7 +142,10 @@ def translate(graph: Graph) -> ModelProto:
     samples = max(16_000, 4 * least)
     example = torch.randn(2, samples), torch.tensor([samples, samples - front.stride])
     batch = torch.export.Dim("batch")
-    axes = {"wave": {0: batch, 1: torch.export.Dim("samples", min=least)}, "lengths": {0: batch}}
+    axes = {
+        "wave": {0: batch, 1: torch.export.Dim("samples", min=least, max=graph.encoder.config.longest or None)},
+        "lengths": {0: batch},
+    }
     with torch.no_grad(), quiet():
         program = torch.onnx.export(
             graph.eval(),

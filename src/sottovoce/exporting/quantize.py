@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from sottovoce.exporting.half import FLOAT32_ONLY
 from sottovoce.exporting.proto import INPUTS, PARTS, library, save, scope, weights
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def targets(model: ModelProto, parts: Sequence[str], kinds: Sequence[str]) -> li
         raise ValueError(f"there is no part '{unknown[0]}' to quantise; parts: {', '.join(PARTS)}")
     known = weights(model)
     nodes = [node for node in model.graph.node if node.op_type in kinds and len(node.input) > 1 and node.input[1] in known]
-    nodes = [node for node in nodes if part(node) in parts and not scope(node).startswith("encoder.frontend.fbank")]
+    nodes = [node for node in nodes if part(node) in parts and not scope(node).startswith(FLOAT32_ONLY)]
     if not nodes:
         raise ValueError(f"nothing can be quantised in {', '.join(parts) or 'no part'}; choose among {', '.join(PARTS)}")
     return [node.name for node in nodes]

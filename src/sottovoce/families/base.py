@@ -143,7 +143,7 @@ class Family:
         for key in ("hidden_act", "feat_extract_activation"):
             if key in self.defaults and hf[key] not in ACTIVATIONS:
                 raise ValueError(f"config.json: {key} is {hf[key]!r}; known: {', '.join(ACTIVATIONS)}")
-        return EncoderConfig(
+        config = EncoderConfig(
             frontend=self.frontend(hf),
             dim=dim,
             position=self.position(hf),
@@ -157,6 +157,7 @@ class Family:
             convolution=self.convolution(hf),
             norm=self.normed,
         )
+        return dataclasses.replace(config, **self.special(hf))
 
     def filled(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         """`hf` over the family's defaults. ValueError on a value of another type than the default's, or one that cannot be."""
@@ -213,6 +214,10 @@ class Family:
 
     def convolution(self, hf: Mapping[str, Any]) -> ConvolutionConfig:
         return ConvolutionConfig()
+
+    def special(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields of the shape that most families leave at their defaults."""
+        return {}
 
     def dropout(self, hf: Mapping[str, Any]) -> DropoutConfig:
         return DropoutConfig(

@@ -21,15 +21,11 @@ class GenericEncoder(nn.Module):
 
     ``hidden[0]`` is what transformers gives as ``hidden_states[0]`` (for most models after positions, so it equals `embedded`).
     Padding is handled as transformers handles it: with an attention mask; group norms do see it.
-
-    window: samples that the model hears at a time, for models that pad all audio to one length (Whisper: 30 s); ``None`` for others.
-    Such a model gives the frames of the audio alone, without those of the padding. Longer audio is cut into windows without overlap,
-    the last of them padded, and their frames are put behind one another.
     """
 
-    def __init__(self, model: nn.Module, extractor: Any = None, window: int | None = None) -> None:
+    def __init__(self, model: nn.Module, extractor: Any = None) -> None:
         super().__init__()
-        self.model, self.extractor, self.window = model, extractor, window
+        self.model, self.extractor = model, extractor
         self.dim = self.depth = 0  # width and number of layers; known after a first run
         self.left_out: tuple[str, ...] = ()  # parts of the checkpoint that are not loaded
 
@@ -40,9 +36,6 @@ class GenericEncoder(nn.Module):
             )
         if wave.dim() != 2:
             raise ValueError(f"expected a batch of waveforms (batch, samples), got shape {tuple(wave.shape)}")
-        return self._run(wave, lengths) if self.window is None else self._by_windows(wave, lengths, self.window)
-
-    def _run(self, wave: Tensor, lengths: Tensor | None) -> Features:
         inputs, sizes = self._inputs(wave, lengths)
         out = self.model(**inputs, output_hidden_states=True, return_dict=True)
         hidden = list(getattr(out, "hidden_states", None) or ())
@@ -56,24 +49,6 @@ class GenericEncoder(nn.Module):
         if sizes is not None:
             steps, valid = sizes
             valid = torch.div(valid * frames + steps - 1, steps, rounding_mode="floor").clamp(min=0, max=frames)
-        return Features(hidden, valid, hidden[0], last)
-
-    def _by_windows(self, wave: Tensor, lengths: Tensor | None, window: int) -> Features:
-        sizes = [wave.shape[1]] * len(wave) if lengths is None else lengths.tolist()
-        pieces = [(i, row[at : min(at + window, size)]) for i, (row, size) in enumerate(zip(wave, sizes, strict=True))
-                  for at in range(0, max(size, 1), window)]  # fmt: skip
-        rows: list[list[list[Tensor]]] = [[] for _ in sizes]  # row, window, state: (frames, D)
-        for begin in range(0, len(pieces), len(sizes)):  # as many at a time as there are rows
-            some = pieces[begin : begin + len(sizes)]
-            long = torch.tensor([len(piece) for _, piece in some], device=wave.device)
-            features = self._run(nn.utils.rnn.pad_sequence([piece for _, piece in some], batch_first=True), long)
-            assert features.lengths is not None
-            states = [*features.hidden, features.last]
-            for j, ((i, _), frames) in enumerate(zip(some, features.lengths.tolist(), strict=True)):
-                rows[i].append([state[j, :frames] for state in states])
-        joined = [[torch.cat(parts) for parts in zip(*row, strict=True)] for row in rows]
-        *hidden, last = (nn.utils.rnn.pad_sequence(list(states), batch_first=True) for states in zip(*joined, strict=True))
-        valid = None if lengths is None else lengths.new_tensor([len(row[0]) for row in joined])
         return Features(hidden, valid, hidden[0], last)
 
     def _inputs(self, wave: Tensor, lengths: Tensor | None) -> tuple[dict[str, Tensor], tuple[int, Tensor] | None]:
@@ -118,13 +93,10 @@ def load_generic(folder: Path, hf: Mapping[str, Any], tensors: Mapping[str, Tens
             first, second = (encoder(torch.zeros(1, count * SAMPLE_RATE)) for count in (1, 2))
     except Exception as problem:  # other people's code: anything may come
         raise ValueError(f"model_type {kind!r} does not run as a speech encoder: {_first_line(problem)}") from problem
-    if first.last.shape[1] == second.last.shape[1]:  # it pads all audio to one length
-        encoder.window = getattr(encoder.extractor, "n_samples", None)
-        if not isinstance(encoder.window, int) or encoder.window < SAMPLE_RATE:
-            raise ValueError(
-                f"model_type {kind!r} gives {first.last.shape[1]} frames for audio of any length, and its extractor does not say how "
-                "much audio they stand for (n_samples), so it cannot be a teacher"
-            )
+    if first.last.shape[1] == second.last.shape[1]:
+        raise ValueError(
+            f"model_type {kind!r} gives {first.last.shape[1]} frames for audio of any length, so it cannot be a teacher"
+        )
     encoder.dim, encoder.depth = first.last.shape[-1], len(first.hidden) - 1
     return encoder
 

@@ -17,7 +17,7 @@ from sottovoce.encoder.attention import RelativeGate
 from sottovoce.encoder.config import EncoderConfig
 from sottovoce.encoder.distance import KeyDistance, SinusoidDistance
 from sottovoce.encoder.encoder import Encoder
-from sottovoce.encoder.modules import ChannelNorm, FixedNorm, Offset
+from sottovoce.encoder.modules import ChannelNorm, FixedNorm, Offset, WholeNorm
 from sottovoce.encoder.position import ConvPosition, RelativeTable
 from sottovoce.hub.configuration import SottovoceConfig
 from sottovoce.hub.teacher_space import TeacherSpace, check_space, no_projections
@@ -96,10 +96,11 @@ class SottovoceModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Values for what a checkpoint lacks; transformers' `init` leaves loaded tensors alone."""
         super()._init_weights(module)
-        if isinstance(module, (ChannelNorm, FixedNorm, RelativeGate, Offset)):
+        if isinstance(module, (ChannelNorm, WholeNorm, FixedNorm, RelativeGate, Offset)):
             if not isinstance(module, Offset):
                 (init.zeros_ if isinstance(module, RelativeGate) else init.ones_)(module.weight)
-            init.zeros_(module.bias)
+            if isinstance(bias := getattr(module, "bias", None), Tensor):
+                init.zeros_(bias)
         elif isinstance(module, (RelativeTable, KeyDistance)):
             init.normal_(module.weight, std=0.02)
         elif isinstance(module, SinusoidDistance):

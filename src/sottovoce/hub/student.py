@@ -200,7 +200,7 @@ class Speech(nn.Module):
         samples = None if lengths is None else _lengths(lengths, x).to(parameter.device)
         if self.normalize:
             x = normalize_wave(x, samples)
-        if self.config is None or self.config.frontend.fbank is None:  # a filter bank is computed in float32
+        if self.config is None or self.config.frontend.features is None:  # they are computed in float32
             x = x.to(parameter.dtype)
         features: Features = self.encoder(x, samples)
         if self.projections is None:

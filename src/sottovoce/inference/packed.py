@@ -75,7 +75,8 @@ class PackedEncoder(Encoder):
         self.__dict__.update(copy.deepcopy(encoder, shared).__dict__)
         self.eval()
         _pack_linears(self)
-        self.frontend = PackedFrontend(self.frontend)
+        if in_pieces(self.config.frontend):
+            self.frontend = PackedFrontend(self.frontend)
         if self.position is not None:
             self.position = PackedPosition(self.position)
 
@@ -90,6 +91,12 @@ class PackedEncoder(Encoder):
             raise ValueError("a packed encoder cannot be trained; train the original encoder and pack it again")
         super().train(False)
         return self
+
+
+def in_pieces(shape: FrontendConfig) -> bool:
+    """Whether `PackedFrontend` can compute this front end; others stay as they are."""
+    padded = any(conv.padding for conv in shape.convs) or shape.projection is not None
+    return not (padded or (shape.features is not None and shape.convs) or shape.norm == "whole")
 
 
 def _pack_linears(module: nn.Module) -> None:
@@ -190,16 +197,15 @@ class PackedFrontend(WaveFrontend):
         self.shape: FrontendConfig = frontend.config.apart  # without joining
         self.packed = nn.ModuleList(PackedConv(block) for block in self.convs if isinstance(block, ConvBlock))
 
-    def convolved(self, wave: Tensor, lengths: Tensor | None) -> Tensor:
-        shape = self.shape
-        wave = wave.float()
+    def convolved(self, x: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        shape, lengths, wave = self.shape, count, x[..., 0].float()
         full = lengths is None or shape.norm_over_padding
         sizes = [wave.shape[1]] * len(wave) if full or lengths is None else lengths.tolist()
         frames = wave.new_zeros(len(wave), shape.frames(wave.shape[1]), shape.convs[-1].dim)
         for row, size, out in zip(wave, sizes, frames, strict=True):
             if shape.frames(size) > 0:
                 self.fill(out[: shape.frames(size)], row[:size, None])
-        return frames
+        return frames, None if lengths is None else shape.frames(lengths)
 
     def fill(self, out: Tensor, wave: Tensor) -> None:
         """Writes the frames of one recording (S, 1) into `out` (T, C), piece by piece."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from sottovoce.core.types import Cost
+from sottovoce.core.types import SAMPLE_RATE, Cost
 from sottovoce.encoder import EncoderConfig
 from sottovoce.pruning.parts import encoder_parts
 from sottovoce.pruning.unit import Width
@@ -22,7 +22,10 @@ def encoder_cost(config: EncoderConfig, widths: Mapping[str, Width] | None = Non
     such as "frontend.convs.0" and "layers.3.ffn"; "frontend.projection" includes its norm, "norms" are the norms of the layers.
     params: elements of the state dict. macs: half of what `torch.utils.flop_counter` counts.
     """
-    return {name: Cost(part.params, part.macs / seconds) for name, part in encoder_parts(config, widths, seconds).items()}
+    parts = encoder_parts(config, widths, seconds)
+    if config.window:  # as long as a window, a clip is as dear as its audio; longer ones are so many windows
+        seconds = min(seconds, config.window / SAMPLE_RATE)
+    return {name: Cost(part.params, part.macs / seconds) for name, part in parts.items()}
 
 
 def total(costs: Mapping[str, Cost] | Iterable[Cost]) -> Cost:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from sottovoce.encoder import EncoderConfig
+from sottovoce.encoder import EncoderConfig, ProjectionConfig
 from sottovoce.encoder.kaldi_fbank import BINS
+from sottovoce.encoder.relative_log_mel import BINS as LOG_MEL_BINS
 from sottovoce.pruning.unit import PartCost, UnitKind, Width, Workload, kinds
 
 
@@ -26,27 +27,39 @@ def _without_units(workload: Workload) -> Iterator[PartCost]:
     """The filter bank, the projection with its norm, the relative position table, and the norms of the layers."""
     config, frontend, frames = workload.config, workload.config.frontend, workload.frames
     dim, relative = config.dim, config.relative
-    if frontend.fbank is not None:  # without the Fourier transform, which is fast
-        windows = workload.frames_after(1)
-        bank = BINS * frontend.fbank.mels * windows
-        yield PartCost("frontend.fbank", "fbank", (-1, 1), windows, 0, bank, lambda: {"macs": bank, "call": 1})
+    if frontend.features is not None:  # the spectrum is not counted: it is a fast transform
+        windows, features = workload.frames_after(1), frontend.features
+        name, bins = ("fbank", BINS) if frontend.fbank is not None else ("log_mel", LOG_MEL_BINS)
+        bank = bins * features.mels * windows
+        # the same work for both: a transform, and a product with the filters
+        place, terms = (-1, -1 if frontend.convs else 1), {"macs": bank, "call": 1}
+        yield PartCost(f"frontend.{name}", "fbank", place, windows, 0, bank, lambda: terms, "frontend.features")
 
-    inputs: Width = frontend.fbank.dim if frontend.fbank else workload.sizes[f"frontend.convs.{len(frontend.convs) - 1}"]
-    joined = inputs * frontend.join
+    inputs: Width = workload.sizes[f"frontend.convs.{len(frontend.convs) - 1}"] if frontend.convs else frontend.inputs
+    shape = frontend.projection or ProjectionConfig(frontend.join, frontend.join)
+    joined = inputs * shape.kernel
     norm = 2 * inputs if frontend.projection_norm else 0
 
     def projection() -> Mapping[str, Width]:
-        return {"macs": joined * (dim * frames), "inputs": joined * frames, "outputs": dim * frames, "call": 1}
+        moved = {"inputs": inputs * (shape.stride * frames), "outputs": dim * frames}
+        return {"macs": joined * (dim * frames), **moved, "call": 1}
 
     params, macs = norm + (joined + 1) * dim, joined * dim * frames
-    yield PartCost("frontend.projection", "projection", (-1, 2), frames, params, macs, projection)
+    kind = "projection" if frontend.projection is None else "conv.group"  # a convolution as those behind the first
+    yield PartCost("frontend.projection", kind, (-1, 2), frames, params, macs, projection)
 
     if relative is not None:
         scores = relative.heads * frames * frames
         table = relative.buckets * relative.heads
         yield PartCost("relative", "relative", (-1, 4), frames, table, 0, lambda: {"scores": scores, "call": 1})
 
+    if config.positions:  # one more sum
+        sums = {"outputs": dim * frames, "call": 1}
+        yield PartCost("positions", "norms", (-1, 3), frames, config.positions * dim, 0, lambda: sums)
+
     norms = sum(5 if layer.kind == "conformer" else 2 for layer in config.layers) + int(config.norm)
     outputs = norms * dim * frames
     last = (len(config.layers), 0)
-    yield PartCost("norms", "norms", last, frames, 2 * dim * norms, 0, lambda: {"outputs": outputs, "call": norms})
+    yield PartCost(
+        "norms", "norms", last, frames, (1 + config.norm_bias) * dim * norms, 0, lambda: {"outputs": outputs, "call": norms}
+    )

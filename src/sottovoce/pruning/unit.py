@@ -15,6 +15,7 @@ from torch import Tensor
 from sottovoce.core.registry import UNITS, suggestion
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import Encoder, EncoderConfig
+from sottovoce.encoder.config import after
 
 if TYPE_CHECKING:
     from sottovoce.pruning.gates import GateConfig
@@ -88,7 +89,8 @@ class PartCost:
 
 @dataclass(frozen=True)
 class Workload:
-    """What costs depend on: an encoder's shape, the (expected) number of units in every group, and a clip of `samples`.
+    """What costs depend on: an encoder's shape, the (expected) number of units in every group, and a clip of `samples`, which are those of
+    one window where the encoder hears all in windows of one length.
 
     presence: see `present`; entries for the parts that can be gated as a whole.
     """
@@ -108,7 +110,7 @@ class Workload:
         for kind in kinds():
             for part, group in kind.covers(config).items():
                 presence[part] = presence[part] * sizes[group] if part in presence else sizes[group]
-        workload = cls(config, sizes, round(seconds * SAMPLE_RATE), presence)
+        workload = cls(config, sizes, config.window or round(seconds * SAMPLE_RATE), presence)
         if workload.frames < 1:
             raise ValueError(f"{seconds} s are too short for one frame; use a longer clip")
         return workload
@@ -121,8 +123,8 @@ class Workload:
     def frames_after(self, steps: int) -> int:
         """Number of frames after the first `steps` steps of the front end."""
         frames = self.samples
-        for kernel, stride in self.config.frontend.steps[:steps]:
-            frames = (frames - kernel) // stride + 1
+        for step in self.config.frontend.steps[:steps]:
+            frames = after(frames, step)
         return frames
 
     def present(self, part: str) -> Width:

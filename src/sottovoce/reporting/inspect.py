@@ -38,6 +38,7 @@ def inspect(source: str) -> dict[str, Any]:
         "convs": [{"dim": conv.dim, "kernel": conv.kernel, "stride": conv.stride} for conv in frontend.convs],
         "frontend_dim": frontend.width,
         "frontend_join": frontend.join,
+        "window_seconds": config.window / SAMPLE_RATE or None,
         "layers": layers,
         "parts": {name: _part(cost, *labels.get(name, (name, ""))) for name, cost in costs.items()},
         "total": {"params": int(everything.params), "macs_per_s": float(everything.macs)},
@@ -52,7 +53,6 @@ def _inside_transformers(loaded: Pretrained, encoder: GenericEncoder) -> dict[st
         "model_type": loaded.hf_config["model_type"],
         "dim": loaded.dim,
         "depth": loaded.depth,
-        "window_seconds": None if encoder.window is None else encoder.window / SAMPLE_RATE,
         "total": {"params": sum(parameter.numel() for parameter in encoder.parameters())},
         "left_out": list(loaded.left_out),
     }
@@ -67,7 +67,8 @@ def _front(config: EncoderConfig) -> dict[str, tuple[str, str]]:
     frontend = config.frontend
     times = f"{frontend.join} x " if frontend.join > 1 else ""
     return {
-        "frontend.fbank": ("filter bank", f"{frontend.width} per frame"),
+        "frontend.fbank": ("filter bank", f"{frontend.inputs} per frame"),
+        "frontend.log_mel": ("log-mel", f"{frontend.inputs} per frame"),
         "frontend.projection": ("projection", f"{times}{frontend.width} to {config.dim}"),
     }
 
@@ -84,6 +85,12 @@ def show(found: dict[str, Any]) -> None:
     console.print(
         f"{found['source']}: {found['family']}, width {found['dim']}, {found['frame_rate']:g} frames per second", highlight=False
     )
+    if found["window_seconds"]:
+        console.print(
+            f"It hears {found['window_seconds']:g} s at a time: shorter recordings are padded, longer ones cut into windows "
+            "without overlap. A student need not.",
+            highlight=False,
+        )
     table = Table("part", "shape", "parameters", "share", "MMACs/s", "share ")
     for column in table.columns:
         column.no_wrap = True
@@ -97,13 +104,10 @@ def show(found: dict[str, Any]) -> None:
 
 
 def _lines_inside_transformers(found: dict[str, Any]) -> str:
-    window = found["window_seconds"]
-    hears = "" if window is None else f" It hears {window:g} s at a time: longer recordings are cut into windows without overlap."
     return (
         f"{found['source']}: model_type '{found['model_type']}', width {found['dim']}, {found['depth']} layers, "
         f"{found['total']['params']:,} parameters\n"
         "It runs inside transformers: it can teach a student of another design and be evaluated; it cannot be pruned, copied or exported."
-        + hears
     )
 
 

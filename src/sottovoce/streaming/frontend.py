@@ -65,8 +65,8 @@ class StreamFrontend:
         known = wave if ending else wave[:, :samples]
         if self.normalize:
             self.loudness.add(known[:, self.loudness.count - self.taken * self.shape.stride :])
-        if self.frontend.fbank is not None:
-            x = self.fbank_features(self.frontend.fbank, known, count)
+        if isinstance(self.frontend.features, Fbank):
+            x = self.fbank_features(self.frontend.features, known, count)
         else:
             x = self.wave_features(known, samples)
         self.taken += count

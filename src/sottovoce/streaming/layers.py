@@ -19,7 +19,7 @@ from sottovoce.encoder import Encoder
 from sottovoce.encoder.attention import Attention
 from sottovoce.encoder.conformer import Convolution
 from sottovoce.encoder.distance import SinusoidDistance, sinusoids
-from sottovoce.encoder.modules import Offset
+from sottovoce.encoder.modules import Offset, constant
 from sottovoce.encoder.position import ConvPosition
 from sottovoce.hub.teacher_space import TeacherSpace
 
@@ -69,7 +69,7 @@ class ContextAttention(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None = None, table: Tensor | None = None) -> Tensor:
         of, context = self.attention, self.context
         if isinstance(of.out_proj, Offset) or of.q_proj.weight.shape[0] == 0:
-            return of.out_proj.bias.expand_as(x)
+            return constant(of.out_proj, x)
         turned = x if of.rotary is None else of.rotary(x, context.at.float())
         q, k, v = (
             proj(y).unflatten(-1, (-1, of.head_dim)).transpose(1, 2)

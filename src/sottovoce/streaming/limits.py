@@ -63,6 +63,18 @@ def encoder_of(model: Speech) -> Encoder:
             f"streaming needs float32 and the model is {str(dtype).removeprefix('torch.')}; call model.float() first"
         )
     shape = encoder.config.frontend
+    if encoder.config.window or encoder.config.positions:
+        raise ValueError(
+            "this model counts positions from the beginning of a recording that it hears whole, so it cannot be streamed"
+        )
+    if shape.log_mel is not None or shape.norm == "whole":
+        raise ValueError("this model's front end is relative to the level of the whole recording, so it cannot be streamed")
+    if shape.projection is not None or any(conv.padding for conv in shape.convs):
+        raise ValueError(
+            "this model's front end has padded convolutions or a convolution for a projection; it cannot be streamed"
+        )
+    if encoder.config.distance is not None and encoder.config.distance.kind == "rotary_heads":
+        raise ValueError("streaming does not know attention whose queries and keys are rotated head by head (rotary_heads)")
     if shape.kernel < shape.stride:
         raise ValueError(f"the front end skips samples (kernel {shape.kernel}, stride {shape.stride}); it cannot be streamed")
     if shape.fbank is not None and model.normalize:

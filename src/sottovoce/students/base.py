@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from sottovoce.encoder import Encoder
+from torch import Tensor, nn
+
+from sottovoce.encoder import Encoder, ProjectionConfig
 from sottovoce.hub.pretrained import Pretrained
 from sottovoce.pruning.plan import rebuild
 
@@ -28,24 +30,39 @@ class Student:
 
 @dataclass(frozen=True)
 class Joining:
-    """Time reduction for students made from a teacher (as in FitHuBERT, arXiv 2207.00555).
+    """Time for students made from a teacher.
 
-    join: number of teacher frames that become one before the first layer; the layers then have as many times fewer frames. The student
-    starts from their mean.
+    join: number of teacher frames that become one before the first layer; the layers then have as many times fewer frames (as in
+    FitHuBERT, arXiv 2207.00555). The student starts from their mean. length: "any", every recording as long as it is, also where the
+    teacher pads all to one length (Whisper: 30 s); "teacher", as the teacher does it.
     """
 
     join: int = 1
+    length: Literal["any", "teacher"] = "any"
 
-    def joined(self, encoder: Encoder) -> Encoder:
-        """`encoder`, or a new one that joins frames."""
-        if self.join == 1:
-            return encoder
-        config = encoder.config
-        frontend = dataclasses.replace(config.frontend, join=config.frontend.join * self.join)
-        state = encoder.state_dict()
-        name = "frontend.projection.weight"
-        state[name] = state[name].repeat_interleave(self.join, 1) / self.join
-        return rebuild(encoder, dataclasses.replace(config, frontend=frontend), state)
+    def fitted(self, encoder: Encoder) -> Encoder:
+        """`encoder`, or a new one that joins frames or runs on recordings as long as they are."""
+        config, state = encoder.config, encoder.state_dict()
+        if self.length == "any":
+            config = dataclasses.replace(config, window=0)
+        if self.join > 1:
+            frontend, name = config.frontend, "frontend.projection.weight"
+            if frontend.projection is None:
+                frontend = dataclasses.replace(frontend, join=frontend.join * self.join)
+                state[name] = state[name].repeat_interleave(self.join, 1) / self.join
+            else:
+                state[name], projection = longer(state[name], frontend.projection, self.join)
+                frontend = dataclasses.replace(frontend, projection=projection)
+            config = dataclasses.replace(config, frontend=frontend)
+        return encoder if config == encoder.config else rebuild(encoder, config, state)
+
+
+def longer(weight: Tensor, shape: ProjectionConfig, join: int) -> tuple[Tensor, ProjectionConfig]:
+    """The convolution (D, C, K) whose frames are the means of `join` frames of another, before the activation."""
+    offsets = [shape.stride * i for i in range(join)]
+    kernel = sum(nn.functional.pad(weight, (at, offsets[-1] - at)) for at in offsets) / join
+    assert isinstance(kernel, Tensor)
+    return kernel, dataclasses.replace(shape, kernel=kernel.shape[2], stride=shape.stride * join)
 
 
 def own_encoder(teacher: Pretrained | None) -> Encoder:

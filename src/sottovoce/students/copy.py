@@ -23,4 +23,4 @@ class Copy(Student):
 
     def build(self, teacher: Pretrained | None) -> Encoder:
         config: Copy.Config = self.config
-        return config.joined(copy.deepcopy(own_encoder(teacher)))
+        return config.fitted(copy.deepcopy(own_encoder(teacher)))

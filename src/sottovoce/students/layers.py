@@ -26,7 +26,7 @@ class Layers(Student):
     def build(self, teacher: Pretrained | None) -> Encoder:
         encoder = own_encoder(teacher)
         config: Layers.Config = self.config
-        return config.joined(take(encoder, chosen(len(encoder.layers), config.count, config.which)))
+        return config.fitted(take(encoder, chosen(len(encoder.layers), config.count, config.which)))
 
 
 def chosen(depth: int, count: int, which: str) -> list[int]:

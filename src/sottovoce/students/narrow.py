@@ -57,8 +57,8 @@ class Narrow(Student):
         shallower = take(encoder, chosen(depth, options.depth or depth, "spaced"))
         config = self.shape(shallower.config)
         if options.start == "random":
-            return options.joined(Encoder(config)).reset_parameters()
-        return options.joined(thinner(fewer_units(shallower, config), config.dim))
+            return options.fitted(Encoder(config)).reset_parameters()
+        return options.fitted(thinner(fewer_units(shallower, config), config.dim))
 
     def shape(self, config: EncoderConfig) -> EncoderConfig:
         """The teacher's config with the student's sizes. ValueError if the teacher does not allow them."""

@@ -65,6 +65,11 @@ class RuntimeEncoder(nn.Module):
         kernel = int(self.facts["kernel"])
         if wave.shape[1] < kernel:
             raise ValueError(f"{wave.shape[1]} samples are too few: one frame needs {kernel} (16 kHz)")
+        longest = int(self.facts.get("longest", 0))
+        if 0 < longest < wave.shape[1]:
+            raise ValueError(
+                f"{wave.shape[1]} samples are too many: the file takes {longest} at most (16 kHz); cut the recording"
+            )
         size = torch.full((len(wave),), wave.shape[1]) if lengths is None else lengths
         names = [item.name for item in self.session.get_inputs()]
         given = (wave.float().cpu().numpy(), size.to(torch.int64).cpu().numpy())

@@ -58,7 +58,7 @@ def subject_of(loaded: Pretrained, name: str, role: Role) -> Subject:
         normalize=loaded.normalize,
         layers=loaded.depth + 1,
         dim=loaded.dim,
-        frame_rate=frame_rate(encoder),
+        frame_rate=frame_rate(encoder) if loaded.config is None else SAMPLE_RATE / loaded.config.frontend.stride,
         fingerprint=fingerprint(encoder, loaded.normalize),
         family=loaded.family,
         params=float(sum(p.numel() for p in encoder.parameters())) if cost is None else float(cost.params),

@@ -30,7 +30,10 @@ class AttentionParts(UnitKind):
                     rows, vectors = producers(config, f"{at}.attention")
                     slices = [Slice(name, 0) for name in rows + vectors]
                     slices.append(Slice(f"{at}.attention.out_proj.weight", 1, scale=True))
-                slices.append(Slice(f"{at}.attention.out_proj.bias", 0, scale=True, select=False))
+                if "o" in config.attention_bias:
+                    slices.append(Slice(f"{at}.attention.out_proj.bias", 0, scale=True, select=False))
+                if not slices:  # nothing is left of it
+                    continue
                 yield Group(f"{at}.attention", self.name, 1, tuple(slices), index=i)
 
     def narrow(self, config: EncoderConfig, group: Group, kept: Sequence[int]) -> EncoderConfig:

@@ -27,7 +27,7 @@ class ConvChannels(UnitKind):
         frontend = config.frontend
         for i, (at, conv) in enumerate(_convs(config)):
             slices = [Slice(f"{at}.conv.weight", 0)]
-            if frontend.bias:
+            if frontend.biased(i):
                 slices.append(Slice(f"{at}.conv.bias", 0))
             if _normed(frontend, i):
                 slices += [Slice(f"{at}.norm.weight", 0), Slice(f"{at}.norm.bias", 0)]
@@ -47,7 +47,7 @@ class ConvChannels(UnitKind):
         return dataclasses.replace(config, frontend=dataclasses.replace(config.frontend, convs=tuple(convs)))
 
     def parts(self, workload: Workload) -> Iterator[PartCost]:
-        inputs: Width = 1
+        inputs: Width = workload.config.frontend.inputs
         for i, (at, conv) in enumerate(_convs(workload.config)):
             units = workload.sizes[at]
             yield _part(workload, i, conv, inputs, units)
@@ -76,18 +76,22 @@ class ConvChannels(UnitKind):
 
 
 def _part(workload: Workload, i: int, conv: ConvConfig, inputs: Width, units: Width) -> PartCost:
-    frontend, frames = workload.config.frontend, workload.frames_after(i + 1)
+    frontend = workload.config.frontend
+    before = len(frontend.features.steps) if frontend.features is not None else 0
+    frames = workload.frames_after(before + i + 1)
     weights = inputs * units * conv.kernel
-    params = weights + units * (int(frontend.bias) + 2 * int(_normed(frontend, i)))
+    params = weights + units * (int(frontend.biased(i)) + 2 * int(_normed(frontend, i)))
+
+    first = i == 0 and frontend.features is None and frontend.norm != "whole"
 
     def terms() -> Mapping[str, Width]:
-        if i == 0:  # one input channel: arithmetic is proportional to outputs
+        if first:  # one input and a kernel of ten: arithmetic and outputs are in proportion
             return {"outputs": units * frames, "call": 1}
         moved = {"inputs": inputs * (conv.stride * frames), "outputs": units * frames}
         return {"macs": inputs * units * (conv.kernel * frames), **moved, "call": 1}
 
-    # with group norm, only the first convolution has a norm
-    kind = f"{'conv' if i else 'conv.first'}.{frontend.norm}"
+    # of a front end with a group norm, only the first convolution has one; the others are plain
+    kind = f"{'conv.first' if first else 'conv'}.{'layer' if frontend.norm == 'layer' else 'group'}"
     return PartCost(f"frontend.convs.{i}", kind, (-1, 0), frames, params, weights * frames, terms)
 
 
@@ -96,4 +100,4 @@ def _convs(config: EncoderConfig) -> list[tuple[str, ConvConfig]]:
 
 
 def _normed(frontend: FrontendConfig, i: int) -> bool:
-    return frontend.norm == "layer" or (frontend.norm == "group" and i == 0)
+    return frontend.norm == "layer" or (frontend.norm in ("group", "whole") and i == 0)

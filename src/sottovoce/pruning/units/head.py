@@ -64,7 +64,8 @@ class Heads(UnitKind):
 
 def producers(config: EncoderConfig, at: str) -> tuple[list[str], list[str]]:
     """Tensors of the attention module `at` that produce heads: (those with `head_dim` rows per head, those with one)."""
-    rows = [f"{at}.{name}_proj.{tensor}" for name in "qkv" for tensor in ("weight", "bias")]
+    tensors = {name: ("weight", "bias") if name in config.attention_bias else ("weight",) for name in "qkv"}
+    rows = [f"{at}.{name}_proj.{tensor}" for name in "qkv" for tensor in tensors[name]]
     vectors = [f"{at}.gate.const", f"{at}.gate.heads"] if config.relative is not None else []
     if config.distance is not None and config.distance.kind == "sinusoid":
         rows.append(f"{at}.distance.proj.weight")
@@ -76,8 +77,13 @@ def _part(workload: Workload, layer: int, name: str, heads: Width, width: int) -
     """The cost of attention with `heads` heads of `width`."""
     dim, frames, distance, present = workload.config.dim, workload.frames, workload.config.distance, workload.present(name)
     style = "relative" if workload.config.relative is not None else distance.kind if distance is not None else ""
+    style = "rotary" if style == "rotary_heads" else style  # the same work
     size = heads * width
     params = 3 * (dim + 1) * size + (size + 1) * dim
+    if missing := 3 - sum(name in workload.config.attention_bias for name in "qkv"):
+        params = params - missing * size
+    if "o" not in workload.config.attention_bias:
+        params = params - dim
     macs = size * frames * (4 * dim + 2 * frames)  # projections; scores and weighted sum
     if style == "relative":  # a gate per head; the heads share its projection
         params = params + heads + any_unit(heads) * 8 * (width + 1)
