@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sottovoce.core.registry import FAMILIES
 from sottovoce.hub.checkpoint import read_tensors
 from sottovoce.hub.pretrained import load_pretrained
-from tests.unit.test_families import BATCH, config, difference, edit, save, stranger, tiny
+from tests.unit.test_families import BATCH, config, difference, edit, save, speech, stranger, tiny
 
 torch.set_num_threads(1)
 

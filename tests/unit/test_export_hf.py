@@ -597,7 +597,7 @@ def test_the_configuration_of_transformers_has_the_fields_of_the_format() -> Non
         (("layers", 0, "ffn_dim"), [16]),
         (("frontend", "convs", 0, "stride"), 0),
         (("frontend", "convs", 0, "kernel"), 10**12),
-        (("activation",), "tanh"),
+        (("activation",), "mish"),
     ],
 )
 def test_a_student_whose_shape_cannot_be_is_refused_in_one_line(

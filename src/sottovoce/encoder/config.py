@@ -157,6 +157,7 @@ class FrontendConfig(Shape):
     def __post_init__(self) -> None:
         if self.join < 1:
             raise ValueError(f"frontend.join is {self.join}; at least one frame makes a frame")
+        _known("frontend.norm", self.norm, ("group", "layer", "whole", "none"))
         if self.join > 1 and self.projection is not None:
             raise ValueError(f"frontend.join is {self.join}; a projection that is a convolution joins frames by its own stride")
         if self.fbank is not None and self.log_mel is not None:
@@ -271,6 +272,8 @@ class DistanceConfig(Shape):
 
     def __post_init__(self) -> None:
         _known("distance.kind", self.kind, ("key", "sinusoid", "rotary", "rotary_heads"))
+        if self.width % 2:
+            raise ValueError(f"distance.width is {self.width}; channels are rotated in pairs")
 
 
 @dataclass(frozen=True, repr=False)
@@ -360,6 +363,10 @@ class EncoderConfig(Shape):
     attention_bias: str = field(default="qkvo", metadata=LATER)
     norm_bias: bool = field(default=True, metadata=LATER)
     window: int = field(default=0, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        if self.window % self.frontend.stride:
+            raise ValueError(f"window is {self.window} samples, no whole number of frames of {self.frontend.stride}")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EncoderConfig:

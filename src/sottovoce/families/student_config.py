@@ -75,7 +75,7 @@ class StudentConfig:
         return shapes
 
 
-_MAY_BE_ZERO = ("num_heads", "ffn_dim", "ffn1_dim", "glu_dim", "left", "right")
+_MAY_BE_ZERO = ("num_heads", "ffn_dim", "ffn1_dim", "glu_dim", "left", "right", "width", "padding", "positions", "window")
 _LARGEST = 2**20  # of any whole number in a shape
 
 
@@ -106,9 +106,15 @@ def _fits(value: Any, hint: Any, least: int) -> bool:
         return isinstance(value, str)
     if value is None:
         return type(None) in get_args(hint)
-    return isinstance(value, tuple) and all(
-        type(one) is int and 0 <= one <= _LARGEST for one in value
-    )  # empty, or places of units
+    if type(None) in get_args(hint) and get_args(hint)[0] in (bool, int, str):
+        return _fits(value, get_args(hint)[0], least)
+    return isinstance(value, tuple) and all(_fits_one(one) for one in value)  # empty, places of units, ranks by name
+
+
+def _fits_one(value: Any) -> bool:
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
+        value = value[1]
+    return type(value) is int and 0 <= value <= _LARGEST
 
 
 def _check_heads(shape: EncoderConfig) -> None:
