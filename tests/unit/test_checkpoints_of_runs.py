@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,83 @@ def test_damaged_checkpoints_are_noticed_and_change_nothing(
     ours, theirs = weights(tmp_path / "s"), weights(undisturbed)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert losses(tmp_path / "s") == losses(undisturbed)
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("damage", [flip, zero, cut_short, Path.unlink])
+@pytest.mark.parametrize("name", ["prune.safetensors", "cut.safetensors", "prune.json", "cut.json"])
+def test_a_damaged_file_of_a_finished_stage_is_noticed_and_changes_nothing(
+    damage: Callable[[Path], None],
+    name: str,
+    undisturbed: Path,
+    teacher_folder: Path,
+    speech_folder: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    killed_at(11, teacher_folder, speech_folder, tmp_path / "s")  # the third of distill's updates
+    damage(tmp_path / "s/run" / name)
+    capfd.readouterr()
+    small(teacher_folder, speech_folder, tmp_path / "s")
+    said = capfd.readouterr().err
+    needed = name != "prune.safetensors"  # what the cut made of it is there
+    assert (f"{name.split('.')[0]} is done again" in said) == (needed and (damage is not Path.unlink or name.endswith("tensors")))
+    ours, theirs = weights(tmp_path / "s"), weights(undisturbed)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert losses(tmp_path / "s") == losses(undisturbed)
+
+
+def test_a_changed_number_in_the_report_of_a_stage_is_noticed(
+    teacher_folder: Path, speech_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    killed_at(11, teacher_folder, speech_folder, tmp_path / "s")
+    path = tmp_path / "s/run/cut.json"
+    path.write_text(path.read_text().replace('"params": ', '"params": 1'))
+    small(teacher_folder, speech_folder, tmp_path / "s")
+    assert "cut is done again" in capfd.readouterr().err
+
+
+def test_a_damaged_recipe_is_a_plain_message_and_a_damaged_result_is_written_again(
+    undisturbed: Path, teacher_folder: Path, speech_folder: Path
+) -> None:
+    record = json.loads((undisturbed / "run/result.json").read_text())
+    (undisturbed / "run/result.json").write_text('{"schema": ')
+    small(teacher_folder, speech_folder, undisturbed)
+    assert json.loads((undisturbed / "run/result.json").read_text())["cost"] == record["cost"]
+    (undisturbed / "run/recipe.yaml").write_bytes(bytes(100))
+    with pytest.raises(ValueError, match=r"recipe\.yaml is damaged.*--fresh"):
+        small(teacher_folder, speech_folder, undisturbed)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(
+    undisturbed: Path, teacher_folder: Path, speech_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One process goes on with what two began: two batches in an update, and the logged sums of both."""
+    killed_at(5, teacher_folder, speech_folder, tmp_path / "s", ["log_every=2"])
+    folder = tmp_path / "s/run"
+    settings = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(settings.replace("processes: 1", "processes: 2"))
+    checkpoints = Checkpoints(folder)
+    saved = checkpoints.load("prune")
+    assert saved is not None
+    mine = saved["ranks"][0]
+    ahead = {**mine, "stream": {**mine["stream"], "batch": mine["stream"]["batch"] + 2}}
+    checkpoints.save({**saved, "ranks": [ahead, mine]})
+    sizes: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        plain = loop.update
+        patch.setattr(loop, "update", lambda run, state, rate: sizes.append(state.accumulate) or plain(run, state, rate))
+        small(teacher_folder, speech_folder, tmp_path / "s", ["log_every=2"])
+    assert "began with 2 processes and goes on with 1" in capfd.readouterr().err
+    assert sizes == [2] * 10  # of 14 updates 4 were made before
+    assert (tmp_path / "s/model.safetensors").exists()
 
 
 def test_a_resumed_run_logs_the_means_of_the_undisturbed_one(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_ranks_share_every_epoch_evenly(world: int) -> None:
     utterances = fake(np.random.default_rng(0).uniform(0.5, 3, 70).tolist())
     plans = [Plan(utterances, CONFIG, 0, rank, world) for rank in range(world)]
     assert len({plan.length(0) for plan in plans}) == 1
-    jobs = [plan.job(0, index) for plan in plans for index in range(plan.length(0))]
+    jobs = [plan.job(0, index) for plan in plans for index in range(0, plan.length(0), world)]
     seen = Counter(item.id for job in jobs for item in job.utterances)
     assert set(seen) == {item.id for item in utterances}
     batches = len(plans[0].batches(0))
@@ -161,6 +161,20 @@ def test_ranks_share_every_epoch_evenly(world: int) -> None:
     assert len(set(firsts)) == len(firsts)
     with pytest.raises(ValueError, match="rank 2"):
         Plan(utterances, CONFIG, 0, 2, 2)
+
+
+def test_any_number_of_ranks_reads_the_same_sequence() -> None:
+    """From any position on, over ends of epochs."""
+    utterances = fake(np.random.default_rng(0).uniform(0.5, 3, 70).tolist())
+
+    def sequence(world: int, batches: int = 60) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+        ranks = [Plan(utterances, CONFIG, 0, rank, world, multiple=4).jobs(2, 3) for rank in range(world)]
+        steps = [next(rank) for _ in range(-(-batches // world)) for rank in ranks]
+        return [(tuple(item.id for item in job.utterances), job.begins) for job in steps][:batches]
+
+    alone = sequence(1)
+    assert len(alone) > Plan(utterances, CONFIG, 0, multiple=4).length(2)
+    assert all(sequence(world) == alone for world in (2, 3, 4, 7))
 
 
 @pytest.mark.parametrize("crop", ["shortest", "none"])

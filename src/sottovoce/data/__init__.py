@@ -55,14 +55,15 @@ def open_data(
     seed: int = 0,
     rank: int = 0,
     world: int = 1,
+    multiple: int | None = None,
     skipped_file: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Data:
     """Everything a run needs of its data.
 
     spec: see `open_source`. seed decides the batches and crops; the held-out recordings do not depend on it. Rank r of `world` processes
-    gets its own share of every epoch. `skipped_file` collects what is skipped as JSON lines. Raises ValueError when nothing is usable.
-    Of ``demo`` only the train split is used unless ``where`` says otherwise.
+    gets its own share of every epoch, which has a multiple of `multiple` batches (see `Plan`). `skipped_file` collects what is skipped as
+    JSON lines. Raises ValueError when nothing is usable. Of ``demo`` only the train split is used unless ``where`` says otherwise.
     """
     config = config or DataConfig()
     recordings = open_source(spec, config.allow_commands)
@@ -74,7 +75,7 @@ def open_data(
     log.note([*found.notes, *_unlabelled(found.utterances, config.label, spec)], write=rank == 0)
     train, valid = hold_out(found.utterances, config)
     return Data(
-        train=Stream(Plan(train, config, seed, rank, world), log),
+        train=Stream(Plan(train, config, seed, rank, world, multiple), log),
         valid=Fixed(valid, config, log),
         hours=sum(utterance.seconds for utterance in train) / 3600,
         splits=_splits(train),

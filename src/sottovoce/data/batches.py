@@ -25,7 +25,7 @@ ORDER, CROP = 1, 2  # separate the random streams
 class Job:
     """One batch to decode. It travels to a worker, so it holds all that the worker needs.
 
-    epoch, index: its position in the stream of this rank. begins: first sample of every row within its utterance.
+    epoch, index: the position of the stream's step, see `Plan`. begins: first sample of every row within its utterance.
     samples: length of every row. padded: whether the rows keep their own lengths. min_samples: shorter rows are given up.
     label: the column that gives rows their labels. speed: at which all rows are played.
     """
@@ -100,16 +100,27 @@ def make_job(
 class Plan:
     """The endless sequence of jobs of one rank.
 
-    Rank r takes the batches r, r + world, ... of every epoch. All ranks take equally many: where they do not come out even, the last
-    ones start again from the first batch, so that no batch is dropped.
+    All ranks share one sequence of batches, epoch after epoch: a step takes the next `world` of it, and rank r the r-th of these. An epoch
+    has a multiple of `multiple` batches (by default of `world`): where they do not come out even, the first ones come again, so that no
+    batch is dropped. With the same `multiple` the sequence is the same for any number of ranks. A position is the epoch, and in it the
+    number of the batch with which a step begins.
     """
 
-    def __init__(self, utterances: Sequence[Utterance], config: DataConfig, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        config: DataConfig,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        multiple: int | None = None,
+    ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not below the number of ranks {world}")
         if not utterances:
             raise ValueError("no utterances to make batches of")
         self.utterances, self.config, self.seed, self.rank, self.world = utterances, config, seed, rank, world
+        self.multiple = multiple or world
         self._samples = np.array([utterance.samples for utterance in utterances], dtype=np.int64)
         self._epoch, self._batches = -1, [[0]]
 
@@ -120,23 +131,35 @@ class Plan:
         return self._batches
 
     def length(self, epoch: int) -> int:
-        """How many batches this rank takes in an epoch (the same for all ranks)."""
-        return -(-len(self.batches(epoch)) // self.world)
+        """How many batches all ranks together take in an epoch."""
+        return -(-len(self.batches(epoch)) // self.multiple) * self.multiple
+
+    def steps(self, epoch: int) -> int:
+        """In how many steps they take these."""
+        return -(-self.length(epoch) // self.world)
 
     def job(self, epoch: int, index: int) -> Job:
-        batches = self.batches(epoch)
-        number = (index * self.world + self.rank) % len(batches)
+        """The job of this rank in the step at a position."""
+        mine, number = self._later(epoch, index, self.rank)
+        batches = self.batches(mine)
+        number %= len(batches)
         chosen = [self.utterances[i] for i in batches[number]]
-        return make_job(chosen, self.config, rng(self.seed, epoch, CROP, number), epoch, index)
+        return make_job(chosen, self.config, rng(self.seed, mine, CROP, number), epoch, index)
 
     def after(self, epoch: int, index: int) -> tuple[int, int]:
         """The position that follows."""
-        return (epoch, index + 1) if index + 1 < self.length(epoch) else (epoch + 1, 0)
+        return self._later(epoch, index, self.world)
+
+    def _later(self, epoch: int, index: int, batches: int) -> tuple[int, int]:
+        """So many batches after a position."""
+        index += batches
+        while index >= (length := self.length(epoch)):
+            epoch, index = epoch + 1, index - length
+        return epoch, index
 
     def jobs(self, epoch: int, index: int) -> Iterator[Job]:
         """Endless, from a position on."""
-        if index >= self.length(epoch):
-            epoch, index = epoch + 1, 0
+        epoch, index = self._later(epoch, index, 0)
         while True:
             yield self.job(epoch, index)
             epoch, index = self.after(epoch, index)

@@ -155,11 +155,11 @@ def _start_worker(parent: int, in_main_thread: bool, _: int) -> None:
 
 
 class Stream:
-    """Endless training batches. ``next(stream)`` gives a Batch; ``state()`` is the position of the batch that comes next.
+    """Endless training batches. ``next(stream)`` gives a Batch; ``state()`` is the position of the step that comes next (see `Plan`).
 
-    The audio at a position depends on the data, the configuration, the seed, the rank and the world size, and on nothing else: not on the
-    number of workers, not on how the position was reached. Rows that cannot be read are left out, a batch without any is passed over, and
-    both are recorded in ``skipped``. Raises ValueError when a whole epoch gives no batch.
+    The audio at a position depends on the data, the configuration, the seed, the rank and the `multiple` of the plan, and on nothing else:
+    not on the number of workers, not on how the position was reached. Rows that cannot be read are left out, a batch without any is passed
+    over, and both are recorded in ``skipped``. Raises ValueError when a whole epoch gives no batch.
     """
 
     def __init__(self, plan: Plan, log: SkipLog | None = None) -> None:
@@ -174,7 +174,7 @@ class Stream:
     def __next__(self) -> Batch:
         if self._source is None:
             self._source = self._open()
-        for _ in range(self.plan.length(self._epoch) + 1):
+        for _ in range(self.plan.steps(self._epoch) + 1):
             made = next(self._source)
             self._epoch, self._index = self.plan.after(made.epoch, made.index)
             self._log.add(made.skipped)
@@ -190,15 +190,15 @@ class Stream:
     @property
     def batches_per_epoch(self) -> int:
         """Batches of this rank in the current epoch; it may differ a little between epochs."""
-        return self.plan.length(self._epoch)
+        return self.plan.steps(self._epoch)
 
     def state(self) -> dict[str, int]:
-        return {"epoch": self._epoch, "index": self._index}
+        return {"epoch": self._epoch, "batch": self._index}
 
     def load(self, state: Mapping[str, int]) -> None:
-        """Go to a position given by `state()`."""
+        """Go to a position given by `state()`, of this or another rank, of any number of ranks."""
         self.close()
-        self._epoch, self._index = int(state["epoch"]), int(state["index"])
+        self._epoch, self._index = int(state["epoch"]), int(state["batch"])
 
     def close(self) -> None:
         """End the workers, those that hang too; the next batch starts new ones."""

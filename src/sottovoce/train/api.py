@@ -149,9 +149,8 @@ def run_recipe(recipe: Recipe, data: str, out: Path, device: str, fresh: bool, p
     with Run(out, recipe, data, connect(device), permissions.check).open(fresh) as run:
         finished = run.folder / RESULT
         times: dict[str, float] = {}
-        if finished.exists():
+        if (record := run.result()) is not None:
             run.say(f"{out} is finished; --fresh would start over")
-            record = ledger.read(finished)
         else:
             work = run_stages(run)
             record = gather(run, cost_of(work.encoder))

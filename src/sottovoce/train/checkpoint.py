@@ -68,7 +68,7 @@ class Checkpoints:
             if entry["stage"] != stage:
                 continue
             path = self.folder / entry["file"]
-            state = _read(path) if path.exists() and _digest(path) == entry["sha256"] else None
+            state = _read(path) if path.exists() and digest_of(path) == entry["sha256"] else None
             if state is not None:
                 return present_form(state)
             say(f"{path.name}, the checkpoint of update {entry['step']} of {stage}, is damaged or missing and is not used")
@@ -113,7 +113,8 @@ class _Hashed:
         return self._hash.hexdigest()
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -39,7 +39,10 @@ def main(out: Path, steps: int | None = None, fresh: bool = False) -> None:
 def compare(out: Path) -> dict[str, dict[str, Any]]:
     """Cost, speed and fidelity of the teacher, the student, the student right after the cut, and an untrained student of that shape."""
     teacher = load_pretrained("demo")
-    student, cut = load_pretrained(out.resolve()).encoder, Work.load(out / "run" / "cut.safetensors").encoder.eval()
+    student, after_cut = load_pretrained(out.resolve()).encoder, Work.load(out / "run" / "cut.safetensors")
+    if after_cut is None:
+        raise ValueError(f"{out / 'run' / 'cut.safetensors'} is missing or damaged; give --fresh to start over")
+    cut = after_cut.encoder.eval()
     assert isinstance(student, Encoder)
     assert isinstance(teacher.encoder, Encoder)
     torch.manual_seed(0)

@@ -69,7 +69,7 @@ def update(run: Run, state: TrainState, rate: float) -> float:
     """
     world, learner, optimizer, tally = run.world, state.learner, state.optimizer, state.tally
     optim.set_rates(optimizer, rate)
-    drawn = [learner.draw(next(state.stream)) for _ in range(state.config.accumulate)]
+    drawn = [learner.draw(next(state.stream)) for _ in range(state.accumulate)]
     denominators = world.sum(torch.stack([learner.denominators(each) for each in drawn]).sum(0)).clamp(min=1)
     for each in drawn:
         with run.autocast():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
@@ -32,6 +33,8 @@ from sottovoce.train.targets import open_teachers
 MARK = ".sottovoce"  # its presence says that a folder is ours
 CLEARING = ".clearing"  # its presence says that --fresh was interrupted
 RECIPE, RESULT, SKIPPED = "recipe.yaml", "result.json", "skipped.jsonl"
+PROCESSES = "processes"  # in RECIPE: with how many the run began
+DIGEST = "sha256"  # in the JSON of a stage: of the rest of it
 
 
 class Stopped(Exception):
@@ -50,6 +53,7 @@ class Run:
         self.out, self.folder, self.recipe, self.spec, self.world = out, out / "run", recipe, data, world
         self.checkpoints = Checkpoints(self.folder)
         self._check = check
+        self.processes = world.size  # with which the run began
         self.stop, self._asked = False, 0.0
 
     @contextlib.contextmanager
@@ -77,7 +81,7 @@ class Run:
             self.world.wait()
             if not fresh:
                 self._check_same()
-            if not fresh and (self.folder / RESULT).exists():  # nothing left to do: needs neither teachers nor data
+            if not fresh and self.result() is not None:  # nothing left to do: needs neither teachers nor data
                 yield self
                 return
             self.teachers = open_teachers(self.recipe, self.world, self.say)
@@ -130,7 +134,8 @@ class Run:
         """ValueError when the folder holds a run with other settings."""
         path = self.folder / RECIPE
         if path.exists():
-            mine, had = self._settings(), yaml.safe_load(path.read_text(encoding="utf-8"))
+            mine, had = self._settings(), _read_recipe(path)
+            self.processes = int(had.pop(PROCESSES, self.world.size))
             source = {"data_source": had.pop("data_source", None)}
             try:  # an older version's, with the defaults of all fields that came later
                 theirs = {**source, **plain(build_recipe(present_form(had)))}
@@ -148,7 +153,13 @@ class Run:
     def _remember(self) -> None:
         """Writes the resolved recipe."""
         if self.world.main and not (self.folder / RECIPE).exists():
-            write_atomically(self.folder / RECIPE, yaml.safe_dump(self._settings(), sort_keys=False))
+            settings = {PROCESSES: self.processes, **self._settings()}
+            write_atomically(self.folder / RECIPE, yaml.safe_dump(settings, sort_keys=False))
+        if self.processes != self.world.size:
+            self.say(
+                f"the run began with {self.processes} processes and goes on with {self.world.size}: the same batches in the "
+                "same order, but sums are rounded differently and random draws are others, so the student is not equal to the last bit"
+            )
 
     def _load_data(self) -> Data:
         data = open_data(
@@ -157,6 +168,7 @@ class Run:
             self.recipe.seed,
             rank=self.world.rank,
             world=self.world.size,
+            multiple=self.processes,
             skipped_file=self.folder / SKIPPED if self.world.main else None,
             progress=track.occasionally(lambda done, total: self.say(f"looking at the data: {done:,} of {total:,} recordings")),
         )
@@ -167,8 +179,13 @@ class Run:
 
     def stream(self, stage: str) -> Stream:
         """The stage's own pass over the training data, from the start."""
-        self.data.train.load({"epoch": 1000 * list(self.recipe.stages).index(stage), "index": 0})
+        self.data.train.load({"epoch": 1000 * list(self.recipe.stages).index(stage), "batch": 0})
         return self.data.train
+
+    def accumulate(self, batches: int) -> int:
+        """Batches of each process in an update of which a process had `batches` when the run began: as many in all, or a few more where
+        they do not come out even."""
+        return -(-batches * self.processes // self.world.size)
 
     def updates_after(self, stage: str) -> int:
         """Updates of the stages after this one."""
@@ -192,9 +209,29 @@ class Run:
     # finished stages ------------------------------------------------------------------------------------------------------------
 
     def done(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage wrote, or ``None``."""
+        """What a finished stage wrote, or ``None``; also when that is damaged."""
         path = self.folder / f"{stage}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if not path.exists():
+            return None
+        report = _unsealed(path.read_bytes())
+        if report is None:
+            self.say(f"{path} is damaged and is not used: {stage} is done again")
+        return report
+
+    def forget(self, stages: Iterable[str]) -> None:
+        """Removes what these stages wrote when they were finished: they are done again. Called by every process at the same time."""
+        self.world.wait()
+        for stage in stages if self.world.main else ():
+            (self.folder / f"{stage}.json").unlink(missing_ok=True)
+        self.world.wait()
+
+    def result(self) -> dict[str, Any] | None:
+        """The record of the finished run, or ``None``; also when it cannot be read, and is then written again."""
+        try:
+            found = json.loads((self.folder / RESULT).read_bytes())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
 
     def saved(self, stage: str) -> dict[str, Any] | None:
         """The newest sound checkpoint of this stage, if the run was interrupted in it."""
@@ -202,7 +239,7 @@ class Run:
 
     def finish(self, stage: str, report: dict[str, Any]) -> None:
         if self.world.main:
-            write_atomically(self.folder / f"{stage}.json", json.dumps(report, indent=1))
+            write_atomically(self.folder / f"{stage}.json", _sealed(report))
             self.checkpoints.clear()
         self.world.wait()
 
@@ -222,6 +259,35 @@ def claim(out: Path) -> None:
         (out / "run" / MARK).touch()
     except OSError as problem:
         raise ValueError(f"cannot write to the folder {out}: {problem.strerror}") from None
+
+
+def _sealed(report: Mapping[str, Any]) -> str:
+    """JSON with its own SHA-256."""
+    text = json.dumps(report, indent=1)
+    return json.dumps({**report, DIGEST: hashlib.sha256(text.encode()).hexdigest()}, indent=1)
+
+
+def _unsealed(text: bytes) -> dict[str, Any] | None:
+    """The report in `text`; ``None`` when it is damaged. Earlier versions wrote no digest."""
+    try:
+        report = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(report, dict):
+        return None
+    digest = report.pop(DIGEST, None)
+    return report if digest is None or json.loads(_sealed(report))[DIGEST] == digest else None
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    """ValueError when it cannot be read."""
+    try:
+        had = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        had = None
+    if not isinstance(had, dict):
+        raise ValueError(f"{path} is damaged; put it back, use --fresh to start over, or choose another --out")
+    return had
 
 
 def _readable(value: Any) -> Any:

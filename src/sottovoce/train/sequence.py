@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from sottovoce.train.stages.base import Stage
 from sottovoce.train.track import duration
 from sottovoce.train.work import Work
 
+WEIGHTS = "weights"  # in the JSON of a stage: SHA-256 of the student's file
+
 
 def run_stages(run: Run) -> Work:
     """Performs the stages of the run's recipe that are not finished. Returns what the last one leaves.
@@ -22,7 +23,8 @@ def run_stages(run: Run) -> Work:
     """
     stages = run.recipe.build_stages()
     finished = list(takewhile(lambda stage: run.done(stage.label) is not None, stages))
-    work = last_work(run, finished) or initial_work(run)
+    finished, work = last_work(run, finished)
+    run.forget(stage.label for stage in stages[len(finished) :])
     for stage in stages[len(finished) :]:
         stage.prepare(work, run.teachers)
     for number, stage in enumerate(stages[len(finished) :], len(finished) + 1):
@@ -33,7 +35,7 @@ def run_stages(run: Run) -> Work:
         began = time.monotonic()
         work, results = stage.perform(run, work)
         if run.world.main and stage.changes:
-            work.save(work_file(run, stage))
+            results[WEIGHTS] = work.save(work_file(run, stage))
         took = time.monotonic() - began
         run.finish(stage.label, {"stage": stage.label, "kind": stage.name, "seconds": round(took, 1), **results})
         run.say(f"stage {stage.label} done in {duration(took)}")
@@ -45,14 +47,19 @@ def work_file(run: Run, stage: Stage) -> Path:
     return run.folder / f"{stage.label}.safetensors"
 
 
-def last_work(run: Run, finished: Sequence[Stage]) -> Work | None:
-    """What the last finished stage that changes the student has left."""
-    paths = [work_file(run, stage) for stage in finished if stage.changes]
-    if not paths:
-        return None
-    if not paths[-1].exists():
-        raise ValueError(f"{paths[-1]} is missing, though the stage is done; put it back, or use --fresh to start over")
-    return Work.load(paths[-1])
+def last_work(run: Run, finished: list[Stage]) -> tuple[list[Stage], Work]:
+    """What the last finished stage that changes the student has left, and the stages until then and after it that need not be done again.
+
+    A stage whose file is missing or damaged is done again, with those after it.
+    """
+    for stage in reversed([stage for stage in finished if stage.changes]):
+        path = work_file(run, stage)
+        work = Work.load(path, (run.done(stage.label) or {}).get(WEIGHTS))
+        if work is not None:
+            return finished, work
+        run.say(f"{path} is damaged or missing: {stage.label} is done again")
+        finished = finished[: finished.index(stage)]
+    return finished, initial_work(run)
 
 
 def initial_work(run: Run) -> Work:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from sottovoce.train.stages.train import Train
 
 
+RESEED = 7919  # with another number of processes, seeds of random generators are this times the update, plus the rank
+
+
 class Diverged(ValueError):
     """Training gave values that are not finite; there is no student."""
 
@@ -31,11 +34,12 @@ class Diverged(ValueError):
 class TrainState:
     """What is trained, by which optimiser, how far it is, and which batch comes next. `state_dict` is the checkpoint."""
 
-    def __init__(self, stage: Train, learner: Learner, phase: Phase, stream: Stream, world: World) -> None:
+    def __init__(self, stage: Train, learner: Learner, phase: Phase, stream: Stream, world: World, accumulate: int) -> None:
         self.label, self.config = stage.label, stage.config
         self.learner, self.phase, self.stream, self.world = learner, phase, stream, world
         self.step = 0  # updates so far
         self.lost = self.lost_in_row = 0  # of them, those left out because a gradient was not finite; the newest of these
+        self.accumulate = accumulate  # batches of each process in an update
         self.tally = Tally(world)
         self._seconds, self._since = 0.0, time.monotonic()
         self.optimizer = self._make_optimizer()
@@ -90,20 +94,25 @@ class TrainState:
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """ValueError when the checkpoint is of another number of processes."""
-        if len(saved["ranks"]) != self.world.size:
-            raise ValueError(f"this run was started by {len(saved['ranks'])} processes and can only be resumed by as many")
-        mine = saved["ranks"][self.world.rank]
+        """The checkpoint may be of another number of processes: the batches then go on in the same order, from the first that one of them
+        has not read, and random generators begin anew."""
+        ranks, rank, size = saved["ranks"], self.world.rank, self.world.size
         self.phase.load_state_dict(saved["phase"])  # first: it may make the student smaller
         self.optimizer = self._make_optimizer()
         self.learner.load_state_dict(saved["learner"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.stream.load(mine["stream"])
-        checkpoint.set_random_state(mine["random"])
+        positions = [_position(each["stream"], len(ranks)) for each in ranks]
+        if len(ranks) == size:
+            self.stream.load(positions[rank])
+            checkpoint.set_random_state(ranks[rank]["random"])
+        else:
+            self.stream.load(min(positions, key=lambda at: (at["epoch"], at["batch"])))
+            torch.manual_seed(RESEED * int(saved["step"]) + rank)
         self.step, self._seconds = int(saved["step"]), float(saved["seconds"])
         self.lost, self.lost_in_row = int(saved.get("lost", 0)), int(saved.get("lost_in_row", 0))
-        if "tally" in mine:  # not in checkpoints of earlier versions
-            self.tally.load_state_dict(mine["tally"])
+        tallies = [each["tally"] for each in ranks if "tally" in each]  # not in checkpoints of earlier versions
+        if tallies:
+            self.tally.load_state_dict(tallies[0]["updates"], tallies[rank::size])
 
     @torch.no_grad()
     def check_finite(self) -> None:
@@ -124,3 +133,9 @@ class TrainState:
         if self.world.main:
             checkpoints.save(state)
         self.world.wait()
+
+
+def _position(saved: Mapping[str, int], processes: int) -> dict[str, int]:
+    """A position of a stream as it is kept now. Formerly ``index`` counted steps of all processes."""
+    batch = saved["batch"] if "batch" in saved else saved["index"] * processes
+    return {"epoch": int(saved["epoch"]), "batch": int(batch)}

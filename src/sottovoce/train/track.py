@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -115,10 +115,12 @@ class Tally:
         """This process's sums, so that a resumed run logs what the undisturbed run would."""
         return {"updates": self.updates, "sums": {key: value.cpu() for key, value in self._sums.items()}}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.updates = int(state["updates"])
-        for key, value in state["sums"].items():
-            self._sums[key] += value.to(self.world.device)
+    def load_state_dict(self, updates: int, states: Sequence[Mapping[str, Any]]) -> None:
+        """Goes on from the sums of these processes (other ones, when there were more; none, when there were fewer)."""
+        self.updates = int(updates)
+        for state in states:
+            for key, value in state["sums"].items():
+                self._sums[key] += value.to(self.world.device)
 
     def means(self) -> dict[str, float]:
         """Per update, over all processes."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.pruning import Budget, GatedEncoder, encoder_cost, total
-from sottovoce.train.checkpoint import CannotSave
+from sottovoce.train.checkpoint import CannotSave, digest_of
 
 
 @dataclass
@@ -33,8 +33,8 @@ class Work:
     gated: GatedEncoder | None = None
     budget: Budget | None = None
 
-    def save(self, path: Path) -> None:
-        """Atomically, as safetensors with the encoder's shape in the metadata."""
+    def save(self, path: Path) -> str:
+        """Atomically, as safetensors with the encoder's shape in the metadata. Returns the file's SHA-256."""
         tensors = {f"encoder.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
         tensors |= {f"gates.{name}": tensor for name, tensor in self.gates.items()}
         tensors |= {f"objectives.{name}": tensor for name, tensor in self.objectives.items()}
@@ -47,13 +47,27 @@ class Work:
             save_file(ready, temporary, about)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
+            digest = digest_of(temporary)
             os.replace(temporary, path)
         except (OSError, SafetensorError) as problem:
             temporary.unlink(missing_ok=True)
             raise CannotSave.at(path, problem) from None
+        return digest
 
     @classmethod
-    def load(cls, path: Path) -> Work:
+    def load(cls, path: Path, digest: str | None = None) -> Work | None:
+        """``None`` when the file is missing or damaged. digest: its SHA-256, where that is known; earlier versions did not say."""
+        if not path.exists() or digest not in (None, digest_of(path)):
+            return None
+        try:
+            return cls._read(path)
+        except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError, AttributeError):  # as the bytes may have it
+            if digest is None:
+                return None
+            raise
+
+    @classmethod
+    def _read(cls, path: Path) -> Work:
         parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "gates": {}, "objectives": {}}
         with safe_open(path, "pt") as file:
             about = {key: json.loads(value) for key, value in file.metadata().items()}

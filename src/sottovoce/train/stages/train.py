@@ -105,7 +105,7 @@ class Train(Stage):
         if saved is None:
             learner.fit(lambda: run.stream(self.label), work.objectives)
         world.share(learner.state_dict().values())
-        state = TrainState(self, learner, phase, run.stream(self.label), world)
+        state = TrainState(self, learner, phase, run.stream(self.label), world, run.accumulate(self.config.accumulate))
         if saved is not None:
             state.load_state_dict(saved)
             run.say(f"{self.label}: going on from update {state.step}")
