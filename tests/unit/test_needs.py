@@ -14,6 +14,8 @@ from sottovoce.train.teachers import TeacherSettings
 from sottovoce.train.teachers.encoder import EncoderTeacher
 from tests.conftest import tiny_shape
 
+BATCH = (1, 16_000)
+
 
 def a_teacher(precision: Literal["fp32", "bf16"] = "fp32", pack: bool = False) -> EncoderTeacher:
     settings = TeacherSettings(torch.device("cpu"), precision, pack)
@@ -44,28 +46,28 @@ def test_twice_the_audio_takes_about_twice_the_activations() -> None:
 
 def test_half_a_teacher_takes_half_the_memory() -> None:
     recipe, encoder = load_recipe("dphubert"), Encoder(tiny_shape())
-    full, half = (estimate(recipe, encoder, [a_teacher(kind)]) for kind in ("fp32", "bf16"))
+    full, half = (estimate(recipe, encoder, [a_teacher(kind)], BATCH) for kind in ("fp32", "bf16"))
     assert half.teachers == full.teachers / 2
     assert half.student == full.student > 16 * sum(weight.numel() for weight in encoder.parameters())
 
 
 def test_a_teacher_prepared_for_inference_has_its_weights_twice() -> None:
     recipe, encoder = load_recipe("dphubert"), Encoder(tiny_shape())
-    plain, packed = (estimate(recipe, encoder, [a_teacher(pack=pack)]) for pack in (False, True))
+    plain, packed = (estimate(recipe, encoder, [a_teacher(pack=pack)], BATCH) for pack in (False, True))
     assert packed.teachers - plain.teachers == 4 * sum(weight.numel() for weight in encoder.parameters())
-    assert estimate(recipe, encoder, [a_teacher("bf16", pack=True)]).teachers == plain.teachers / 2
+    assert estimate(recipe, encoder, [a_teacher("bf16", pack=True)], BATCH).teachers == plain.teachers / 2
 
 
 def test_two_teachers_take_the_memory_of_both() -> None:
     recipe, encoder = load_recipe("dphubert"), Encoder(tiny_shape())
-    one, two = (estimate(recipe, encoder, [a_teacher()] * count) for count in (1, 2))
+    one, two = (estimate(recipe, encoder, [a_teacher()] * count, BATCH) for count in (1, 2))
     assert two.teachers == 2 * one.teachers
     assert one.loading < two.loading < 2 * one.loading
 
 
 def test_says_what_to_do_when_it_will_not_fit() -> None:
     needs = Memory(4.0 * GIB, 8.0 * GIB, 12.0 * GIB)
-    assert "24" in needs.text(16) or "30" in needs.text(16)
+    assert "24" in needs.text() or "30" in needs.text()
     assert "seconds_per_batch" in needs.warning(8.0 * GIB)
     assert not needs.warning(64.0 * GIB)
     assert not needs.warning(None)

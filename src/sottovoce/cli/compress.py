@@ -81,15 +81,15 @@ def compress(
 
     The student loads by `sottovoce.load(out)` or `transformers.AutoModel.from_pretrained(out, trust_remote_code=True)`.
     """
-    from sottovoce.data import open_source
     from sottovoce.train import api
 
     if "=" in teacher and not Path(teacher).exists():
         raise ValueError(f"'{teacher}' is no teacher; write: sottovoce compress TEACHER --data DATA --out FOLDER {teacher}")
     unit = None if budget is None else budget.value
     if dry_run:
-        open_source(data, allow_commands)  # raises if there is no data
-        plan = api.describe(api.resolve(recipe, overrides or (), steps, teacher=teacher, budget=unit, keep=keep, seed=seed))
+        given = [*(overrides or ()), *allowing(allow_commands)]
+        made = api.resolve(recipe, given, steps, teacher=teacher, budget=unit, keep=keep, seed=seed)
+        plan = api.describe(made, data)
         if as_json:
             print_json(plan)
         else:

@@ -33,6 +33,15 @@ class Data:
     _log: SkipLog = field(default_factory=SkipLog, repr=False)
 
     @property
+    def largest(self) -> tuple[int, int]:
+        """Rows and samples of the largest batch, of those that are trained on and those held out."""
+        return max(self.train.plan.largest(), self.valid.largest, key=lambda shape: shape[0] * shape[1])
+
+    def passes(self, batches: int) -> float:
+        """How often so many batches, of all processes together, pass over the training data."""
+        return batches / len(self.train.plan.batches(0))
+
+    @property
     def skipped(self) -> list[Skipped]:
         """Recordings that cannot be used: found when opening, and since then while decoding."""
         return self._log.rows

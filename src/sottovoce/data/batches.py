@@ -130,6 +130,14 @@ class Plan:
             self._epoch, self._batches = epoch, bucket(self._samples, self.config, rng(self.seed, epoch, ORDER))
         return self._batches
 
+    def largest(self) -> tuple[int, int]:
+        """Rows and samples of the largest batch of an epoch; other epochs' are about as large."""
+        shapes = []
+        for rows in self.batches(0):
+            lengths = self._samples[rows]
+            shapes.append((len(rows), int(lengths.min() if self.config.crop == "shortest" else lengths.max())))
+        return max(shapes, key=lambda shape: shape[0] * shape[1])
+
     def length(self, epoch: int) -> int:
         """How many batches all ranks together take in an epoch."""
         return -(-len(self.batches(epoch)) // self.multiple) * self.multiple

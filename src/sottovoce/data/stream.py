@@ -242,6 +242,13 @@ class Fixed(Sequence[Batch]):
     def seconds(self) -> float:
         return sum(utterance.seconds for job in self.jobs for utterance in job.utterances)
 
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Rows and samples of the largest batch; nothing where none is held out."""
+        return max(
+            ((len(job.samples), max(job.samples)) for job in self.jobs), key=lambda shape: shape[0] * shape[1], default=(0, 0)
+        )
+
     def _batches(self) -> list[Batch]:
         if self._made is None:
             made = [decode(job) for job in self.jobs]

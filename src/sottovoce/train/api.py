@@ -12,6 +12,7 @@ from torch import nn
 
 from sottovoce.core import ledger
 from sottovoce.core.config import ConfigError, plain
+from sottovoce.data import open_data
 from sottovoce.encoder import Encoder
 from sottovoce.hub.pretrained import refuse_overlap, save_pretrained
 from sottovoce.hub.student import save_student
@@ -25,6 +26,7 @@ from sottovoce.train.record import card, gather
 from sottovoce.train.run import RESULT, Run
 from sottovoce.train.sequence import run_stages
 from sottovoce.train.targets import open_teachers
+from sottovoce.train.track import duration
 from sottovoce.train.work import Work, cost_of
 
 
@@ -208,25 +210,27 @@ def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
     )
 
 
-def describe(recipe: Recipe) -> dict[str, Any]:
+def describe(recipe: Recipe, source: str) -> dict[str, Any]:
     """For ``--dry-run --json``: the resolved recipe, what may be pruned, and the estimated cost of student and run.
 
-    training_macs_at_most: teacher forward, student forward and backward (twice the forward), with the student as large as the teacher.
+    source: of the data. audio_hours: that pass through training, in so many passes over data_hours. training_macs_at_most: teacher
+    forward, student forward and backward (twice the forward), with the student as large as the teacher.
     """
     stages = recipe.build_stages()
     facts: dict[str, Any] = {"recipe": plain(recipe), "steps": recipe.steps}
-    seconds = recipe.data.seconds_per_batch * sum(stage.batches for stage in stages)
-    facts["audio_hours"] = round(seconds / 3600, 1)
+    data = open_data(source, recipe.data, recipe.seed)
+    passes = data.passes(sum(stage.batches for stage in stages))
+    facts |= {"data_hours": data.hours, "passes": round(passes, 1), "audio_hours": passes * data.hours}
     teachers = open_teachers(recipe, World(0, 1, torch.device("cpu")))
     teacher = teachers.origin
     if teacher is None:
         return facts
     facts["teacher"] = {"family": teacher.family}
     work = Work(recipe.student.build().build(teacher))
-    facts["memory"] = needs.estimate(recipe, work.encoder, teachers.values()).text(recipe.data.seconds_per_batch)
+    facts["memory"] = needs.estimate(recipe, work.encoder, teachers.values(), data.largest).text()
     if isinstance(teacher.encoder, Encoder):
         facts["teacher"] |= cost_of(teacher.encoder)
-        facts["training_macs_at_most"] = 4 * seconds * facts["teacher"]["macs_per_s"]
+        facts["training_macs_at_most"] = 4 * 3600 * facts["audio_hours"] * facts["teacher"]["macs_per_s"]
     for stage in stages:
         stage.prepare(work, teachers)
         facts |= stage.describe(work)
@@ -252,6 +256,6 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
         f"student   {recipe['student']['name']}, {prunes}; units that may be pruned: {units}",
         f"learns    {objectives}",
         f"stages    {stages}; {plan['steps']:,} updates",
-        f"audio     {plan['audio_hours']:,} hours pass through training{work}",
+        f"audio     {duration(3600 * plan['data_hours'])}; {plan['passes']:,} passes, {duration(3600 * plan['audio_hours'])} in all{work}",
         f"memory    {plan.get('memory', 'not known without a teacher').removeprefix('memory: ')}",
     ]

@@ -43,8 +43,8 @@ class Permissions:
 def check_schedule(run: Run) -> None:
     """ValueError when the recipe passes more than `MOST_PASSES` times over the data. Says how long that takes, and what to do."""
     recipe, seconds = run.recipe, run.data.hours * 3600
-    audio = recipe.data.seconds_per_batch * sum(stage.batches for stage in recipe.build_stages()) * run.world.size
-    passes = audio / max(seconds, 1e-6)
+    passes = run.data.passes(sum(stage.batches for stage in recipe.build_stages()) * run.world.size)
+    audio = passes * seconds
     if passes <= MOST_PASSES:
         return
     updates = max(FEWEST_UPDATES, round(recipe.steps * PASSES / passes))

@@ -18,27 +18,32 @@ GIB = 2**30
 ADAM = 16  # bytes per trained number: weight, gradient, two moments
 HALF = 0.6  # of the activations are left under autocast, which keeps norms in full precision
 LOADING = 10  # bytes per number of a teacher: the file in half precision, twice in full, on their way into the encoder
-SLACK = 1.25  # objectives, temporary buffers, the allocator
-BASE = 0.6 * GIB  # torch and libraries
+WORKING = 1.5  # times what is kept for the backward pass: gradients, objectives, temporary buffers, the allocator
+BASE = 0.3 * GIB  # torch and libraries
+WORKER = 0.03 * GIB  # what a process that decodes has for itself
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes. teachers: their weights, and their hidden states of one batch. student: weights, gradients, Adam's moments.
-    activations: what one batch leaves for the backward pass. loading: the most that it takes to read the teachers in, before that."""
+    activations: what one batch leaves for the backward pass. seconds: of audio in that batch. loading: the most that it takes to read the
+    teachers in, before that. workers: of the processes that decode."""
 
     teachers: float
     student: float
     activations: float
+    seconds: float = 0.0
     loading: float = 0.0
+    workers: float = 0.0
 
     @property
     def total(self) -> float:
-        return BASE + max(SLACK * (self.teachers + self.student + self.activations), self.loading)
+        return BASE + self.workers + max(self.teachers + self.student + WORKING * self.activations, self.loading)
 
-    def text(self, seconds: float) -> str:
+    def text(self) -> str:
         """One line for people."""
-        parts = {"teacher": self.teachers, "student and optimiser": self.student, f"a batch of {seconds:g} s": self.activations}
+        batch = f"a batch of {self.seconds:.0f} s"
+        parts = {"teacher": self.teachers, "student and optimiser": self.student, batch: WORKING * self.activations}
         named = ", ".join(f"{name} {value / GIB:.1f}" for name, value in parts.items())
         return f"memory: about {self.total / GIB:.1f} GiB ({named})"
 
@@ -52,14 +57,12 @@ class Memory:
         )
 
 
-def estimate(recipe: Recipe, student: Encoder, teachers: Iterable[Teacher] = ()) -> Memory:
+def estimate(recipe: Recipe, student: Encoder, teachers: Iterable[Teacher], largest: tuple[int, int]) -> Memory:
     """What training `student` by `recipe` takes, with these teachers. Those of unknown shape count nothing.
 
-    Activations are counted, not guessed: a forward pass of shapes without numbers.
+    largest: rows and samples of the largest batch. Activations are counted, not guessed: a forward pass of shapes without numbers.
     """
-    data = recipe.data
-    rows = max(1, int(data.seconds_per_batch // data.max_seconds))
-    samples = round(min(data.max_seconds, data.seconds_per_batch) * SAMPLE_RATE)
+    rows, samples = largest
     copies = max(stage.copies for stage in recipe.build_stages())
     weights = sum(weight.numel() for weight in student.parameters())
     theirs = loaded = loading = 0.0
@@ -73,7 +76,8 @@ def estimate(recipe: Recipe, student: Encoder, teachers: Iterable[Teacher] = ())
         states = rows * int(config.frontend.frames(samples)) * config.dim * (len(config.layers) + 1)
         theirs += (numbers * (1 + teacher.packed) + states) * (2 if teacher.precision == "bf16" else 4)
     activations = saved_bytes(student.config, rows, samples) * (HALF if recipe.precision == "bf16" else 1.0)
-    return Memory(theirs, weights * (ADAM + 4 * copies), activations, loading)
+    seconds, workers = rows * samples / SAMPLE_RATE, recipe.data.workers * WORKER
+    return Memory(theirs, weights * (ADAM + 4 * copies), activations, seconds, loading, workers)
 
 
 def saved_bytes(config: EncoderConfig, rows: int, samples: int) -> float:

@@ -151,14 +151,19 @@ class Journal:
         """Forgets rows of `stage` after `step`: a killed run may have written more than its checkpoint knows."""
         if not self.main or not self.path.exists():
             return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        kept, lost = [], 0
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
-            except ValueError:  # cut off by the kill
-                continue
-            if row.get("stage") != stage or row.get("step", 0) <= step:
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                lost += number < len(lines)  # the last one may have been cut off by a kill
+            elif row.get("stage") != stage or row.get("step", 0) <= step:
                 kept.append(line)
+        if lost:
+            say(f"{lost} damaged lines of {self.path} are left out")
         temporary = self.path.with_name(self.path.name + ".part")
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, self.path)

@@ -91,8 +91,8 @@ class Train(Stage):
     def perform(self, run: Run, work: Work) -> tuple[Work, dict[str, Any]]:
         recipe, world = run.recipe, run.world
         learner = self.learner(work, run.teachers)
-        memory = needs.estimate(recipe, work.encoder, run.teachers.values())
-        run.say(memory.text(recipe.data.seconds_per_batch))
+        memory = needs.estimate(recipe, work.encoder, run.teachers.values(), run.data.largest)
+        run.say(memory.text())
         if warning := memory.warning(needs.free_memory(world.device)):
             run.say(warning)
         learner.to(world.device)
