@@ -27,7 +27,7 @@ from sottovoce.hub.pretrained import save_pretrained
 from sottovoce.students.random import Random
 
 MIB, GIB = 2**20, 2**30
-FEW = ["--steps", "4", "log_every=1"]
+FEW = ["--steps", "5", "log_every=1"]
 SETTINGS = {  # teacher, recipe, data, what else
     "memory-demo-dphubert-demo": ("demo", "dphubert-demo", "demo", []),
     "memory-demo-colld-demo": ("demo", "colld-demo", "demo", []),

@@ -18,8 +18,8 @@ GIB = 2**30
 ADAM = 16  # bytes per trained number: weight, gradient, two moments
 HALF = 0.6  # of the activations are left under autocast, which keeps norms in full precision
 LOADING = 10  # bytes per number of a teacher: the file in half precision, twice in full, on their way into the encoder
-WORKING = 1.5  # times what is kept for the backward pass: gradients, objectives, temporary buffers, the allocator
-BASE = 0.3 * GIB  # torch and libraries
+WORKING = 1.3  # times what is kept for the backward pass: gradients, objectives, temporary buffers, the allocator
+BASE = 0.4 * GIB  # torch, libraries, what evaluation and report take at the end
 WORKER = 0.03 * GIB  # what a process that decodes has for itself
 
 
