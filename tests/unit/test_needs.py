@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
+import pytest
 import torch
 
+from sottovoce.data import DataConfig, open_data
 from sottovoce.encoder import Encoder
 from sottovoce.hub.pretrained import Pretrained
 from sottovoce.train.needs import GIB, Memory, estimate, saved_bytes
@@ -67,7 +70,26 @@ def test_two_teachers_take_the_memory_of_both() -> None:
 
 def test_says_what_to_do_when_it_will_not_fit() -> None:
     needs = Memory(4.0 * GIB, 8.0 * GIB, 12.0 * GIB)
-    assert "24" in needs.text() or "30" in needs.text()
+    assert 24 * GIB < needs.total < 32 * GIB
+    assert f"about {needs.total / GIB:.1f} GiB" in needs.text()
     assert "seconds_per_batch" in needs.warning(8.0 * GIB)
     assert not needs.warning(64.0 * GIB)
     assert not needs.warning(None)
+
+
+@pytest.mark.parametrize("crop", ["shortest", "none"])
+def test_the_batch_that_counts_is_the_largest_that_the_data_give(crop: Literal["shortest", "none"], speech_folder: Path) -> None:
+    """Not what fits into ``seconds_per_batch``: 160 s of a folder with less."""
+    data = open_data(speech_folder, DataConfig(crop=crop, min_seconds=0.5, max_seconds=2, workers=0, valid_share=0.2))
+    rows, samples = data.largest
+    batches = [data.train.plan.job(0, index) for index in range(len(data.train.plan.batches(0)))]
+    shapes = [(len(job.samples), max(job.samples)) for job in batches] + [(len(b.wave), b.wave.shape[1]) for b in data.valid]
+    assert rows * samples == max(count * length for count, length in shapes)
+    assert rows * samples / 16_000 < 60
+    recipe, encoder = load_recipe("dphubert"), Encoder(tiny_shape())
+    assert estimate(recipe, encoder, [], data.largest).activations < estimate(recipe, encoder, [], (10, 250_000)).activations / 2
+
+
+def test_passes_count_the_batches_of_the_data(speech_folder: Path) -> None:
+    data = open_data(speech_folder, DataConfig(seconds_per_batch=4, min_seconds=0.5, max_seconds=2, workers=0))
+    assert data.passes(3 * data.train.batches_per_epoch) == 3

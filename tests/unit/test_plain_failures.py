@@ -12,6 +12,9 @@ from sottovoce.cli.base import guarded
     [
         (MemoryError(), "there is not enough memory"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+        (RuntimeError("can't start new thread"), "not enough memory"),
+        (OSError(12, "Cannot allocate memory"), "not enough memory"),
+        (ImportError("lib.so: failed to map segment from shared object"), "not enough memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "data.seconds_per_batch"),
     ],
 )
@@ -25,6 +28,16 @@ def test_lack_of_memory_names_a_way_out(problem: Exception, says: str, capsys: p
     message = capsys.readouterr().err.strip()
     assert says in message
     assert "\n" not in message
+
+
+def test_a_full_disk_names_a_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> None:
+        raise OSError(28, "No space left on device", "page.html")
+
+    with pytest.raises(SystemExit) as left:
+        guarded(fails)
+    assert left.value.code == 1
+    assert "the disk is full (page.html); free some space" in capsys.readouterr().err
 
 
 def test_a_lost_process_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

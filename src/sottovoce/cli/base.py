@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -96,14 +97,22 @@ def _fail(text: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory", "killed by signal: Killed")
+MEMORY = (
+    "out of memory", "can't allocate memory", "not enough memory", "annot allocate memory", "bad_alloc", "can't start new thread", "killed by signal: Killed",
+    "could not create a primitive", "could not create a memory", "failed to map segment",  # of oneDNN, and of the loader of libraries
+)  # fmt: skip
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Read timeout")
 
 
 def _resources(problem: BaseException) -> str:
-    """The message for too little memory or a lost process; "" for other errors."""
+    """The message for a full disk, too little memory or a lost process; "" for other errors."""
     text = str(problem)
-    if isinstance(problem, MemoryError) or (isinstance(problem, RuntimeError) and any(sign in text for sign in MEMORY)):
+    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" ({os.fsdecode(problem.filename)})" if problem.filename else ""
+        return f"the disk is full{where}; free some space and run the command again"
+    if isinstance(problem, MemoryError) or (
+        isinstance(problem, (RuntimeError, OSError, ImportError)) and any(sign in text for sign in MEMORY)
+    ):
         return (
             "there is not enough memory. Use a smaller data.seconds_per_batch (raise stages.*.accumulate to keep the updates the same), "
             "precision=bf16, or fewer data.workers, and run the command again"

@@ -271,7 +271,11 @@ def read_yaml(
     if path in within:
         raise ConfigError(f"{path} includes itself, by way of {' and '.join(each.name for each in within)}")
     base: dict[str, Any] = {}
-    for name in [included] if isinstance(included, str) else included:
+    if isinstance(included, str):
+        included = [included]
+    if not isinstance(included, list) or not all(isinstance(name, str) and "\0" not in name for name in included):
+        raise ConfigError(f"{path}: include is the name of a recipe's file, or a list of such")
+    for name in included:
         beside = path.parent / name
         other = beside if shipped is None or beside.exists() else shipped / name
         base = overlay(base, read_yaml(other, shipped, (*within, path), convert))
