@@ -28,7 +28,8 @@ TINY = [
 ]  # fmt: skip
 ODD: list[Any] = [
     None, "", "nan", float("nan"), float("inf"), -1, 0, 1, 2, 0.5, 1e9, -0.0, 10**30, True, False, "x", "0", "1e-3", "1_000", "no", "é",
-    "a\nb", "x" * 200, [], {}, [1, "a"], [[1]], {"name": "x"}, {"name": None}, {"a": {"b": {"c": 1}}}, [None], "{", "*x", "!!python/object:os",
+    "a\nb", "x" * 200, [], {}, [1, "a"], [[1]], {"name": "x"}, {"name": None}, {"a": {"b": {"c": 1}}}, [None], "{", "*x",
+    "!!python/object:os",
 ]  # fmt: skip
 
 
@@ -209,12 +210,12 @@ def test_what_is_taken_runs_for_an_update_or_is_refused(
 
     monkeypatch.setattr(loop, "update", one)
     draw = random.Random(5000 + seed)
-    name = draw.choice(["dphubert", "distilhubert", "colld", "layer-to-layer-random", "sotto-demo", "dphubert-demo"])
+    name = draw.choice(["dphubert", "distilhubert", "colld", "sotto-demo", "dphubert-demo"])
     recipe = full(name)
     numbers = [
         ".".join(path) for path in paths(recipe) if isinstance(_at(recipe, path), (int, float, bool)) and path[0] != "data"
     ]
-    given = [f"{draw.choice(numbers)}={draw.choice(['0', '1', '2', '3', '-1', '0.5', 'true', '1e-9', '1000'])}" for _ in range(2)]
+    given = [f"{draw.choice(numbers)}={draw.choice(['0', '1', '2', '3', '-1', '0.5', 'true', '1e-9'])}" for _ in range(2)]
     shape = [part for part in ("student.dim=32", "student.depth=2") if part.split("=")[0] in {".".join(p) for p in paths(recipe)}]
     try:
         api.compress(

@@ -264,7 +264,7 @@ def read_yaml(
     except (OSError, UnicodeDecodeError) as problem:
         raise ConfigError(f"cannot read {path}: {problem}") from None
     except yaml.YAMLError as problem:
-        raise ConfigError(f"{path} is not valid YAML: {problem}") from None
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(problem).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping at the top")
     included = data.pop("include", None) or []
