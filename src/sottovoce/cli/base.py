@@ -98,8 +98,8 @@ def _fail(text: str, status: int) -> NoReturn:
 
 
 MEMORY = (
-    "out of memory", "can't allocate memory", "not enough memory", "annot allocate memory", "bad_alloc", "can't start new thread", "killed by signal: Killed",
-    "could not create a primitive", "could not create a memory", "failed to map segment",  # of oneDNN, and of the loader of libraries
+    "out of memory", "can't allocate memory", "not enough memory", "annot allocate memory", "bad_alloc", "can't start new thread",
+    "killed by signal: Killed", "could not create a primitive", "could not create a memory", "failed to map segment",
 )  # fmt: skip
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Read timeout")
 
