@@ -172,9 +172,11 @@ def plans(tree: Path, inputs: dict[str, str]) -> dict[str, Any]:
             "--budget",
             unit,
         ]
-        said = json.loads(python(tree, "-m", "sottovoce.cli", *command))
+        if "as_json" in (tree / "src/sottovoce/cli/compress.py").read_text(encoding="utf-8"):
+            command.append("--json")  # an earlier version always prints JSON here
+        plan = json.loads(python(tree, "-m", "sottovoce.cli", *command))
         wanted = ("teacher", "memory", "training_macs_at_most", "plan", "student", "steps", "audio_hours")
-        found.update({f"{unit}: {key}": said.get(key) for key in wanted})
+        found.update({f"{unit}: {key}": plan.get(key) for key in wanted})
     return found
 
 
