@@ -78,11 +78,11 @@ def open_data(
     recordings = open_source(spec, config.allow_commands)
     if spec == DEMO and "split" not in config.where:
         recordings = recordings.with_items(item for item in recordings if item.fields.get("split") == "train")
-    found = scan(recordings, config, progress)
+    scanned = scan(recordings, config, progress)
     log = SkipLog(skipped_file)
-    log.add(found.skipped, write=rank == 0)  # every rank scans the same recordings
-    log.note([*found.notes, *_unlabelled(found.utterances, config.label, spec)], write=rank == 0)
-    train, valid = hold_out(found.utterances, config)
+    log.add(scanned.skipped, write=rank == 0)  # every rank scans the same recordings
+    log.note([*scanned.notes, *_unlabelled(scanned.utterances, config.label, spec)], write=rank == 0)
+    train, valid = hold_out(scanned.utterances, config)
     return Data(
         train=Stream(Plan(train, config, seed, rank, world, multiple), log),
         valid=Fixed(valid, config, log),

@@ -43,13 +43,13 @@ class Augment:
         if float(chance[0]) >= self.share:
             return wave
         valid = valid_samples(wave, lengths)
-        made = wave * valid
+        augmented = wave * valid
         if self.equalizer_db:
-            made = recolour(made, self.equalizer_db)
+            augmented = recolour(augmented, self.equalizer_db)
         others = float(chance[1]) < self.voices and sum(bool(row.any()) for row in voices(wave, lengths)) > 1
         snr = self.snr_db[0] + float(chance[2]) * (self.snr_db[1] - self.snr_db[0])
-        made = add_noise(made, lengths, "babble" if others else "pink", snr, int(torch.randint(2**31, ())))
-        return as_loud(made, wave, valid)
+        augmented = add_noise(augmented, lengths, "babble" if others else "pink", snr, int(torch.randint(2**31, ())))
+        return as_loud(augmented, wave, valid)
 
 
 def recolour(wave: Tensor, deviation_db: float) -> Tensor:

@@ -74,15 +74,15 @@ class Stretch:
 @cache
 def layout(keys: tuple[str, ...]) -> Layout:
     """What the keys of a row mean together."""
-    columns = {key: found for key in keys if (found := _meaning(key)) is not None}
+    columns = {key: meaning for key in keys if (meaning := _meaning(key)) is not None}
     starts = [key for key, (role, unit) in columns.items() if role == "start" and unit]
-    words = {key: _words(key) for key in columns}
-    if any("onset" in words[key] for key in starts):  # onset and offset are the two ends of an event
-        columns |= {key: ("end", columns[key][1]) for key in starts if "offset" in words[key]}
+    tokens = {key: _words(key) for key in columns}
+    if any("onset" in tokens[key] for key in starts):  # onset and offset are the two ends of an event
+        columns |= {key: ("end", columns[key][1]) for key in starts if "offset" in tokens[key]}
         starts = [key for key in starts if columns[key][0] == "start"]
     times, unused = [], []
     for key, (role, unit) in columns.items():
-        if unit is None or key == "n_frames" or (words[key] & UNCERTAIN and not starts):
+        if unit is None or key == "n_frames" or (tokens[key] & UNCERTAIN and not starts):
             unused.append(key)
         else:
             times.append(Column(key, role, unit))
@@ -98,28 +98,28 @@ def _words(name: str) -> set[str]:
 
 def _meaning(name: str) -> tuple[Role, Unit | None] | None:
     """Role and unit (None: not understood) of a column; None for one that does not look like a time."""
-    words = _words(name)
-    roles, units = {ROLES[word] for word in words if word in ROLES}, {UNITS[word] for word in words if word in UNITS}
-    rest = words - ROLES.keys() - UNITS.keys() - FILLING - COUNT
+    tokens = _words(name)
+    roles, units = {ROLES[word] for word in tokens if word in ROLES}, {UNITS[word] for word in tokens if word in UNITS}
+    rest = tokens - ROLES.keys() - UNITS.keys() - FILLING - COUNT
     if len(roles) == 1 and not rest & TEXTS:
         (role,) = roles
         return role, next(iter(units), "s") if not rest and len(units) <= 1 else None
-    if not roles and len(units) == 1 and not rest and (len(words) > 1 or not words & SHORT):
+    if not roles and len(units) == 1 and not rest and (len(tokens) > 1 or not tokens & SHORT):
         return "length", next(iter(units))
     return None
 
 
-def samples(found: Layout, row: Mapping[str, Any]) -> bool:
+def samples(layout: Layout, row: Mapping[str, Any]) -> bool:
     """Whether the stretch of the row can only be told with the file's sample rate."""
-    return any(column.unit == "samples" and not absent(row.get(column.name)) for column in found.times)
+    return any(column.unit == "samples" and not absent(row.get(column.name)) for column in layout.times)
 
 
-def stretch(found: Layout, row: Mapping[str, Any], rate: int = 0) -> Stretch:
+def stretch(layout: Layout, row: Mapping[str, Any], rate: int = 0) -> Stretch:
     """The stretch that a row names. rate: of the file, Hz, for counts of samples. ValueError in a few words for what is no stretch."""
     values: dict[Role, tuple[float, str]] = {}
     for unit in ("s", "ms", "samples"):  # the same thing said in samples and in seconds differs by rounding
         scale = {"s": 1.0, "ms": 1e-3, "samples": 1 / rate if rate else math.nan}[unit]
-        for column in found.times:
+        for column in layout.times:
             if column.unit != unit or (value := number(row.get(column.name), column.name)) is None:
                 continue
             value *= scale
@@ -150,18 +150,18 @@ def number(value: Any, name: str) -> float | None:
     if absent(value):
         return None
     try:
-        made = _clock(value) if isinstance(value, str) else float(value)
+        parsed = _clock(value) if isinstance(value, str) else float(value)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{name} is no number") from None
-    if isinstance(value, bool) or not math.isfinite(made) or made < 0:
+    if isinstance(value, bool) or not math.isfinite(parsed) or parsed < 0:
         raise ValueError(f"{name} is no time")
-    return made
+    return parsed
 
 
 def _clock(text: str) -> float:
     """``1:02:03.5`` too, and a decimal comma."""
-    if found := CLOCK.fullmatch(text.strip()):
-        hours, minutes, seconds = found.groups()
+    if match := CLOCK.fullmatch(text.strip()):
+        hours, minutes, seconds = match.groups()
         return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds)
     return float(text.replace(",", ".") if re.fullmatch(r"\s*\d+,\d+\s*", text) else text)
 
@@ -171,9 +171,9 @@ def channel(value: Any) -> int | None:
     if absent(value):
         return None
     try:
-        made = float(value)
+        index = float(value)
     except (TypeError, ValueError, OverflowError):
         raise ValueError("channel is no number") from None
-    if isinstance(value, bool) or not 0 <= made < 2**31 or made != int(made):
+    if isinstance(value, bool) or not 0 <= index < 2**31 or index != int(index):
         raise ValueError("channel is no whole number from 0 on")
-    return int(made)
+    return int(index)

@@ -83,7 +83,7 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 def bytes_in(size: str) -> int:
     """``2GB``, ``500 MB`` or a number of bytes. ValueError for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", size.strip(), re.IGNORECASE)
-    if found is None or found[2].upper() not in UNITS:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", size.strip(), re.IGNORECASE)
+    if match is None or match[2].upper() not in UNITS:
         raise ValueError(f"'{size}' is no size; write for example 2GB, 500MB or a number of bytes")
-    return round(float(found[1]) * UNITS[found[2].upper()])
+    return round(float(match[1]) * UNITS[match[2].upper()])

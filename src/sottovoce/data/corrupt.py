@@ -35,8 +35,8 @@ def add_noise(
         raise ValueError(f"there is no noise called {kind!r}: choose among {', '.join(NOISES)}")
     rows, samples = wave.shape
     if kind == "babble":
-        found = voices(wave, lengths)
-        noise = torch.stack([_babble([*found[i + 1 :], *found[:i], *others], samples) for i in range(rows)])
+        recordings = voices(wave, lengths)
+        noise = torch.stack([_babble([*recordings[i + 1 :], *recordings[:i], *others], samples) for i in range(rows)])
     else:
         noise = torch.randn(rows, samples, generator=torch.Generator().manual_seed(seed))
         if kind == "pink":
@@ -80,10 +80,10 @@ def impulse_responses(rows: int, rt60: float, seed: int = 0, drr_db: float = 0.0
 
 def _babble(talkers: list[Tensor], samples: int) -> Tensor:
     """(samples,) of the first talkers that say something."""
-    heard = [voice for voice in talkers if voice.any()][:TALKERS]
-    if not heard:
+    voiced = [voice for voice in talkers if voice.any()][:TALKERS]
+    if not voiced:
         raise ValueError("babble needs at least two recordings that are not silent: add more, or choose another noise")
-    loud = [voice / voice.square().mean().sqrt() for voice in heard]
+    loud = [voice / voice.square().mean().sqrt() for voice in voiced]
     return torch.stack([voice.repeat(-(-samples // len(voice)))[:samples] for voice in loud]).sum(0)
 
 

@@ -18,7 +18,7 @@ from sottovoce.data.decode import read_audio
 from sottovoce.data.draw import draw
 from sottovoce.data.recording import Recording, Recordings, Samples, file_state
 
-MADE_AS = 1  # counts up when the same settings begin to sound different
+AUDIO_VERSION = 1  # counts up when the same settings begin to sound different
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Degrade:
         seed = int(torch.randint(2**31, (), generator=numbers))
         rt60, snr = (low + part * (high - low) for part, (low, high) in zip(share, (self.rt60, self.snr_db), strict=True))
         row = wave[None]
-        made = reverberate(row, None, rt60, seed, self.drr_db)
-        made = equalize(made, colours(1, self.equalizer_db, numbers))
-        made = add_noise(made, None, "pink", snr, seed)
-        return as_loud(made, row, torch.ones_like(row))[0]
+        degraded = reverberate(row, None, rt60, seed, self.drr_db)
+        degraded = equalize(degraded, colours(1, self.equalizer_db, numbers))
+        degraded = add_noise(degraded, None, "pink", snr, seed)
+        return as_loud(degraded, row, torch.ones_like(row))[0]
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class Degraded:
     def identity(self) -> str:
         identity = getattr(self.recording.loader, "identity", None)
         known = file_state(self.recording.path) if identity is None else identity()
-        return repr((MADE_AS, self.how, known))
+        return repr((AUDIO_VERSION, self.how, known))
 
 
 def degrade(recordings: Recordings, how: Degrade) -> Recordings:
     """The same recordings, each heard in its place when its audio is read; a field ``heard`` says so."""
-    made = Recordings(skipped=recordings.skipped, trials=recordings.trials)
+    degraded = Recordings(skipped=recordings.skipped, trials=recordings.trials)
     for item in recordings:
-        fields = {**item.fields, "heard": f"{how}, {MADE_AS}"}
-        made.append(replace(item, start=0.0, channel=None, fields=fields, loader=Degraded(item, how)))
-    return made
+        fields = {**item.fields, "heard": f"{how}, {AUDIO_VERSION}"}
+        degraded.append(replace(item, start=0.0, channel=None, fields=fields, loader=Degraded(item, how)))
+    return degraded

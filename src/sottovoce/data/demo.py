@@ -106,39 +106,39 @@ def _clear_leftovers(cache: Path) -> None:
 
 def _jobs(minutes: float, seed: int) -> list[dict[str, Any]]:
     """More sentences than needed, speakers and languages taking turns, so that any number of minutes is a fair mixture."""
-    made: list[dict[str, Any]] = []
+    jobs: list[dict[str, Any]] = []
     for _turn in range(math.ceil(minutes * 60 / (2.0 * len(SLOTS) * len(WORDS))) + 1):  # no sentence is shorter than 2 s
         for slot, split in enumerate(SLOTS):
             for place, language in enumerate(WORDS):
-                who = np.random.default_rng([seed, slot, place, 2])
+                speaker_random = np.random.default_rng([seed, slot, place, 2])
                 voice = VOICES[(slot * len(WORDS) + place * 7) % len(VOICES)]
-                pitch, rate = int(who.integers(30, 70)), int(who.integers(130, 190))
-                what = np.random.default_rng([seed, len(made), 3])
-                made.append({
+                pitch, rate = int(speaker_random.integers(30, 70)), int(speaker_random.integers(130, 190))
+                sentence_random = np.random.default_rng([seed, len(jobs), 3])
+                jobs.append({
                     "voice": f"{language}+{voice}",
-                    "pitch": pitch + int(what.integers(-4, 5)),
-                    "range": int(what.integers(35, 65)),
-                    "rate": rate + int(what.integers(-10, 11)),
-                    "text": _sentence(language, what),
+                    "pitch": pitch + int(sentence_random.integers(-4, 5)),
+                    "range": int(sentence_random.integers(35, 65)),
+                    "rate": rate + int(sentence_random.integers(-10, 11)),
+                    "text": _sentence(language, sentence_random),
                     "speaker": f"{language}{slot}",
                     "language": language,
                     "split": split,
                 })  # fmt: skip
-    return made
+    return jobs
 
 
 def _sentence(language: str, random: np.random.Generator) -> str:
-    words = WORDS[language]
+    vocabulary = WORDS[language]
 
     def pick(items: tuple[str, ...]) -> str:
         return items[random.integers(len(items))]
 
-    clauses = [f"{pick(words.subjects)} {pick(words.predicates)}" for _ in range(int(random.integers(1, 4)))]
+    clauses = [f"{pick(vocabulary.subjects)} {pick(vocabulary.predicates)}" for _ in range(int(random.integers(1, 4)))]
     if language in ("tr", "hi"):  # the verb comes last
-        clauses[0] = f"{pick(words.times)} {pick(words.places)}, {clauses[0]}"
+        clauses[0] = f"{pick(vocabulary.times)} {pick(vocabulary.places)}, {clauses[0]}"
     else:
-        clauses[0] = f"{clauses[0]} {pick(words.places)}, {pick(words.times)}"
-    text = f", {words.link} ".join(clauses)
+        clauses[0] = f"{clauses[0]} {pick(vocabulary.places)}, {pick(vocabulary.times)}"
+    text = f", {vocabulary.link} ".join(clauses)
     return text[0].upper() + text[1:] + ("।" if language == "hi" else ".")
 
 
@@ -148,8 +148,8 @@ def _speak(jobs: list[dict[str, Any]], seconds: float) -> tuple[np.ndarray[Any, 
         listed, speech = Path(place, "jobs.json"), Path(place, "speech.npy")
         listed.write_text(json.dumps(jobs), encoding="utf-8")
         espeak.run("the demo speech", ["speak", str(listed), str(speech), str(seconds)], timeout=120 + seconds)
-        told = json.loads(speech.with_suffix(".json").read_text())
-        return np.load(speech), told["counts"], told["rate"]
+        info = json.loads(speech.with_suffix(".json").read_text())
+        return np.load(speech), info["counts"], info["rate"]
 
 
 def _room(dry: Samples, random: np.random.Generator) -> Samples:

@@ -25,32 +25,32 @@ LONGEST_UNSEEN = 24 * 3600.0  # seconds that are believed of a recording whose a
 
 def present(recordings: Recordings) -> Recordings:
     """The recordings whose files are there; the others are in ``skipped``. Opens nothing."""
-    kept = recordings.with_items(())
+    available = recordings.with_items(())
     for item in recordings:
         why = "" if item.loader is not None else fault(item.path)
         if why:
-            kept.skip(item, why)
+            available.skip(item, why)
         else:
-            kept.append(item)
-    return kept
+            available.append(item)
+    return available
 
 
-def timed(recordings: Recordings, kept: Path | None = None, progress: Progress | None = None) -> Recordings:
+def timed(recordings: Recordings, cache: Path | None = None, progress: Progress | None = None) -> Recordings:
     """The recordings, each with the duration that its file allows; those whose file cannot be read are in ``skipped``, with the reason.
 
     kept: a file for the lengths that were read; an audio file whose size and time of change are what they were is not opened again. A
     file that cannot be written to is no error. progress: called with (done, to do). A recording that is said to be longer than its file
     is used as far as the file goes, with a note.
     """
-    found = lengths(recordings, kept, progress)
-    made = recordings.with_items(())
+    file_lengths = lengths(recordings, cache, progress)
+    usable = recordings.with_items(())
     for item in recordings:
-        seconds = allowed(item, found.get(item.path), made)
+        seconds = allowed(item, file_lengths.get(item.path), usable)
         if isinstance(seconds, str):
-            made.skip(item, seconds)
+            usable.skip(item, seconds)
         else:
-            made.append(item if item.duration == seconds else replace(item, duration=seconds))
-    return made
+            usable.append(item if item.duration == seconds else replace(item, duration=seconds))
+    return usable
 
 
 def allowed(item: Recording, length: float | str | None, into: Recordings) -> float | str | None:
@@ -79,30 +79,30 @@ def allowed(item: Recording, length: float | str | None, into: Recordings) -> fl
 
 
 def lengths(
-    recordings: Iterable[Recording], kept: Path | None = None, progress: Progress | None = None
+    recordings: Iterable[Recording], cache: Path | None = None, progress: Progress | None = None
 ) -> dict[str, float | str]:
     """Path -> seconds, or why there are none, of all plain files."""
     paths = list(dict.fromkeys(item.path for item in recordings if item.loader is None))
-    known = {} if kept is None else _read(kept, paths)
-    states = {path: file_state(path) for path in paths} if kept is not None else {}
-    found: dict[str, float | str] = {path: known[path][1] for path in paths if path in known and known[path][0] == states[path]}
-    todo = [path for path in paths if path not in found]
-    done = len(found)
+    known = {} if cache is None else _read(cache, paths)
+    states = {path: file_state(path) for path in paths} if cache is not None else {}
+    results: dict[str, float | str] = {path: known[path][1] for path in paths if path in known and known[path][0] == states[path]}
+    todo = [path for path in paths if path not in results]
+    done = len(results)
     with ThreadPoolExecutor(max_workers=8) as pool:
         for begin in range(0, len(todo), SLICE):  # in slices: an executor takes all its work at once
             part = todo[begin : begin + SLICE]
             fresh: dict[str, tuple[State, float]] = {}
             for path, length in zip(part, pool.map(_length, part), strict=True):
-                found[path] = length
+                results[path] = length
                 state = states.get(path)
                 if state and not isinstance(length, str):
                     fresh[path] = state, length
                 done += 1
                 if progress is not None and (done % 256 == 0 or done == len(paths)):
                     progress(done, len(paths))
-            if kept is not None:
-                _write(kept, fresh)
-    return found
+            if cache is not None:
+                _write(cache, fresh)
+    return results
 
 
 def _length(path: str) -> float | str:
@@ -116,26 +116,26 @@ def _length(path: str) -> float | str:
 
 def _read(file: Path, paths: Iterable[str]) -> dict[str, tuple[State, float]]:
     """What is kept of the paths."""
-    made: dict[str, tuple[State, float]] = {}
+    entries: dict[str, tuple[State, float]] = {}
     with contextlib.suppress(sqlite3.Error, OSError):
         if file.is_file():
-            with contextlib.closing(sqlite3.connect(file)) as base:
+            with contextlib.closing(sqlite3.connect(file)) as database:
                 for path in paths:
-                    ask = base.execute("SELECT size, changed, seconds FROM lengths WHERE path = ?", (_name(path),))
+                    ask = database.execute("SELECT size, changed, seconds FROM lengths WHERE path = ?", (_name(path),))
                     for size, changed, seconds in ask:
-                        made[path] = (size, changed), seconds
-    return made
+                        entries[path] = (size, changed), seconds
+    return entries
 
 
 def _write(file: Path, lengths: Mapping[str, tuple[State, float]]) -> None:
     rows = [(_name(path), *state, seconds) for path, (state, seconds) in lengths.items()]
     with contextlib.suppress(sqlite3.Error, OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(file)) as base, base:
-            base.execute(
+        with contextlib.closing(sqlite3.connect(file)) as database, database:
+            database.execute(
                 "CREATE TABLE IF NOT EXISTS lengths (path BLOB PRIMARY KEY, size INTEGER, changed INTEGER, seconds REAL)"
             )
-            base.executemany("INSERT OR REPLACE INTO lengths VALUES (?, ?, ?, ?)", rows)
+            database.executemany("INSERT OR REPLACE INTO lengths VALUES (?, ?, ?, ?)", rows)
 
 
 def _name(path: str) -> bytes:

@@ -71,27 +71,27 @@ def speak(jobs_file: str, speech_file: str, seconds: str) -> None:
     jobs: list[dict[str, Any]] = json.loads(Path(jobs_file).read_text(encoding="utf-8"))
     speech_path = Path(speech_file).absolute()
     library, rate = start()
-    heard: list[bytes] = []
+    blocks: list[bytes] = []
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-    def hear(samples: int | None, count: int, _events: int | None) -> int:
+    def collect(samples: int | None, count: int, _events: int | None) -> int:
         if samples and count > 0:
-            heard.append(ctypes.string_at(samples, count * 2))
+            blocks.append(ctypes.string_at(samples, count * 2))
         return 0
 
-    library.espeak_SetSynthCallback(hear)
+    library.espeak_SetSynthCallback(collect)
     library.espeak_Synth.argtypes = [
         ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p
     ]  # fmt: skip
     spoken, total = [], 0
     for job in jobs:
-        heard.clear()
+        blocks.clear()
         choose(library, job["voice"])
         for parameter, name in ((RATE, "rate"), (PITCH, "pitch"), (RANGE, "range")):
             library.espeak_SetParameter(parameter, int(job[name]), 0)
         text = job["text"].encode()
         library.espeak_Synth(text, len(text) + 1, 0, 1, 0, UTF8, None, None)
-        spoken.append(np.frombuffer(b"".join(heard), np.int16))
+        spoken.append(np.frombuffer(b"".join(blocks), np.int16))
         total += len(spoken[-1])
         if total >= float(seconds) * rate:
             break
@@ -101,19 +101,19 @@ def speak(jobs_file: str, speech_file: str, seconds: str) -> None:
 
 def phones(texts_file: str, phones_file: str, voice: str) -> None:
     texts: list[str] = json.loads(Path(texts_file).read_text(encoding="utf-8"))
-    made = Path(phones_file).absolute()
+    output = Path(phones_file).absolute()
     library, _ = start()
     choose(library, voice)
     library.espeak_TextToPhonemes.restype = ctypes.c_char_p
     library.espeak_TextToPhonemes.argtypes = [ctypes.POINTER(ctypes.c_char_p), ctypes.c_int, ctypes.c_int]
     mode = IPA | ord(BETWEEN) << 8
-    found = []
+    transcriptions = []
     for text in texts:
         rest, clauses = ctypes.c_char_p(text.encode()), []
         while rest.value:  # every call takes one clause and moves on
             clauses.append((library.espeak_TextToPhonemes(ctypes.byref(rest), UTF8, mode) or b"").decode())
-        found.append(" ".join(clauses))
-    made.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+        transcriptions.append(" ".join(clauses))
+    output.write_text(json.dumps(transcriptions, ensure_ascii=False), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -115,11 +115,11 @@ def _unpacked(raw: BinaryIO, path: Path) -> BinaryIO:
 
 def read_lines(path: Path) -> list[str]:
     """Lines of a text file, plain or gzip. ValueError when it is not text in UTF-8, or has a row that is too long."""
-    made = []
+    lines = []
     for number, line in rows(path):
         if line is None:
             raise ValueError(f"line {number} of {path} is {TOO_LONG}")
         if not is_text(line):
             raise ValueError(f"{path} is not text in UTF-8 (line {number}); save it as UTF-8")
-        made.append(line)
-    return made
+        lines.append(line)
+    return lines

@@ -140,8 +140,8 @@ def _riff(stream: BinaryIO, size: int, order: str) -> Pieces | None:
         if name == b"data":
             if begin + length >= size or not _goes_on(stream, begin + length, size, order):
                 return None
-            whole = struct.pack(order + "I", min(size - 8, 0xFFFFFFFF))
-            return [(0, 4), whole, (8, begin - 4), struct.pack(order + "I", min(size - begin, 0xFFFFFFFF)), (begin, size)]
+            riff_size = struct.pack(order + "I", min(size - 8, 0xFFFFFFFF))
+            return [(0, 4), riff_size, (8, begin - 4), struct.pack(order + "I", min(size - begin, 0xFFFFFFFF)), (begin, size)]
     return None
 
 
@@ -168,8 +168,14 @@ def _aiff(stream: BinaryIO, size: int) -> Pieces | None:
                 return None
             channels, _, bits = struct.unpack(">hIh", read_at(stream, common, 8).ljust(8, b"\0"))
             frames = (size - begin - 8) // max(channels * ((bits + 7) // 8), 1)
-            said = struct.pack(">I", min(size - begin, 0xFFFFFFFF))
-            return [(0, common + 2), struct.pack(">I", min(frames, 0xFFFFFFFF)), (common + 6, begin - 4), said, (begin, size)]
+            data_size = struct.pack(">I", min(size - begin, 0xFFFFFFFF))
+            return [
+                (0, common + 2),
+                struct.pack(">I", min(frames, 0xFFFFFFFF)),
+                (common + 6, begin - 4),
+                data_size,
+                (begin, size),
+            ]
     return None
 
 
@@ -220,14 +226,14 @@ def is_chained(stream: BinaryIO) -> bool:
 
 
 def _crc_table(polynomial: int, bits: int) -> tuple[int, ...]:
-    made = []
+    table = []
     for byte in range(256):
         value = byte << (bits - 8)
         for _ in range(8):
             value = (value << 1) ^ (polynomial if value >> (bits - 1) else 0)
             value &= (1 << bits) - 1
-        made.append(value)
-    return tuple(made)
+        table.append(value)
+    return tuple(table)
 
 
 CRC8, CRC16 = _crc_table(0x07, 8), _crc_table(0x8005, 16)
@@ -387,8 +393,8 @@ def _mp3(stream: BinaryIO, begin: int, size: int) -> Pieces | None:
     start = bytes((0xFF, head[1] | 1, index << 4 | head[2] & 0x0C, head[3]))  # no checksum, no padding
     frame = _mpeg_frame(start[1], start[2])
     assert frame is not None
-    said = start + bytes(side) + b"Xing" + struct.pack(">III", 3, count, frame.bytes + len(data) - own)
-    return [said.ljust(frame.bytes, b"\0"), (begin + own, size)]
+    header = start + bytes(side) + b"Xing" + struct.pack(">III", 3, count, frame.bytes + len(data) - own)
+    return [header.ljust(frame.bytes, b"\0"), (begin + own, size)]
 
 
 def _count(data: bytes, at: int, kind: tuple[int, int, int]) -> tuple[int, bool]:

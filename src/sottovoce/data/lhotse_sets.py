@@ -38,7 +38,7 @@ def is_cut(row: Mapping[str, Any]) -> bool:
 def read_cuts(path: Path, allow_commands: bool = False) -> Recordings:
     """Cuts of a ``.jsonl`` or ``.jsonl.gz`` manifest. A cut whose audio, or whose room's, is what a command writes or an address answers is
     skipped unless `allow_commands`. ValueError when the manifest needs lhotse and lhotse does not work."""
-    made = Recordings()
+    recordings = Recordings()
     for number, row in json_rows(path):
         where = f"{path}:{number}"
         try:
@@ -49,12 +49,12 @@ def read_cuts(path: Path, allow_commands: bool = False) -> Recordings:
             item = _simple(row, path) or _foreign(row, path, where)
             if not all(map(is_text, (item.id, *item.fields.values()))):
                 raise UnusableRow(NOT_TEXT)
-            made.append(item)
+            recordings.append(item)
         except UnusableRow as problem:
-            made.skipped.append({"path": where, "reason": str(problem)})
-    if not made:
-        raise ValueError(f"{path} has no usable rows ({count_reasons(made.skipped)})")
-    return made
+            recordings.skipped.append({"path": where, "reason": str(problem)})
+    if not recordings:
+        raise ValueError(f"{path} has no usable rows ({count_reasons(recordings.skipped)})")
+    return recordings
 
 
 def outside(row: Any) -> str:
@@ -105,9 +105,9 @@ def _time(value: Any, name: str) -> float | None:
 def _fields(supervisions: Any) -> dict[str, str]:
     """Text, speaker and language of the first supervision; the texts of several are joined."""
     rows = [row for row in supervisions if isinstance(row, dict)] if isinstance(supervisions, list) else []
-    made = {key: str(rows[0][key]) for key in ("speaker", "language", "gender") if rows and rows[0].get(key)}
+    fields = {key: str(rows[0][key]) for key in ("speaker", "language", "gender") if rows and rows[0].get(key)}
     texts = [str(row["text"]) for row in rows if row.get("text")]
-    return {**made, "text": " ".join(texts)} if texts else made
+    return {**fields, "text": " ".join(texts)} if texts else fields
 
 
 def _foreign(row: Mapping[str, Any], path: Path, where: str) -> Recording:
@@ -160,9 +160,9 @@ class CutLoader:
 
     def identity(self) -> str:
         """What the cut says, and the state of the files that it names."""
-        said = json.dumps(self.cut.to_dict(), sort_keys=True, default=str)
+        description = json.dumps(self.cut.to_dict(), sort_keys=True, default=str)
         states = [file_state(path) for path in self.files]
-        return hashlib.blake2b(repr((said, states)).encode("utf-8", "replace"), digest_size=16).hexdigest()
+        return hashlib.blake2b(repr((description, states)).encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
 def _files(data: Any) -> Iterator[str]:
@@ -179,7 +179,7 @@ def _files(data: Any) -> Iterator[str]:
 
 def read_shar(folder: Path) -> Recordings:
     """Items of Lhotse Shar shards on disk: ``cuts.NNN.jsonl.gz`` beside ``recording.NNN.tar``. Audio is read from the tar by position."""
-    made = Recordings()
+    recordings = Recordings()
     for cuts in sorted(folder.glob("cuts.*.jsonl*")):
         shard = cuts.name.split(".")[1]
         tars = sorted(folder.glob(f"recording.{shard}.tar*"))
@@ -195,18 +195,18 @@ def read_shar(folder: Path) -> Recordings:
                     raise UnusableRow(row)
                 item = _shard_item(row, tars[0], members)
             except UnusableRow as problem:
-                made.skipped.append({"path": f"{cuts}:{number}", "reason": str(problem)})
+                recordings.skipped.append({"path": f"{cuts}:{number}", "reason": str(problem)})
                 continue
             named.add(str(row["id"]))
             if item is None:
-                made.skipped.append({"path": f"{tars[0]}/{row['id']}", "reason": MISSING})
+                recordings.skipped.append({"path": f"{tars[0]}/{row['id']}", "reason": MISSING})
             else:
-                made.append(item)
+                recordings.append(item)
         if rest := len(members.keys() - named):
-            made.note(tars[0], f"{rest} recordings that {cuts.name} does not name are not used")
-    if not made:
+            recordings.note(tars[0], f"{rest} recordings that {cuts.name} does not name are not used")
+    if not recordings:
         raise ValueError(f"the Shar shards in {folder} hold no audio; export them with fields={{'recording': 'flac'}}")
-    return made
+    return recordings
 
 
 def _shard_item(row: Mapping[str, Any], tar: Path, members: Mapping[str, tuple[int, int]]) -> Recording | None:

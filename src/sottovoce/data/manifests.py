@@ -98,9 +98,9 @@ def split_rows(lines: Iterable[tuple[int, str | None]], separator: str) -> Itera
         elif '"' not in line:
             yield number, line.split(separator)
         else:
-            found = _quoted(line, separator)
+            cells = _quoted(line, separator)
             taken = 0
-            while found is None and taken < MOST_LINES:
+            while cells is None and taken < MOST_LINES:
                 if taken == len(ahead):
                     if (following := next(source, None)) is None:
                         break
@@ -108,11 +108,11 @@ def split_rows(lines: Iterable[tuple[int, str | None]], separator: str) -> Itera
                 if (text := ahead[taken][1]) is None:
                     break
                 line, taken = f"{line}\n{text}", taken + 1
-                found = _quoted(line, separator)
-            if isinstance(found, list):
+                cells = _quoted(line, separator)
+            if isinstance(cells, list):
                 for _ in range(taken):
                     ahead.popleft()
-            yield number, f"{MALFORMED}: {QUOTES}" if found is None else found
+            yield number, f"{MALFORMED}: {QUOTES}" if cells is None else cells
 
 
 def _quoted(text: str, separator: str) -> list[str] | str | None:
@@ -120,10 +120,10 @@ def _quoted(text: str, separator: str) -> list[str] | str | None:
     if text.count('"') % 2:
         return None
     try:
-        found = list(csv.reader((line + "\n" for line in text.split("\n")), delimiter=separator, strict=True))
+        parsed = list(csv.reader((line + "\n" for line in text.split("\n")), delimiter=separator, strict=True))
     except csv.Error as problem:
         return None if "unexpected end" in str(problem) else f"{MALFORMED}: {QUOTES}"
-    return [cell.removesuffix("\n") for cell in found[0]] if len(found) == 1 else None
+    return [cell.removesuffix("\n") for cell in parsed[0]] if len(parsed) == 1 else None
 
 
 def _unquoted(cell: str) -> str:
@@ -146,27 +146,27 @@ def _read_fairseq(path: Path, lines: Iterator[tuple[int, str | None]]) -> Record
         root = path.absolute().parent / root
     if not root.is_dir():
         raise ValueError(f"the first line of {path} names the folder {printable(str(root))}, which does not exist; correct it")
-    made = Recordings()
+    recordings = Recordings()
     for number, line in lines:
         name, _, frames = (line or "").partition("\t")
         if not name or "\0" in name or not frames.strip().isdigit():
-            made.skipped.append({"path": f"{path}:{number}", "reason": TOO_LONG if line is None else MALFORMED})
+            recordings.skipped.append({"path": f"{path}:{number}", "reason": TOO_LONG if line is None else MALFORMED})
         else:
-            made.append(Recording(printable(name), os.path.join(root, name)))
-    return made
+            recordings.append(Recording(printable(name), os.path.join(root, name)))
+    return recordings
 
 
 def read_json_lines(path: Path, allow_commands: bool = False) -> Recordings:
     """NeMo's JSON lines, or Lhotse cuts; see `read_cuts` for allow_commands."""
-    found = json_rows(path)
-    head = list(islice(found, 32))
+    numbered_rows = json_rows(path)
+    head = list(islice(numbered_rows, 32))
     objects = [row for _, row in head if not isinstance(row, str)]
     if objects and is_cut(objects[0]):
         return read_cuts(path, allow_commands)
     if not objects:
-        found_instead = f" ({', '.join(dict.fromkeys(str(row) for _, row in head))})" if head else ""
+        reasons = f" ({', '.join(dict.fromkeys(str(row) for _, row in head))})" if head else ""
         raise ValueError(
-            f"{path} holds no JSON objects, one for each line{found_instead}; each must look like "
+            f"{path} holds no JSON objects, one for each line{reasons}; each must look like "
             '{"audio_filepath": ..., "duration": ...}'
         )
     if not any(columns.layout(tuple(row)).path for row in objects):
@@ -174,7 +174,7 @@ def read_json_lines(path: Path, allow_commands: bool = False) -> Recordings:
         raise ValueError(
             f"the rows of {path} have neither 'audio_filepath' nor 'path', and are no Lhotse cuts; they have: {keys}"
         )
-    return _from_rows(path, chain(head, found))
+    return _from_rows(path, chain(head, numbered_rows))
 
 
 def read_list(path: Path) -> Recordings:
@@ -185,44 +185,44 @@ def read_list(path: Path) -> Recordings:
     )
 
 
-def _from_rows(path: Path, found: Iterator[Row]) -> Recordings:
-    head = list(islice(found, 32))
+def _from_rows(path: Path, numbered_rows: Iterator[Row]) -> Recordings:
+    head = list(islice(numbered_rows, 32))
     base = Base(path, (str(row.get(columns.layout(tuple(row)).path) or "") for _, row in head if not isinstance(row, str)))
-    made = Recordings()
+    recordings = Recordings()
     unused: set[str] = set()
-    words: dict[str, int] = {}
+    nan_counts: dict[str, int] = {}
     rates: dict[str, int] = {}
-    for number, row in chain(head, found):
+    for number, row in chain(head, numbered_rows):
         try:
             if isinstance(row, str):
                 raise UnusableRow(row)
             item = _recording(row, base, rates)
         except UnusableRow as problem:
-            made.skipped.append({"path": f"{path}:{number}", "reason": str(problem)})
+            recordings.skipped.append({"path": f"{path}:{number}", "reason": str(problem)})
             continue
-        made.append(item)
+        recordings.append(item)
         unused.update(columns.layout(tuple(row)).unused)
         for key, value in item.fields.items():
             if value in ("nan", "NaN"):
-                words[key] = words.get(key, 0) + 1
+                nan_counts[key] = nan_counts.get(key, 0) + 1
     if unused:
-        made.note(
+        recordings.note(
             path, f"not taken as times: {', '.join(sorted(unused))}; name a column start, end or duration, with _ms or _samples"
         )
-    for key, count in words.items():
-        made.note(
+    for key, count in nan_counts.items():
+        recordings.note(
             path,
             f"{count} cells of the column '{key}' read 'nan', which is taken as a word; leave a cell empty where there is none",
         )
-    if not made:
-        bad = count_reasons(made.skipped) or "none after the header"
+    if not recordings:
+        bad = count_reasons(recordings.skipped) or "none after the header"
         raise ValueError(f"{path} has no usable rows ({bad}); each row must name an audio file")
-    return made
+    return recordings
 
 
 def _recording(row: Mapping[str, Any], base: Base, rates: dict[str, int]) -> Recording:
-    found = columns.layout(tuple(row))
-    name = row.get(found.path)
+    layout = columns.layout(tuple(row))
+    name = row.get(layout.path)
     if isinstance(name, str):
         name = _as_named(name, base)
     if not isinstance(name, str) or not name.strip():
@@ -233,15 +233,17 @@ def _recording(row: Mapping[str, Any], base: Base, rates: dict[str, int]) -> Rec
     try:
         if not is_text(name) and not os.path.exists(path):  # a name that is bytes, or a manifest in another encoding
             raise UnusableRow(NOT_TEXT)
-        rate = _rate(path, rates) if columns.samples(found, row) else 0
-        stretch = columns.stretch(found, row, rate)
+        rate = _rate(path, rates) if columns.samples(layout, row) else 0
+        stretch = columns.stretch(layout, row, rate)
         channel = columns.channel(row.get(columns.CHANNEL))
     except UnusableRow:
         raise
     except ValueError as problem:
         raise UnusableRow(f"{MALFORMED}: {problem}") from None
     fields = {
-        key: text for key, value in row.items() if key not in found.known and not _blank(value) and (text := _text(value)).strip()
+        key: text
+        for key, value in row.items()
+        if key not in layout.known and not _blank(value) and (text := _text(value)).strip()
     }
     if not all(is_text(text) and is_text(key) for key, text in fields.items()):
         raise UnusableRow(NOT_TEXT)

@@ -22,7 +22,9 @@ from sottovoce.data.recording import Recording, Recordings, Samples, file_state
 from sottovoce.data.turns import turns_text
 
 SPLITS = ("train", "dev", "test")
-MADE_AS = 1  # counts up when the same plan begins to sound different, so that kept features are not mistaken for the new ones
+AUDIO_VERSION = (
+    1  # counts up when the same plan begins to sound different, so that kept features are not mistaken for the new ones
+)
 LEVEL = 0.05  # root mean square of speech before the random gain, full scale being 1
 FADE = 0.01  # seconds, at both ends of a turn: a click must not give a change of speakers away
 HOP, QUIET_DB, GAP, SHORTEST = 0.01, 30.0, 0.3, 0.1  # see `speech`
@@ -93,17 +95,17 @@ class Mixture:
     seed: int = 0
 
     def __call__(self, start: float, seconds: float) -> tuple[Samples, int]:
-        made = np.zeros(round(self.seconds * SAMPLE_RATE), np.float32)
+        mixture = np.zeros(round(self.seconds * SAMPLE_RATE), np.float32)
         for part in self.parts:
             wave = read_audio(part.recording, part.start, part.seconds)
             begin = round(part.at * SAMPLE_RATE)
-            wave = wave[: max(len(made) - begin, 0)]
-            made[begin : begin + len(wave)] += part.gain * _faded(wave)
+            wave = wave[: max(len(mixture) - begin, 0)]
+            mixture[begin : begin + len(wave)] += part.gain * _faded(wave)
         if self.noise:
-            made += self.noise * np.random.default_rng(self.seed).standard_normal(len(made), np.float32)
+            mixture += self.noise * np.random.default_rng(self.seed).standard_normal(len(mixture), np.float32)
         first = round(start * SAMPLE_RATE)
         last = None if seconds == float("inf") else first + round(seconds * SAMPLE_RATE)
-        return made[first:last, None], SAMPLE_RATE
+        return mixture[first:last, None], SAMPLE_RATE
 
     def identity(self) -> str:
         """The state of the files that it is mixed from; how, says the conversation's id."""
@@ -118,12 +120,12 @@ def mixtures(recordings: Recordings, config: MixtureConfig) -> Recordings:
     when a split has too few speakers, or when two splits share one.
     """
     voices = check_voices(recordings, config)
-    made = Recordings(skipped=recordings.skipped)
+    conversations = Recordings(skipped=recordings.skipped)
     for number, split in enumerate(SPLITS):
         for i in range(getattr(config, split)):
             random = np.random.default_rng([config.seed, number, i])  # a conversation does not depend on how many there are
-            made.append(_conversation(voices[split], split, i, config, random))
-    return made
+            conversations.append(_conversation(voices[split], split, i, config, random))
+    return conversations
 
 
 def check_voices(recordings: Recordings, config: MixtureConfig) -> dict[str, dict[str, list[Recording]]]:
@@ -144,12 +146,12 @@ def check_voices(recordings: Recordings, config: MixtureConfig) -> dict[str, dic
 
 def _by_split(recordings: Recordings) -> dict[str, dict[str, list[Recording]]]:
     """Split -> speaker -> recordings, all in order of name."""
-    made: dict[str, dict[str, list[Recording]]] = {split: {} for split in SPLITS}
+    voices: dict[str, dict[str, list[Recording]]] = {split: {} for split in SPLITS}
     for item in sorted(recordings, key=lambda item: (item.fields.get("speaker", ""), item.id)):
         speaker, split = item.fields.get("speaker", "").strip(), item.fields.get("split", "")
-        if speaker and split in made:
-            made[split].setdefault(speaker, []).append(item)
-    return made
+        if speaker and split in voices:
+            voices[split].setdefault(speaker, []).append(item)
+    return voices
 
 
 def _conversation(
@@ -163,10 +165,10 @@ def _conversation(
     speaker, at = names[0], float(random.exponential(config.pause))
     stretches = _stretches(voices, config, random)
     while config.seconds - at >= config.turn[0]:
-        found = stretches(speaker, config.seconds - at)
-        if found is None:
+        spoken_part = stretches(speaker, config.seconds - at)
+        if spoken_part is None:
             break
-        part, spoken = found
+        part, spoken = spoken_part
         part = MixturePart(part.recording, part.start, part.seconds, at, part.gain)
         parts.append(part)
         turns += [(at + a, at + b, speaker) for a, b in spoken]
@@ -183,7 +185,7 @@ def _conversation(
     plan = [
         (p.recording.id, *(round(value, 6) for value in (p.recording.start, p.start, p.seconds, p.at, p.gain))) for p in parts
     ]
-    described = repr((MADE_AS, plan, config.seconds, noise, config.seed))
+    described = repr((AUDIO_VERSION, plan, config.seconds, noise, config.seed))
     name = (
         f"mixture-{split}-{number:04d}-{hashlib.blake2b(described.encode('utf-8', 'surrogateescape'), digest_size=8).hexdigest()}"
     )
@@ -196,12 +198,12 @@ def _conversation(
     )
 
 
-Found = tuple[MixturePart, tuple[tuple[float, float], ...]]
+SpokenPart = tuple[MixturePart, tuple[tuple[float, float], ...]]
 
 
 def _stretches(
     voices: Mapping[str, list[Recording]], config: MixtureConfig, random: Generator
-) -> Callable[[str, float], Found | None]:
+) -> Callable[[str, float], SpokenPart | None]:
     """stretch(speaker, room): something that the speaker says, at most `room` seconds, and when in it there is speech."""
     orders: dict[str, Iterator[Recording]] = {}
 
@@ -210,16 +212,16 @@ def _stretches(
             for i in random.permutation(len(voices[speaker])):
                 yield voices[speaker][int(i)]
 
-    def stretch(speaker: str, room: float) -> Found | None:
+    def stretch(speaker: str, room: float) -> SpokenPart | None:
         order = orders.setdefault(speaker, endless(speaker))
         for _ in range(TRIES):
             recording = next(order)
             wanted, place = random.uniform(config.turn[0], config.turn[1]), random.random()
             gain_db = random.uniform(-config.gain_db, config.gain_db)
             try:
-                whole = recording.duration or header_seconds(recording.path)
-                seconds = round(min(wanted, room, whole), 3)
-                start = round(place * (whole - seconds), 3)
+                length = recording.duration or header_seconds(recording.path)
+                seconds = round(min(wanted, room, length), 3)
+                start = round(place * (length - seconds), 3)
                 wave = read_audio(recording, start, seconds)
             except BadAudio:
                 continue
@@ -245,13 +247,13 @@ def speech(wave: Samples) -> tuple[tuple[float, float], ...]:
         return ()
     level = 10 * np.log10(frames + 1e-12)
     edges = _edges(level > np.percentile(level, 95) - QUIET_DB)
-    made: list[list[float]] = []
+    stretches: list[list[float]] = []
     for start, end in edges * HOP:
-        if made and start - made[-1][1] <= GAP:
-            made[-1][1] = end
+        if stretches and start - stretches[-1][1] <= GAP:
+            stretches[-1][1] = end
         else:
-            made.append([start, end])
-    return tuple((float(a), float(b)) for a, b in made if b - a >= SHORTEST)
+            stretches.append([start, end])
+    return tuple((float(a), float(b)) for a, b in stretches if b - a >= SHORTEST)
 
 
 def _edges(active: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -267,8 +269,8 @@ def _ramp(size: int) -> NDArray[np.float32]:
 
 def _faded(wave: Samples) -> Samples:
     size = min(round(FADE * SAMPLE_RATE), len(wave) // 2)
-    made = wave.copy()
+    faded = wave.copy()
     if size:
-        made[:size] *= _ramp(size)
-        made[-size:] *= _ramp(size)[::-1]
-    return made
+        faded[:size] *= _ramp(size)
+        faded[-size:] *= _ramp(size)[::-1]
+    return faded

@@ -25,9 +25,9 @@ def phones(texts: Sequence[str], language: str = "en") -> list[list[str]]:
     """
     plain = [text.lower() if text.isupper() else text for text in texts]
     with tempfile.TemporaryDirectory() as place:
-        asked, answer = Path(place, "texts.json"), Path(place, "phones.json")
-        asked.write_text(json.dumps(plain), encoding="utf-8")
-        arguments = ["phones", str(asked), str(answer), VOICES.get(language, language)]
+        texts_file, phones_file = Path(place, "texts.json"), Path(place, "phones.json")
+        texts_file.write_text(json.dumps(plain), encoding="utf-8")
+        arguments = ["phones", str(texts_file), str(phones_file), VOICES.get(language, language)]
         espeak.run("turning text into phones", arguments, timeout=60 + 0.01 * len(texts))
-        found: list[str] = json.loads(answer.read_text(encoding="utf-8"))
-    return [SWITCH.sub(" ", text).translate(STRESS).replace(espeak.BETWEEN, " ").split() for text in found]
+        transcriptions: list[str] = json.loads(phones_file.read_text(encoding="utf-8"))
+    return [SWITCH.sub(" ", text).translate(STRESS).replace(espeak.BETWEEN, " ").split() for text in transcriptions]

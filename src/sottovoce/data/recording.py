@@ -67,10 +67,10 @@ Trial = tuple[str, str, bool]
 def file_state(path: str) -> tuple[int, ...]:
     """(size in bytes, time of change in ns) of a file, () where there is none: what is kept of a file is of this state of it."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return ()
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 class Recordings(list[Recording]):
@@ -154,8 +154,8 @@ def summary_of(notes: Iterable[Note]) -> list[str]:
     kinds: dict[str, list[Note]] = {}
     for row in notes:
         kinds.setdefault(re.sub(r"[\d.]+", "#", row["note"]), []).append(row)
-    made = []
+    texts = []
     for rows in kinds.values():
         shown = [f"{printable(os.path.basename(row['path']))}: {row['note']}" for row in rows[: 2 if len(rows) < 3 else 1]]
-        made.append(", ".join(shown) + (f" (and {len(rows) - 1} more like it)" if len(rows) > 2 else ""))
-    return made
+        texts.append(", ".join(shown) + (f" (and {len(rows) - 1} more like it)" if len(rows) > 2 else ""))
+    return texts

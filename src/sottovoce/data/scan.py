@@ -52,12 +52,12 @@ def scan(recordings: Sequence[Recording], config: DataConfig, progress: Progress
     becomes the fewest equal pieces that are short enough, so that every second of it is used.
     `progress` is called with (done, total). Raises ValueError when nothing is usable.
     """
-    said = recordings if isinstance(recordings, Recordings) else Recordings(recordings)
-    wanted = said.with_items(select(said, config.where))
-    found = lengths(wanted, progress=progress)
+    source = recordings if isinstance(recordings, Recordings) else Recordings(recordings)
+    wanted = source.with_items(select(source, config.where))
+    file_lengths = lengths(wanted, progress=progress)
     utterances: list[Utterance] = []
     for recording in wanted:
-        seconds = allowed(recording, found.get(recording.path), wanted)
+        seconds = allowed(recording, file_lengths.get(recording.path), wanted)
         if seconds is None:
             seconds = "of unknown length"
         elif not isinstance(seconds, str) and seconds < config.min_seconds - 0.5 / SAMPLE_RATE:
@@ -92,10 +92,10 @@ def select(recordings: Sequence[Recording], where: Mapping[str, str]) -> list[Re
         if not values:
             columns = {name for recording in chosen for name in recording.fields}
             raise ValueError(f"the data has no column '{column}' to filter by{suggestion(column, columns)}")
-        asked = {str(value)}
+        accepted = {str(value)}
         if column == "split" and value not in values:  # by other names of the same split
-            asked = {name for name in values if canonical(name) == canonical(str(value))}
-        chosen = [recording for recording in chosen if recording.fields.get(column) in asked]
+            accepted = {name for name in values if canonical(name) == canonical(str(value))}
+        chosen = [recording for recording in chosen if recording.fields.get(column) in accepted]
         if not chosen:
             some = ", ".join(sorted(values)[:8]) + (", ..." if len(values) > 8 else "")
             raise ValueError(f"no recording has {column} = '{value}'; its values are: {some}")

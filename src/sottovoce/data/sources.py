@@ -113,10 +113,10 @@ def _corpus(folder: Path) -> Corpus | None:
 def read_folder(folder: Path) -> Recordings:
     """Audio files below a folder by their suffix, symbolic links followed. Audio that cannot be read by its suffix, or that is hidden, is
     skipped by name; archives, which may hold audio, are in the notes."""
-    made = Recordings()
+    recordings = Recordings()
     archives: dict[str, int] = {}
     files: list[str] = []
-    for name in _walk(folder, made):
+    for name in _walk(folder, recordings):
         plain, suffix = os.path.basename(name).lower(), os.path.splitext(name)[1].lower()
         if plain.startswith("._"):  # a Mac's notes on the file of that name
             continue
@@ -128,19 +128,19 @@ def read_folder(folder: Path) -> Recordings:
                 if suffix in OTHER_AUDIO
                 else "hidden: its name begins with a dot"
             )
-            made.skipped.append({"path": os.path.join(folder, name), "reason": why})
+            recordings.skipped.append({"path": os.path.join(folder, name), "reason": why})
         elif kind := next((kind for kind in ARCHIVES if plain.endswith(kind)), ""):
             archives[kind] = archives.get(kind, 0) + 1
         elif not plain.startswith(".") and suffix not in NO_AUDIO and _holds_audio(os.path.join(folder, name)):
-            made.skipped.append({"path": os.path.join(folder, name), "reason": "audio with a suffix that is not known"})
+            recordings.skipped.append({"path": os.path.join(folder, name), "reason": "audio with a suffix that is not known"})
     for kind, count in sorted(archives.items()):
-        made.note(folder, f"{count} {kind} not looked into; unpack what holds recordings")
+        recordings.note(folder, f"{count} {kind} not looked into; unpack what holds recordings")
     if not files:
-        said = f" ({count_reasons(made.skipped)})" if made.skipped else f" ({', '.join(sorted(AUDIO))})"
-        raise ValueError(f"{printable(str(folder))} holds no audio files that can be read{said}; give {KINDS}")
-    made.extend(Recording(printable(file), os.path.join(folder, file)) for file in sorted(files))
-    made.skipped.sort(key=lambda row: row["path"])
-    return made
+        details = f" ({count_reasons(recordings.skipped)})" if recordings.skipped else f" ({', '.join(sorted(AUDIO))})"
+        raise ValueError(f"{printable(str(folder))} holds no audio files that can be read{details}; give {KINDS}")
+    recordings.extend(Recording(printable(file), os.path.join(folder, file)) for file in sorted(files))
+    recordings.skipped.sort(key=lambda row: row["path"])
+    return recordings
 
 
 def _holds_audio(path: str) -> bool:
@@ -154,9 +154,9 @@ def _holds_audio(path: str) -> bool:
     return chunks or head[:4] in (b"fLaC", b"OggS", b".snd", b"caff") or head[:3] == b"ID3" or head[:7] == b"NIST_1A"
 
 
-def _walk(folder: Path, made: Recordings) -> Iterator[str]:
+def _walk(folder: Path, recordings: Recordings) -> Iterator[str]:
     def refused(problem: OSError) -> None:
-        made.skipped.append({"path": str(problem.filename), "reason": f"a folder that cannot be read ({reason(problem)})"})
+        recordings.skipped.append({"path": str(problem.filename), "reason": f"a folder that cannot be read ({reason(problem)})"})
 
     seen: set[str] = set()
     for where, folders, names in os.walk(folder, followlinks=True, onerror=refused):

@@ -19,13 +19,15 @@ def canonical(name: str) -> str:
 
 def remarks(counts: Mapping[str, int]) -> list[str]:
     """What to say of splits under other names, and of those that no task takes. counts: recordings by name of the split."""
-    made = [
+    texts = [
         f"the split '{name}' ({count}) is taken as {canonical(name)}"
         for name, count in sorted(counts.items())
         if canonical(name) != name
     ]
     other = {name: count for name, count in counts.items() if name and canonical(name) not in SPLITS}
     if other:
-        said = ", ".join(f"'{name}' ({count})" for name, count in sorted(other.items())[:8]) + (", ..." if len(other) > 8 else "")
-        made.append(f"recordings of the splits {said} are in none of train, dev and test")
-    return made
+        names = ", ".join(f"'{name}' ({count})" for name, count in sorted(other.items())[:8]) + (
+            ", ..." if len(other) > 8 else ""
+        )
+        texts.append(f"recordings of the splits {names} are in none of train, dev and test")
+    return texts

@@ -175,11 +175,11 @@ class Stream:
         if self._source is None:
             self._source = self._open()
         for _ in range(self.plan.steps(self._epoch) + 1):
-            made = next(self._source)
-            self._epoch, self._index = self.plan.after(made.epoch, made.index)
-            self._log.add(made.skipped)
-            if made.wave is not None:
-                return made.batch()
+            decoded = next(self._source)
+            self._epoch, self._index = self.plan.after(decoded.epoch, decoded.index)
+            self._log.add(decoded.skipped)
+            if decoded.wave is not None:
+                return decoded.batch()
         raise ValueError(f"no batch of a whole epoch could be read ({count_reasons(self.skipped)}); check the audio files")
 
     @property
@@ -220,9 +220,9 @@ class Stream:
             worker_init_fn=partial(_start_worker, os.getpid(), main),
             prefetch_factor=4 if count else None,
         )
-        made = iter(loader)
-        workers.own(getattr(made, "_workers", ()))
-        return made
+        batches = iter(loader)
+        workers.own(getattr(batches, "_workers", ()))
+        return batches
 
 
 def _cores() -> int:
@@ -236,7 +236,7 @@ class Fixed(Sequence[Batch]):
         batches = bucket([utterance.samples for utterance in utterances], config, None)
         self.jobs = [make_job([utterances[i] for i in rows], config, None, index=n) for n, rows in enumerate(batches)]
         self._log = SkipLog() if log is None else log
-        self._made: list[Batch] | None = None
+        self._cached: list[Batch] | None = None
 
     @property
     def seconds(self) -> float:
@@ -250,12 +250,12 @@ class Fixed(Sequence[Batch]):
         )
 
     def _batches(self) -> list[Batch]:
-        if self._made is None:
-            made = [decode(job) for job in self.jobs]
-            for item in made:
+        if self._cached is None:
+            decoded = [decode(job) for job in self.jobs]
+            for item in decoded:
                 self._log.add(item.skipped)
-            self._made = [item.batch() for item in made if item.wave is not None]
-        return self._made
+            self._cached = [item.batch() for item in decoded if item.wave is not None]
+        return self._cached
 
     def __len__(self) -> int:
         return len(self._batches())

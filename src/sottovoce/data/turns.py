@@ -54,7 +54,7 @@ def read_rttm(path: Path, skipped: list[Skipped] | None = None) -> dict[str, lis
         raise ValueError(
             f"cannot read the RTTM file {path} ({problem}); correct the path, which is relative to the manifest"
         ) from None
-    made: dict[str, list[Turn]] = {}
+    turns: dict[str, list[Turn]] = {}
     for number, line in enumerate(lines, 1):
         cells = line.split()
         if not cells or cells[0] != "SPEAKER":  # comments, and the types that say nothing of turns
@@ -69,10 +69,10 @@ def read_rttm(path: Path, skipped: list[Skipped] | None = None) -> dict[str, lis
             raise ValueError(
                 f"line {number} of {path} is no RTTM; it must read: SPEAKER <file> 1 <start> <seconds> <NA> <NA> <speaker> <NA> <NA>"
             ) from None
-        made.setdefault(cells[1], []).append(turn)
-    if not made:
+        turns.setdefault(cells[1], []).append(turn)
+    if not turns:
         raise ValueError(f"{path} has no line that begins with SPEAKER; give an RTTM file with one line for each turn")
-    return made
+    return turns
 
 
 def turns_text(turns: Iterable[Turn]) -> str:

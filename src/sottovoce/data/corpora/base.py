@@ -46,15 +46,15 @@ def labelled(items: Recordings, describe: Callable[[str], Mapping[str, str]]) ->
 
 
 def missing(
-    listed: Mapping[str, str], found: Iterable[str], part: Callable[[str], Hashable] = lambda name: None
+    listed: Mapping[str, str], present: Iterable[str], part: Callable[[str], Hashable] = lambda name: None
 ) -> list[Skipped]:
     """Rows for the `listed` names (name -> where it is listed) that are not `found`.
 
     Of a part that is not there at all, since parts of a corpus are fetched one by one, nothing is said.
     """
-    there = set(found)
-    parts = {part(name) for name in there}
-    return [row(where, "missing") for name, where in listed.items() if name not in there and part(name) in parts]
+    names = set(present)
+    parts = {part(name) for name in names}
+    return [row(where, "missing") for name, where in listed.items() if name not in names and part(name) in parts]
 
 
 def row(where: str, reason: str) -> Skipped:

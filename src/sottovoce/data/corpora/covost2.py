@@ -42,16 +42,16 @@ class Covost2(Corpus):
             for where, values in _rows(path, skipped):
                 name = f"{CLIPS}/{values['path']}"
                 listed.setdefault(name, where)
-                said = {"split": split, "language": source, "text": values["sentence"], "speaker": values["client_id"]}
-                told = {
+                source_fields = {"split": split, "language": source, "text": values["sentence"], "speaker": values["client_id"]}
+                target_fields = {
                     f"translation_{target}": values["translation"],
                     **({"translation": values["translation"]} if alone else {}),
                 }
-                own = labels.setdefault(name, {key: value for key, value in said.items() if value})
-                own.update({key: value for key, value in told.items() if value})
-        made = labelled(read_folder(folder), lambda name: labels.get(name, {}))
-        made.skipped += skipped + missing(listed, (item.id for item in made))
-        return made
+                fields = labels.setdefault(name, {key: value for key, value in source_fields.items() if value})
+                fields.update({key: value for key, value in target_fields.items() if value})
+        recordings = labelled(read_folder(folder), lambda name: labels.get(name, {}))
+        recordings.skipped += skipped + missing(listed, (item.id for item in recordings))
+        return recordings
 
 
 def _rows(path: Path, skipped: list[Skipped]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -45,19 +45,19 @@ class Fleurs(Corpus):
             locale, split, file = parts[1] or own, parts[2], parts[3]
             if (locale, split) not in lists:
                 home = folder / name[: parts.start(2)].removesuffix("audio/")
-                lists[locale, split] = found = {}
+                lists[locale, split] = by_file = {}
                 for where, line in optional_lines(home / f"{split}.tsv", skipped):
                     cells = line.split("\t")
                     if len(cells) != COLUMNS:
                         skipped.append(row(where, MALFORMED))
                         continue
-                    found[cells[1]] = _fields(locale, split, cells)
+                    by_file[cells[1]] = _fields(locale, split, cells)
                     listed[name[: parts.start(3)] + cells[1]] = where
             return lists[locale, split].get(file, {})
 
-        made = labelled(read_folder(folder), describe)
-        made.skipped += skipped + missing(listed, (item.id for item in made))
-        return made
+        recordings = labelled(read_folder(folder), describe)
+        recordings.skipped += skipped + missing(listed, (item.id for item in recordings))
+        return recordings
 
 
 def _fields(locale: str, split: str, cells: list[str]) -> dict[str, str]:

@@ -53,9 +53,9 @@ class FluentSpeechCommands(Corpus):
                     "language": "en",
                     "intent": json.dumps({slot: values[slot] for slot in SLOTS}, ensure_ascii=False),
                 }
-        made = labelled(read_folder(folder), lambda name: labels.get(name, {}))
-        made.skipped += bad + missing(listed, (item.id for item in made))
-        return made
+        recordings = labelled(read_folder(folder), lambda name: labels.get(name, {}))
+        recordings.skipped += bad + missing(listed, (item.id for item in recordings))
+        return recordings
 
 
 def _has_columns(path: Path) -> bool:

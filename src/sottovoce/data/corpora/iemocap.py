@@ -46,13 +46,13 @@ class Iemocap(Corpus):
                 spoken = (
                     TEXT.fullmatch(line) for _, line in optional_lines(path, skipped)
                 )  # breaths and the like have other forms
-                texts |= {found[1]: found[2] for found in spoken if found}
+                texts |= {match[1]: match[2] for match in spoken if match}
 
         def describe(name: str) -> dict[str, str]:
-            found = UTTERANCE.fullmatch(name)
-            if not found:
+            match = UTTERANCE.fullmatch(name)
+            if not match:
                 return {}
-            session, _, utterance, who, sex = found.groups()
+            session, _, utterance, who, sex = match.groups()
             emotion = emotions.get(utterance, "")
             fields = {
                 "fold": session,
@@ -64,10 +64,10 @@ class Iemocap(Corpus):
             }
             return {key: value for key, value in fields.items() if value}
 
-        made = labelled(read_folder(folder), describe)
-        stems = (Path(item.id).stem for item in made if item.fields)
-        made.skipped += skipped + missing(listed, stems)
-        return made
+        recordings = labelled(read_folder(folder), describe)
+        stems = (Path(item.id).stem for item in recordings if item.fields)
+        recordings.skipped += skipped + missing(listed, stems)
+        return recordings
 
 
 def _files(folder: Path) -> list[Path]:

@@ -41,10 +41,10 @@ class LibriMix(Corpus):
 
 
 def _describe(name: str) -> dict[str, str]:
-    found = FILE.fullmatch(name)
-    if not found or found[3] not in SUBSETS:
+    match = FILE.fullmatch(name)
+    if not match or match[3] not in SUBSETS:
         return {}
-    rate, mode, subset, part, mixture = found.groups()
+    rate, mode, subset, part, mixture = match.groups()
     fields = {"split": SUBSETS[subset], "subset": subset, "part": part, "mode": mode, "rate": rate, "language": "en"}
     speakers = [source.split("-")[0] for source in mixture.split("_")]
     if re.fullmatch(r"s\d", part):
@@ -65,16 +65,16 @@ class KaldiDiarization(Corpus):
         return _is_kaldi(folder) or any(_is_kaldi(folder / split) for split in SPLITS)
 
     def read(self, folder: Path) -> Recordings:
-        made = Recordings()
+        recordings = Recordings()
         parts = [(folder, "")] if _is_kaldi(folder) else [(folder / split, f"{split}/") for split in SPLITS]
         for place, prefix in parts:
             if place.is_dir():
-                _read_part(place, prefix, made)
-        if not made:
+                _read_part(place, prefix, recordings)
+        if not recordings:
             raise ValueError(
                 f"none of the audio that wav.scp names in {folder} is there; correct its paths, or prepare the folder again"
             )
-        return made
+        return recordings
 
 
 def _is_kaldi(folder: Path) -> bool:
@@ -83,42 +83,42 @@ def _is_kaldi(folder: Path) -> bool:
     return {"wav.scp", "rttm"} <= there or ({"wav.scp", "segments", "utt2spk"} <= there and "text" not in there)
 
 
-def _read_part(folder: Path, prefix: str, made: Recordings) -> None:
+def _read_part(folder: Path, prefix: str, recordings: Recordings) -> None:
     advice = "prepare the folder again"
     files = required_lines(folder / "wav.scp", advice)
-    turns = _turns(folder, advice, made.skipped)
-    seconds = dict(_columns(optional_lines(folder / "reco2dur", made.skipped), 2, made.skipped))
+    turns = _turns(folder, advice, recordings.skipped)
+    seconds = dict(_columns(optional_lines(folder / "reco2dur", recordings.skipped), 2, recordings.skipped))
     name = folder.absolute().name
     split = {"split": name} if name in SPLITS else {}
     for where, line in files:
         recording, file = (*line.split(None, 1), "")[:2]
         if not file or file.endswith("|"):
-            made.skipped.append(row(where, "a command, not a file" if file else MALFORMED))
+            recordings.skipped.append(row(where, "a command, not a file" if file else MALFORMED))
             continue
         path = _place(folder, file)
         if why := fault(path):
-            made.skipped.append(row(path, why))
+            recordings.skipped.append(row(path, why))
             continue
         fields = dict(split)
         if recording in turns:
             fields["turns"] = turns_text(turns[recording])
             fields["speaker"] = " ".join(sorted({who for _, _, who in turns[recording]}))
-        made.append(Recording(prefix + recording, path, duration=_seconds(seconds.get(recording)) or None, fields=fields))
+        recordings.append(Recording(prefix + recording, path, duration=_seconds(seconds.get(recording)) or None, fields=fields))
 
 
 def _turns(folder: Path, advice: str, skipped: list[Skipped]) -> dict[str, list[Turn]]:
     if (folder / "rttm").is_file():
         return read_rttm(folder / "rttm", skipped)
     speakers = dict(_columns(required_lines(folder / "utt2spk", advice), 2, skipped))
-    made: dict[str, list[Turn]] = {}
+    turns: dict[str, list[Turn]] = {}
     for where, line in required_lines(folder / "segments", advice):
         cells = line.split()
         start, end = (_seconds(cells[2]), _seconds(cells[3])) if len(cells) == 4 else (None, None)
         if start is None or end is None or cells[0] not in speakers:
             skipped.append(row(where, MALFORMED))
         else:
-            made.setdefault(cells[1], []).append((start, end, speakers[cells[0]]))
-    return made
+            turns.setdefault(cells[1], []).append((start, end, speakers[cells[0]]))
+    return turns
 
 
 def _columns(lines: list[tuple[str, str]], count: int, skipped: list[Skipped]) -> list[list[str]]:

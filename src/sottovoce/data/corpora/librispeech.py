@@ -45,9 +45,9 @@ class LibriSpeech(Corpus):
             fields = {"split": subset.partition("-")[0], "subset": subset, "speaker": parts[2], "language": "en"}
             return {**fields, "text": texts[chapter][parts[4]]} if parts[4] in texts[chapter] else fields
 
-        made = labelled(read_folder(folder), describe)
-        made.skipped += skipped
-        return made
+        recordings = labelled(read_folder(folder), describe)
+        recordings.skipped += skipped
+        return recordings
 
 
 def _own_subset(folder: Path) -> str:
@@ -63,11 +63,11 @@ def _is_subset(folder: Path) -> bool:
 
 
 def _texts(path: Path, skipped: list[Skipped]) -> dict[str, str]:
-    made = {}
+    texts = {}
     for where, line in optional_lines(path, skipped):
         name, space, text = line.partition(" ")
         if space and name.startswith(path.name.removesuffix(".trans.txt")):
-            made[name] = text.strip()
+            texts[name] = text.strip()
         else:
             skipped.append(row(where, MALFORMED))
-    return made
+    return texts

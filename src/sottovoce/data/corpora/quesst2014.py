@@ -43,8 +43,8 @@ class Quesst2014(Corpus):
                 else:
                     skipped.append(row(where, MALFORMED))
 
-        found = read_folder(folder)
-        ids = {(ROLES.get(item.id.partition("/")[0]), Path(item.id).stem): item.id for item in found}
+        audio = read_folder(folder)
+        ids = {(ROLES.get(item.id.partition("/")[0]), Path(item.id).stem): item.id for item in audio}
         contained: defaultdict[str, list[str]] = defaultdict(list)  # by document
         for which in ("dev", "eval"):
             for where, doc, query in _truth(folder / "scoring" / f"groundtruth_quesst14_{which}", skipped):
@@ -62,15 +62,15 @@ class Quesst2014(Corpus):
                 fields["matches"] = json.dumps(contained[Path(name).stem])
             return {key: value for key, value in fields.items() if value}
 
-        made = labelled(found, describe)
-        made.skipped += skipped + missing(listed, (item.id for item in made))
-        return made
+        recordings = labelled(audio, describe)
+        recordings.skipped += skipped + missing(listed, (item.id for item in recordings))
+        return recordings
 
 
 def _truth(folder: Path, skipped: list[Skipped]) -> list[tuple[str, str, str]]:
     """(place, document, query) of the RTTM in the folder: ``LEXEME document 1 start seconds query lex <NA> <NA>``."""
     path = next(iter(sorted(folder.glob("*.rttm"))), folder / f"{folder.name.removeprefix('groundtruth_')}.rttm")
-    made = []
+    entries = []
     for where, line in required_lines(path, ADVICE):
         cells = line.split()
         if cells[0] != "LEXEME":
@@ -78,5 +78,5 @@ def _truth(folder: Path, skipped: list[Skipped]) -> list[tuple[str, str, str]]:
         if len(cells) < 6:
             skipped.append(row(where, MALFORMED))
         elif cells[5] != NOTHING:
-            made.append((where, cells[1], cells[5]))
-    return made
+            entries.append((where, cells[1], cells[5]))
+    return entries

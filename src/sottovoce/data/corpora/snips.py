@@ -56,10 +56,10 @@ class Snips(Corpus):
             fields = {**fields, "speaker": voice, "language": "en", "part": part}
             return {**fields, "split": split} if split and SPLIT_OF.get(voice, split) == split else fields
 
-        made = labelled(read_folder(folder), describe)
-        stems = (Path(item.id).stem for item in made if item.fields)
-        made.skipped += bad + missing(listed, stems, lambda name: name.rpartition("-")[0])
-        return made
+        recordings = labelled(read_folder(folder), describe)
+        stems = (Path(item.id).stem for item in recordings if item.fields)
+        recordings.skipped += bad + missing(listed, stems, lambda name: name.rpartition("-")[0])
+        return recordings
 
 
 def _parse(line: str) -> tuple[str, dict[str, str]]:
@@ -76,14 +76,14 @@ def _parse(line: str) -> tuple[str, dict[str, str]]:
 
 def _slots(words: list[str], tags: list[str]) -> list[list[str]]:
     """[slot, words] in order. A slot goes on while its tag does; a tag that begins with ``B-`` begins another one."""
-    made: list[list[str]] = []
+    slots: list[list[str]] = []
     before = "O"
     for word, tag in zip(words, tags, strict=True):
         slot = tag.removeprefix("B-").removeprefix("I-")
         if tag != "O":
             if slot == before and not tag.startswith("B-"):
-                made[-1][1] += f" {word}"
+                slots[-1][1] += f" {word}"
             else:
-                made.append([slot, word])
+                slots.append([slot, word])
         before = slot
-    return made
+    return slots

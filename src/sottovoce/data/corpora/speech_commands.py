@@ -49,19 +49,19 @@ class SpeechCommands(Corpus):
             split = listed[name][1] if name in listed else "train"
             return _fields(parts[0], parts[1], "" if separate and split == "test" else split)
 
-        found = labelled(read_folder(folder), describe)
-        made = found.with_items(())
-        for item in found:
+        audio = labelled(read_folder(folder), describe)
+        recordings = audio.with_items(())
+        for item in audio:
             if item.id.startswith(f"{NOISE}/"):
-                _add_silence(made, item, separate)
+                _add_silence(recordings, item, separate)
             else:
-                made.append(item)
-        made.skipped += missing({name: where for name, (where, _) in listed.items()}, (item.id for item in made))
+                recordings.append(item)
+        recordings.skipped += missing({name: where for name, (where, _) in listed.items()}, (item.id for item in recordings))
         if separate and not within:  # its recordings are named as if it were within
             tests = labelled(read_folder(beside), lambda name: describe(f"{official}/{name}"))
-            made.skipped += tests.skipped
-            made.extend(replace(item, id=f"{official}/{item.id}") for item in tests)
-        return made
+            recordings.skipped += tests.skipped
+            recordings.extend(replace(item, id=f"{official}/{item.id}") for item in tests)
+        return recordings
 
 
 def _fields(word: str, file: str, split: str) -> dict[str, str]:
@@ -72,13 +72,13 @@ def _fields(word: str, file: str, split: str) -> dict[str, str]:
     return {**fields, "split": split} if split else fields
 
 
-def _add_silence(made: Recordings, item: Recording, separate: bool) -> None:
+def _add_silence(recordings: Recordings, item: Recording, separate: bool) -> None:
     tenths = ["train"] * 9 + ["dev"] if separate else ["train"] * 8 + ["dev", "test"]
     try:
         parts = pieces(item, header_seconds(item.path))
     except BadAudio as problem:
-        made.skipped.append(row(item.path, problem.reason))
+        recordings.skipped.append(row(item.path, problem.reason))
         return
     for number, part in enumerate(parts):
         fields = {"label": SILENCE, "split": tenths[number * 10 // len(parts)]}
-        made.append(replace(part, fields=fields))
+        recordings.append(replace(part, fields=fields))

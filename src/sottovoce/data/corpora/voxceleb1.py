@@ -45,11 +45,11 @@ class VoxCeleb1(Corpus):
             fields = {"speaker": speaker, "part": part}
             return {**fields, "split": split} if split else fields
 
-        made = labelled(read_folder(folder), describe)
-        ids = {_key(item.id): item.id for item in made if item.fields}
-        made.skipped += skipped + missing(listed, ids, lambda key: key.partition("/")[0])
-        _add_trials(made, _list(folder, TRIALS), ids)
-        return made
+        recordings = labelled(read_folder(folder), describe)
+        ids = {_key(item.id): item.id for item in recordings if item.fields}
+        recordings.skipped += skipped + missing(listed, ids, lambda key: key.partition("/")[0])
+        _add_trials(recordings, _list(folder, TRIALS), ids)
+        return recordings
 
 
 def _list(folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -73,16 +73,16 @@ def _splits(path: Path | None, skipped: list[Skipped]) -> tuple[dict[str, str], 
     return listed, splits
 
 
-def _add_trials(made: Recordings, path: Path | None, ids: dict[str, str]) -> None:
+def _add_trials(recordings: Recordings, path: Path | None, ids: dict[str, str]) -> None:
     trials: list[Trial] = []
     lost: list[Skipped] = []
-    for where, line in optional_lines(path, made.skipped) if path else []:
+    for where, line in optional_lines(path, recordings.skipped) if path else []:
         cells = line.split()
         if len(cells) != 3 or cells[0] not in ("0", "1"):
-            made.skipped.append(row(where, MALFORMED))
+            recordings.skipped.append(row(where, MALFORMED))
         elif _key(cells[1]) in ids and _key(cells[2]) in ids:
             trials.append((ids[_key(cells[1])], ids[_key(cells[2])], cells[0] == "1"))
         else:
             lost.append(row(where, "trial of a missing recording"))
-    made.trials = trials
-    made.skipped += lost if trials else []  # with none, the test part is not there at all
+    recordings.trials = trials
+    recordings.skipped += lost if trials else []  # with none, the test part is not there at all
