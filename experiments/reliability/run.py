@@ -506,8 +506,9 @@ def records(lab: Lab) -> None:
             **ledger.header("reliability"),
             "tried": sum(count for count, _ in weigh),
             "survived": sum(count for count, ok in weigh if ok),
+            "runs": len(trials),
             "shared_machine": True,
-            **({"where": dict(where), "runs": len(trials)} if where else {}),
+            **({"where": dict(where)} if where else {}),
             "failed": [{k: v for k, v in trial.items() if k not in ("said", "then")} for trial in trials if not trial["ok"]],
         }
         ledger.write(Path(__file__).parent / ledger.RECORDS, made)

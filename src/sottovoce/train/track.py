@@ -159,7 +159,7 @@ class Journal:
             except ValueError:
                 row = None
             if not isinstance(row, dict):
-                lost += number < len(lines)  # the last one may have been cut off by a kill
+                lost += number < len(lines) or not line.startswith("{")  # the last one may have been cut off by a kill
             elif row.get("stage") != stage or row.get("step", 0) <= step:
                 kept.append(line)
         if lost:
