@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from sottovoce.train import loop
 from sottovoce.train.checkpoint import Checkpoints
+from sottovoce.train.track import Journal
 from tests.unit.test_train import small
 
 
@@ -189,6 +190,20 @@ def test_updates_without_a_finite_gradient_are_counted(
     stages = {stage["stage"]: stage for stage in json.loads((tmp_path / "s/run/result.json").read_text())["stages"]}
     assert stages["prune"]["lost_updates"] == 1
     assert "lost_updates" not in stages["distill"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "lost"), [('{"st\n{"stage": "prune", "step": 1}\n', 1), ("\0" * 50, 1), ('{"stage": "x"}\n{"sta', 0)]
+)
+def test_damaged_lines_of_a_journal_are_named_and_a_torn_end_is_not(
+    lines: str, lost: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    journal = Journal(tmp_path)
+    journal.rewind("prune", 5)
+    journal.close()
+    assert ("1 damaged lines of" in capfd.readouterr().err.replace("\n", " ")) == bool(lost)
+    assert all(isinstance(json.loads(line), dict) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
