@@ -469,7 +469,7 @@ class TestKeptTargets:
         torch.testing.assert_close(*states, rtol=1e-3, atol=1e-3)
         kept.targets(drawn)
         assert len(said) == 1
-        assert "masked audio is not kept" in said[0]
+        assert "masked audio are not kept" in said[0]
 
     def test_numbers_too_large_for_half_precision_are_kept_roughly(self) -> None:
         big = Vectors(torch.tensor([[1e6, -3.0]]))

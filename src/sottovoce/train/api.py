@@ -1,4 +1,4 @@
-"""The two verbs that train: `compress` a teacher, `pretrain` one."""
+"""The two verbs that train: `compress` and `pretrain`."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from sottovoce.train.work import Work, cost_of
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves.
+    """The result of a run. It prints in one line.
 
-    out: the folder. met: whether the budget was met within 1 %. why: the sentence that says so. record: of the run, as in result.json.
-    latency: seconds that student and teacher take for 5 s of audio here, when the run has just ended.
+    out: its folder. met: whether the budget was met within 1 %. why: a sentence about the budget. record: the content of result.json.
+    latency: seconds that student and teacher take for 5 s of audio on this machine; empty for a run that was finished before.
     """
 
     out: Path
@@ -48,7 +48,7 @@ class Result:
         return f"{self.out}: {self.summary()[0]}"
 
     def summary(self) -> list[str]:
-        """A few lines for people: size, speed, likeness to the teacher, budget."""
+        """A few lines for people: size, speed, likeness to the teacher, and budget."""
         cost, teacher = self.record["cost"], self.record.get("teacher") or {}
         lines = [f"{cost['params'] / 1e6:,.2f}M parameters, {cost['macs_per_s'] / 1e6:,.0f} MMAC per second of audio"]
         if teacher.get("params"):
@@ -63,13 +63,13 @@ class Result:
         return lines + ([self.why] if self.why else [])
 
     def check(self) -> None:
-        """Raises MissedBudget unless the student is as small as asked."""
+        """Raises `MissedBudget` if the student is larger than asked."""
         if not self.met:
             raise MissedBudget(f"the student in {self.out} {self.why}")
 
 
 class MissedBudget(Exception):
-    """The run went through, but the student is not as small as asked."""
+    """The run finished, but the student is larger than asked."""
 
     exit_status = 1
 
@@ -90,7 +90,7 @@ def compress(
     larger: bool = False,
     overrides: Sequence[str] = (),
 ) -> Result:
-    """Trains a small student of `teacher` and writes it to `out`. The same call again resumes; a finished run is not done twice.
+    """Trains a small student of `teacher` and writes it to `out`. The same call again resumes the run; a finished run is not repeated.
 
     teacher: hub id, folder in Hugging Face format, an earlier student, or ``demo``. data: see docs/data.md. budget, keep: what is
     counted (``params``, ``macs`` or ``latency``) and the share that stays. steps: scales the whole schedule. long: train by the recipe's
@@ -132,7 +132,7 @@ def resolve(
     keep: float | None = None,
     seed: int | None = None,
 ) -> Recipe:
-    """The recipe with the options of the command line in their places."""
+    """The recipe with the command line's options filled in. ConfigError if a budget is given and the recipe does not prune."""
     given = {"teacher": teacher or None, "pruning.budget.unit": budget, "pruning.budget.keep": keep, "seed": seed}
     resolved = load_recipe(recipe, overrides, steps, {key: value for key, value in given.items() if value is not None})
     if (budget is not None or keep is not None) and not any(stage.meets_budget for stage in resolved.build_stages()):
@@ -166,7 +166,7 @@ def run_recipe(recipe: Recipe, data: str, out: Path, device: str, fresh: bool, p
 
 
 def time_models(run: Run, work: Work) -> dict[str, float]:
-    """Seconds that student and teacher take for 5 s of audio on this CPU; nothing on another device."""
+    """Seconds that student and teacher take for 5 s of audio on this CPU; empty on other devices."""
     if run.world.device.type != "cpu":
         return {}
     models: dict[str, nn.Module] = {"student": work.encoder.eval()}
@@ -177,7 +177,7 @@ def time_models(run: Run, work: Work) -> dict[str, float]:
 
 
 def draw_report(out: Path) -> str:
-    """Draws the run's page. Returns the sentence to say about it: a finished run must not fail because its page cannot be drawn."""
+    """Draws the run's page and returns a sentence about it. Does not raise: a finished run must not fail because of its page."""
     from sottovoce.reporting import page
 
     try:
@@ -187,7 +187,7 @@ def draw_report(out: Path) -> str:
 
 
 def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
-    """Writes the trained encoder as a student, or in Hugging Face's own format when the recipe asks for that."""
+    """Writes the trained encoder as a student, or in Hugging Face's format if the recipe asks for it."""
     recipe = run.recipe
     if recipe.format != "sottovoce":
         mask_vector = work.objectives.get("mask_vector")
@@ -238,7 +238,7 @@ def describe(recipe: Recipe, source: str) -> dict[str, Any]:
 
 
 def plan_lines(plan: Mapping[str, Any]) -> list[str]:
-    """What `describe` found, in six lines for people."""
+    """The plan that `describe` returns, in six lines for people."""
     recipe, teacher, target = plan["recipe"], plan.get("teacher", {}), plan.get("student", {})
     objectives = ", ".join(
         f"{label} ({part['name']})" if part["name"] != label else label for label, part in recipe["objectives"].items()

@@ -1,4 +1,4 @@
-"""What is refused before a run begins, unless the user asks for it by name."""
+"""Refuses runs that hardly anyone wants, unless the user asks for them by name."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from sottovoce.train.work import cost_of
 if TYPE_CHECKING:
     from sottovoce.train.run import Run
 
-PASSES = 20  # that are proposed: DPHuBERT makes 14 over LibriSpeech
-MOST_PASSES = 100  # over the data, without being asked for
-FEWEST_UPDATES = 600  # that are proposed: with fewer, gates have no time to move
+PASSES = 20  # over the data that a message proposes; DPHuBERT makes 14 over LibriSpeech
+MOST_PASSES = 100  # over the data that are allowed without --schedule recipe
+FEWEST_UPDATES = 600  # that a message proposes; with fewer, gates have no time to move
 LARGER = 1.02  # a student may cost this much more than its teacher
-SHARE = 0.4  # of the machine's peak that training reaches, about
+SHARE = 0.4  # of the machine's peak that training reaches, roughly
 
 
 @dataclass(frozen=True)
 class Permissions:
-    """What the user has asked for by name. long: the recipe's schedule, however often it passes over the data. larger: a student that is
-    larger or slower than its teacher."""
+    """What the user has allowed. long: any number of passes over the data. larger: a student that costs more than its teacher."""
 
     long: bool = False
     larger: bool = False
 
     def check(self, run: Run) -> None:
-        """ValueError when the run needs a permission that it has not. Called for a new run, with its teachers and data open."""
+        """ValueError if the run needs a permission that was not given. Called for a new run, when its teachers and data are open."""
         if not self.long:
             check_schedule(run)
         if not self.larger:
@@ -41,7 +40,7 @@ class Permissions:
 
 
 def check_schedule(run: Run) -> None:
-    """ValueError when the recipe passes more than `MOST_PASSES` times over the data. Says how long that takes, and what to do."""
+    """ValueError if the recipe makes more than `MOST_PASSES` passes over the data. The message says how long they take and what to do."""
     recipe, seconds = run.recipe, run.data.hours * 3600
     passes = run.data.passes(sum(stage.batches for stage in recipe.build_stages()) * run.world.size)
     audio = passes * seconds
@@ -56,7 +55,7 @@ def check_schedule(run: Run) -> None:
 
 
 def _hours(run: Run, audio: float) -> str:
-    """How long it takes to train on so many seconds of audio; nothing where it cannot be said."""
+    """The words for how long training on so many seconds of audio takes; "" where it is not known."""
     if run.world.device.type != "cpu" or run.teachers.config is None:
         return ""
     operations = 8 * audio * float(total(encoder_cost(run.teachers.config)).macs)  # teacher forward, student forward and backward
@@ -65,7 +64,7 @@ def _hours(run: Run, audio: float) -> str:
 
 
 def check_size(run: Run) -> None:
-    """ValueError when the student costs more than its teacher: more parameters, or more compute."""
+    """ValueError if the student has more parameters or MACs than its teacher."""
     recipe, teacher = run.recipe, run.teachers.origin
     if teacher is None or not isinstance(teacher.encoder, Encoder) or recipe.student.cls.is_teacher:
         return

@@ -1,7 +1,7 @@
-"""One process or many. Under torchrun every process works on its own batches and sums are exchanged; alone, nothing happens.
+"""One process or several. Under torchrun, each process trains on its own batches, and gradients are summed. Alone, nothing is exchanged.
 
-Gradients are summed by hand after the last micro-batch rather than by DistributedDataParallel: with gates, which weights take part in a
-step differs from process to process, and the loss is normalised by the global frame count, so a sum is what is wanted, not a mean.
+Gradients are summed here after the last micro-batch, not by DistributedDataParallel, for two reasons: with gates, processes use different
+weights in one update; and the loss is divided by the frames of all processes, so that gradients must be summed, not averaged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class World:
-    """rank of size; device: where this process computes."""
+    """rank: the number of this process. size: how many there are. device: where this process computes."""
 
     rank: int
     size: int
@@ -34,7 +34,7 @@ class World:
         return value
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replaces every gradient by its sum over all processes (zeros where one has none)."""
+        """Replaces each gradient by its sum over all processes. A process without a gradient adds zeros."""
         if self.size == 1:
             return
         trained = [p for p in parameters if p.requires_grad]
@@ -50,19 +50,19 @@ class World:
             start += p.numel()
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Gives every process the main one's values."""
+        """Copies the main process's values to all processes."""
         if self.size > 1:
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, 0)
 
     def any(self, flag: bool) -> bool:
-        """Whether any process raised the flag."""
+        """Whether the flag is true in any process."""
         if self.size == 1:
             return flag
         return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process has, in the order of their ranks. Plain values and tensors on the CPU."""
+        """The values of all processes, in the order of their ranks. Plain values and tensors on the CPU."""
         if self.size == 1:
             return [value]
         gathered: list[Any] = [None] * self.size
@@ -75,7 +75,7 @@ class World:
 
 
 def connect(device: str = "auto") -> World:
-    """The world this process belongs to: torchrun's when it set one up, else this process alone."""
+    """The processes of this run: torchrun's, or this process alone."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -95,7 +95,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
         if device.type == "cuda":
-            torch.cuda.set_device(device)  # whose random generator checkpoints hold
+            torch.cuda.set_device(device)  # checkpoints hold the random state of this device
     except (RuntimeError, AssertionError) as problem:
         raise ValueError(f"device '{name}' cannot be used here: {str(problem).splitlines()[0]}") from None
     return device

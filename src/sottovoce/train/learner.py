@@ -1,4 +1,4 @@
-"""Student, objectives and mask vector in one module: everything that is trained, and how it is run on a batch."""
+"""Student, objectives and mask vector in one module: all that is trained, and how it is run on a batch."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Targets = Mapping[tuple[str, Literal["clean", "masked"]], Answer]  # by label of
 
 @dataclass(frozen=True)
 class Drawn:
-    """A batch on the student's device, with what is drawn for it before the forward pass.
+    """A batch on the student's device, with the random choices for it: augmentation and mask.
 
-    raw: as it was decoded, for teachers, each of which prepares it its own way. batch: as the student reads it. keys: under which the
-    targets of its rows are kept, if they are. student_wave: (B, S), the audio that the student gets:
-    the batch's, or an augmented version of it. valid, mask: (B, T) bool; mask is ``None`` when no objective masks.
+    raw: the decoded batch, which each teacher prepares in its own way. batch: the batch as the student reads it. keys: names of the rows'
+    targets on disk. student_wave: (B, S), the student's audio, augmented in training. valid, mask: (B, T) bool, frames of the student;
+    mask is ``None`` if no objective masks.
     """
 
     raw: Batch
@@ -39,11 +39,11 @@ class Drawn:
 
 
 class Learner(nn.Module):
-    """``learner(drawn, learner.targets(drawn))`` -> a `Loss` per objective, by label.
+    """``learner(drawn, learner.targets(drawn))`` returns a `Loss` per objective, by label.
 
-    What is logged and trained is ``learner.total(losses, denominators)``, with `denominators` of all micro-batches and processes summed.
-    student: an `Encoder`, or the module that a stage has put around it, which is called in the same way and has it as ``encoder``.
-    weights: of the objectives.
+    Training minimises ``learner.total(losses, denominators)``, with `denominators` summed over all micro-batches and processes.
+    student: an `Encoder`, or a stage's wrapper around it, which is called in the same way and has it as ``encoder``. weights: of the
+    objectives, by label.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Learner(nn.Module):
         return objective
 
     def _check(self) -> None:
-        """ValueError where an objective's teacher is not there, or does not give what it needs."""
+        """ValueError if the teacher of an objective is missing, or gives the wrong kind of answers."""
         for label, objective in self._objectives():
             needs, teacher = self.needs[label], self.teacher_of[label]
             if needs.targets == "none":
@@ -96,20 +96,20 @@ class Learner(nn.Module):
 
     @property
     def encoder(self) -> Encoder:
-        """The student's own encoder, without what a stage has put around it."""
+        """The student's encoder, without a stage's wrapper."""
         encoder = self.student if isinstance(self.student, Encoder) else self.student.encoder
         assert isinstance(encoder, Encoder)
         return encoder
 
     @property
     def join(self) -> int:
-        """Frames of the main teacher for each of the student's, as its projections give them."""
+        """Frames of the main teacher per student frame, in the outputs of projections."""
         return self.shapes[self.teachers.main].join if self.teachers.main else 1
 
     def fit(self, batches: Callable[[], Iterable[Batch]], trained: Mapping[str, Tensor]) -> None:
-        """Lets objectives look at data before training, except those of which `trained` has tensors from earlier stages.
+        """Calls `fit` of each objective before training, except of those with tensors from earlier stages in `trained`.
 
-        batches: a pass over the training data, as decoded, from its start.
+        batches: gives a pass over the decoded training data, from its start.
         """
         for label, objective in self._objectives():
             if not any(key.startswith(f"objectives.{label}.") for key in trained):
@@ -127,7 +127,7 @@ class Learner(nn.Module):
         return next(self.encoder.parameters()).device
 
     def draw(self, batch: Batch) -> Drawn:
-        """A batch as it was decoded, with its valid frames, augmented audio for the student and, if any objective masks, a new mask."""
+        """Adds valid frames, augmented audio and, if an objective masks, a new mask to a decoded batch."""
         keys, raw = self.teachers.row_keys(batch), batch.to(self._device)
         batch = prepared(raw, self.teachers.normalize)
         frontend = self.encoder.config.frontend
@@ -143,7 +143,7 @@ class Learner(nn.Module):
         return Drawn(raw, batch, keys, student_wave, valid, (starts.cumsum(1) > ends) & valid)
 
     def denominators(self, drawn: Drawn) -> Tensor:
-        """(objectives,) what the loss of each objective on this batch is divided by: frames or rows that count."""
+        """(objectives,) the denominator of each objective's loss on this batch: the frames or rows that count."""
         counts = [
             objective.denominator(objective.frames(drawn.valid, drawn.mask), drawn.batch) for _, objective in self._objectives()
         ]
@@ -155,12 +155,12 @@ class Learner(nn.Module):
         return torch.stack(parts).sum()
 
     def recall(self, trained: Mapping[str, Tensor]) -> None:
-        """Takes over what earlier stages trained, as far as this learner has it."""
+        """Loads the tensors of earlier stages that this learner has, too."""
         own = self.state_dict()
         self.load_state_dict({**own, **{key: value for key, value in trained.items() if key in own}})
 
     def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
-        """Trained maps into the main teacher's space, and the student layers each serves. Of several for one layer the first counts."""
+        """The linear maps to the main teacher's width, and the student layers of each. A layer with several maps keeps the first."""
         maps: dict[str, nn.Linear] = {}
         layers: dict[str, list[int]] = {}
         for label, objective in self._objectives():
@@ -178,7 +178,7 @@ class Learner(nn.Module):
         return [(label, cast(Objective, objective)) for label, objective in self.objectives.items()]
 
     def _clean(self, teacher: str, raw: Batch, keys: tuple[str, ...]) -> Answer:
-        """What a teacher says about the clean audio, on the student's frames, as far as any objective reads it."""
+        """A teacher's answer for the clean audio, on the student's frames: the layers that objectives read."""
         wanted = [needs for label, needs in self.needs.items() if self.teacher_of[label] == teacher and needs.targets != "none"]
         every = any(needs.layers is None for needs in wanted)
         layers = None if every else sorted({layer for needs in wanted for layer in needs.layers or ()})
@@ -186,15 +186,14 @@ class Learner(nn.Module):
         return self._placed(teacher, self.teachers.clean(teacher, raw, keys, layers, taps), raw)
 
     def _placed(self, teacher: str, answer: Answer, raw: Batch) -> Answer:
-        """An answer on the student's frames."""
+        """The answer, resampled to the student's frames."""
         shape, frames = self.shapes[teacher], int(self.encoder.config.frontend.frames(raw.wave.shape[1]))
         return answer.on_frames(frames, shape.join, shape.rate) if isinstance(answer, Features) else answer
 
     def targets(self, drawn: Drawn) -> Targets:
-        """What the teachers say about the batch, as far as objectives want it.
+        """The teachers' answers for the batch, as far as objectives need them.
 
-        "clean": about the clean audio. "masked": the same at masked frames and, at the others, what the teacher says about the masked
-        audio.
+        "clean": answers for the clean audio. "masked": at masked frames the clean answer, at the others the answer for the masked audio.
         """
         answers: dict[tuple[str, Literal["clean", "masked"]], Answer] = {}
         for label, needs in self.needs.items():
@@ -217,13 +216,15 @@ class Learner(nn.Module):
 
         def mix(of_clean: list[Tensor], of_masked: list[Tensor]) -> list[Tensor]:
             pairs = zip(of_clean, of_masked, strict=True)
-            return [torch.where(hidden, x, y) if x.shape == y.shape else x for x, y in pairs]  # what nobody reads is not kept
+            return [
+                torch.where(hidden, x, y) if x.shape == y.shape else x for x, y in pairs
+            ]  # layers that no objective reads are empty
 
         embedded, last = mix([clean.embedded, clean.last], [masked.embedded, masked.last])
         return Features(mix(clean.hidden, masked.hidden), clean.lengths, embedded, last, mix(clean.ffn, masked.ffn))
 
     def _on_teacher(self, teacher: str, mask: Tensor) -> Tensor:
-        """(B, T) mask of the student's frames on the teacher's: each has the mask of the student's frame that its centre falls into."""
+        """The student's mask, (B, T), on the teacher's frames: each teacher frame takes the mask of the student frame at its centre."""
         shape = self.shapes[teacher]
         if shape.rate:
             at = ((torch.arange(int(mask.shape[1] * shape.rate), device=mask.device) + 0.5) / shape.rate).long()

@@ -18,9 +18,9 @@ PATIENCE = 20  # updates in a row without a finite gradient before a run gives u
 
 
 def fit(run: Run, state: TrainState) -> dict[str, float]:
-    """Trains ``state.learner`` until its stage's updates are made, from where `state` stands. Returns the last logged values.
+    """Trains ``state.learner`` from update ``state.step`` to the end of its stage. Returns the last logged values.
 
-    ValueError when training diverges: too many updates in a row without a finite gradient, or none that changed anything.
+    `Diverged`, a ValueError, if `PATIENCE` updates in a row have no finite gradient, or if weights are not finite at the end.
     """
     world, recipe, config, label = run.world, run.recipe, state.config, state.label
     run.journal.rewind(label, state.step)
@@ -61,11 +61,10 @@ def fit(run: Run, state: TrainState) -> dict[str, float]:
 
 
 def update(run: Run, state: TrainState, rate: float) -> float:
-    """One update: draw masks, sum denominators over all processes, forward pass of teachers and student, weighted sum of objectives,
-    backward, penalty of the phase, clip, step.
+    """Makes one update of the weights. Returns the norm of their gradient.
 
-    rate: share of the peak learning rates. Returns the norm of the weights' gradient. An update with a gradient that is not finite (an
-    overflow in bf16, a broken recording) changes nothing and is counted in `state`.
+    rate: share of the peak learning rates. If a gradient is not finite (an overflow in bf16, a broken recording), nothing changes and
+    ``state.lost`` counts the update.
     """
     world, learner, optimizer, tally = run.world, state.learner, state.optimizer, state.tally
     optim.set_rates(optimizer, rate)

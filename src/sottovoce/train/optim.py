@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 def group(
     name: str, parameters: Iterable[nn.Parameter], lr: float, *, weight_decay: float = 0.0, maximize: bool = False
 ) -> dict[str, Any]:
-    """A parameter group with its peak learning rate. maximize: the loss is to grow with these, as with Lagrange multipliers."""
+    """A parameter group with its peak learning rate. maximize: these parameters maximise the loss, as Lagrange multipliers do."""
     settings = {"name": name, "params": list(parameters), "base_lr": lr, "weight_decay": weight_decay}
     return {**settings, "maximize": True} if maximize else settings
 
 
 def make_optimizer(groups: Iterable[dict[str, Any]], config: Train.Config) -> AdamW:
-    """AdamW for those groups that are not empty, with one fused kernel per group."""
+    """AdamW over the groups that are not empty, with fused kernels."""
     beta1, beta2 = config.betas
     return AdamW([each for each in groups if each["params"]], lr=config.lr, betas=(beta1, beta2), eps=1e-8, fused=True)
 
@@ -35,13 +35,13 @@ def schedule(step: int, config: Train.Config) -> float:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Gives each group this share of its peak learning rate."""
+    """Sets each group's learning rate to this share of its peak."""
     for each in optimizer.param_groups:
         each["lr"] = each["base_lr"] * factor
 
 
 def clip(optimizer: torch.optim.Optimizer, limit: float) -> dict[str, Tensor]:
-    """Clips the gradients of each group by its own norm; groups that maximise stay as they are. Returns the norms before."""
+    """Clips the gradients of each group by the group's own norm, except groups that maximise. Returns the norms before clipping."""
     norms = {}
     for each in optimizer.param_groups:
         if not each["maximize"]:
@@ -55,9 +55,9 @@ def carry_over(
     names: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
     shrink: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
 ) -> None:
-    """Gives `after` the state of `before`, whose parameters have been replaced by smaller ones.
+    """Copies the optimiser state of `before` to `after`, whose parameters are smaller.
 
-    names: the parameters of both, by the names that they share. shrink: makes a mapping of old tensors into one of new ones.
+    names: the parameters of both, by common names. shrink: maps named old tensors to smaller ones.
     """
     old, new = names
     kinds = {key for parameter in old.values() for key, value in before.state.get(parameter, {}).items() if value.dim()}

@@ -13,32 +13,32 @@ if TYPE_CHECKING:
 
 
 class Phase:
-    """Adds nothing. A stage's own phase overrides what it needs; `stages.prune.Pruning` uses all of it.
+    """What a stage adds to the training loop: here, nothing. A stage overrides what it needs; `stages.prune.Pruning` overrides all.
 
-    It is made when the stage begins, by `Train.phase`, where it may put a wrapper around ``learner.student``.
+    `Train.phase` makes it when the stage begins, and may wrap ``learner.student`` there.
     """
 
     def groups(self) -> list[dict[str, Any]]:
-        """Parameter groups besides the weights, as `optim.group` makes them: parameters of the learner or of the phase."""
+        """Further parameter groups, as `optim.group` makes them, of parameters of the learner or of the phase."""
         return []
 
     def penalty(self, step: int) -> Tensor | None:
-        """A scalar that is added to the loss of update `step` (from 0). It must be the same on every process."""
+        """A scalar to add to the loss of update `step` (from 0). It must be equal in all processes."""
         return None
 
     def after_update(self, state: TrainState) -> None:
         """Called after each update that changed the weights; ``state.step`` counts it."""
 
     def logs(self) -> dict[str, float]:
-        """What to log about the last update, beside the losses."""
+        """Values to log with the losses of the last update."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values that a checkpoint needs to go on from here."""
+        """The tensors and plain values that a checkpoint must hold to resume."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The reverse, for a phase that was just made. The learner's weights and the optimiser's state are loaded after it."""
+        """Restores a new phase from a checkpoint, before the learner's weights and the optimiser's state are loaded."""
 
     def finish(self, work: Work) -> None:
-        """Adds to `work`, which has the trained encoder, what the next stage needs. The learner is on the CPU."""
+        """Adds what the next stage needs to `work`, which has the trained encoder. The learner is on the CPU."""

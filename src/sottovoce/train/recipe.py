@@ -1,4 +1,4 @@
-"""What a run is: teachers, data, a student, objectives, and a list of stages. Read from YAML, checked, scaled."""
+"""The recipe of a run: teachers, data, a student, objectives, and stages. Read from YAML, checked, and scaled."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from sottovoce.train.stages.base import Stage
 
 LABEL = r"[a-zA-Z][a-zA-Z0-9_-]*"
-ALONE = "teacher"  # label of a recipe's one teacher, where only ``teacher: SOURCE`` is said
+ALONE = "teacher"  # label of the teacher that ``teacher: SOURCE`` names
 
 
 @dataclass(frozen=True)
 class TeacherChoice(Component):
-    """One of a recipe's teachers: its kind, and in `config` where it comes from."""
+    """A teacher of a recipe: its kind, and in `config` its source."""
 
     registry: ClassVar[Registry] = TEACHER_KINDS
     key: ClassVar[str] = "kind"
@@ -46,7 +46,7 @@ class TeacherChoice(Component):
 
 @dataclass(frozen=True)
 class StudentChoice(Component):
-    """The design of the student. teacher: the label of the teacher that it and the budget are made from; the first where none is named."""
+    """The design of the student. teacher: label of the teacher that the student and the budget start from; the first by default."""
 
     registry: ClassVar[Registry] = STUDENTS
     teacher: str = ""
@@ -54,8 +54,7 @@ class StudentChoice(Component):
 
 @dataclass(frozen=True)
 class ObjectiveChoice(Component):
-    """An objective under a label. teacher: the label of whom it learns from; the first teacher where none is named. weight: of its loss
-    in the sum."""
+    """An objective under a label. teacher: label of its teacher; the first by default. weight: of its loss in the sum."""
 
     registry: ClassVar[Registry] = OBJECTIVES
     teacher: str = ""
@@ -79,7 +78,7 @@ class Masking:
 
 @dataclass(frozen=True)
 class StageChoice(Component):
-    """One of a recipe's stages: its kind, which defaults to the label, and the settings of that kind."""
+    """A stage of a recipe: its kind, by default the label, and the settings of that kind."""
 
     registry: ClassVar[Registry] = STAGES
     key: ClassVar[str] = "kind"
@@ -87,7 +86,7 @@ class StageChoice(Component):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a run's result. Defaults < YAML < key=value; see docs/recipes.md."""
+    """All that decides the result of a run. YAML overrides defaults; key=value overrides YAML. See docs/recipes.md."""
 
     stages: Mapping[str, StageChoice] = components(StageChoice)
     name: str = ""  # for results; that of the recipe's file
@@ -127,7 +126,7 @@ class Recipe:
             raise ValueError("a recipe needs at least one objective; see 'sottovoce list objectives'")
 
     def _check_teachers(self) -> None:
-        """Labels can be names of modules, teachers that are named exist, and give what learns from them."""
+        """ValueError for a label that cannot name a module, an unknown teacher, or a teacher of the wrong kind."""
         for kind, labels in (("teachers", self.teachers), ("objectives", self.objectives)):
             for label in labels:
                 taken = kind == "objectives" and hasattr(nn.ModuleDict(), label)
@@ -153,24 +152,24 @@ class Recipe:
 
     @property
     def main(self) -> str:
-        """The label of the teacher that the student and the budget are made from; "" without any."""
+        """The label of the teacher that the student and the budget start from; "" without teachers."""
         return self.student.teacher or next(iter(self.teachers), "")
 
     @property
     def teacher(self) -> str:
-        """Where that teacher comes from; "" without any."""
+        """The source of the main teacher; "" without teachers."""
         return str(self.teachers[self.main].config.source) if self.main else ""
 
     def teacher_for(self, objective: str) -> str:
-        """The label of the teacher that the objective of this label learns from; "" without any."""
+        """The label of an objective's teacher; "" without teachers."""
         return self.objectives[objective].teacher or next(iter(self.teachers), "")
 
     def build_stages(self) -> list[Stage]:
-        """The stages in their order, made from their settings."""
+        """Builds the stages, in order."""
         return [choice.build(label, self) for label, choice in self.stages.items()]
 
     def _check_order(self) -> None:
-        """Whatever a stage gives, the next one takes, and no stage takes what it is not given."""
+        """ValueError unless each stage takes exactly what the stage before it gives."""
         stages, given = self.build_stages(), set[str]()
         for stage, following in zip(stages, [*stages[1:], None], strict=True):
             for thing in sorted(set(stage.takes) - given):
@@ -191,8 +190,7 @@ class Recipe:
         return sum(stage.updates for stage in self.build_stages())
 
     def in_steps(self, total: int) -> dict[str, Any]:
-        """What to change so that all stages together take `total` updates. ConfigError when there are fewer updates than stages that
-        train."""
+        """The changes that make all stages together take `total` updates. ConfigError if a stage would get none."""
         trained = [stage for stage in self.build_stages() if stage.updates]
         if total < len(trained):
             raise ConfigError(f"--steps {total}: there are {len(trained)} stages to train, with at least one update each")
@@ -209,14 +207,14 @@ class Recipe:
 
 
 def _kinds(attribute: Literal["gives", "takes"], thing: str) -> str:
-    """The kinds of stages that give or take something."""
+    """The kinds of stages that give or take a thing, joined by "or"."""
     return " or ".join(name for name in STAGES.names() if thing in getattr(STAGES.get(name), attribute))
 
 
 def load_recipe(
     name: str | Path, overrides: Sequence[str] = (), steps: int | None = None, fixed: Mapping[str, Any] | None = None
 ) -> Recipe:
-    """A shipped recipe by name, or a YAML file; then `steps` scales the schedule; `fixed` and the ``key=value`` overrides win over all.
+    """Loads a shipped recipe or a YAML file, scales its schedule to `steps`, then applies the overrides ``key=value`` and `fixed`.
 
     ConfigError names every mistake.
     """
@@ -231,15 +229,15 @@ def load_recipe(
     data = overlay(data, present_form(assigned(overrides)))
     for key, value in (fixed or {}).items():
         data = overlay(data, nested(key, value))
-    made = build_recipe(data)
-    for label, teacher in made.teachers.items():
+    recipe = build_recipe(data)
+    for label, teacher in recipe.teachers.items():
         if not teacher.config.source:
             raise ConfigError(f"teachers.{label} has no source; give a folder or hub id as teachers.{label}.source")
-    return made
+    return recipe
 
 
 def build_recipe(data: Mapping[str, Any]) -> Recipe:
-    """The recipe that plain data in its present form describes. ``teacher: SOURCE`` is the source of the main teacher."""
+    """Builds a recipe from plain data in its present form. ``teacher: SOURCE`` sets the source of the main teacher."""
     data = dict(data)
     source = data.pop("teacher", None)
     if isinstance(source, Given):
@@ -253,33 +251,33 @@ def build_recipe(data: Mapping[str, Any]) -> Recipe:
 
 
 def present_form(data: Mapping[str, Any]) -> dict[str, Any]:
-    """One file's or command's part of a recipe, with short and former ways to say something in the present one.
+    """Rewrites short and former keys of a recipe, or of a part of it, in the present form.
 
     ``teachers: {name: SOURCE}`` is short for ``{name: {source: SOURCE}}``. Formerly weights stood in ``objective_weights``; now they
     are ``objectives.LABEL.weight``. Formerly a stage that prunes was ``{kind: train, prune: true}``.
     """
-    made = dict(data)
-    weights = made.get("objective_weights")
+    present = dict(data)
+    weights = present.get("objective_weights")
     if isinstance(weights, Mapping):
-        del made["objective_weights"]
-        objectives = dict(made.get("objectives") or {})
+        del present["objective_weights"]
+        objectives = dict(present.get("objectives") or {})
         for label, weight in weights.items():
             if _value(objectives.get(label)) is not False:
                 objectives[label] = overlay({"weight": weight}, _value(objectives.get(label)) or {})
-        made["objectives"] = objectives
-    if isinstance(made.get("stages"), Mapping):
-        made["stages"] = {label: _present_stage(fields) for label, fields in made["stages"].items()}
-    if isinstance(made.get("teachers"), Mapping):
+        present["objectives"] = objectives
+    if isinstance(present.get("stages"), Mapping):
+        present["stages"] = {label: _present_stage(fields) for label, fields in present["stages"].items()}
+    if isinstance(present.get("teachers"), Mapping):
         short = (str, Path)
-        made["teachers"] = {
+        present["teachers"] = {
             label: {"source": fields} if isinstance(_value(fields), short) else fields
-            for label, fields in made["teachers"].items()
+            for label, fields in present["teachers"].items()
         }
-    return made
+    return present
 
 
 def _present_stage(given: Any) -> Any:
-    """A stage as it is written now. Formerly all kinds had the same fields, which a run's folder lists in full."""
+    """Rewrites a stage in the present form. Formerly, all kinds had the same fields, and the folders of runs list them all."""
     if not isinstance(given, Mapping) or "prune" not in given:
         return given
     prunes, kind = _value(given["prune"]), _value(given.get("kind", "train"))

@@ -1,4 +1,4 @@
-"""The record of a finished run: what was asked, on what, with what outcome and at what cost. One JSON, never edited."""
+"""The record of a finished run: recipe, data, results and cost, as one JSON."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sottovoce.train.teachers import Teacher
 
 
 def gather(run: Run, cost: Mapping[str, float]) -> dict[str, Any]:
-    """Gathers what the stages wrote."""
+    """The record, from the reports of the stages."""
     teachers = {label: about(teacher) for label, teacher in run.teachers.items()}
-    stages = [found for name in run.recipe.stages if (found := run.done(name)) is not None]
-    made: dict[str, Any] = {
+    stages = [report for name in run.recipe.stages if (report := run.done(name)) is not None]
+    record: dict[str, Any] = {
         **ledger.header("run"),
         "recipe": ledger.portable(plain(run.recipe)),
         "seed": run.recipe.seed,
@@ -38,47 +38,49 @@ def gather(run: Run, cost: Mapping[str, float]) -> dict[str, Any]:
         "seconds": round(sum(stage["seconds"] for stage in stages), 1),
     }
     for stage in stages:
-        made.update({key: value for key, value in stage.items() if key in ("budget", "held_out_seconds") or key in TASKS.names()})
-    return made
+        record.update(
+            {key: value for key, value in stage.items() if key in ("budget", "held_out_seconds") or key in TASKS.names()}
+        )
+    return record
 
 
 def about(teacher: Teacher) -> dict[str, Any]:
-    """Its name, kind and family and, where its shape is known, its cost."""
-    inside = teacher.pretrained
-    made: dict[str, Any] = {"name": ledger.portable(teacher.config.source), "kind": teacher.name}
-    made["family"] = teacher.name if inside is None else inside.family
-    if inside is not None and inside.config is not None:
-        cost = total(encoder_cost(inside.config))
-        made |= {"params": float(cost.params), "macs_per_s": float(cost.macs)}
-    return made
+    """A teacher's name, kind and family and, if its shape is known, its cost."""
+    pretrained = teacher.pretrained
+    record: dict[str, Any] = {"name": ledger.portable(teacher.config.source), "kind": teacher.name}
+    record["family"] = teacher.name if pretrained is None else pretrained.family
+    if pretrained is not None and pretrained.config is not None:
+        cost = total(encoder_cost(pretrained.config))
+        record |= {"params": float(cost.params), "macs_per_s": float(cost.macs)}
+    return record
 
 
-def card(run: Run, made: Mapping[str, Any]) -> Card:
-    """What the model card says: only what this run measured."""
-    teacher, data = made["teacher"] or {}, made["data"]
+def card(run: Run, record: Mapping[str, Any]) -> Card:
+    """The model card. It holds only what this run measured."""
+    teacher, data = record["teacher"] or {}, record["data"]
 
     def row(measure: str, key: str) -> dict[str, Any]:
         theirs = f"{teacher[key]:,.0f}" if key in teacher else None
-        return {"measure": measure, "student": f"{made['cost'][key]:,.0f}", "teacher": theirs}
+        return {"measure": measure, "student": f"{record['cost'][key]:,.0f}", "teacher": theirs}
 
     numbers = [row("parameters", "params"), row("multiply-accumulates per second of audio", "macs_per_s")]
-    if "budget" in made:
+    if "budget" in record:
         numbers.append(
             {
-                "measure": f"{made['budget']['unit']} kept, of {made['budget']['target']:.2%} asked for",
-                "student": f"{made['budget']['after']:.2%}",
+                "measure": f"{record['budget']['unit']} kept, of {record['budget']['target']:.2%} asked for",
+                "student": f"{record['budget']['after']:.2%}",
             }
         )
-    if "fidelity" in made:
-        mean, heard = made["fidelity"]["mean"], f"{made['held_out_seconds']:.0f} s of held-out audio"
+    if "fidelity" in record:
+        mean, audio = record["fidelity"]["mean"], f"{record['held_out_seconds']:.0f} s of held-out audio"
         cosine = "not comparable: another width" if mean["cosine"] is None else f"{mean['cosine']:.3f}"
-        numbers.append({"measure": f"cosine to the teacher, mean over layers, {heard}", "student": cosine})
+        numbers.append({"measure": f"cosine to the teacher, mean over layers, {audio}", "student": cosine})
         numbers.append({"measure": "the same after the best linear map", "student": f"{mean['mapped']:.3f}"})
     where = ", ".join(f"{key}={value}" for key, value in data["where"].items())
-    source = f"`{data['source']}`" + (f" ({where})" if where else "") + f", seed {made['seed']}: {run.data.summary()}."
-    others = [f"`{other['name']}`" for label, other in made["teachers"].items() if label != run.teachers.main]
+    source = f"`{data['source']}`" + (f" ({where})" if where else "") + f", seed {record['seed']}: {run.data.summary()}."
+    others = [f"`{other['name']}`" for label, other in record["teachers"].items() if label != run.teachers.main]
     learned = f" The student also learned from {' and '.join(others)}." if others else ""
     whose = "their licences" if others else "its licence"
     licence = f"The weights derive from `{teacher.get('name', 'random weights')}`; {whose} and that of the data apply.{learned}"
-    recipe = yaml.safe_dump(made["recipe"], sort_keys=False)
+    recipe = yaml.safe_dump(record["recipe"], sort_keys=False)
     return Card(numbers=numbers, recipe=recipe, data=f"{source}\n\n{licence}")

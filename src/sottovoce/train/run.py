@@ -1,4 +1,4 @@
-"""One run in one folder: where things lie, what is done, and the teachers, data and devices its stages share."""
+"""A run in its folder: files, finished stages, and the teachers, data and devices that stages share."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ from sottovoce.train.dist import World
 from sottovoce.train.recipe import Recipe, build_recipe, present_form
 from sottovoce.train.targets import open_teachers
 
-MARK = ".sottovoce"  # its presence says that a folder is ours
-CLEARING = ".clearing"  # its presence says that --fresh was interrupted
+MARK = ".sottovoce"  # marks a folder as a run of ours
+CLEARING = ".clearing"  # marks a folder in which --fresh was interrupted
 RECIPE, RESULT, SKIPPED = "recipe.yaml", "result.json", "skipped.jsonl"
 PROCESSES = "processes"  # in RECIPE: with how many the run began
 DIGEST = "sha256"  # in the JSON of a stage: of the rest of it
 
 
 class Stopped(Exception):
-    """The run was asked to stop and has saved its state."""
+    """The run was stopped by a signal and has saved its state."""
 
     exit_status = 143
 
 
 class Run:
-    """Opened once per command. ``run/`` inside `out` holds the recipe, metrics, checkpoints and one JSON per finished stage."""
+    """A run, opened once per command. ``run/`` in `out` holds the recipe, metrics, checkpoints and a JSON for each finished stage."""
 
     def __init__(
         self, out: Path, recipe: Recipe, data: str, world: World, check: Callable[[Run], None] = lambda run: None
     ) -> None:
-        """check: raises ValueError for what a new run must not do; called with teachers and data open, before anything is written."""
+        """check: raises ValueError for a new run that must not start. Called with teachers and data open, before anything is written."""
         self.out, self.folder, self.recipe, self.spec, self.world = out, out / "run", recipe, data, world
         self.checkpoints = Checkpoints(self.folder)
         self._check = check
@@ -58,7 +58,7 @@ class Run:
 
     @contextlib.contextmanager
     def open(self, fresh: bool = False) -> Iterator[Run]:
-        """Takes the folder (ValueError when another process has it, or it holds another run), loads teachers and data."""
+        """Locks the folder and loads teachers and data. ValueError if another process uses the folder, or if it holds another run."""
         claim(self.out)
         lock = FileLock(self.folder / f"lock{self.world.rank or ''}")
         try:
@@ -74,10 +74,10 @@ class Run:
                 ]  # as under nohup
                 handlers = {kind: signal.signal(kind, self._on_signal) for kind in kinds}
             if self.world.main:
-                for left in self.folder.glob("*.part"):  # of a write that a kill cut short
+                for left in self.folder.glob("*.part"):  # left by a killed write
                     left.unlink(missing_ok=True)
             if self.world.main and (self.folder / CLEARING).exists():
-                self._clear()  # a kill came between; what is left belongs to no run
+                self._clear()  # the clearing was killed; what is left belongs to no run
             self.world.wait()
             if not fresh:
                 self._check_same()
@@ -88,7 +88,7 @@ class Run:
             self.data = self._load_data()
             if fresh or not (self.folder / RECIPE).exists():
                 self._check(self)
-            if fresh and self.world.main:  # only now: a mistake in the new command must not cost the old run
+            if fresh and self.world.main:  # not earlier: an error in the new command must not delete the old run
                 self._clear()
             self.world.wait()
             self._remember()
@@ -107,7 +107,7 @@ class Run:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.stop and now - self._asked > 1:  # asked again, and not by the same signal to us and to our group
+        if self.stop and now - self._asked > 1:  # a second signal, not the same one sent to us and to our group
             workers.end_soon()
             raise KeyboardInterrupt
         if not self.stop:
@@ -117,7 +117,7 @@ class Run:
         self.stop = True
 
     def _clear(self) -> None:
-        """Removes what earlier runs left. A mark stands while it works, so that a half-cleared folder is never taken for a run."""
+        """Removes the files of earlier runs. A mark file is there meanwhile, so that a half-cleared folder is not taken for a run."""
         (self.folder / CLEARING).touch()
         for path in self.folder.iterdir():
             if path.name.startswith("lock") or path.name in (MARK, CLEARING, SKIPPED):
@@ -126,18 +126,18 @@ class Run:
         (self.folder / CLEARING).unlink()
 
     def _settings(self) -> dict[str, Any]:
-        said = _readable({"data_source": self.spec, **plain(self.recipe)})
-        assert isinstance(said, dict)
-        return said
+        settings = _readable({"data_source": self.spec, **plain(self.recipe)})
+        assert isinstance(settings, dict)
+        return settings
 
     def _check_same(self) -> None:
-        """ValueError when the folder holds a run with other settings."""
+        """ValueError if the folder holds a run with other settings."""
         path = self.folder / RECIPE
         if path.exists():
             mine, had = self._settings(), _read_recipe(path)
             self.processes = int(had.pop(PROCESSES, self.world.size))
             source = {"data_source": had.pop("data_source", None)}
-            try:  # an older version's, with the defaults of all fields that came later
+            try:  # an older version's settings, with the defaults of newer fields
                 theirs = {**source, **plain(build_recipe(present_form(had)))}
             except (ValueError, TypeError):
                 theirs = {**source, **had}
@@ -147,7 +147,7 @@ class Run:
             if changed:
                 raise ValueError(
                     f"{self.out} holds a run with other settings ({', '.join(changed[:4])}); "
-                    "repeat its command to go on, use --fresh to start over, or choose another --out"
+                    "repeat its command to resume it, use --fresh to start over, or choose another --out"
                 )
 
     def _remember(self) -> None:
@@ -170,7 +170,7 @@ class Run:
             world=self.world.size,
             multiple=self.processes,
             skipped_file=self.folder / SKIPPED if self.world.main else None,
-            progress=track.occasionally(lambda done, total: self.say(f"looking at the data: {done:,} of {total:,} recordings")),
+            progress=track.occasionally(lambda done, total: self.say(f"reading the data: {done:,} of {total:,} recordings")),
         )
         self.say(data.summary())
         return data
@@ -204,7 +204,7 @@ class Run:
             track.say(text)
 
     def stopped(self, where: str) -> None:
-        raise Stopped(f"stopped and saved {where}; run the same command again to go on")
+        raise Stopped(f"stopped and saved {where}; run the same command again to resume")
 
     # finished stages ------------------------------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class Run:
         return found if isinstance(found, dict) else None
 
     def saved(self, stage: str) -> dict[str, Any] | None:
-        """The newest sound checkpoint of this stage, if the run was interrupted in it."""
+        """The newest intact checkpoint of this stage; ``None`` if there is none."""
         return self.checkpoints.load(stage, self.say)
 
     def finish(self, stage: str, report: dict[str, Any]) -> None:
@@ -245,7 +245,7 @@ class Run:
 
 
 def claim(out: Path) -> None:
-    """Refuses a folder that holds something else than a run: what is there is never overwritten or cleared."""
+    """Makes the folder and marks it as a run. ValueError if it holds anything else, which is never overwritten."""
     if not is_text(str(out)):
         raise ValueError(
             f"the name of {printable(str(out))} is not UTF-8, so safetensors cannot write there; choose another --out"
@@ -291,7 +291,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _readable(value: Any) -> Any:
-    """The same nested data with names of files that are no text (see `data.files`) as text, which YAML can hold."""
+    """The same nested data, with file names that are not valid text (see `data.files`) escaped for YAML."""
     if isinstance(value, dict):
         return {key: _readable(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -300,7 +300,7 @@ def _readable(value: Any) -> Any:
 
 
 def differences(mine: Any, theirs: Any, where: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names at which two nested mappings differ."""
+    """The dotted keys whose values differ between two nested mappings."""
     if isinstance(mine, dict) and isinstance(theirs, dict):
         for key in {**mine, **theirs}:
             yield from differences(mine.get(key), theirs.get(key), f"{where}.{key}" if where else str(key))

@@ -1,4 +1,4 @@
-"""The stages of a run, one after another. A finished stage is not done again; each writes one JSON and hands a `Work` to the next."""
+"""Runs the stages of a run in order. Each writes one JSON and hands a `Work` to the next; finished stages are skipped."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ WEIGHTS = "weights"  # in the JSON of a stage: SHA-256 of the student's file
 
 
 def run_stages(run: Run) -> Work:
-    """Performs the stages of the run's recipe that are not finished. Returns what the last one leaves.
+    """Runs the stages that are not finished. Returns the work of the last one.
 
-    ValueError before any training when one of them can never do what is asked.
+    ValueError, before any training, if a stage cannot do what its recipe asks.
     """
     stages = run.recipe.build_stages()
     finished = list(takewhile(lambda stage: run.done(stage.label) is not None, stages))
@@ -43,7 +43,7 @@ def run_stages(run: Run) -> Work:
 
 
 def work_file(run: Run, stage: Stage) -> Path:
-    """Where the student lies as a stage left it."""
+    """The file of the student after a stage."""
     return run.folder / f"{stage.label}.safetensors"
 
 
@@ -63,7 +63,7 @@ def last_work(run: Run, finished: list[Stage]) -> tuple[list[Stage], Work]:
 
 
 def initial_work(run: Run) -> Work:
-    """The student before any training, the same on every process and whichever stage asks."""
+    """The untrained student, the same in every process."""
     torch.manual_seed(run.recipe.seed)
     encoder = run.recipe.student.build().build(run.teachers.origin)
     run.world.share(encoder.to(run.world.device).state_dict().values())

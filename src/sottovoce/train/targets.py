@@ -1,4 +1,4 @@
-"""What the teachers of a run say about a batch: asked, or taken from what is kept on disk."""
+"""The teachers' answers for a batch: computed, or read from disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sottovoce.train.dist import World
 from sottovoce.train.recipe import Recipe
 from sottovoce.train.teachers import Teacher, TeacherSettings
 
-FORMAT = 1  # of kept targets
+FORMAT = 1  # of targets on disk
 CHECK = 4  # bytes of a checksum before the tensors of an entry
 Row = dict[str, Tensor]  # of one recording: "hidden.3", "ffn.3" (T, D), or "vector" (D,)
 
@@ -30,24 +30,24 @@ Row = dict[str, Tensor]  # of one recording: "hidden.3", "ffn.3" (T, D), or "vec
 class TargetStore:
     """Targets of whole recordings on disk, in half precision, up to `limit` bytes in all.
 
-    An entry is one teacher's answer to one recording, under a digest of the teacher and one of the samples that it read: the same audio has
-    the same entry in every epoch and run, whatever it is called. Entries appear whole or not at all; a damaged one counts as missing.
-    When the limit is reached or the disk is full nothing more is kept, which `say` is told once.
+    An entry is a teacher's answer for a recording. Its name is a digest of the teacher and of the samples, so the same audio has the same
+    entry in all epochs and runs. Entries are written atomically; a damaged entry counts as missing. When the limit is reached or the disk
+    is full, `say` is told once and nothing more is kept.
     """
 
     def __init__(self, folder: Path, limit: float, say: Callable[[str], None] = print, share: int = 1) -> None:
-        """share: how many processes fill the folder together."""
+        """share: the number of processes that fill the folder together."""
         self.folder, self.limit, self.say, self.stopped = folder, limit, say, False
         self.room = (limit - sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())) / share
 
     def row_keys(self, batch: Batch) -> tuple[str, ...]:
-        """A name for the audio of each row of a batch on the CPU."""
+        """A digest of the audio of each row. The batch is on the CPU."""
         ends = [batch.wave.shape[1]] * len(batch.wave) if batch.lengths is None else batch.lengths.tolist()
         rows = [row[:end].numpy().tobytes() for row, end in zip(batch.wave, ends, strict=True)]
         return tuple(hashlib.blake2b(row, digest_size=16).hexdigest() for row in rows)
 
     def read(self, folder: Path, key: str) -> Row | None:
-        """The entry, or ``None`` when there is none or it is damaged."""
+        """The entry; ``None`` if it is missing or damaged."""
         path = folder / key[:2] / key
         try:
             entry = path.read_bytes()
@@ -63,7 +63,7 @@ class TargetStore:
         return None
 
     def write(self, folder: Path, key: str, row: Row) -> None:
-        """Keeps an entry, if there is room."""
+        """Writes an entry, if there is room."""
         if self.stopped:
             return
         tensors = bytes_of(row)
@@ -84,12 +84,12 @@ class TargetStore:
 
     def _stop(self, why: str) -> None:
         self.stopped = True
-        self.say(f"no more targets are kept in {self.folder}: {why}; the rest is asked for in every epoch")
+        self.say(f"no more targets are kept in {self.folder}: {why}; the teacher computes the rest in every epoch")
 
 
 class Teachers(Mapping[str, Teacher]):
-    """The teachers of a run, by label. main: the label of the one that the student and the budget are made from; "" without teachers.
-    store: where targets are kept, if they are."""
+    """The teachers of a run, by label. main: the label of the teacher that the student and the budget start from; "" without teachers.
+    store: targets on disk, if they are kept."""
 
     def __init__(self, each: Mapping[str, Teacher], main: str = "", store: TargetStore | None = None) -> None:
         self.each, self.main, self.store = each, main, store
@@ -107,31 +107,31 @@ class Teachers(Mapping[str, Teacher]):
 
     @property
     def origin(self) -> Pretrained | None:
-        """What the student is made from."""
+        """The model that the student starts from."""
         return self.each[self.main].pretrained if self.main else None
 
     @property
     def config(self) -> EncoderConfig | None:
-        """Its shape, from which a budget counts; ``None`` without a teacher and for one that runs inside transformers."""
+        """The shape that a budget counts from; ``None`` without a teacher, and for a teacher that runs inside transformers."""
         return None if self.origin is None else self.origin.config
 
     @property
     def normalize(self) -> bool:
-        """Whether the student reads waveforms of zero mean and unit variance: as the main teacher does; without one, no."""
+        """Whether the student reads waveforms of zero mean and unit variance, as the main teacher does. False without a teacher."""
         return bool(self.main) and self.each[self.main].normalize
 
     def row_keys(self, batch: Batch) -> tuple[str, ...]:
-        """Under what the targets of each row of a batch on the CPU are kept; () where none are."""
+        """The names of the rows' targets on disk; () if none are kept. The batch is on the CPU."""
         return () if self.store is None else self.store.row_keys(batch)
 
     @torch.no_grad()
     def clean(
         self, label: str, batch: Batch, keys: Sequence[str], layers: Sequence[int] | None = None, taps: Sequence[int] = ()
     ) -> Answer:
-        """What a teacher says about a batch on this process's device.
+        """A teacher's answer for a batch on this process's device.
 
-        layers, taps: the hidden states (``None``: all) and feed-forward outputs, from 1, that will be read. Where targets are kept, the
-        answer has only these and has been rounded to half precision, no matter whether it was kept before.
+        layers, taps: the hidden states (``None``: all) and feed-forward outputs, from 1, that will be read. If targets are kept, the
+        answer has only these, rounded to half precision, whether they were on disk already or not.
         """
         teacher = self.each[label]
         if self.store is None or not keys:
@@ -153,10 +153,10 @@ class Teachers(Mapping[str, Teacher]):
 
     @torch.no_grad()
     def masked(self, label: str, batch: Batch, mask: Tensor, taps: bool) -> Answer:
-        """What a teacher says about a batch on this process's device with its frames masked. Never kept."""
+        """A teacher's answer for a batch with masked frames, on this process's device. Never kept on disk."""
         if self.store is not None and not self._masked_said:
             self._masked_said = True
-            self.store.say("what teachers say about masked audio is not kept, because the masks are new in every epoch")
+            self.store.say("targets for masked audio are not kept on disk, because each epoch draws new masks")
         return self.each[label].answer(batch, mask, taps)
 
     def _fingerprint(self, label: str) -> str:
@@ -166,25 +166,25 @@ class Teachers(Mapping[str, Teacher]):
 
 
 def open_teachers(recipe: Recipe, world: World, say: Callable[[str], None] | None = None) -> Teachers:
-    """Loads a recipe's teachers. say: hears where targets are kept; without it, none are. ValueError when a teacher cannot be loaded."""
+    """Loads a recipe's teachers. say: prints where targets are kept; without it, none are. ValueError if a teacher cannot be loaded."""
     plain = recipe.precision != "bf16" and world.device.type == "cpu"
     settings = TeacherSettings(world.device, recipe.teacher_precision, plain, recipe.compile)
     each = {label: part.build(settings) for label, part in recipe.teachers.items()}
     store, limit = None, recipe.data.target_bytes
     if limit and each and say is not None:
         store = TargetStore(cache_home() / "targets", limit, say, world.size)
-        say(f"what teachers say about each recording is kept in {store.folder}, up to {limit / 1e9:g} GB")
+        say(f"targets are kept in {store.folder}, up to {limit / 1e9:g} GB")
     return Teachers(each, recipe.main, store)
 
 
 def half(x: Tensor) -> Tensor:
-    """In 16 bits: float16, or bfloat16 where a number is too large for that."""
+    """Rounds to float16, or to bfloat16 if a number is too large for float16."""
     rounded = x.half()
     return rounded if torch.isfinite(rounded).all() else x.bfloat16()
 
 
 def split(answer: Answer, wanted: Sequence[str]) -> list[Row]:
-    """The rows of an answer without padding, in half precision on the CPU; of features only what is wanted."""
+    """The rows of an answer without padding, in half precision on the CPU. Of features, only the wanted states."""
     if isinstance(answer, Vectors):
         return [{"vector": half(row).cpu()} for row in answer.vectors]
     ends = [answer.last.shape[1]] * len(answer.last) if answer.lengths is None else answer.lengths.tolist()
@@ -193,7 +193,7 @@ def split(answer: Answer, wanted: Sequence[str]) -> list[Row]:
 
 
 def joined(rows: Sequence[Row], depth: int, device: torch.device) -> Answer:
-    """The reverse of `split`, float32. Rows are padded with their last frame; states that were not wanted have a width of 0."""
+    """The inverse of `split`, in float32. Rows are padded with their last frame; states that were not wanted have width 0."""
     if "vector" in rows[0]:
         return Vectors(torch.stack([row["vector"] for row in rows]).to(device).float())
     lengths = [len(next(iter(row.values()))) for row in rows]

@@ -1,4 +1,4 @@
-"""What a run says while it runs: a progress line for people, JSON lines and TensorBoard events for later."""
+"""Progress of a run: a progress line, and a journal in JSON lines and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from sottovoce.core.types import Loss
 from sottovoce.train.dist import World
 
 console = Console(stderr=True)
-FIRST = 5.0  # seconds until a stage reports for the first time
+FIRST = 5.0  # seconds until the first plain line of a stage
 
 
 def say(text: str) -> None:
-    """One line for the person who started the run."""
+    """Prints one line on stderr."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -39,10 +39,9 @@ def duration(seconds: float) -> str:
 
 
 class Meter:
-    """Progress of one stage: a live line on a terminal, a plain line now and then elsewhere.
+    """Progress of one stage: a live line on a terminal, plain lines elsewhere, after `FIRST` seconds and then every `every` seconds.
 
-    later: updates of the stages that follow; the time left is that of the whole run, if they take as long as these. Plain lines come
-    after `FIRST` seconds and then every `every`.
+    later: updates of the stages that follow. The time left is that of the whole run, if their updates take as long as these.
     """
 
     def __init__(self, name: str, total: int, start: int = 0, later: int = 0, every: float = 15.0) -> None:
@@ -83,7 +82,7 @@ class Meter:
 
 
 def occasionally(report: Callable[[int, int], None], seconds: float = 10.0) -> Callable[[int, int], None]:
-    """A function of (done, total) that calls `report` at most every so many seconds, the first time after as many."""
+    """A function of (done, total) that calls `report` at most once in `seconds`, and first after `seconds`."""
     spoke = time.monotonic()
 
     def progress(done: int, total: int) -> None:
@@ -96,7 +95,7 @@ def occasionally(report: Callable[[int, int], None], seconds: float = 10.0) -> C
 
 
 class Tally:
-    """Sums over the updates since the last logged row, and their time."""
+    """Sums of losses and seconds over the updates since the last logged row."""
 
     def __init__(self, world: World) -> None:
         self.world, self.updates, self.began = world, 0, time.monotonic()
@@ -104,7 +103,7 @@ class Tally:
         self._seconds = 0.0
 
     def add(self, total: Tensor, losses: Mapping[str, Loss], denominators: Tensor, seconds: float) -> None:
-        """One micro-batch. total: its share of the update's loss. denominators: (objectives,), of the whole update. seconds: of audio."""
+        """Adds a micro-batch. total: its part of the loss. denominators: (objectives,), of the whole update. seconds: of audio."""
         self._sums["loss"] += total
         for i, (label, loss) in enumerate(losses.items()):
             for key, value in loss.logs.items():
@@ -112,7 +111,7 @@ class Tally:
         self._seconds += seconds
 
     def state_dict(self) -> dict[str, Any]:
-        """This process's sums, so that a resumed run logs what the undisturbed run would."""
+        """This process's sums, so that a resumed run logs the same values as an undisturbed one."""
         return {"updates": self.updates, "sums": {key: value.cpu() for key, value in self._sums.items()}}
 
     def load_state_dict(self, updates: int, states: Sequence[Mapping[str, Any]]) -> None:
@@ -123,17 +122,17 @@ class Tally:
                 self._sums[key] += value.to(self.world.device)
 
     def means(self) -> dict[str, float]:
-        """Per update, over all processes."""
+        """Means per update, over all processes."""
         return {key: float(self.world.sum(value)) / self.updates for key, value in self._sums.items()}
 
     def audio_per_s(self) -> float:
-        """Seconds of audio per second, over all processes."""
+        """Seconds of audio per second of training, over all processes."""
         took = time.monotonic() - self.began
         return float(self.world.sum(torch.tensor(self._seconds, device=self.world.device))) / took
 
 
 class Journal:
-    """run/metrics.jsonl, and TensorBoard events beside it when tensorboard is installed. A resumed run drops what it will write again."""
+    """run/metrics.jsonl, and TensorBoard events if tensorboard is installed. A resumed run removes the rows that it will write again."""
 
     def __init__(self, folder: Path, main: bool = True) -> None:
         self.path, self.main = folder / "metrics.jsonl", main
@@ -148,7 +147,7 @@ class Journal:
             pass
 
     def rewind(self, stage: str, step: int) -> None:
-        """Forgets rows of `stage` after `step`: a killed run may have written more than its checkpoint knows."""
+        """Removes rows of `stage` after `step`: a killed run may have written rows after its last checkpoint."""
         if not self.main or not self.path.exists():
             return
         kept, lost = [], 0

@@ -1,4 +1,4 @@
-"""What one stage hands to the next: the student so far, its gates, and the trained parts of objectives."""
+"""What one stage hands to the next: the student, its gates, and the trained parts of objectives."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from sottovoce.train.checkpoint import CannotSave, digest_of
 
 @dataclass
 class Work:
-    """encoder: the student. gates: log_alpha by name when it has just been pruned. objectives: their tensors, and ``mask_vector``.
+    """encoder: the student. gates: log_alpha by name, after a stage that prunes. objectives: their tensors, and ``mask_vector``.
 
-    kept, uncut: where units were cut for good while gates were trained, the units that `encoder` still has, by group, and the shape
-    in which these are counted.
-    gated, budget: the encoder with its gates, and what it may cost. They are not saved; a resumed run makes them again.
+    uncut, kept: if units were cut while gates were trained, the shape before that, and by group the units of it that `encoder` has.
+    gated, budget: the encoder with its gates, and its budget. They are not saved; a resumed run builds them again.
     """
 
     encoder: Encoder

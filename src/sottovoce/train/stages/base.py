@@ -1,4 +1,4 @@
-"""What every kind of stage is."""
+"""The base class of stages."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 class Stage:
     """One step of a run. A subclass is one file: ``@STAGES.register("name")``, a nested frozen ``Config``, and `perform`.
 
-    A stage that trains derives from `stages.train.Train` and says in a `Phase` what it adds to the training loop.
+    A stage that trains derives from `stages.train.Train`; its `Phase` says what it adds to the training loop.
 
-    gives: what it leaves that the next stage has to take, by name. takes: what the stage before it has to give.
-    changes: whether it changes the student. meets_budget: whether the student costs what ``pruning.budget`` says after it.
-    copies: how many more tensors of the student's size training holds, for the estimate of memory.
+    gives: names of things that the next stage must take. takes: names of things that the stage before it must give.
+    changes: whether it changes the student. meets_budget: whether the student meets ``pruning.budget`` after it.
+    copies: further copies of the student's tensors that training holds, for the estimate of memory.
     """
 
     name: ClassVar[str]
@@ -36,39 +36,36 @@ class Stage:
         """No settings."""
 
     def __init__(self, config: Any, label: str, recipe: Recipe) -> None:
-        """label: its name in the recipe."""
+        """label: the stage's name in the recipe."""
         self.label, self.config, self.recipe = label, config, recipe
 
     @property
     def updates(self) -> int:
-        """How often it updates the student's weights."""
+        """The number of updates of the student's weights."""
         return 0
 
     @property
     def batches(self) -> int:
-        """How many batches that takes in each process."""
+        """The number of batches in each process."""
         return self.updates
 
     def check(self) -> None:
-        """ValueError when the stage does not fit its recipe. Called when the recipe is read, so it opens nothing."""
+        """ValueError if the stage does not fit its recipe. Called when the recipe is read, so it opens no files."""
 
     def scaled(self, updates: Mapping[str, int], factor: float) -> dict[str, Any]:
-        """What to change in the recipe so that the stage takes ``updates[self.label]`` updates. Called for stages that train only.
+        """The changes of the recipe that give the stage ``updates[self.label]`` updates. Called only for stages that train.
 
-        updates: of each stage that trains. factor: how much longer all stages together become.
+        updates: of each stage that trains. factor: new updates of all stages together, divided by old ones.
         """
         return {"stages": {self.label: {"steps": updates[self.label]}}}
 
     def prepare(self, work: Work, teachers: Teachers) -> None:
-        """Called for each stage before the first one begins. ValueError when this one can never do what is asked.
-
-        work: what the run begins with.
-        """
+        """Called for each stage before the first one begins, with the work that the run starts from. ValueError if it cannot succeed."""
 
     def describe(self, work: Work) -> dict[str, Any]:
-        """What ``--dry-run`` says about it, after `prepare`."""
+        """Facts for ``--dry-run``, after `prepare`."""
         return {}
 
     def perform(self, run: Run, work: Work) -> tuple[Work, dict[str, Any]]:
-        """Does it. Returns what the next stage begins with, and what the stage found, ready for JSON."""
+        """Runs the stage. Returns the work for the next stage, and a report ready for JSON."""
         raise TypeError(f"{type(self).__name__} must define perform")

@@ -1,4 +1,4 @@
-"""The cut: what the gates have chosen becomes a smaller encoder."""
+"""The cut: removes the units that the gates have closed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Cut(Stage):
 
     @dataclass(frozen=True)
     class Config:
-        """No settings: ``pruning.budget`` says how much is left."""
+        """No settings; ``pruning.budget`` says how much to keep."""
 
     def prepare(self, work: Work, teachers: Teachers) -> None:
         set_budget(work, self.recipe.pruning, teachers.config)

@@ -1,4 +1,4 @@
-"""Measures the student in the middle or at the end of a run."""
+"""Measures the student during a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DEFAULT = "fidelity"
 
 @dataclass(frozen=True)
 class MeasuredTask(SuiteEntry):
-    """A task, and the data that it reads; without data, the recordings of the run that were held out."""
+    """A task and its data; without data, it reads the held-out recordings of the run."""
 
     data: tuple[Source, ...] = ()
 
@@ -45,8 +45,8 @@ class Evaluate(Stage):
 
     @dataclass(frozen=True)
     class Config:
-        """tasks: label -> what to measure, as in a task file: ``{ks: {data: words.tsv}}``. Where no task is named it is that of the label's
-        name. ``[fidelity]`` is short for ``{fidelity: {}}``, without data. Relative paths start in the working directory.
+        """tasks: tasks by label, as in a task file: ``{ks: {data: words.tsv}}``. The label names the task unless ``task`` does.
+        ``[fidelity]`` is short for ``{fidelity: {}}``. Relative paths start in the working directory.
         seeds: of heads and batches, for tasks with data.
         """
 
@@ -55,7 +55,7 @@ class Evaluate(Stage):
 
         @staticmethod
         def expand(given: Any) -> Any:
-            """Lists of tasks, and labels that are names of tasks, written out."""
+            """Writes out lists of tasks, and labels that are names of tasks."""
             if not isinstance(given, Mapping) or "tasks" not in given:
                 return given
             tasks = given["tasks"]
@@ -97,7 +97,7 @@ class Evaluate(Stage):
         return work, results
 
     def _on_held_out(self, run: Run, encoder: Encoder) -> dict[str, Any]:
-        """The tasks without data, on the recordings that no stage trained on."""
+        """Measures the tasks without data, on the held-out recordings."""
         chosen = {label: choice for label, choice in self.config.tasks.items() if not choice.data}
         teacher, device = run.teachers.origin, run.world.device
         batches = [prepared(batch.to(device), run.teachers.normalize) for batch in run.data.valid] if chosen else []
@@ -114,12 +114,12 @@ class Evaluate(Stage):
         return results
 
     def _on_own_data(self, run: Run, encoder: Encoder) -> dict[str, Any]:
-        """The tasks with data. Each adds a record to ``evaluation/`` in the run's folder, as `sottovoce evaluate` would."""
+        """Measures the tasks with data. Each adds a record to ``evaluation/`` in the run's folder, as `sottovoce evaluate` would."""
         device, store = run.world.device, FeatureStore()
         model = Pretrained(encoder.eval(), encoder.config, "sottovoce", run.teachers.normalize, str(run.out))
         student = subject_of(model, run.out.name, "student" if self.recipe.teacher else "teacher").to(device)
         compares = any(choice.task.cls.compares for choice in self._with_data().values())
-        # opened again, because that of the run may be in half precision
+        # opened again, because the run's teacher may be in half precision
         reference = open_subject(self.recipe.teacher).to(device) if compares else None
         bench = Workbench(store, self.config.seeds, device, reference, run.say)
         measures: dict[str, Any] = {}
@@ -129,8 +129,8 @@ class Evaluate(Stage):
             digest = fingerprint(recordings, task_of(choice).files())
             pair = pair_of(student, label, choice, digest, bench, run.out / EVALUATION)
             outcome: TaskResult | Failure | None = None
-            with contextlib.suppress(ValueError):  # there may be one of another student, from before --fresh
-                outcome = earlier(pair, records_of([pair]))  # an interrupted stage may have measured it
+            with contextlib.suppress(ValueError):  # the record may be of another student, from before --fresh
+                outcome = earlier(pair, records_of([pair]))  # measured before the stage was interrupted
             if outcome is None:
                 outcome = measure(pair, with_durations(label, choice, recordings, store, run.say), bench)
             if isinstance(outcome, Failure):
@@ -142,7 +142,7 @@ class Evaluate(Stage):
 
 
 def _named(label: str, fields: Any) -> Any:
-    """A task under its label, with its name."""
+    """A task with its name, which is the label by default."""
     fields = {} if fields is None else fields
     if not isinstance(fields, Mapping):
         return fields

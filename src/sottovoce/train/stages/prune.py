@@ -35,8 +35,8 @@ from sottovoce.train.state import TrainState
 from sottovoce.train.targets import Teachers
 from sottovoce.train.work import Work
 
-TRAVEL = 40.0  # in units of log_alpha, ramp-up and decay of the rate included
-GATES = "gates"  # what this stage gives and a later one takes
+TRAVEL = 40.0  # of log_alpha over a schedule, if it moves by its learning rate in each update
+GATES = "gates"  # given by this stage, taken by the cut
 STUDENT = "student."  # in names of the learner's parameters
 UNITS = {"params": "params", "macs": "macs_per_s", "latency": "latency_ms"}
 
@@ -46,12 +46,12 @@ class Prune(Train):
     """Trains gates on the units of ``pruning.units`` with the weights, under a budget (DPHuBERT, arXiv 2305.17651). A cut must follow."""
 
     gives: ClassVar[tuple[str, ...]] = (GATES,)
-    copies: ClassVar[int] = 1  # weights are gathered for what is open
+    copies: ClassVar[int] = 1  # the weights of open units are gathered
     compiles: ClassVar[bool] = False  # shapes differ from update to update
 
     @dataclass(frozen=True)
     class Config(Train.Config):
-        """As in `train`; what concerns gates and budget stands in ``pruning``, because the cut reads it, too."""
+        """As in `train`. Settings of gates and budget are in ``pruning``, because the cut reads them, too."""
 
     def check(self) -> None:
         super().check()
@@ -97,9 +97,9 @@ class Prune(Train):
 
 
 def set_budget(work: Work, pruning: PruningConfig, teacher: EncoderConfig | None) -> None:
-    """Gives `work` the budget of its run. ValueError when it can never be met.
+    """Sets the budget of `work`. ValueError if it cannot be met.
 
-    It counts from the teacher, or from the student as the run began where the teacher's shape is not known.
+    The budget counts from the teacher or, if the teacher's shape is not known, from the student at the start of the run.
     """
     if work.budget is None:
         shape = prepare_config(work.uncut or work.encoder.config, pruning.units)
@@ -107,15 +107,15 @@ def set_budget(work: Work, pruning: PruningConfig, teacher: EncoderConfig | None
 
 
 class Pruning(Phase):
-    """Gates, pressure towards the budget, and cutting units for good while training goes on (``pruning.live``)."""
+    """Trains gates, pushes them towards the budget and, with ``pruning.live``, cuts closed units during training."""
 
     def __init__(self, learner: Learner, budget: Budget, config: PruningConfig, device: torch.device) -> None:
         """learner: its student is a `GatedEncoder`."""
         self.learner, self.budget, self.config = learner, budget, config
         self.lagrangian = Lagrangian().to(device)
-        self.start = budget.start  # of the ramp; that of the student as the stage began, whatever is cut later
+        self.start = budget.start  # of the ramp: the sparsity at the start of the stage, whatever is cut later
         self.uncut = self.gated.encoder.config
-        self.kept: dict[str, list[int]] = {}  # units of `uncut` that are left, by group, once some were cut for good
+        self.kept: dict[str, list[int]] = {}  # units of `uncut` that are left, by group, after cuts during training
         self.sparsity, self.target = torch.zeros(()), 0.0  # in the last update
 
     @property
@@ -144,7 +144,7 @@ class Pruning(Phase):
             self._cut_closed(state)
 
     def _cut_closed(self, state: TrainState) -> None:
-        """Cuts the units that will not open again: weights, gates, budget and the optimiser's state become smaller together."""
+        """Cuts the units that will not open again, from weights, gates, budget and the optimiser's state."""
         before = self.gated
         kept = units_to_keep(before, self.budget, self.config.live_below)
         if kept is None:
@@ -158,7 +158,7 @@ class Pruning(Phase):
         state.replace_parameters(lambda: self._keep(units), shrink_moments)
 
     def _keep(self, kept: Mapping[str, Sequence[int]]) -> None:
-        """Leaves only these units; of a group that is not named, all."""
+        """Keeps these units of each group, and all units of groups that are not named."""
         units = {group.name: kept.get(group.name, range(group.size)) for group in self.gated.plan}
         self.learner.student = shrink(self.gated, units)
         self.kept = combine_cuts(self.kept, kept)

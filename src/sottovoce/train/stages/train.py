@@ -31,10 +31,10 @@ class Train(Stage):
 
     @dataclass(frozen=True)
     class Config:
-        """steps: updates. warmup: of these the first so many, in which learning rates rise linearly; then they fall linearly to 0.
+        """steps: updates. warmup: first updates, in which learning rates rise linearly; afterwards they fall linearly to 0.
 
         clip: largest norm of the weights' gradient, and separately of each other group's. accumulate: micro-batches per update.
-        objectives: only these of the recipe's; all when empty.
+        objectives: labels of the objectives to use; all if empty.
         """
 
         steps: int
@@ -75,7 +75,7 @@ class Train(Stage):
         return {"stages": {self.label: {"steps": steps, "warmup": min(steps, round(self.config.warmup * factor))}}}
 
     def prepare(self, work: Work, teachers: Teachers) -> None:
-        self.learner(work, teachers)  # says what objectives, student and teachers do not fit together
+        self.learner(work, teachers)  # raises if objectives, student and teachers do not fit together
 
     def learner(self, work: Work, teachers: Teachers) -> Learner:
         """The student with the objectives of this stage."""
@@ -84,8 +84,8 @@ class Train(Stage):
         return Learner(work.encoder, chosen, teachers, recipe.masking, recipe.augment)
 
     def phase(self, run: Run, learner: Learner, work: Work) -> Phase:
-        """What the stage adds to the training loop. The learner is on the run's device; its student is `work`'s encoder, which may be put
-        into a wrapper here."""
+        """What the stage adds to the training loop. The learner is on the run's device. Its student is the encoder of `work`, which may
+        be wrapped here."""
         return Phase()
 
     def perform(self, run: Run, work: Work) -> tuple[Work, dict[str, Any]]:
@@ -98,7 +98,7 @@ class Train(Stage):
         learner.to(world.device)
         phase = self.phase(run, learner, work)
         if recipe.compile and self.compiles:
-            # as a function: the compiled module would become one of the learner's
+            # a function, since a compiled module would be registered in the learner
             learner.compiled = torch.compile(learner.student.forward, dynamic=True)
         learner.recall(work.objectives)
         saved = run.saved(self.label)

@@ -1,4 +1,4 @@
-"""The teachers of a run: how each is asked, one file per kind. See `base.Teacher` for what a kind must say."""
+"""Kinds of teachers, one file each. `base.Teacher` says what a kind must define."""
 
 from sottovoce.train.teachers.base import Teacher, TeacherSettings, prepared
 

@@ -1,4 +1,4 @@
-"""What every kind of teacher is."""
+"""The base class of teachers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sottovoce.objectives import EncoderShape
 
 @dataclass(frozen=True)
 class TeacherSettings:
-    """How a run's teachers compute. device: where. precision: of the weights of a teacher that does not say its own. pack: prepare
-    float32 teachers for inference on a CPU (`inference.packed`). compile: by `torch.compile`, where they are not packed."""
+    """How a run's teachers compute. precision: of the weights, unless a teacher sets its own. pack: prepare float32 teachers for
+    inference on a CPU (`inference.packed`). compile: use `torch.compile` for teachers that are not packed."""
 
     device: torch.device
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -27,11 +27,11 @@ class TeacherSettings:
 
 
 class Teacher:
-    """A model that says what a student is to learn. Loaded once per run; prepares a batch its own way and answers.
+    """A model that a student learns from. It is loaded once per run, and prepares each batch in its own way.
 
     A subclass is one file: ``@TEACHER_KINDS.register("name")``, a nested frozen ``Config`` that extends this one, and `answer`.
-    answers: whether it gives `Features` (one vector per frame) or `Vectors` (one per recording). pretrained: the speech encoder inside,
-    which students can be made from; ``None`` where there is none.
+    answers: "frames" if it gives `Features` (a vector per frame), "utterance" if `Vectors` (one per recording). pretrained: its speech
+    encoder, from which students can start; ``None`` without one.
     """
 
     name: ClassVar[str]
@@ -51,37 +51,37 @@ class Teacher:
 
     @property
     def precision(self) -> str:
-        """Of its weights: fp32 or bf16."""
+        """Precision of the weights: fp32 or bf16."""
         return str(self.config.precision or self.settings.precision)
 
     @property
     def packed(self) -> bool:
-        """Whether its weights are there twice, because a copy is prepared for inference."""
+        """Whether it holds a second copy of its weights, prepared for inference."""
         return self.settings.pack and self.precision == "fp32"
 
     @property
     def normalize(self) -> bool:
-        """Whether it wants waveforms of zero mean and unit variance."""
+        """Whether it reads waveforms of zero mean and unit variance."""
         return self.pretrained is not None and self.pretrained.normalize
 
     @property
     def shape(self) -> EncoderShape:
-        """Width, depth and stride of its answers. Of an utterance teacher: width, and no layers."""
+        """Width, depth and stride of its answers; an utterance teacher has no layers."""
         raise TypeError(f"{type(self).__name__} must define shape")
 
     def answer(self, batch: Batch, mask: Tensor | None = None, taps: bool = False) -> Answer:
-        """What it says about a batch as it was decoded, on this process's device.
+        """Its answer for a decoded batch on this process's device.
 
-        mask: (B, T) bool, its own frames that it is to have masked; frames after the mask's end are not. taps: give feed-forward
-        outputs too. ValueError when it can do neither.
+        mask: (B, T) bool, the teacher's frames to mask; frames after its end are visible. taps: return feed-forward outputs, too.
+        ValueError if the teacher supports neither.
         """
         raise TypeError(f"{type(self).__name__} must define answer")
 
     def fingerprint(self) -> str:
-        """A digest of all that decides its answers. Kept targets are kept under it."""
+        """A digest of all that decides its answers. It names the targets on disk."""
         raise TypeError(f"{type(self).__name__} must define fingerprint")
 
 
 def prepared(batch: Batch, normalized: bool) -> Batch:
-    """The batch with waveforms as a model wants them: of zero mean and unit variance, or as they are."""
+    """The batch as a model reads it: with waveforms normalised to zero mean and unit variance, or unchanged."""
     return dataclasses.replace(batch, wave=normalize(batch.wave, batch.lengths)) if normalized else batch

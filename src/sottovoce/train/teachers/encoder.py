@@ -1,4 +1,4 @@
-"""A speech encoder that answers with its features."""
+"""A teacher that answers with the features of a speech encoder."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from sottovoce.train.teachers.base import Teacher, TeacherSettings, prepared
 
 @TEACHER_KINDS.register("encoder")
 class EncoderTeacher(Teacher):
-    """A speech encoder, as wide and with as many frames as it has: anything that TEACHER can name."""
+    """A speech encoder of any width and frame rate: anything that TEACHER can name."""
 
     pretrained: Pretrained
 
     def __init__(self, config: Any, settings: TeacherSettings, pretrained: Pretrained | None = None) -> None:
-        """pretrained: the model, where it is not to be loaded from ``config.source``."""
+        """pretrained: the model, if it is loaded already; otherwise ``config.source`` is loaded."""
         super().__init__(config, settings)
         self.pretrained = pretrained or load_pretrained(config.source)
         shape = self.pretrained.config
@@ -40,8 +40,8 @@ class EncoderTeacher(Teacher):
 
     @cached_property
     def listener(self) -> nn.Module:
-        """The encoder as it is asked. Not made before the first question: a student that starts as the teacher starts from all of its
-        digits."""
+        """The encoder in the form that answers. It is made at the first answer, so that a student that starts from the teacher starts from
+        its unrounded weights."""
         encoder: nn.Module = self.pretrained.encoder
         if self.precision == "bf16":
             encoder = encoder.to(torch.bfloat16)
@@ -56,7 +56,7 @@ class EncoderTeacher(Teacher):
         return self.features(batch, mask, taps)
 
     def features(self, batch: Batch, mask: Tensor | None = None, taps: bool = False) -> Features:
-        """Its features of a batch as it was decoded."""
+        """Its features of a decoded batch."""
         batch = prepared(batch, self.normalize)
         extra: dict[str, Any] = {"taps": True} if taps else {}
         if mask is not None:
@@ -66,7 +66,9 @@ class EncoderTeacher(Teacher):
                     f"{self.config.source} was saved without its mask vector (masked_spec_embed), so it cannot be asked about "
                     "masked audio; set masked_teacher to false"
                 )
-            frames = int(self.pretrained.shape.frontend.frames(batch.wave.shape[1]))  # a student's may differ by one
+            frames = int(
+                self.pretrained.shape.frontend.frames(batch.wave.shape[1])
+            )  # the student may have one frame more or fewer
             mask = nn.functional.pad(mask, (0, frames - mask.shape[1]))
             extra |= {"mask": mask, "mask_vector": vector.to(mask.device)}
         features = self.listener(batch.wave, batch.lengths, **extra)
@@ -74,6 +76,6 @@ class EncoderTeacher(Teacher):
         return features
 
     def fingerprint(self) -> str:
-        config = dataclasses.replace(self.config, source="")  # wherever it lies
+        config = dataclasses.replace(self.config, source="")  # the folder does not count
         text = f"{self.name} {config} {fingerprint(self.pretrained.encoder, self.normalize)} {self.precision}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""A speech encoder whose layer is averaged over time."""
+"""A teacher that answers with one vector per recording."""
 
 from __future__ import annotations
 
