@@ -229,3 +229,13 @@ def test_the_ramp_begins_where_the_student_does() -> None:
     assert start(smaller, 0.3) == pytest.approx(lacking, abs=1e-3)
     assert 0.1 < lacking < 0.7
     assert start(smaller, 0.9) == pytest.approx(0.1)
+
+
+def test_a_budget_counts_units_and_not_the_padding_of_the_teacher() -> None:
+    """A teacher that pads to a window and a student that does not are compared on clips of the same length."""
+    shape = tiny_shape()
+    padded = dataclasses.replace(shape, window=shape.frontend.stride * 1500)
+    plan = make_plan(shape, ["head", "ffn"])
+    for unit in ("params", "macs"):
+        budget = Budget(BudgetConfig(unit=unit, keep=0.9), shape, plan, padded)
+        assert budget.share({}) == pytest.approx(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -52,7 +53,8 @@ class BudgetConfig:
 class Budget:
     """The budget of an encoder that is pruned by `plan`.
 
-    teacher: the shape whose cost counts as 1; by default the encoder's own with all units. ValueError if `plan` cannot remove enough, or
+    teacher: the shape whose cost counts as 1, without padding that the encoder does not do; by default the encoder's own with all
+    units. ValueError if `plan` cannot remove enough, or
     if there is no latency file.
     """
 
@@ -62,7 +64,9 @@ class Budget:
         self.config, self.encoder, self.plan = config, encoder, plan
         self.latency = load_latency(config.machine) if config.unit == "latency" else None
         self.full = full_widths(teacher or encoder)
-        self.reference = self._cost(teacher or unprepared_config(encoder))
+        # both on clips of the same length: what a student saves by not padding to the teacher's window is beside the budget
+        reference = teacher or unprepared_config(encoder)
+        self.reference = self._cost(dataclasses.replace(reference, window=encoder.window))
         lowest = self.lowest()
         if config.keep < lowest:
             names = ", ".join(dict.fromkeys(group.kind for group in plan))

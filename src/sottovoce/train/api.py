@@ -171,7 +171,7 @@ def time_models(run: Run, work: Work) -> dict[str, float]:
         return {}
     models: dict[str, nn.Module] = {"student": work.encoder.eval()}
     teacher = run.teachers.origin
-    if teacher is not None and isinstance(teacher.encoder, Encoder) and teacher.encoder.norm.weight.dtype == torch.float32:
+    if teacher is not None and isinstance(teacher.encoder, Encoder) and next(teacher.encoder.parameters()).dtype == torch.float32:
         models["teacher"] = teacher.encoder
     return {name: latency(model, seconds=5.0, repeats=3) for name, model in models.items()}
 
