@@ -52,10 +52,10 @@ class SpeechRecognition(CTC):
         head: nn.Module = self.config.head(dim, len(self.alphabet) + 1)
         return head
 
-    def errors(self, answer: str, said: list[str]) -> tuple[float, ...]:
-        text = "".join(said).replace(SPACE, " ")
+    def errors(self, answer: str, tokens: list[str]) -> tuple[float, ...]:
+        text = "".join(tokens).replace(SPACE, " ")
         return (*word_errors(answer, text), *character_errors(answer, text))
 
     def scores(self, rows: Rows) -> tuple[float, ...]:
-        found = {"wer": ratio(rows[:, :2]), "cer": ratio(rows[:, 2:])}
-        return tuple(found[metric.name] for metric in self.metrics)
+        values = {"wer": ratio(rows[:, :2]), "cer": ratio(rows[:, 2:])}
+        return tuple(values[metric.name] for metric in self.metrics)

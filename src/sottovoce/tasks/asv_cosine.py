@@ -48,13 +48,13 @@ class CosineVerification(VerificationTask):
                 raise ValueError("components must name at least one number, 0 or more each, and crops_used must be at least 2")
 
     def prepare(self, fold: Fold) -> Fold:
-        made = super().prepare(fold)
+        prepared = super().prepare(fold)
 
         def place(item: Item) -> tuple[float, str]:
             name = f"{item.piece.recording.id} {item.piece.start:g}"
             return draw(name), name
 
-        return Fold(sorted(made.train, key=place)[: self.config.crops_used], made.dev, made.test)
+        return Fold(sorted(prepared.train, key=place)[: self.config.crops_used], prepared.dev, prepared.test)
 
     def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
         splits, skipped = self.items(self.arrange(recordings))
@@ -65,10 +65,10 @@ class CosineVerification(VerificationTask):
         bench.store.foresee(subject, [item.piece for part in parts.values() for item in part], "frames", bench.say)
         clock = {"features": 0.0, "scoring": 0.0}
         pooled: dict[str, NDArray[np.float32]] = {}
-        known: dict[str, list[Item]] = {}
+        usable: dict[str, list[Item]] = {}
         for split, items in parts.items():
             features = bench.store.get(subject, [item.piece for item in items], "frames", partial(bench.progress, "features"))
-            known[split] = [items[i] for i in features.usable]
+            usable[split] = [items[i] for i in features.usable]
             if len(features) < 2:
                 raise ValueError(
                     f"fewer than two of the {split} recordings can be used for {self.name}; see what was skipped and why"
@@ -79,7 +79,7 @@ class CosineVerification(VerificationTask):
             clock["features"] += features.seconds
             clock["scoring"] += time.monotonic() - began
         began = time.monotonic()
-        numbers = {split: np.array([item.target for item in items], dtype=np.float64) for split, items in known.items()}
+        numbers = {split: np.array([item.target for item in items], dtype=np.float64) for split, items in usable.items()}
         backs = [Whitening(pooled["train"][:, layer], max(self.config.components)) for layer in range(subject.layers)]
 
         def rows(split: str, layer: int, components: int) -> Rows:
@@ -92,7 +92,7 @@ class CosineVerification(VerificationTask):
         }
         best = min(dev, key=dev.__getitem__)
         tested = [rows("test", *best)]
-        measures = self.measures(tested, [item.group for item in known["test"]])
+        measures = self.measures(tested, [item.group for item in usable["test"]])
         clock["scoring"] += time.monotonic() - began
         return Outcome(
             measures=measures,
@@ -126,10 +126,10 @@ class Whitening:
         return (vectors - self.mean) / self.deviation
 
     def __call__(self, vectors: NDArray[np.float32], components: int) -> Rows:
-        made = self.standardised(vectors)
+        whitened = self.standardised(vectors)
         if components:
-            made = self.principal.transform(made)[:, :components]
-        return np.asarray(made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-9))
+            whitened = self.principal.transform(whitened)[:, :components]
+        return np.asarray(whitened / np.maximum(np.linalg.norm(whitened, axis=1, keepdims=True), 1e-9))
 
 
 def statistics(features: FeatureSet) -> NDArray[np.float32]:

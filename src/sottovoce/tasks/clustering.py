@@ -28,11 +28,11 @@ class Clustering(LookupTask):
     metrics = (Metric("v_measure"), Metric("purity"))
     seeded = True
 
-    def rows(self, known: Part, asked: Part, layer: int, choice: Any, seed: int) -> Rows:
+    def rows(self, train: Part, queries: Part, layer: int, choice: Any, seed: int) -> Rows:
         """(N, 2): cluster and label."""
-        count = len(set(asked.labels.tolist()))
-        means = library("sklearn.cluster").KMeans(min(count, len(asked.labels)), n_init=STARTS, random_state=seed)
-        return np.column_stack([means.fit_predict(asked.vectors[layer]), asked.labels]).astype(np.float64)
+        count = len(set(queries.labels.tolist()))
+        means = library("sklearn.cluster").KMeans(min(count, len(queries.labels)), n_init=STARTS, random_state=seed)
+        return np.column_stack([means.fit_predict(queries.vectors[layer]), queries.labels]).astype(np.float64)
 
     def scores(self, rows: Rows) -> tuple[float, ...]:
         """In percent, as `unit_agreement` gives them; written out, since intervals ask for them thousands of times."""

@@ -83,18 +83,18 @@ class Fidelity(Task):
             bench.progress("features", min(seconds * subject.frame_rate, self.config.frames), self.config.frames)
             if seconds * subject.frame_rate >= self.config.frames:
                 break
-        found = self.run(Hearing(subject.frozen), Hearing(bench.reference.frozen), batches)
+        result = self.run(Hearing(subject.frozen), Hearing(bench.reference.frozen), batches)
         if subject.dim != bench.reference.dim:  # no value, and not 0
-            for row in (found["mean"], *found["layers"]):
+            for row in (result["mean"], *result["layers"]):
                 row["cosine"] = float("nan")
         paths = {item.id: item.path for item in recordings}
-        broken = [batches[place].ids[0] for place in found.pop("not_finite", [])]
+        broken = [batches[place].ids[0] for place in result.pop("not_finite", [])]
         skipped += [Skipped(path=paths[name], reason=NOT_FINITE) for name in broken]
-        rest = {key: value for key, value in found.items() if key != "mean"}
+        rest = {key: value for key, value in result.items() if key != "mean"}
         return Outcome(
             measures=[
-                Measure(Metric(name, "", "lower" if name == "error" else "higher"), value, None, None, (value,), found["frames"])
-                for name, value in sorted(found["mean"].items(), key=lambda pair: pair[0] != "explained")
+                Measure(Metric(name, "", "lower" if name == "error" else "higher"), value, None, None, (value,), result["frames"])
+                for name, value in sorted(result["mean"].items(), key=lambda pair: pair[0] != "explained")
                 if value is not None
             ],
             data={
@@ -111,25 +111,25 @@ class Fidelity(Task):
     def run(self, model: nn.Module, reference: nn.Module, batches: Sequence[Batch]) -> dict[str, Any]:
         """`layers`: what `compare` says of each student layer and the teacher's layer at the same share of the depth, in full with what
         `discrete` says; `mean`: over the layers but 0. In full also `robustness`. ValueError without audio."""
-        ours, theirs, left_out = self.hear(model, reference, batches)
+        student, teacher, left_out = self.hear(model, reference, batches)
         batches = [batch for i, batch in enumerate(batches) if i not in left_out]
-        rows = [self.compare(x, y) for x, y in zip(ours, theirs, strict=True)]
-        found: dict[str, Any] = {"frames": sum(map(len, ours[0]))}
+        rows = [self.compare(x, y) for x, y in zip(student, teacher, strict=True)]
+        result: dict[str, Any] = {"frames": sum(map(len, student[0]))}
         if left_out:
-            found["not_finite"] = left_out
+            result["not_finite"] = left_out
         if self.config.full:
-            rows = [{**row, **self.discrete(x, y)} for row, x, y in zip(rows, ours, theirs, strict=True)]
-            found["robustness"] = self.robustness(model, reference, batches, theirs)
-        return {**found, "mean": mean(rows), "layers": [{"layer": i, **row} for i, row in enumerate(rows)]}
+            rows = [{**row, **self.discrete(x, y)} for row, x, y in zip(rows, student, teacher, strict=True)]
+            result["robustness"] = self.robustness(model, reference, batches, teacher)
+        return {**result, "mean": mean(rows), "layers": [{"layer": i, **row} for i, row in enumerate(rows)]}
 
     def hear(
         self, model: nn.Module, reference: nn.Module, batches: Iterable[Batch]
     ) -> tuple[list[Frames], list[Frames], list[int]]:
         """For each student layer its frames, and those of the teacher's layer at the same share of the depth; and the places of batches
         that are left out, because a model gives values that are not finite. ValueError when nothing is left."""
-        ours: list[Frames] = []
-        theirs: list[Frames] = []
-        heard = 0
+        student_frames: list[Frames] = []
+        teacher_frames: list[Frames] = []
+        frame_count = 0
         left_out = []
         for place, batch in enumerate(batches):
             student = model(batch.wave, batch.lengths)
@@ -138,8 +138,8 @@ class Fidelity(Task):
             teacher = teacher.on_frames(frames, max(1, round(teacher.last.shape[1] / frames)))
             valid = student.valid()
             depth, height = len(student.hidden) - 1, len(teacher.hidden) - 1
-            if not ours:
-                ours, theirs = [[] for _ in range(depth + 1)], [[] for _ in range(depth + 1)]
+            if not student_frames:
+                student_frames, teacher_frames = [[] for _ in range(depth + 1)], [[] for _ in range(depth + 1)]
             pairs = [
                 (student.hidden[layer][valid].float(), teacher.hidden[layer * height // depth][valid].float())
                 for layer in range(depth + 1)
@@ -148,22 +148,22 @@ class Fidelity(Task):
                 left_out.append(place)
                 continue
             for layer, (own, other) in enumerate(pairs):
-                ours[layer].append(own)
-                theirs[layer].append(other)
-            heard += int(valid.sum())
-            if heard >= self.config.frames:
+                student_frames[layer].append(own)
+                teacher_frames[layer].append(other)
+            frame_count += int(valid.sum())
+            if frame_count >= self.config.frames:
                 break
-        if left_out and not heard:
+        if left_out and not frame_count:
             raise ValueError("the models give no finite values on any of the audio to compare on")
-        if not ours:
+        if not student_frames:
             raise ValueError("there is no held-out audio to compare on")
-        return ours, theirs, left_out
+        return student_frames, teacher_frames, left_out
 
-    def compare(self, ours: Frames, theirs: Frames) -> dict[str, float | None]:
+    def compare(self, student: Frames, teacher: Frames) -> dict[str, float | None]:
         """cosine: mean over frames; ``None`` when the widths differ, because then it is not comparable. mapped: the cosine after the best
         linear map to the teacher, fitted on every other batch and measured on the rest. explained: share of the teacher's variance
         that this map gives. error: the share that it leaves. cka: `linear_cka`."""
-        pairs = list(zip(ours, theirs, strict=True))
+        pairs = list(zip(student, teacher, strict=True))
         if len(pairs) == 1:  # one batch: split it in time
             x, y = pairs[0]
             half = len(x) // 2
@@ -187,19 +187,23 @@ class Fidelity(Task):
             "cka": linear_cka(everything, target),
         }
 
-    def discrete(self, ours: Frames, theirs: Frames) -> dict[str, float]:
+    def discrete(self, student_frames: Frames, teacher_frames: Frames) -> dict[str, float]:
         """For each number of units: nmi and purity between the student's units and the teacher's (`unit_agreement`).
 
         Each model gets its own codebook, k-means on its own frames; the two labellings of the same frames are compared, so no map
         between the models is needed. k-means depends on where it starts: ``refit`` is the teacher against itself from another start,
         the agreement that a perfect student of different coordinates could hope for.
         """
-        found: dict[str, float] = {}
+        agreement: dict[str, float] = {}
         for count in self.config.units:
-            student, teacher, again = self.labels(ours, count), self.labels(theirs, count), self.labels(theirs, count, 1)
+            student, teacher, again = (
+                self.labels(student_frames, count),
+                self.labels(teacher_frames, count),
+                self.labels(teacher_frames, count, 1),
+            )
             for kind, labels in (("", student), ("_refit", again)):
-                found |= {f"{name}_{count}{kind}": value for name, value in unit_agreement(labels, teacher).items()}
-        return found
+                agreement |= {f"{name}_{count}{kind}": value for name, value in unit_agreement(labels, teacher).items()}
+        return agreement
 
     def labels(self, frames: Frames, count: int, start: int = 0) -> NDArray[np.int32]:
         """Nearest of `count` centroids, found by mini-batch k-means as in HuBERT (Hsu et al. 2021). ValueError with too few frames."""
@@ -207,11 +211,11 @@ class Fidelity(Task):
         if len(x) < count:
             raise ValueError(f"{len(x)} frames are too few for {count} units: give more audio, or ask for fewer units")
         seed = self.config.seed + start
-        known = (hashlib.blake2b(x.data).digest(), count, seed)
-        labels = _labels.pop(known, None)
+        key = (hashlib.blake2b(x.data).digest(), count, seed)
+        labels = _labels.pop(key, None)
         if labels is None:
             labels = library("sklearn.cluster").MiniBatchKMeans(count, n_init=1, random_state=seed).fit(x).labels_
-        _labels[known] = labels  # the last used last
+        _labels[key] = labels  # the last used last
         if len(_labels) > REMEMBERED:
             del _labels[next(iter(_labels))]
         return labels
@@ -221,17 +225,18 @@ class Fidelity(Task):
     ) -> dict[str, dict[str, dict[str, float | None]]]:
         """For each corruption what `compare` says, mean over layers, of ``student`` and ``teacher`` on bad audio, each against the
         teacher on the clean audio (`clean`): a student is robust when it loses no more than its teacher."""
-        found = {}
+        results = {}
         for name in self.config.corruptions:
-            worse = (self.corrupt(name, batches, i) for i in range(len(batches)))
-            student, teacher, left_out = self.hear(model, reference, worse)
+            corrupted = (self.corrupt(name, batches, i) for i in range(len(batches)))
+            student, teacher, left_out = self.hear(model, reference, corrupted)
             if left_out:
                 raise ValueError(f"a model gives values that are not finite on audio with {name}; leave it out of 'corruptions'")
-            heard = {"student": student, "teacher": teacher}
-            found[name] = {
-                who: mean([self.compare(x, y) for x, y in zip(frames, clean, strict=True)]) for who, frames in heard.items()
+            frames_by_model = {"student": student, "teacher": teacher}
+            results[name] = {
+                who: mean([self.compare(x, y) for x, y in zip(frames, clean, strict=True)])
+                for who, frames in frames_by_model.items()
             }
-        return found
+        return results
 
     def corrupt(self, name: str, batches: Sequence[Batch], index: int) -> Batch:
         """Batch `index` made worse. Babble of a batch of one comes from the next batches."""

@@ -42,11 +42,11 @@ class IntentClassification(Classification):
         if not text.startswith("{"):
             return {"intent": text}
         try:
-            found = json.loads(text)
+            intent = json.loads(text)
         except ValueError:
             raise Unusable("the intent is not valid JSON") from None
-        return {str(question): str(answer) for question, answer in found.items()}
+        return {str(question): str(answer) for question, answer in intent.items()}
 
     def scores(self, rows: Rows) -> tuple[float, ...]:
-        found = {"accuracy": ratio(rows[:, :2]), "answers": ratio(rows[:, 2:])}
-        return tuple(found[metric.name] for metric in self.metrics)
+        values = {"accuracy": ratio(rows[:, :2]), "answers": ratio(rows[:, 2:])}
+        return tuple(values[metric.name] for metric in self.metrics)

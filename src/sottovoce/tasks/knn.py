@@ -37,12 +37,12 @@ class NearestNeighbours(LookupTask):
     def choices(self) -> Sequence[Any]:
         return self.config.neighbours
 
-    def rows(self, known: Part, asked: Part, layer: int, choice: Any, seed: int) -> Rows:
+    def rows(self, train: Part, queries: Part, layer: int, choice: Any, seed: int) -> Rows:
         """(N, 2): right, 1."""
-        votes = min(choice, len(known.labels))
+        votes = min(choice, len(train.labels))
         model = library("sklearn.neighbors").KNeighborsClassifier(votes, weights="distance", metric="cosine", algorithm="brute")
-        said = model.fit(known.vectors[layer], known.labels).predict(asked.vectors[layer])
-        return np.column_stack([said == asked.labels, np.ones(len(said))]).astype(np.float64)
+        predicted = model.fit(train.vectors[layer], train.labels).predict(queries.vectors[layer])
+        return np.column_stack([predicted == queries.labels, np.ones(len(predicted))]).astype(np.float64)
 
     def scores(self, rows: Rows) -> tuple[float, ...]:
         return (ratio(rows),)

@@ -70,8 +70,8 @@ class PhoneRecognition(CTC):
 
     def arrange(self, recordings: Recordings) -> Recordings:
         if self.config.g2p == "auto":
-            given = any(recording.fields.get("phones") for recording in recordings)
-            self.source = "phones" if given else "lexicon" if self.config.lexicon else "espeak"
+            has_phones = any(recording.fields.get("phones") for recording in recordings)
+            self.source = "phones" if has_phones else "lexicon" if self.config.lexicon else "espeak"
         if self.source == "lexicon":
             self.lexicon = read_lexicon(self.config.lexicon, self.config.stress)
         if self.source != "espeak":
@@ -80,10 +80,10 @@ class PhoneRecognition(CTC):
         for recording in recordings:
             if recording.fields.get("text", "").strip():
                 texts.setdefault(_language(recording), []).append(recording.fields["text"])
-        found = {language: iter(phones(each, language)) for language, each in texts.items()}
+        transcripts = {language: iter(phones(each, language)) for language, each in texts.items()}
         return Recordings(
             (
-                replace(item, fields={**item.fields, "phones": " ".join(next(found[_language(item)]))})
+                replace(item, fields={**item.fields, "phones": " ".join(next(transcripts[_language(item)]))})
                 if item.fields.get("text", "").strip()
                 else item
                 for item in recordings
@@ -107,8 +107,8 @@ class PhoneRecognition(CTC):
     def head(self, dim: int) -> nn.Module:
         return FrameClassifier(dim, len(self.alphabet) + 1, self.config.projector)
 
-    def errors(self, answer: list[str], said: list[str]) -> tuple[float, ...]:
-        return token_errors(answer, said)
+    def errors(self, answer: list[str], tokens: list[str]) -> tuple[float, ...]:
+        return token_errors(answer, tokens)
 
     def scores(self, rows: Rows) -> tuple[float, ...]:
         return (ratio(rows),)
@@ -123,11 +123,11 @@ def _language(recording: Recording) -> str:
 
 def read_lexicon(files: tuple[str, ...], stress: bool = True) -> dict[str, list[str]]:
     """Word in capitals -> phones, the first pronunciation of each. ValueError for a file that is none."""
-    made: dict[str, list[str]] = {}
+    lexicon: dict[str, list[str]] = {}
     for name in files:
         entries = [entry for entry in map(str.split, read_lines(Path(name))) if len(entry) > 1]
         if not entries:
             raise ValueError(f"{name} is no lexicon; its lines must read: WORD  P1 P2 ...")
         for word, *spoken in entries:
-            made.setdefault(word.upper(), spoken if stress else [re.sub(r"\d$", "", phone) for phone in spoken])
-    return made
+            lexicon.setdefault(word.upper(), spoken if stress else [re.sub(r"\d$", "", phone) for phone in spoken])
+    return lexicon

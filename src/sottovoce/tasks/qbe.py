@@ -79,46 +79,48 @@ class QueryByExample(Task):
     def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
         skipped, clock = list(recordings.skipped), {"features": 0.0, "search": 0.0, "scoring": 0.0}
         items: dict[str, list[Item]] = {"train": []}
-        found: dict[str, tuple[FeatureSet, FeatureSet, NDArray[np.bool_]]] = {}
-        asked: dict[str, list[list[Piece]]] = {}
-        known: dict[str, QueryTrials] = {}
+        answers: dict[str, tuple[FeatureSet, FeatureSet, NDArray[np.bool_]]] = {}
+        pieces_of: dict[str, list[list[Piece]]] = {}
+        trials_of: dict[str, QueryTrials] = {}
         for split in ("dev", "test"):
-            known[split] = trials = self.trials(recordings, split)
+            trials_of[split] = trials = self.trials(recordings, split)
             parts = (trials.queries, trials.documents)
-            asked[split] = [[Piece(item, 0.0, self.config.max_seconds) for item in part] for part in parts]
-        bench.store.foresee(subject, [piece for each in asked.values() for part in each for piece in part], "frames", bench.say)
-        for split, trials in known.items():
+            pieces_of[split] = [[Piece(item, 0.0, self.config.max_seconds) for item in part] for part in parts]
+        bench.store.foresee(
+            subject, [piece for each in pieces_of.values() for part in each for piece in part], "frames", bench.say
+        )
+        for split, trials in trials_of.items():
             sets: list[FeatureSet] = []
-            for pieces in asked[split]:
+            for pieces in pieces_of[split]:
                 sets.append(bench.store.get(subject, pieces, "frames", partial(bench.progress, "features")))
                 clock["features"] += sets[-1].seconds
                 skipped += [row for row in sets[-1].skipped if row not in skipped]
                 items.setdefault(split, []).extend(Item(p, None, p.recording.fields.get("speaker", "")) for p in sets[-1].pieces)
             relevant = trials.relevant[sets[0].usable][:, sets[1].usable]
             self._answered(relevant, split)
-            found[split] = (sets[0], sets[1], relevant)
+            answers[split] = (sets[0], sets[1], relevant)
 
         began = time.monotonic()
-        queries, documents, relevant = found["dev"]
+        queries, documents, relevant = answers["dev"]
         layers = list(range(subject.layers))
         table = [  # (distances, layers) of (MTWV, mean average precision)
             [score(part, relevant) for part in each]
             for each in self.search(queries, documents, layers, self.config.distances, bench)
         ]
         number, layer = max(((d, n) for d in range(len(table)) for n in layers), key=lambda place: table[place[0]][place[1]])
-        queries, documents, relevant = found["test"]
+        queries, documents, relevant = answers["test"]
         scores = self.search(queries, documents, [layer], self.config.distances[number : number + 1], bench)[0, 0]
         clock["search"] = time.monotonic() - began
         began = time.monotonic()
         measures = self.measures(scores, relevant)
         clock["scoring"] = time.monotonic() - began
-        shown = {split: {"queries": each.shape[0], "documents": each.shape[1]} for split, (_, _, each) in found.items()}
+        sizes = {split: {"queries": each.shape[0], "documents": each.shape[1]} for split, (_, _, each) in answers.items()}
         return Outcome(
             measures=measures,
             data=summary(items),
             seconds=clock,
             details={
-                **shown,
+                **sizes,
                 "layer": layer,
                 "distance": self.config.distances[number],
                 "dev_by_layer": [round(value, 4) for value, _ in table[number]],
@@ -139,16 +141,16 @@ class QueryByExample(Task):
                 item for item in recordings if item.fields.get("role") == "doc" and item.fields.get("split", "") in ("", split)
             ]
             answers = [set(_matches(item)) for item in documents]
-            made = QueryTrials(queries, documents, np.array([[item.id in each for each in answers] for item in queries]))
+            trials = QueryTrials(queries, documents, np.array([[item.id in each for each in answers] for item in queries]))
         else:
-            made = self._from_labels([item for item in recordings if item.fields.get("split") == split])
-        if not made.queries or not made.documents:
+            trials = self._from_labels([item for item in recordings if item.fields.get("split") == split])
+        if not trials.queries or not trials.documents:
             raise ValueError(
-                f"{self.name} finds {len(made.queries)} queries and {len(made.documents)} documents in the {split} split; "
+                f"{self.name} finds {len(trials.queries)} queries and {len(trials.documents)} documents in the {split} split; "
                 f"it reads {self.reads}"
             )
-        asked = np.flatnonzero(made.relevant.any(axis=1))  # MTWV leaves the others out
-        return QueryTrials([made.queries[i] for i in asked], made.documents, made.relevant[asked])
+        answered = np.flatnonzero(trials.relevant.any(axis=1))  # MTWV leaves the others out
+        return QueryTrials([trials.queries[i] for i in answered], trials.documents, trials.relevant[answered])
 
     def _from_labels(self, recordings: Sequence[Recording]) -> QueryTrials:
         items = sorted(
@@ -177,21 +179,23 @@ class QueryByExample(Task):
         self, queries: FeatureSet, documents: FeatureSet, layers: Sequence[int], distances: Sequence[Distance], bench: Workbench
     ) -> NDArray[np.float64]:
         """(distances, layers, queries, documents) scores, standardised for every query; 0 where a query is too short."""
-        which = torch.tensor(layers)
-        mean, std = (statistics([queries, documents], which)) if self.config.standardize else (torch.zeros(()), torch.ones(()))
+        chosen = torch.tensor(layers)
+        mean, std = (statistics([queries, documents], chosen)) if self.config.standardize else (torch.zeros(()), torch.ones(()))
 
         def states(features: FeatureSet, items: Sequence[int]) -> list[Tensor]:
-            return [F.normalize((each[:, which] - mean) / std, dim=-1).to(bench.device) for each in features.states(items)]
+            return [F.normalize((each[:, chosen] - mean) / std, dim=-1).to(bench.device) for each in features.states(items)]
 
-        asked = [each for i in range(0, len(queries), CHUNK) for each in states(queries, range(len(queries))[i : i + CHUNK])]
+        query_states = [
+            each for i in range(0, len(queries), CHUNK) for each in states(queries, range(len(queries))[i : i + CHUNK])
+        ]
         costs = np.empty((len(distances), len(layers), len(queries), len(documents)))
         order = sorted(range(len(documents)), key=lambda i: documents.frames[i])  # so that little is padding
         for begin in range(0, len(order), CHUNK):
             part = order[begin : begin + CHUNK]
-            costs[..., part] = warp(asked, states(documents, part), distances).cpu().numpy()
+            costs[..., part] = warp(query_states, states(documents, part), distances).cpu().numpy()
         scores = -costs
         scores = (scores - scores.mean(axis=-1, keepdims=True)) / np.maximum(scores.std(axis=-1, keepdims=True), 1e-9)
-        scores[:, :, [len(each) < SHORTEST for each in asked]] = 0
+        scores[:, :, [len(each) < SHORTEST for each in query_states]] = 0
         return scores
 
     def measures(self, scores: NDArray[np.float64], relevant: NDArray[np.bool_]) -> list[Measure]:
@@ -200,16 +204,16 @@ class QueryByExample(Task):
         precision = np.array([average_precision(a, b) for a, b in zip(scores, relevant, strict=True)])[:, None]
 
         def detection(sample: Rows) -> float:
-            found, right = np.split(sample, 2, axis=1)
-            return mtwv(found, right)[0]
+            values, right = np.split(sample, 2, axis=1)
+            return mtwv(values, right)[0]
 
         samples = int(min(1000, max(100, CELLS // scores.size)))
-        made = []
+        measures = []
         for metric, each, statistic in zip(self.metrics, (rows, precision), (detection, _mean), strict=True):
             value = statistic(each)
             low, high = interval(each, statistic, samples=samples)
-            made.append(Measure(metric, value, low, high, (value,), len(rows)))
-        return made
+            measures.append(Measure(metric, value, low, high, (value,), len(rows)))
+        return measures
 
 
 @dataclass(frozen=True)
@@ -232,16 +236,18 @@ def warp(queries: Sequence[Tensor], documents: Sequence[Tensor], distances: Sequ
     # Documents end in copies of their last frame: no distance range changes, and a path may stay on the last frame anyway.
     padded = torch.stack([torch.cat([each, each[-1:].expand(longest - len(each), -1, -1)]) for each in documents])
     padded = padded.permute(2, 3, 0, 1).flatten(2).contiguous()  # (L, D, count x longest)
-    made = torch.empty(len(distances), len(padded), len(queries), count, device=device)
+    costs = torch.empty(len(distances), len(padded), len(queries), count, device=device)
     order = sorted(range(len(queries)), key=lambda i: -len(queries[i]))
     for begin in range(0, len(order), BLOCK):
         block = order[begin : begin + BLOCK]
-        asked = torch.nn.utils.rnn.pad_sequence([queries[i] for i in block], batch_first=True)  # (B, T, L, D), long ones first
+        padded_queries = torch.nn.utils.rnn.pad_sequence(
+            [queries[i] for i in block], batch_first=True
+        )  # (B, T, L, D), long ones first
         sizes = [len(queries[i]) for i in block]
-        active = [sum(size > t for size in sizes) for t in range(asked.shape[1])]
+        active = [sum(size > t for size in sizes) for t in range(padded_queries.shape[1])]
         lengths = torch.tensor(sizes, device=device)
         for layer in range(len(padded)):
-            cosine = (asked[:, :, layer].flatten(0, 1) @ padded[layer]).view(len(block), -1, count, longest)
+            cosine = (padded_queries[:, :, layer].flatten(0, 1) @ padded[layer]).view(len(block), -1, count, longest)
             for number, distance in enumerate(distances):
                 local = _local(cosine if number == len(distances) - 1 else cosine.clone(), distance)
                 cost = local[:, 0].clone()  # (B, count, longest): of paths that end at a frame; a query's last row is its result
@@ -252,8 +258,8 @@ def warp(queries: Sequence[Tensor], documents: Sequence[Tensor], distances: Sequ
                     torch.minimum(before[..., 1:], before[..., :-1], out=best[..., 1:])
                     torch.minimum(best[..., 2:], before[..., :-2], out=best[..., 2:])
                     torch.add(best, step, out=before)
-                made[number, layer, block] = cost.amin(-1) / lengths[:, None]
-    return made
+                costs[number, layer, block] = cost.amin(-1) / lengths[:, None]
+    return costs
 
 
 def _local(cosine: Tensor, distance: Distance) -> Tensor:
@@ -291,8 +297,8 @@ def _mean(rows: Rows) -> float:
 
 def _matches(document: Recording) -> list[str]:
     try:
-        found = json.loads(document.fields.get("matches") or "[]")
-        assert isinstance(found, list)
-        return [str(name) for name in found]
+        matches = json.loads(document.fields.get("matches") or "[]")
+        assert isinstance(matches, list)
+        return [str(name) for name in matches]
     except (ValueError, AssertionError):
         raise ValueError(f"'matches' of {document.id} must be a JSON list of the ids of its queries") from None

@@ -68,17 +68,17 @@ class SpeechQuality(ProbeTask):
 
     def count(self, outputs: list[Tensor], lengths: Tensor, targets: list[float]) -> Rows:
         """(B, 2): rating said and rating given, on the raters' scale."""
-        said = outputs[0][:, 0].double().cpu().numpy()
-        found: Rows = np.column_stack([said, np.array(targets, dtype=np.float64)]) * self.std + self.mean
-        return found
+        predicted = outputs[0][:, 0].double().cpu().numpy()
+        rows: Rows = np.column_stack([predicted, np.array(targets, dtype=np.float64)]) * self.std + self.mean
+        return rows
 
     def dev_score(self, rows: Rows) -> float:
         """The correlation, or where all dev ratings are equal, so that there is none, the error."""
-        said, given = rows.T
-        if np.ptp(given) == 0:
-            return -float(np.sqrt(np.mean((said - given) ** 2)))
-        return pearson(said, given)
+        predicted, rated = rows.T
+        if np.ptp(rated) == 0:
+            return -float(np.sqrt(np.mean((predicted - rated) ** 2)))
+        return pearson(predicted, rated)
 
     def scores(self, rows: Rows) -> tuple[float, ...]:
-        said, given = rows.T
-        return pearson(said, given), spearman(said, given), float(np.sqrt(np.mean((said - given) ** 2)))
+        predicted, rated = rows.T
+        return pearson(predicted, rated), spearman(predicted, rated), float(np.sqrt(np.mean((predicted - rated) ** 2)))

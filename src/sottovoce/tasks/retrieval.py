@@ -36,17 +36,17 @@ class Retrieval(LookupTask):
             raise ValueError("apart needs the speaker of every dev and test recording in a column 'speaker'")
         return super().prepare(fold)
 
-    def rows(self, known: Part, asked: Part, layer: int, choice: Any, seed: int) -> Rows:
+    def rows(self, train: Part, queries: Part, layer: int, choice: Any, seed: int) -> Rows:
         """(N, 3): average precision, whether the nearest has the label, and 1; zeros for a recording that asks nothing."""
-        x = asked.vectors[layer]
+        x = queries.vectors[layer]
         x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
         near = x @ x.T
         score = library("sklearn.metrics").average_precision_score
-        groups = np.array(asked.groups)
+        groups = np.array(queries.groups)
         table = np.zeros((len(x), 3))
         for i in range(len(x)):
             others = groups != groups[i] if self.config.apart else np.arange(len(x)) != i
-            right = asked.labels[others] == asked.labels[i]
+            right = queries.labels[others] == queries.labels[i]
             if right.any() and not right.all():
                 similar = near[i, others]
                 table[i] = score(right, similar), right[similar.argmax()], 1

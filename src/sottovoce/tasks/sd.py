@@ -91,20 +91,20 @@ class SpeakerDiarization(ProbeTask):
         plan: MixtureConfig | None = self.config.mixtures
         if plan is None:
             return super().check(recordings)
-        known, voices = _apart(recordings)
+        labelled, voices = _apart(recordings)
         check_voices(voices, plan)
         counts = {"train": plan.train, "dev": plan.dev, "test": plan.test}
-        stands_in = [
+        placeholders = [
             Recording(split, "", duration=1.0, fields={"split": split, "turns": TURN}) for split in counts if counts[split]
         ]
-        SpeakerDiarization(replace(self.config, mixtures=None)).check(Recordings([*known, *stands_in], recordings.skipped))
+        SpeakerDiarization(replace(self.config, mixtures=None)).check(Recordings([*labelled, *placeholders], recordings.skipped))
 
     def arrange(self, recordings: Recordings) -> Recordings:
         plan: MixtureConfig | None = self.config.mixtures
         if plan is None:
             return recordings
-        known, voices = _apart(recordings)
-        return Recordings([*known, *mixtures(voices, plan)], recordings.skipped)
+        labelled, voices = _apart(recordings)
+        return Recordings([*labelled, *mixtures(voices, plan)], recordings.skipped)
 
     def target(self, recording: Recording) -> list[Turn]:
         if not _has_turns(recording):
@@ -143,14 +143,14 @@ class SpeakerDiarization(ProbeTask):
 
     def count(self, outputs: Tensor, lengths: Tensor, targets: list[Any]) -> Rows:
         """(B, 1 + choices): frames spoken, and the errors with every median and threshold."""
-        heard = outputs.sigmoid().cpu().numpy()
-        made = []
+        probabilities = outputs.sigmoid().cpu().numpy()
+        rows = []
         for i, (labels, _) in enumerate(targets):
             frames = int(lengths[i])
             wanted = fitted(labels, frames)
-            found = [diarization_errors(wanted, decide(heard[i, :frames], *choice)) for choice in self.choices]
-            made.append([found[0][1], *(errors for errors, _ in found)])
-        return np.array(made, dtype=np.float64)
+            results = [diarization_errors(wanted, decide(probabilities[i, :frames], *choice)) for choice in self.choices]
+            rows.append([results[0][1], *(errors for errors, _ in results)])
+        return np.array(rows, dtype=np.float64)
 
     @property
     def choices(self) -> list[tuple[float, int]]:
@@ -159,11 +159,11 @@ class SpeakerDiarization(ProbeTask):
 
     def rows(self, probe: Probe, examples: Examples[Any], device: torch.device) -> Rows:
         """(N, 2): errors and frames spoken. On dev the probe settles on its best way to decide, and keeps to it."""
-        found = super().rows(probe, examples, device)
+        counts = super().rows(probe, examples, device)
         assert isinstance(probe.head, Diarizer)
         if any(choose for _, choose in examples.targets):
-            probe.head.choice.fill_(int(found[:, 1:].sum(0).argmin()))
-        return found[:, [1 + int(probe.head.choice), 0]]
+            probe.head.choice.fill_(int(counts[:, 1:].sum(0).argmin()))
+        return counts[:, [1 + int(probe.head.choice), 0]]
 
     def scores(self, rows: Rows) -> tuple[float, ...]:
         return (ratio(rows),)
@@ -193,8 +193,8 @@ class Diarizer(nn.Module):
         self.register_buffer("choice", torch.zeros((), dtype=torch.long))
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        found: Tensor = self.output(self.lstm(x)[0])
-        return found
+        logits: Tensor = self.output(self.lstm(x)[0])
+        return logits
 
 
 def permutation_free_loss(logits: Tensor, wanted: Tensor, lengths: Tensor) -> Tensor:
@@ -224,10 +224,10 @@ def frame_labels(turns: Sequence[Turn], rate: float, speakers: int) -> Labels:
     A turn covers the frames from its rounded start to its rounded end, as in EEND. Columns that no one needs stay 0.
     """
     names = sorted({who for _, _, who in turns})
-    made = np.zeros((max((round(end * rate) for _, end, _ in turns), default=0), speakers), np.float32)
+    labels = np.zeros((max((round(end * rate) for _, end, _ in turns), default=0), speakers), np.float32)
     for start, end, who in turns:
-        made[round(start * rate) : round(end * rate), names.index(who)] = 1
-    return made
+        labels[round(start * rate) : round(end * rate), names.index(who)] = 1
+    return labels
 
 
 def fitted(labels: Labels, frames: int) -> Labels:

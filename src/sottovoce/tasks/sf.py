@@ -86,20 +86,20 @@ class SlotFilling(CTC):
         return [token for slot in answer.slots for token in _around(*slot)]
 
     def prepare(self, fold: Fold) -> Fold:
-        made = super().prepare(fold)
+        prepared = super().prepare(fold)
         self.sought: list[Sought] = []
         if self.config.order == "given":
-            return made
+            return prepared
         number = {token: i for i, token in enumerate(self.alphabet, 1)}
         train = []
-        for item in made.train:
+        for item in prepared.train:
             request: Request = item.target.answer
             if not request.text and len(request.slots) > 1:
                 parts = [[number[token] for token in _around(*slot)] for slot in request.slots]
                 self.sought.append(Sought(item.target.ids, request, parts))
                 item = replace(item, target=self.sought[-1])
             train.append(item)
-        return replace(made, train=train)
+        return replace(prepared, train=train)
 
     def head(self, dim: int) -> nn.Module:
         for label in self.sought:  # a new head knows nothing of the orders that another one found
@@ -120,9 +120,9 @@ class SlotFilling(CTC):
             likeliest_order(outputs, due, self.config.max_orders)
         return super().loss(outputs, lengths, targets)
 
-    def errors(self, answer: Request, said: list[str]) -> tuple[float, ...]:
-        found = slots_in(said)
-        return (*slot_f1(answer.slots, found), *slot_value_cer(answer.slots, found))
+    def errors(self, answer: Request, tokens: list[str]) -> tuple[float, ...]:
+        slots = slots_in(tokens)
+        return (*slot_f1(answer.slots, slots), *slot_value_cer(answer.slots, slots))
 
     def scores(self, rows: Rows) -> tuple[float, ...]:
         return ratio(rows[:, :2]), ratio(rows[:, 2:])
@@ -157,8 +157,8 @@ def _joined(parts: list[list[int]], order: Sequence[int]) -> list[int]:
 def read_slots(text: str) -> Slots:
     """(slot, normalised value) of a JSON object or of a list of pairs. Raises Unusable."""
     try:
-        found = json.loads(text)
-        pairs = found.items() if isinstance(found, dict) else found
+        parsed = json.loads(text)
+        pairs = parsed.items() if isinstance(parsed, dict) else parsed
         slots = [(str(slot), normalized(str(value).replace("&", " and "))) for slot, value in pairs]
     except (TypeError, ValueError):
         raise Unusable("slots that are no JSON object or list of [slot, value]") from None

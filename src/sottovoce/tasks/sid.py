@@ -52,12 +52,12 @@ class SpeakerIdentification(Classification):
         items = [item for part in splits.values() for item in part]
         turns = {id(item): int(item.piece.recording.fields["turn"]) for item in items}
         several = {item.group for item in items if turns[id(item)] >= 2}  # two sessions besides the one that is tested
-        looked_at = set(sorted(several, key=draw)[::3])
+        with_dev = set(sorted(several, key=draw)[::3])
         for fold in range(self.config.folds):
             parts: dict[str, list[Item]] = {"train": [], "dev": [], "test": []}
             for item in items:
                 turn = turns[id(item)] % self.config.folds
-                dev = turn == (fold + 1) % self.config.folds and item.group in looked_at
+                dev = turn == (fold + 1) % self.config.folds and item.group in with_dev
                 parts["test" if turn == fold else "dev" if dev else "train"].append(item)
             if not parts["dev"]:
                 held = held_out({item.piece.recording.id for item in parts["train"]})
@@ -68,20 +68,22 @@ class SpeakerIdentification(Classification):
 
 def with_sessions(recordings: Recordings, pattern: str) -> Recordings:
     """The recordings of speakers with several sessions; a field ``turn`` counts each speaker's sessions from 0. ValueError without any."""
-    heard: dict[str, set[str]] = {}
+    sessions: dict[str, set[str]] = {}
     for item in recordings:
         session = session_of(item, pattern)
         if session is not None and item.fields.get("speaker"):
-            heard.setdefault(item.fields["speaker"], set()).add(session)
+            sessions.setdefault(item.fields["speaker"], set()).add(session)
     turns = {
-        speaker: {name: i for i, name in enumerate(sorted(names, key=draw))} for speaker, names in heard.items() if len(names) > 1
+        speaker: {name: i for i, name in enumerate(sorted(names, key=draw))}
+        for speaker, names in sessions.items()
+        if len(names) > 1
     }
     if len(turns) < 2:
         raise ValueError(f"session '{pattern}' finds no two speakers with two sessions each; it is matched against file names")
-    made = Recordings(skipped=recordings.skipped)
+    arranged = Recordings(skipped=recordings.skipped)
     for item in recordings:
         session = session_of(item, pattern)
         if session is not None and item.fields.get("speaker", "") in turns:
             turn = turns[item.fields["speaker"]][session]
-            made.append(replace(item, fields={**item.fields, "split": "", "turn": str(turn)}))
-    return made
+            arranged.append(replace(item, fields={**item.fields, "split": "", "turn": str(turn)}))
+    return arranged

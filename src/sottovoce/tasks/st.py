@@ -102,12 +102,12 @@ class Translation(LearnedTask):
             for item in recordings
             if target in _languages(item) and item.fields.get("sentence") and item.fields.get("text")
         }
-        made = Recordings(skipped=recordings.skipped)
+        arranged = Recordings(skipped=recordings.skipped)
         for item in recordings:
             if target not in _languages(item):
                 own = item.fields.get(f"translation_{target}", "") or texts.get(item.fields.get("sentence", ""), "")
-                made.append(replace(item, fields={**item.fields, "translation": own}))
-        return made
+                arranged.append(replace(item, fields={**item.fields, "translation": own}))
+        return arranged
 
     def target(self, recording: Recording) -> str:
         return " ".join(field(recording, "translation").split())
@@ -153,10 +153,10 @@ class Translation(LearnedTask):
         logits, wanted = self.read(outputs, targets)
         nats = F.cross_entropy(logits.mT.float(), wanted, ignore_index=IGNORED, reduction="none").sum(1).tolist()
         tokens = (wanted != IGNORED).sum(1).tolist()
-        said = self.said(outputs) if outputs.beam else [""] * len(targets)
+        texts = self.said(outputs) if outputs.beam else [""] * len(targets)
         rows = [
             [*self.bleu.parts(text, target.text), *self.chrf.parts(text, target.text), *surprise]
-            for text, target, *surprise in zip(said, targets, nats, tokens, strict=True)
+            for text, target, *surprise in zip(texts, targets, nats, tokens, strict=True)
         ]
         return np.array(rows, dtype=np.float64)
 
@@ -165,8 +165,8 @@ class Translation(LearnedTask):
         decoder, memory = outputs.decoder, outputs.memory
         state = decoder.begin(memory, outputs.frames)
         limits = [self.longest] * len(memory)
-        found = beam_search(decoder, state, limits, outputs.beam, self.config.length_penalty, memory.device)
-        return [self.units.decode(ids) for ids, _ in found]
+        hypotheses = beam_search(decoder, state, limits, outputs.beam, self.config.length_penalty, memory.device)
+        return [self.units.decode(ids) for ids, _ in hypotheses]
 
     def ready(self, model: Model) -> Model:
         assert isinstance(model.head, Translator)
@@ -176,12 +176,12 @@ class Translation(LearnedTask):
     def scores(self, rows: Rows) -> tuple[float, ...]:
         middle, end = self.bleu.width, self.bleu.width + self.chrf.width
         nats, tokens = rows[:, end : end + 2].sum(0)
-        found = {
+        values = {
             "bleu": self.bleu.score(rows[:, :middle]),
             "chrf": self.chrf.score(rows[:, middle:end]),
             "perplexity": float(np.exp(nats / tokens)),
         }
-        return tuple(found[metric.name] for metric in self.metrics)
+        return tuple(values[metric.name] for metric in self.metrics)
 
     def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
         """The signatures of sacrebleu, to be published beside the scores, and how many units there are."""

@@ -80,27 +80,27 @@ class Bank:
     def read(self) -> None:
         """Takes the index from the disk."""
         try:
-            found = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
+            index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            found = {"scale": [], "entries": {}}
-        self._scale = torch.tensor(found["scale"])
-        self.index = {key: IndexEntry(*entry) for key, entry in found["entries"].items()}
+            index = {"scale": [], "entries": {}}
+        self._scale = torch.tensor(index["scale"])
+        self.index = {key: IndexEntry(*entry) for key, entry in index["entries"].items()}
         self._end = max((e.begin + self.rows_of(e) for e in self.index.values() if e.begin >= 0), default=0)
         rows = self.folder / ROWS
         if not rows.exists() or rows.stat().st_size < self.size:  # damaged: begin again
             self.index, self._end, self._scale = {}, 0, torch.ones(0)
 
-    def add(self, piece: Piece, found: Encoded | IndexEntry) -> None:
-        if isinstance(found, IndexEntry):
-            self.index[piece.key] = found
+    def add(self, piece: Piece, encoded: Encoded | IndexEntry) -> None:
+        if isinstance(encoded, IndexEntry):
+            self.index[piece.key] = encoded
             return
         assert self._file is not None, "a bank takes rows only within writing()"
         if not len(self._scale):
-            largest = found.states.abs().amax((0, 2)).clamp(min=1e-6)
+            largest = encoded.states.abs().amax((0, 2)).clamp(min=1e-6)
             self._scale = torch.exp2(torch.ceil(torch.log2(largest / 256)).clamp(min=0)).cpu()
-        rows = (found.states.cpu().float() / self._scale[:, None]).clamp(-LARGEST, LARGEST).half()
+        rows = (encoded.states.cpu().float() / self._scale[:, None]).clamp(-LARGEST, LARGEST).half()
         self._file.write(rows.numpy().tobytes())
-        self.index[piece.key] = IndexEntry(self._end, found.frames, found.seconds)
+        self.index[piece.key] = IndexEntry(self._end, encoded.frames, encoded.seconds)
         self._end += len(rows)
 
     def open(self) -> None:
@@ -111,8 +111,8 @@ class Bank:
 
     def rows(self, entry: IndexEntry) -> Tensor:
         """(T, L, D) float32 of a piece whose rows are kept."""
-        found = self.batch([entry])
-        return found.values.float() * found.unit[:, None]
+        rows = self.batch([entry])
+        return rows.values.float() * rows.unit[:, None]
 
     def batch(self, entries: Sequence[IndexEntry]) -> Rows:
         """The rows of several pieces, all of them kept."""

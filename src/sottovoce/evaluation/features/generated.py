@@ -45,10 +45,10 @@ class MadeAudio:
         if size > LEFT * self.limit:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        known = self._size
-        if known is None or known + size > self.limit:
-            known = self._made_room(size)
-        self._size = known + size
+        used = self._size
+        if used is None or used + size > self.limit:
+            used = self._made_room(size)
+        self._size = used + size
         part = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")  # another process may keep the same
         with part.open("wb") as file:
             np.save(file, wave.numpy())
@@ -56,10 +56,10 @@ class MadeAudio:
 
     def _made_room(self, wanted: int) -> int:
         """Bytes that are kept, after deleting what must go for `wanted` more."""
-        found = [(entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(self.folder)]
-        total = sum(size for _, size, _ in found)
+        files = [(entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(self.folder)]
+        total = sum(size for _, size, _ in files)
         goal = total if total + wanted <= self.limit else LEFT * self.limit - wanted
-        for _, size, path in sorted(found):
+        for _, size, path in sorted(files):
             if total <= goal:
                 break
             with contextlib.suppress(OSError):

@@ -51,8 +51,8 @@ class Piece:
     @property
     def length(self) -> float | None:
         """Seconds, where the recording's are known or the piece is bounded."""
-        whole = self.recording.duration
-        rest = None if whole is None else max(whole - self.start, 0.0)
+        duration = self.recording.duration
+        rest = None if duration is None else max(duration - self.start, 0.0)
         return self.seconds if rest is None else rest if self.seconds is None else min(rest, self.seconds)
 
     def read(self) -> Tensor:

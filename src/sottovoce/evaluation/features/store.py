@@ -78,12 +78,12 @@ class FeatureSet:
         rest = [self.pieces[i] for i in items if not self._kept(i)]
         computed: dict[str, Tensor] = {}
         seconds = ON_CPU if self.subject.device.type == "cpu" else ON_GPU
-        for piece, found in encode(self.subject, rest, self.kind, seconds) if rest else ():
-            if not isinstance(found, Encoded):  # it could be read a moment ago
+        for piece, encoded in encode(self.subject, rest, self.kind, seconds) if rest else ():
+            if not isinstance(encoded, Encoded):  # it could be read a moment ago
                 raise ValueError(
-                    f"{piece.recording.path} cannot be used: {found.reason}; leave it out, or keep features (--cache-gb)"
+                    f"{piece.recording.path} cannot be used: {encoded.reason}; leave it out, or keep features (--cache-gb)"
                 )
-            computed[piece.key] = found.states.float().cpu()
+            computed[piece.key] = encoded.states.float().cpu()
         return [self._rows(i) if self._kept(i) else computed[self.pieces[i].key] for i in items]
 
     def each(self, items: Sequence[int]) -> Iterator[Tensor]:
@@ -97,8 +97,8 @@ class FeatureSet:
             return Rows(self._table[items], torch.ones(len(items), dtype=torch.long), torch.ones(self.subject.layers))
         if self.bank is not None and all(map(self._kept, items)):
             return self.bank.batch([self.entries[i] for i in items])
-        found = self.states(items)
-        return Rows(torch.cat(found), torch.tensor([len(rows) for rows in found]), torch.ones(self.subject.layers))
+        states = self.states(items)
+        return Rows(torch.cat(states), torch.tensor([len(rows) for rows in states]), torch.ones(self.subject.layers))
 
     def _kept(self, i: int) -> bool:
         return self.bank is not None and self.entries[i].begin >= 0
@@ -150,8 +150,8 @@ class FeatureStore:
         bank.read()
         wanted = {piece.key: piece for piece in pieces}
         lengths = [piece.length for key, piece in wanted.items() if not bank.kept(key)]
-        known = [length for length in lengths if length is not None]
-        usual = sum(known) / len(known) if known else 0.0
+        known_lengths = [length for length in lengths if length is not None]
+        usual = sum(known_lengths) / len(known_lengths) if known_lengths else 0.0
         frames = [1.0 if kind == "pooled" else (usual if length is None else length) * subject.frame_rate for length in lengths]
         total = bank.size + sum(frames) * subject.layers * subject.dim * 2
         if total > self.limit and total > 1.2 * _said.get(bank.folder, 0.0):
@@ -189,8 +189,8 @@ class FeatureStore:
             )
             self.limit = 0.0
             return self.get(subject, pieces, kind, progress)
-        made = _select(subject, pieces, keys, kind, bank.index, bank)
-        return replace(made, seconds=time.monotonic() - began)
+        features = _select(subject, pieces, keys, kind, bank.index, bank)
+        return replace(features, seconds=time.monotonic() - began)
 
     def _lacks(self, bank: Bank, subject: Subject, wanted: Mapping[str, Piece], mended: set[str]) -> bool:
         """Whether there is something to compute, or room by now for something that did not fit."""
@@ -214,16 +214,16 @@ class FeatureStore:
             }
             count = len(todo)
 
-            def add(piece: Piece, found: Encoded | IndexEntry) -> None:
-                bank.add(piece, found)
+            def add(piece: Piece, encoded: Encoded | IndexEntry) -> None:
+                bank.add(piece, encoded)
                 del todo[piece.key]
                 if progress is not None:
                     progress(count - len(todo), count)
 
-            for piece, found in encode(subject, list(todo.values()), bank.kind, self.seconds_per_batch, self.made.read):
-                if isinstance(found, Encoded) and not self._room(bank, found.states.numel() * 2):
+            for piece, encoded in encode(subject, list(todo.values()), bank.kind, self.seconds_per_batch, self.made.read):
+                if isinstance(encoded, Encoded) and not self._room(bank, encoded.states.numel() * 2):
                     break
-                add(piece, found)
+                add(piece, encoded)
             for piece, entry in looked_at(subject, [piece for key, piece in todo.items() if key not in bank.index]):
                 add(piece, entry)
 

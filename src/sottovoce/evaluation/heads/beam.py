@@ -36,21 +36,21 @@ def beam_search(
     ended: list[list[tuple[list[int], float]]] = [[] for _ in longest]
     last = torch.full((len(alive),), speller.start, device=device)
     scores = torch.zeros(len(alive), 1, device=device)  # (B, K)
-    said = torch.zeros(len(alive), 1, 0, dtype=torch.long, device=device)  # (B, K, tokens)
+    tokens = torch.zeros(len(alive), 1, 0, dtype=torch.long, device=device)  # (B, K, tokens)
     for length in range(1, max(longest, default=0) + 1):
         log_probs, state = speller.step(last, state)
         items, beams = scores.shape
         total = scores[..., None] + log_probs.view(items, beams, -1).to(scores.dtype)
         classes = total.shape[-1]
-        over = torch.tensor([longest[item] <= length for item in alive], device=device)
+        must_end = torch.tensor([longest[item] <= length for item in alive], device=device)
         others = torch.arange(classes, device=device) != speller.end
-        total = total.masked_fill(over[:, None, None] & others, NEVER)
+        total = total.masked_fill(must_end[:, None, None] & others, NEVER)
         best, place = total.flatten(1).topk(min(2 * beam, beams * classes))
         origin, token = place // classes, place % classes
         ends = token == speller.end
         for row, rank in ends[:, :beam].nonzero().tolist():
             if best[row, rank] > NEVER:
-                ended[alive[row]].append((said[row, origin[row, rank]].tolist(), float(best[row, rank]) / length**alpha))
+                ended[alive[row]].append((tokens[row, origin[row, rank]].tolist(), float(best[row, rank]) / length**alpha))
         scores, rank = best.masked_fill(ends, NEVER).topk(min(beam, best.shape[1]))
         origin, token = origin.gather(1, rank), token.gather(1, rank)
         reachable = scores[:, 0].tolist()
@@ -65,6 +65,6 @@ def beam_search(
         keep = torch.tensor(rows, device=device)
         alive, scores, origin, token = [alive[row] for row in rows], scores[keep], origin[keep], token[keep]
         state = speller.pick(state, (keep[:, None] * beams + origin).flatten())
-        said = torch.cat([said[keep[:, None], origin], token[..., None]], dim=-1)
+        tokens = torch.cat([tokens[keep[:, None], origin], token[..., None]], dim=-1)
         last = token.flatten()
-    return [max(found, key=lambda each: each[1], default=([], NEVER)) for found in ended]
+    return [max(hypotheses, key=lambda each: each[1], default=([], NEVER)) for hypotheses in ended]

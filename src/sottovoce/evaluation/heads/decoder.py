@@ -80,8 +80,8 @@ class DecoderAttention(nn.Module):
 
     def forward(self, x: Tensor, pair: Pair, valid: Tensor | None = None, causal: bool = False) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        found = F.scaled_dot_product_attention(self._split(self.query(x)), *pair, valid, dropout, causal)
-        return self.out(found.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(self._split(self.query(x)), *pair, valid, dropout, causal)
+        return self.out(attended.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -141,10 +141,10 @@ class Decoder(nn.Module):
         self.norm, self.dropout = nn.LayerNorm(dim), nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, speech: Tensor, frames: Tensor) -> Tensor:
-        said = self.begin(speech, frames)
+        state = self.begin(speech, frames)
         x = self._embed(tokens, 0)
-        for layer, pair in zip(self.layers, said.speech, strict=True):
-            x, _ = layer(x, None, pair, said.valid)
+        for layer, pair in zip(self.layers, state.speech, strict=True):
+            x, _ = layer(x, None, pair, state.valid)
         return F.linear(self.norm(x), self.tokens.weight)
 
     def begin(self, speech: Tensor, frames: Tensor) -> Said:
@@ -208,10 +208,10 @@ class PretrainedDecoder(nn.Module):
         return torch.zeros(len(speech), 0, dtype=torch.long, device=speech.device), speech, frames
 
     def step(self, last: Tensor, state: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        said, speech, frames = state
-        said = torch.cat([said, last[:, None]], dim=1)
-        return self(said, speech, frames)[:, -1].log_softmax(-1), (said, speech, frames)
+        tokens, speech, frames = state
+        tokens = torch.cat([tokens, last[:, None]], dim=1)
+        return self(tokens, speech, frames)[:, -1].log_softmax(-1), (tokens, speech, frames)
 
     def pick(self, state: tuple[Tensor, Tensor, Tensor], rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        said, speech, frames = state
-        return said[rows], speech[rows], frames[rows]
+        tokens, speech, frames = state
+        return tokens[rows], speech[rows], frames[rows]

@@ -169,8 +169,8 @@ class WeightedSum(nn.Module):
 
     def shares(self) -> list[float]:
         """The weight of every layer; they sum to 1."""
-        found: list[float] = self.weights.detach().softmax(0).tolist()
-        return found
+        shares: list[float] = self.weights.detach().softmax(0).tolist()
+        return shares
 
 
 class Probe(nn.Module):

@@ -114,10 +114,10 @@ class TuningSpeech(Generic[T]):
         """Every utterance that can be read, in batches of like length, and their places."""
         config = tuning.data(min(tuning.seconds_per_batch, 200.0))
         for rows in bucket([utterance.samples for utterance in self.utterances], config, None):
-            found = decode(make_job([self.utterances[i] for i in rows], config, None))
-            skipped += found.skipped
-            if found.wave is not None:
-                yield found.batch(), self.places(found.batch())
+            decoded = decode(make_job([self.utterances[i] for i in rows], config, None))
+            skipped += decoded.skipped
+            if decoded.wave is not None:
+                yield decoded.batch(), self.places(decoded.batch())
 
     def places(self, batch: Batch) -> list[int]:
         return [int(name) for name in batch.ids]
@@ -146,8 +146,8 @@ class Tuned(nn.Module):
         """Parameter groups with their peak rates; the encoder has none where it has no weights."""
         encoder = [weight for weight in self.encoder.parameters() if weight.requires_grad]
         head = [*self.head.parameters(), *([] if self.weights is None else [self.weights])]
-        made = [{"params": head, "lr": lr * tuning.head_rate}, {"params": encoder, "lr": lr}]
-        return [group for group in made if group["params"]]
+        groups = [{"params": head, "lr": lr * tuning.head_rate}, {"params": encoder, "lr": lr}]
+        return [group for group in groups if group["params"]]
 
     def train(self, mode: bool = True) -> Tuned:
         super().train(mode)
@@ -159,11 +159,11 @@ class Tuned(nn.Module):
         if self.training and self.mask:
             batch = Batch(silenced(batch.wave, self.mask), batch.lengths, batch.ids)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            found = self.subject.features(batch)
-            x = found.last if self.weights is None else self.subject.stacked(found)
+            features = self.subject.features(batch)
+            x = features.last if self.weights is None else self.subject.stacked(features)
         if self.weights is not None:
             x = (x * self.weights.softmax(0)[:, None]).sum(2)
-        frames = frames_of(found)
+        frames = frames_of(features)
         return self.head(x, frames), frames
 
     def shares(self) -> list[float]:
@@ -200,7 +200,7 @@ def tune(
         model = Tuned(subject, build(), tuning, device)
         optimizer = torch.optim.AdamW(model.groups(lr, tuning), lr=lr, betas=(0.9, 0.98), weight_decay=tuning.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: tuning.rate(min(done + 1, tuning.steps)))
-        found, step, reason, passed = Best(model), 0, "", 0
+        best, step, reason, omitted = Best(model), 0, "", 0
         with closing(train.stream(tuning, seed)) as stream:
             for step in range(1, tuning.steps + 1):
                 model.frozen = step <= tuning.freeze_steps
@@ -217,7 +217,7 @@ def tune(
                 if torch.isfinite(norm):
                     optimizer.step()
                 else:
-                    passed += 1
+                    omitted += 1
                 schedule.step()
                 if step % tuning.evaluate_every == 0 or step == tuning.steps:
                     model.eval()
@@ -226,13 +226,13 @@ def tune(
                     except NotFinite as problem:
                         reason = f"{problem} at update {step}"
                         break
-                    found.look(step, score)
-                    say(f"seed {seed}, lr {lr:g}, update {step} of {tuning.steps}: dev {score:.4g}, best {found.score:.4g}")
-                    if (step - max(found.step, tuning.freeze_steps)) // tuning.evaluate_every >= tuning.patience:
+                    best.look(step, score)
+                    say(f"seed {seed}, lr {lr:g}, update {step} of {tuning.steps}: dev {score:.4g}, best {best.score:.4g}")
+                    if (step - max(best.step, tuning.freeze_steps)) // tuning.evaluate_every >= tuning.patience:
                         break
                 progress(step, tuning.steps)
     progress(tuning.steps, tuning.steps)
-    if passed:
-        say(f"seed {seed}, lr {lr:g}: {passed} of {step} updates were not made, since their gradients were not finite")
+    if omitted:
+        say(f"seed {seed}, lr {lr:g}: {omitted} of {step} updates were not made, since their gradients were not finite")
     seconds = time.monotonic() - began
-    return found.restore(), Trial(seed, found.score, found.step, step, seconds, found.curve, lr, reason=reason)
+    return best.restore(), Trial(seed, best.score, best.step, step, seconds, best.curve, lr, reason=reason)

@@ -53,10 +53,10 @@ class Classification(ProbeTask):
     def prepare(self, fold: Fold) -> Fold:
         questions = sorted({question for item in fold.train for question in item.target})
         answers = {q: sorted({item.target.get(q, "") for item in fold.train}) for q in questions}
-        if all(len(known) < 2 for known in answers.values()):
+        if all(len(classes) < 2 for classes in answers.values()):
             raise ValueError(f"{self.name} needs at least two classes in the train split; it reads {self.reads}")
-        self.classes = {q: known for q, known in answers.items() if len(known) > 1}
-        index = {q: {answer: i for i, answer in enumerate(known)} for q, known in self.classes.items()}
+        self.classes = {q: classes for q, classes in answers.items() if len(classes) > 1}
+        index = {q: {answer: i for i, answer in enumerate(classes)} for q, classes in self.classes.items()}
 
         def numbered(items: list[Item]) -> list[Item]:
             return [replace(item, target=[index[q].get(item.target.get(q, ""), -1) for q in index]) for item in items]
@@ -64,7 +64,7 @@ class Classification(ProbeTask):
         return Fold(numbered(fold.train), numbered(fold.dev), numbered(fold.test))
 
     def head(self, dim: int) -> nn.Module:
-        return MeanPool(dim, self.config.projector, [len(known) for known in self.classes.values()])
+        return MeanPool(dim, self.config.projector, [len(classes) for classes in self.classes.values()])
 
     def loss(self, outputs: list[Tensor], lengths: Tensor, targets: list[list[int]]) -> Tensor:
         wanted = torch.tensor(targets, device=lengths.device)
@@ -72,8 +72,8 @@ class Classification(ProbeTask):
 
     def count(self, outputs: list[Tensor], lengths: Tensor, targets: list[list[int]]) -> Rows:
         """(B, 4): all right, 1; right answers, answers. An answer never trained on (-1) cannot be right."""
-        said = torch.stack([out.argmax(-1) for out in outputs], dim=1).cpu().numpy()
-        right = said == np.array(targets)
+        predicted = torch.stack([out.argmax(-1) for out in outputs], dim=1).cpu().numpy()
+        right = predicted == np.array(targets)
         columns = [right.all(1), np.ones(len(right)), right.sum(1), np.full(len(right), right.shape[1])]
         return np.column_stack(columns).astype(np.float64)
 
@@ -82,10 +82,10 @@ class Classification(ProbeTask):
 
     def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
         """Number of classes, and what always saying the commonest answer to the first question would score."""
-        made: dict[str, Any] = {"classes": {q: len(known) for q, known in self.classes.items()}}
+        details: dict[str, Any] = {"classes": {q: len(classes) for q, classes in self.classes.items()}}
         counts = np.bincount([item.target[0] for item in fold.train])
-        made["majority"] = round(100 * float(np.mean([item.target[0] == counts.argmax() for item in fold.test])), 2)
-        return made
+        details["majority"] = round(100 * float(np.mean([item.target[0] == counts.argmax() for item in fold.test])), 2)
+        return details
 
 
 def field(recording: Recording, *names: str) -> str:

@@ -48,7 +48,7 @@ class CTC(ProbeTask):
         """Every token needs a frame, and two equal ones in a row another one between them."""
         size = getattr(self.config, "subsample", 1)
         needed = [len(target.ids) + sum(a == b for a, b in itertools.pairwise(target.ids)) for target in targets]
-        return [i for i, (count, have) in enumerate(zip(needed, frames, strict=True)) if count > -(-have // size)]
+        return [i for i, (count, available) in enumerate(zip(needed, frames, strict=True)) if count > -(-available // size)]
 
     def tokens(self, answer: Any) -> Sequence[str]:
         """The tokens that the model learns to say for what `target` gave."""
@@ -76,8 +76,8 @@ class CTC(ProbeTask):
         return ctc_loss(*outputs, [target.ids for target in targets], "mean")
 
     def count(self, outputs: Outputs, lengths: Tensor, targets: list[Label]) -> Rows:
-        said = [[self.alphabet[i - 1] for i in ids] for ids in greedy(*outputs)]
-        rows = [self.errors(target.answer, tokens) for target, tokens in zip(targets, said, strict=True)]
+        predicted = [[self.alphabet[i - 1] for i in ids] for ids in greedy(*outputs)]
+        rows = [self.errors(target.answer, tokens) for target, tokens in zip(targets, predicted, strict=True)]
         return np.array(rows, dtype=np.float64)
 
     def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:

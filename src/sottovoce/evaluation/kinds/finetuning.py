@@ -52,13 +52,13 @@ class FineTuned(LearnedTask):
 
     def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
         """Each language's own scores, means over seeds, and its number of test recordings."""
-        found: dict[str, Any] = {}
+        languages: dict[str, Any] = {}
         for place in np.unique(rows[0][:, -1]):
             chosen = [each[each[:, -1] == place] for each in rows]
             values = np.mean([super(FineTuned, self).scores(each) for each in chosen], axis=0)
             named = {metric.name: round(float(value), 4) for metric, value in zip(self.metrics, values, strict=True)}
-            found[self.languages[int(place)]] = {**named, "items": len(chosen[0])}
-        return {**super().details(fold, rows), "languages": found}
+            languages[self.languages[int(place)]] = {**named, "items": len(chosen[0])}
+        return {**super().details(fold, rows), "languages": languages}
 
     def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
         splits, skipped = self.items(self.arrange(recordings))
@@ -116,18 +116,18 @@ class FineTuned(LearnedTask):
         self, model: Tuned, speech: TuningSpeech[Any], device: torch.device, skipped: list[Skipped]
     ) -> tuple[list[int], Rows]:
         """Places of the utterances that could be read, and for each the numbers of `count` and the place of its language."""
-        found: dict[int, Any] = {}
+        counts_by_place: dict[int, Any] = {}
         for batch, places in speech.once(self.config.training, skipped):
             outputs, frames = model(batch.to(device))
             if any(part.isnan().any() for part in tensors(outputs)):
                 raise NotFinite("what the head says is not finite")
             counts = self.count(outputs, frames, [speech.targets[i] for i in places])
-            found.update(zip(places, counts, strict=True))
-        if not found:
+            counts_by_place.update(zip(places, counts, strict=True))
+        if not counts_by_place:
             raise ValueError(f"none of the recordings to test {self.name} on can be read; see what was skipped and why")
-        order = sorted(found)
+        order = sorted(counts_by_place)
         languages = [self.languages.index(speech.languages[i]) for i in order]
-        return order, np.column_stack([np.stack([found[i] for i in order]), languages])
+        return order, np.column_stack([np.stack([counts_by_place[i] for i in order]), languages])
 
     def _speech(self, items: Sequence[Item], split: str, skipped: list[Skipped]) -> TuningSpeech[Any]:
         """The items whose audio is there; for training also short enough."""

@@ -102,10 +102,10 @@ class LearnedTask(Task):
         Here: the data's own splits; where a stratum has no dev split a tenth of its train serves, chosen by a hash.
         """
         train, dev = splits["train"], list(splits["dev"])
-        have = {self.stratum(item) for item in dev}
+        with_dev = {self.stratum(item) for item in dev}
         held = {
             (stratum, name)
-            for stratum in {self.stratum(item) for item in train} - have
+            for stratum in {self.stratum(item) for item in train} - with_dev
             for name in held_out({_source(item) for item in train if self.stratum(item) == stratum})
         }
         dev += [item for item in train if (self.stratum(item), _source(item)) in held]
@@ -158,7 +158,7 @@ class LearnedTask(Task):
 
     def measures(self, rows: list[Rows], groups: Sequence[str]) -> list[Measure]:
         """Values and intervals from the test rows of every seed; one resampling serves all seeds."""
-        made = []
+        measures = []
         flat, (seeds, width) = np.concatenate(rows, axis=1), (len(rows), rows[0].shape[1])
         for i, metric in enumerate(self.metrics):
             per_seed = tuple(self.scores(part)[i] for part in rows)
@@ -168,8 +168,8 @@ class LearnedTask(Task):
                 return float(np.mean([self.scores(part)[i] for part in parts]))
 
             low, high = interval(flat, mean, self.drawn(groups))
-            made.append(Measure(metric, float(np.mean(per_seed)), low, high, per_seed, len(flat)))
-        return made
+            measures.append(Measure(metric, float(np.mean(per_seed)), low, high, per_seed, len(flat)))
+        return measures
 
 
 def held_out(names: Iterable[str]) -> list[str]:
@@ -184,13 +184,13 @@ def _source(item: Item) -> str:
 
 def summary(splits: dict[str, list[Item]]) -> dict[str, Any]:
     """Recordings, hours and speakers of every split, as the ledger keeps them."""
-    made = {}
+    sizes = {}
     for split, items in splits.items():
         if not items and split not in SPLITS:
             continue
-        known = [(item.piece.seconds, item.piece.recording.duration) for item in items]
-        seconds = sum(min(limit or length or 0.0, length or limit or 0.0) for limit, length in known)
+        lengths = [(item.piece.seconds, item.piece.recording.duration) for item in items]
+        seconds = sum(min(limit or length or 0.0, length or limit or 0.0) for limit, length in lengths)
         speakers = len({speaker for item in items for speaker in item.group.split()})
         recordings = len({item.piece.recording.id for item in items})
-        made[split or "unsplit"] = {"recordings": recordings, "hours": round(seconds / 3600, 4), "speakers": speakers or None}
-    return {"splits": made}
+        sizes[split or "unsplit"] = {"recordings": recordings, "hours": round(seconds / 3600, 4), "speakers": speakers or None}
+    return {"splits": sizes}

@@ -58,7 +58,7 @@ class LookupTask(LearnedTask):
         """What is tried besides the layers; one thing that means nothing by default."""
         return (None,)
 
-    def rows(self, known: Part, asked: Part, layer: int, choice: Any, seed: int) -> Rows:
+    def rows(self, train: Part, queries: Part, layer: int, choice: Any, seed: int) -> Rows:
         """(N, K) numbers of each item of `asked`, from which `scores` are computed. known: the train split."""
         raise TypeError(f"{type(self).__name__} must define rows")
 

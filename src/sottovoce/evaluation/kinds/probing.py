@@ -153,20 +153,20 @@ class ProbeTask(LearnedTask):
     def schedule(self, items: int, bench: Workbench) -> Schedule:
         """The updates for so many training items; says how many they are when they were not asked for."""
         training: Training = self.config.training
-        found = training.schedule(items, self.short, self.superb)
+        schedule = training.schedule(items, self.short, self.superb)
         if training.steps is None:
             bench.say(
-                f"{self.name}: {found.steps:,} updates of {found.batch} for each learning rate, "
-                f"{found.steps * found.batch / items:.3g} passes over {items:,} training items; the benchmark's schedule is "
+                f"{self.name}: {schedule.steps:,} updates of {schedule.batch} for each learning rate, "
+                f"{schedule.steps * schedule.batch / items:.3g} passes over {items:,} training items; the benchmark's schedule is "
                 f"{self.superb.steps:,} of {self.superb.batch}: --schedule superb"
             )
-        return found
+        return schedule
 
     @torch.inference_mode()
     def rows(self, probe: Probe, examples: Examples[Any], device: torch.device) -> Rows:
         """`count` of every item, in order. Raises NotFinite when an output is not a number."""
         features = examples.features
-        found: dict[int, Any] = {}
+        counts: dict[int, Any] = {}
         size = 512 if features.kind == "pooled" else 16
         order = sorted(range(len(examples)), key=lambda i: features.frames[i])
         for begin in range(0, len(order), size):
@@ -175,8 +175,8 @@ class ProbeTask(LearnedTask):
             outputs = probe(batch)
             if any(part.isnan().any() for part in tensors(outputs)):
                 raise NotFinite("what the head says is not finite")
-            found.update(zip(items, self.count(outputs, batch.lengths, [examples.targets[i] for i in items]), strict=True))
-        return np.stack([found[i] for i in range(len(examples))])
+            counts.update(zip(items, self.count(outputs, batch.lengths, [examples.targets[i] for i in items]), strict=True))
+        return np.stack([counts[i] for i in range(len(examples))])
 
     def teaching_nothing(self, subject: Subject, train: Examples[Any], bench: Workbench) -> list[Skipped]:
         """The training recordings that the loss passes over, counted aloud. ValueError when these are all."""
@@ -186,7 +186,7 @@ class ProbeTask(LearnedTask):
     def _sets(self, subject: Subject, fold: Fold, bench: Workbench) -> list[Examples[Any]]:
         """Train, dev and test, with their features."""
         parts = (fold.train, fold.dev, fold.test)
-        total, before, made = sum(map(len, parts)), 0, []
+        total, before, examples = sum(map(len, parts)), 0, []
         for part in parts:
 
             def moved(done: int, todo: int, before: int = before, count: int = len(part)) -> None:
@@ -194,9 +194,9 @@ class ProbeTask(LearnedTask):
 
             features = self.features(subject, [item.piece for item in part], bench, moved)
             chosen = [part[i] for i in features.usable]
-            made.append(Examples(features, [item.target for item in chosen], [item.group for item in chosen]))
+            examples.append(Examples(features, [item.target for item in chosen], [item.group for item in chosen]))
             before += len(part)
-        return made
+        return examples
 
     def features(
         self, subject: Subject, pieces: list[Piece], bench: Workbench, progress: Callable[[int, int], None] | None = None

@@ -18,5 +18,5 @@ def check_session(pattern: str) -> None:
 
 def session_of(recording: Recording, pattern: str) -> str | None:
     """What the pattern reads off the file's name; None where it finds nothing."""
-    found = re.search(pattern, Path(recording.id).stem)
-    return found.group() if found else None
+    match = re.search(pattern, Path(recording.id).stem)
+    return match.group() if match else None

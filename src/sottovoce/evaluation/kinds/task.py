@@ -46,9 +46,9 @@ class Measure:
     items: int
 
     def record(self) -> dict[str, Any]:
-        made = {key: _rounded(getattr(self, key)) for key in ("value", "low", "high")}
+        values = {key: _rounded(getattr(self, key)) for key in ("value", "low", "high")}
         per_seed = [_rounded(value) for value in self.per_seed]
-        return {**made, "per_seed": per_seed, "unit": self.metric.unit, "better": self.metric.better, "items": self.items}
+        return {**values, "per_seed": per_seed, "unit": self.metric.unit, "better": self.metric.better, "items": self.items}
 
 
 @dataclass(frozen=True)

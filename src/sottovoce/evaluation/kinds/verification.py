@@ -61,11 +61,11 @@ class VerificationTask(LearnedTask):
         """Speakers as groups, so that a dev set taken from train is of other speakers. Where a corpus has parts of disjoint speakers
         (VoxCeleb1), these are the splits, whatever its lists for identification say."""
         self.listed = recordings.trials
-        made = Recordings(skipped=recordings.skipped, trials=recordings.trials)
+        arranged = Recordings(skipped=recordings.skipped, trials=recordings.trials)
         for item in recordings:
             split = PARTS.get(item.fields.get("part", ""), item.fields.get("split", ""))
-            made.append(replace(item, group=item.fields.get("speaker", ""), fields={**item.fields, "split": split}))
-        return made
+            arranged.append(replace(item, group=item.fields.get("speaker", ""), fields={**item.fields, "split": split}))
+        return arranged
 
     def target(self, recording: Recording) -> str:
         speaker = field(recording, "speaker")
@@ -113,21 +113,21 @@ class VerificationTask(LearnedTask):
     def _trials(self, items: list[Item], split: str, listed: Sequence[tuple[str, str, bool]]) -> Trials:
         if listed:
             place = {item.piece.recording.id: i for i, item in enumerate(items)}
-            known = [(place[a], place[b], same) for a, b, same in listed if a in place and b in place]
-            if not known:
+            usable = [(place[a], place[b], same) for a, b, same in listed if a in place and b in place]
+            if not usable:
                 raise ValueError(
                     f"the data lists {len(listed)} trials, but none between two of its {split} recordings: check the ids"
                 )
-            made = Trials(np.array([(a, b) for a, b, _ in known]), np.array([same for _, _, same in known]))
+            trials = Trials(np.array([(a, b) for a, b, _ in usable]), np.array([same for _, _, same in usable]))
         else:
-            made = make_trials([item.piece.recording for item in items], self.config.session, self.config.trials)
-        if made.same.all() or not made.same.any():
-            missing = "non-target" if len(made.same) and made.same.all() else "target"
+            trials = make_trials([item.piece.recording for item in items], self.config.session, self.config.trials)
+        if trials.same.all() or not trials.same.any():
+            missing = "non-target" if len(trials.same) and trials.same.all() else "target"
             raise ValueError(
                 f"{self.name} finds no {missing} trials in the {split} split: it needs two speakers, and one with two recordings"
                 + (" of different sessions (see 'session')" if self.config.session else "")
             )
-        return made
+        return trials
 
     def scored(self, rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
         """(N, 2) score and target of every trial whose recordings could be read, and (N, 2) the numbers of these."""
@@ -135,11 +135,11 @@ class VerificationTask(LearnedTask):
         trials = self.trials["test" if numbers.max() >= self.first_test else "dev"]
         place = np.full(max(int(trials.pairs.max()), int(numbers.max())) + 1, -1)
         place[numbers] = np.arange(len(numbers))
-        found = place[trials.pairs]
-        there = (found >= 0).all(1)
-        left, right = found[there].T
+        rows_of_pairs = place[trials.pairs]
+        readable = (rows_of_pairs >= 0).all(1)
+        left, right = rows_of_pairs[readable].T
         scores = np.einsum("nd,nd->n", rows[left, 1:], rows[right, 1:])
-        return np.column_stack([scores, trials.same[there]]), trials.pairs[there]
+        return np.column_stack([scores, trials.same[readable]]), trials.pairs[readable]
 
     def scores(self, rows: Rows) -> tuple[float, ...]:
         trials, _ = self.scored(rows)
@@ -152,7 +152,7 @@ class VerificationTask(LearnedTask):
         # two people of whom each may be hard to tell from others; one person's own trials name that person once
         people = [tuple({speaker[a]: None, speaker[b]: None}) for a, b in self.scored(rows[0])[1].tolist()]
         flat = np.column_stack([*(part[:, 0] for part in trials), trials[0][:, 1]])
-        made = []
+        measures = []
         for metric, score in zip(self.metrics, (equal_error_rate, min_dcf), strict=True):
             per_seed = tuple(score(part[:, 0], part[:, 1]) for part in trials)
 
@@ -162,8 +162,8 @@ class VerificationTask(LearnedTask):
                 return float(np.mean([score(sample[:, seed], sample[:, -1]) for seed in range(len(trials))]))
 
             low, high = interval(flat, mean, people, samples=SAMPLES)
-            made.append(Measure(metric, float(np.mean(per_seed)), low, high, per_seed, len(flat)))
-        return made
+            measures.append(Measure(metric, float(np.mean(per_seed)), low, high, per_seed, len(flat)))
+        return measures
 
     def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
         same = self.scored(rows[0])[0][:, 1]
@@ -198,18 +198,18 @@ def make_trials(recordings: Sequence[Recording], session: str, most: int) -> Tri
     target = same & ((sessions[a] != sessions[b]) | (sessions[a] < 0))
     other = ~same & ((sexes[a] == sexes[b]) | (sexes[a] < 0) | (sexes[b] < 0))
     low, high = np.minimum(speakers[a], speakers[b]), np.maximum(speakers[a], speakers[b])
-    kept = []
+    parts = []
     for wanted in (target, other):
         places = np.flatnonzero(wanted)
-        kept.append(places[_evenly(low[places] * (len(items) + 1) + high[places], most)])
-    trials = np.concatenate(kept)
-    return Trials(chosen[np.column_stack([a, b])[trials]], np.repeat([True, False], [len(part) for part in kept]))
+        parts.append(places[_evenly(low[places] * (len(items) + 1) + high[places], most)])
+    trials = np.concatenate(parts)
+    return Trials(chosen[np.column_stack([a, b])[trials]], np.repeat([True, False], [len(part) for part in parts]))
 
 
 def _codes(names: Sequence[str]) -> NDArray[np.int64]:
     """A number for every different name, -1 for none."""
-    known = {name: i for i, name in enumerate(sorted(set(names) - {""}))}
-    return np.array([known.get(name, -1) for name in names], dtype=np.int64)
+    codes = {name: i for i, name in enumerate(sorted(set(names) - {""}))}
+    return np.array([codes.get(name, -1) for name in names], dtype=np.int64)
 
 
 def _evenly(groups: NDArray[np.int64], most: int) -> NDArray[np.int64]:

@@ -27,10 +27,10 @@ def interval(
     seed: int = 0,
 ) -> tuple[float, float]:
     """(low, high) of `statistic` by percentile bootstrap: see `resampled`. (NaN, NaN) when no sample has a value."""
-    known = resampled(rows, statistic, groups, samples, seed)
-    if not len(known):
+    values = resampled(rows, statistic, groups, samples, seed)
+    if not len(values):
         return float("nan"), float("nan")
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

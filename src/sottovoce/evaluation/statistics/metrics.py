@@ -23,8 +23,8 @@ def token_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[i
     # One character for each distinct token (from the private use area: jiwer strips white space), so that a token may be any text.
     code = {token: chr(0xE000 + i) for i, token in enumerate(dict.fromkeys([*reference, *hypothesis]))}
     texts = ("".join(code[token] for token in tokens) for tokens in (reference, hypothesis))
-    found = library("jiwer").process_characters(*texts)
-    return found.substitutions + found.deletions + found.insertions, len(reference)
+    edits = library("jiwer").process_characters(*texts)
+    return edits.substitutions + edits.deletions + edits.insertions, len(reference)
 
 
 def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
@@ -54,8 +54,8 @@ class CorpusScore:
 
     def parts(self, hypothesis: str, reference: str) -> list[float]:
         """(width,) counts of one sentence."""
-        (found,) = self._metric._extract_corpus_statistics([hypothesis], [[reference]])  # what its own bootstrap sums up
-        return [float(count) for count in found]
+        (counts,) = self._metric._extract_corpus_statistics([hypothesis], [[reference]])  # what its own bootstrap sums up
+        return [float(count) for count in counts]
 
     def score(self, parts: ArrayLike) -> float:
         """The score, 0 to 100, of the sentences whose parts are the rows of (N, width); NaN of none."""
@@ -112,20 +112,20 @@ def mtwv(
     scores: (queries, documents), higher for a match, comparable between queries (normalise them first). relevant: the same shape, bool.
     A trial at the threshold is accepted; it is infinite when nothing is worth accepting. ValueError for shapes and NaN.
     """
-    found, right = np.asarray(scores, dtype=float), np.asarray(relevant, dtype=bool)
-    if found.ndim != 2 or found.shape != right.shape:
-        raise ValueError(f"scores {found.shape} and relevant {right.shape} must both be (queries, documents)")
-    if np.isnan(found).any():
+    values, right = np.asarray(scores, dtype=float), np.asarray(relevant, dtype=bool)
+    if values.ndim != 2 or values.shape != right.shape:
+        raise ValueError(f"scores {values.shape} and relevant {right.shape} must both be (queries, documents)")
+    if np.isnan(values).any():
         raise ValueError("some scores are NaN: give trials that were not scored a low score")
-    asked = right.any(axis=1)
-    if not asked.any():
+    answered = right.any(axis=1)
+    if not answered.any():
         raise ValueError("no query has a relevant document, so nothing can be found")
-    found, right = found[asked], right[asked]
+    values, right = values[answered], right[answered]
     beta = c_fa / c_miss * (1 / p_target - 1)
     hits, others = right.sum(axis=1, keepdims=True), (~right).sum(axis=1, keepdims=True)
     worth = np.where(right, 1 / hits, -beta / np.maximum(others, 1)) / len(right)  # what accepting a trial adds to the TWV
-    order = np.argsort(-found, axis=None, kind="stable")
-    threshold, value = found.ravel()[order], np.cumsum(worth.ravel()[order])
+    order = np.argsort(-values, axis=None, kind="stable")
+    threshold, value = values.ravel()[order], np.cumsum(worth.ravel()[order])
     value[:-1][threshold[:-1] == threshold[1:]] = -np.inf  # equal scores are accepted together
     best = int(value.argmax())
     return (float(value[best]), float(threshold[best])) if value[best] > 0 else (0.0, float("inf"))
@@ -142,23 +142,25 @@ def diarization_errors(
     column of `hypothesis`; without it the best one. collar: frames left out on either side of each change in `reference`.
     ValueError when they are not equally long.
     """
-    spoken, heard = np.asarray(reference, dtype=bool), np.asarray(hypothesis, dtype=bool)
-    if spoken.ndim != 2 or heard.ndim != 2 or len(spoken) != len(heard):
-        raise ValueError(f"reference {spoken.shape} and hypothesis {heard.shape} must be (frames, speakers) with as many frames")
+    spoken, detected = np.asarray(reference, dtype=bool), np.asarray(hypothesis, dtype=bool)
+    if spoken.ndim != 2 or detected.ndim != 2 or len(spoken) != len(detected):
+        raise ValueError(
+            f"reference {spoken.shape} and hypothesis {detected.shape} must be (frames, speakers) with as many frames"
+        )
     if collar:
         edge = np.pad(spoken, ((1, 1), (0, 0)))
         changes = np.flatnonzero((edge[1:] != edge[:-1]).any(axis=1))  # frame b: between b - 1 and b
         near = (changes[:, None] + np.arange(-collar, collar)).ravel()
         scored = np.ones(len(spoken), dtype=bool)
         scored[near[(near >= 0) & (near < len(scored))]] = False
-        spoken, heard = spoken[scored], heard[scored]
-    together = spoken.T.astype(np.int64) @ heard.astype(np.int64)
+        spoken, detected = spoken[scored], detected[scored]
+    together = spoken.T.astype(np.int64) @ detected.astype(np.int64)
     if permutation is None:
         who, as_whom = library("scipy.optimize").linear_sum_assignment(together, maximize=True)
     else:
         who, as_whom = np.arange(len(permutation)), np.asarray(permutation)
     right = together[who, as_whom].sum()
-    return int(np.maximum(spoken.sum(axis=1), heard.sum(axis=1)).sum() - right), int(spoken.sum())
+    return int(np.maximum(spoken.sum(axis=1), detected.sum(axis=1)).sum() - right), int(spoken.sum())
 
 
 Slots = Sequence[tuple[str, str]]  # (slot, value), as in ("city", "berlin")
@@ -169,8 +171,8 @@ def slot_f1(reference: Slots, hypothesis: Slots) -> tuple[float, int]:
 
     A type counts once however often it occurs, and values do not matter (s3prl's ``slot_type_f1``). Two empty lists agree.
     """
-    said, heard = {slot for slot, _ in reference}, {slot for slot, _ in hypothesis}
-    return (2 * len(said & heard) / (len(said) + len(heard)) if said or heard else 1.0), 1
+    expected, predicted = {slot for slot, _ in reference}, {slot for slot, _ in hypothesis}
+    return (2 * len(expected & predicted) / (len(expected) + len(predicted)) if expected or predicted else 1.0), 1
 
 
 def slot_value_cer(reference: Slots, hypothesis: Slots) -> tuple[int, int]:
@@ -179,10 +181,10 @@ def slot_value_cer(reference: Slots, hypothesis: Slots) -> tuple[int, int]:
     Every reference value is compared with the nearest value that was heard for its slot, with nothing when there is none; values that
     were heard too often cost nothing here, `slot_f1` sees them.
     """
-    heard: dict[str, list[str]] = {}
+    predicted: dict[str, list[str]] = {}
     for slot, value in hypothesis:
-        heard.setdefault(slot, []).append(value)
-    pairs = [min(character_errors(value, other) for other in heard.get(slot, [""])) for slot, value in reference]
+        predicted.setdefault(slot, []).append(value)
+    pairs = [min(character_errors(value, other) for other in predicted.get(slot, [""])) for slot, value in reference]
     return sum(errors for errors, _ in pairs), sum(characters for _, characters in pairs)
 
 

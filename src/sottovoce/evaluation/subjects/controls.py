@@ -51,8 +51,8 @@ class LogMelFeatures(Spectrum):
         self.mel = LogMel(80, self.size, self.hop)
 
     def energies(self, wave: Tensor) -> Tensor:
-        found: Tensor = self.mel(wave)
-        return found
+        energies: Tensor = self.mel(wave)
+        return energies
 
 
 class SuperbFbank(Spectrum):
@@ -86,6 +86,6 @@ CONTROLS: dict[str, tuple[type[Spectrum], str]] = {  # by name: what makes it, a
 
 def open_control(source: str, name: str | None = None) -> Subject:
     """The control of that name among `CONTROLS`."""
-    made, fingerprint = CONTROLS[source]
-    rate = SAMPLE_RATE / made.hop
-    return Subject(name or source, "control", made().eval(), False, 1, 240, rate, fingerprint, source, 0)
+    spectrum, fingerprint = CONTROLS[source]
+    rate = SAMPLE_RATE / spectrum.hop
+    return Subject(name or source, "control", spectrum().eval(), False, 1, 240, rate, fingerprint, source, 0)

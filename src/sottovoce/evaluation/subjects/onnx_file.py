@@ -32,9 +32,9 @@ class RuntimeEncoder(nn.Module):
         super().__init__()
         self.path = Path(path).expanduser()
         self._open()
-        lost = [key for key in NEEDED if key not in self.facts]
-        if lost:
-            raise ValueError(f"{path}: not written by 'sottovoce export': its metadata does not say {', '.join(lost)}")
+        missing = [key for key in NEEDED if key not in self.facts]
+        if missing:
+            raise ValueError(f"{path}: not written by 'sottovoce export': its metadata does not say {', '.join(missing)}")
 
     def _open(self) -> None:
         onnxruntime = optional("onnxruntime", "onnx", f"running {self.path.name}")
@@ -72,9 +72,9 @@ class RuntimeEncoder(nn.Module):
             )
         size = torch.full((len(wave),), wave.shape[1]) if lengths is None else lengths
         names = [item.name for item in self.session.get_inputs()]
-        given = (wave.float().cpu().numpy(), size.to(torch.int64).cpu().numpy())
-        found = [torch.from_numpy(x).to(wave.device) for x in self.session.run(None, dict(zip(names, given, strict=True)))]
-        return features_of(found[0], None if lengths is None else found[1])
+        inputs = (wave.float().cpu().numpy(), size.to(torch.int64).cpu().numpy())
+        outputs = [torch.from_numpy(x).to(wave.device) for x in self.session.run(None, dict(zip(names, inputs, strict=True)))]
+        return features_of(outputs[0], None if lengths is None else outputs[1])
 
 
 def open_onnx(source: str | Path, name: str | None = None) -> Subject:
@@ -106,8 +106,8 @@ def subject_of(encoder: nn.Module, facts: Mapping[str, str], path: Path, name: s
 
 def layers_of(facts: Mapping[str, str]) -> list[str]:
     """Names of the hidden states that a file gives."""
-    found: list[str] = json.loads(facts["layers"])
-    return found
+    layers: list[str] = json.loads(facts["layers"])
+    return layers
 
 
 def features_of(states: Tensor, lengths: Tensor | None) -> Features:

@@ -35,12 +35,12 @@ def open_subject(source: str, name: str | None = None) -> Subject:
         if seed and not seed.isdigit():
             raise ValueError(f"'{source}': after # stands a whole number, the seed, e.g. untrained:{of}#2")
         loaded = load_pretrained(of)
-        shown = f"untrained:{_short(of)}" + (f"#{seed}" if seed else "")
+        default_name = f"untrained:{_short(of)}" + (f"#{seed}" if seed else "")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed or 1))
             encoder = Encoder(loaded.shape).reset_parameters().eval()
-        made = subject_of(replace(loaded, encoder=encoder), name or shown, "control")
-        return replace(made, origin={"recipe": "untrained", "seed": int(seed or 1), "teacher": _short(of)})
+        subject = subject_of(replace(loaded, encoder=encoder), name or default_name, "control")
+        return replace(subject, origin={"recipe": "untrained", "seed": int(seed or 1), "teacher": _short(of)})
     loaded = load_pretrained(source)
     origin = origin_of(Path(source)) if Path(source).is_dir() else None
     role: Role = "student" if origin is not None and origin["teacher"] else "teacher"
@@ -97,15 +97,15 @@ def _short(source: str) -> str:
 def origin_of(folder: Path) -> dict[str, Any] | None:
     """Which run made the model in `folder`; ``None`` when it says nothing of that."""
     try:
-        made = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        budget = made.get("budget") or {}
+        result = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        budget = result.get("budget") or {}
         return {
-            "recipe": made["recipe"].get("name"),
+            "recipe": result["recipe"].get("name"),
             "unit": budget.get("unit"),
             "keep": budget.get("target"),
-            "seed": made["seed"],
-            "teacher": (made["teacher"] or {}).get("name"),
-            "commit": made.get("commit"),
+            "seed": result["seed"],
+            "teacher": (result["teacher"] or {}).get("name"),
+            "commit": result.get("commit"),
         }
     except (OSError, ValueError, KeyError, AttributeError):
         return None

@@ -53,13 +53,13 @@ class Subject:
     @torch.inference_mode()
     def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B, T, L, D) `stacked` hidden states, and (B,) valid frames."""
-        found = self.frozen.features(batch)
-        return self.stacked(found), frames_of(found)
+        features = self.frozen.features(batch)
+        return self.stacked(features), frames_of(features)
 
-    def stacked(self, found: Features) -> Tensor:
+    def stacked(self, features: Features) -> Tensor:
         """(B, T, L, D) hidden states as transformers lists them (what the first layer reads, then every layer's output, the last one
         normed where the model does so)."""
-        layers = [found.last] if self.layers == 1 else [found.embedded, *found.hidden[1:-1], found.last]
+        layers = [features.last] if self.layers == 1 else [features.embedded, *features.hidden[1:-1], features.last]
         return torch.stack(layers, dim=2)
 
     def to(self, device: torch.device) -> Subject:
@@ -71,8 +71,8 @@ class Subject:
         return {key: getattr(self, key) for key in keys}
 
 
-def frames_of(found: Features) -> Tensor:
+def frames_of(features: Features) -> Tensor:
     """(B,) valid frames, counted out where no row is padded."""
-    if found.lengths is not None:
-        return found.lengths
-    return torch.full((len(found.last),), found.last.shape[1], device=found.last.device)
+    if features.lengths is not None:
+        return features.lengths
+    return torch.full((len(features.last),), features.last.shape[1], device=features.last.device)

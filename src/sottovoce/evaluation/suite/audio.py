@@ -29,8 +29,8 @@ def audio_digest(recordings: Recordings, kept: Path | None = None, progress: Pro
     states = {path: file_state(path) for path in paths}
     if not paths or not all(states.values()):
         return None
-    known = {} if kept is None else _read(kept, paths)
-    digests = {path: known[path][1] for path in paths if path in known and known[path][0] == states[path]}
+    stored = {} if kept is None else _read(kept, paths)
+    digests = {path: stored[path][1] for path in paths if path in stored and stored[path][0] == states[path]}
     todo = [path for path in paths if path not in digests]
     with ThreadPoolExecutor(max_workers=4) as pool:
         for begin in range(0, len(todo), SLICE):
@@ -70,15 +70,15 @@ def _digest(path: str) -> str | None:
 
 
 def _read(file: Path, paths: Iterable[str]) -> dict[str, tuple[tuple[int, ...], str]]:
-    kept: dict[str, tuple[tuple[int, ...], str]] = {}
+    stored: dict[str, tuple[tuple[int, ...], str]] = {}
     with contextlib.suppress(sqlite3.Error, OSError):
         if file.is_file():
             with contextlib.closing(sqlite3.connect(file)) as base:
                 for path in paths:
                     ask = base.execute("SELECT size, changed, digest FROM digests WHERE path = ?", (_name(path),))
                     for size, changed, digest in ask:
-                        kept[path] = (size, changed), digest
-    return kept
+                        stored[path] = (size, changed), digest
+    return stored
 
 
 def _write(file: Path, digests: Mapping[str, tuple[tuple[int, ...], str]]) -> None:

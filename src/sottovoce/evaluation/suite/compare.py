@@ -75,11 +75,11 @@ def compare(
     if len(subjects) < 2:
         raise ValueError(f"'{one}' is named twice; name two models to compare")
     bench = Workbench(FeatureStore(None if cache is None else Path(cache), cache_gb), suite.seeds, where, say=say)
-    found = {}
+    results = {}
     for name, entry in suite.tasks.items():
-        found[name] = _task(subjects, entry, opened[name], bench)
-        say(_line(name, found[name]))
-    first = [next(iter(each["measures"].values())) for each in found.values()]
+        results[name] = _task(subjects, entry, opened[name], bench)
+        say(_line(name, results[name]))
+    first = [next(iter(each["measures"].values())) for each in results.values()]
     for measure, corrected in zip(first, holm([measure["p"] for measure in first]), strict=True):
         measure["p_holm"] = round(corrected, 5)
     record = {
@@ -88,7 +88,7 @@ def compare(
         "models": [subject.record() for subject in subjects],
         "seeds": list(suite.seeds),
         "samples": SAMPLES,
-        "tasks": found,
+        "tasks": results,
     }
     if out is not None:
         ledger.write(Path(out) / ledger.RECORDS, record)
@@ -157,8 +157,8 @@ def _p_value(differences: np.ndarray) -> float:
     return min(1.0, 2 * (fewer + 1) / (len(differences) + 1))
 
 
-def _line(name: str, found: Mapping[str, Any]) -> str:
+def _line(name: str, result: Mapping[str, Any]) -> str:
     """The task's first metric in words."""
-    metric, measure = next(iter(found["measures"].items()))
+    metric, measure = next(iter(result["measures"].items()))
     values = ", ".join(f"{model} {of['value']:.4g}" for model, of in measure["models"].items())
     return f"{name}  {metric}  {values}  better by {measure['better']['value']:+.4g}"

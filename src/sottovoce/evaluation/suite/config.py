@@ -41,25 +41,25 @@ class Source:
     degrade: Degrade | None = None
 
     def open(self, root: Path, allow_commands: bool = False) -> Recordings:
-        found = open_source(self.path if self.path == "demo" else root / Path(self.path).expanduser(), allow_commands)
-        made = found.with_items(())
+        recordings = open_source(self.path if self.path == "demo" else root / Path(self.path).expanduser(), allow_commands)
+        opened = recordings.with_items(())
         chosen: dict[str, list[Recording]] = {}
         counts: dict[str, int] = {}
-        for item in select(found, self.where):
+        for item in select(recordings, self.where):
             fields = {**item.fields, **{new: item.fields[old] for new, old in self.fields.items() if old in item.fields}}
             named = fields.get("split", "")
             named = self.split.get(named, named)
             counts[named] = counts.get(named, 0) + 1
             fields["split"] = canonical(named)
             chosen.setdefault(fields["split"], []).append(replace(item, fields=fields))
-        for said in remarks(counts):
-            made.note(self.path, said)
+        for remark in remarks(counts):
+            opened.note(self.path, remark)
         for name, items in chosen.items():
-            kept = items
+            items_used = items
             if name in self.limit:
-                kept = sorted(items, key=lambda item: draw(item.id))[: self.limit[name]]
-            made += kept
-        return made if self.degrade is None else degrade(made, self.degrade)
+                items_used = sorted(items, key=lambda item: draw(item.id))[: self.limit[name]]
+            opened += items_used
+        return opened if self.degrade is None else degrade(opened, self.degrade)
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ class SuiteEntry:
         """`data: PATH` and lists of paths are short for mappings with a path, and a schedule of steps has the benchmark's other values."""
         if not isinstance(given, Mapping):
             return given
-        made = {**given, "task": scheduled(given["task"])} if "task" in given else dict(given)
-        if "data" in made:
-            sources = made["data"] if isinstance(made["data"], (list, tuple)) else [made["data"]]
-            made["data"] = [source if isinstance(source, Mapping) else nested("path", source) for source in sources]
-        return made
+        expanded = {**given, "task": scheduled(given["task"])} if "task" in given else dict(given)
+        if "data" in expanded:
+            sources = expanded["data"] if isinstance(expanded["data"], (list, tuple)) else [expanded["data"]]
+            expanded["data"] = [source if isinstance(source, Mapping) else nested("path", source) for source in sources]
+        return expanded
 
     def open(self, root: Path, allow_commands: bool = False) -> Recordings:
         """The recordings of all sources. ValueError as `open_source` raises it."""
@@ -122,8 +122,8 @@ class Suite:
             if name not in known:
                 raise ValueError(f"the task file has no task '{name}'{suggestion(name, known)}")
         kinds = set(wanted) - set(self.tasks)  # an entry's own name means that entry alone
-        kept = {name: entry for name, entry in self.tasks.items() if name in wanted or entry.task.name in kinds}
-        return replace(self, tasks=kept)
+        tasks = {name: entry for name, entry in self.tasks.items() if name in wanted or entry.task.name in kinds}
+        return replace(self, tasks=tasks)
 
 
 def load_suite(
@@ -141,8 +141,8 @@ def load_suite(
             )
         path = recipes.FOLDER / f"{source}.yaml"
     data = override(read_yaml(path, path.parent), overrides)
-    made = build(Suite, asked_for(data, schedule))
-    return replace(made, root=str(root if root is not None else path.parent / made.root))
+    suite = build(Suite, asked_for(data, schedule))
+    return replace(suite, root=str(root if root is not None else path.parent / suite.root))
 
 
 def single(task: str, data: str | Path, overrides: Sequence[str] = (), schedule: str | None = None) -> Suite:
@@ -160,14 +160,14 @@ def limited(recordings: Recordings, most: int) -> Recordings:
     splits: dict[str, list[Recording]] = {}
     for item in recordings:
         splits.setdefault(item.fields.get("split", ""), []).append(item)
-    kept: set[int] = set()
+    chosen: set[int] = set()
     for items in splits.values():
         order = sorted(items, key=lambda item: item.id)
         count = min(most, len(order))
         edges = [i * len(order) // count for i in range(count + 1)]
         for begin, end in itertools.pairwise(edges):
-            kept.add(id(min(order[begin:end], key=lambda item: draw(item.id))))
-    return recordings.with_items(item for item in recordings if id(item) in kept)
+            chosen.add(id(min(order[begin:end], key=lambda item: draw(item.id))))
+    return recordings.with_items(item for item in recordings if id(item) in chosen)
 
 
 def asked_for(data: Mapping[str, Any], schedule: str | None) -> Mapping[str, Any]:
@@ -175,11 +175,11 @@ def asked_for(data: Mapping[str, Any], schedule: str | None) -> Mapping[str, Any
     tasks = data.get("tasks")
     if schedule is None or not isinstance(tasks, Mapping):
         return data
-    made = {
+    entries = {
         name: {**entry, "task": scheduled(entry["task"], schedule)} if isinstance(entry, Mapping) and "task" in entry else entry
         for name, entry in tasks.items()
     }
-    return {**data, "tasks": made}
+    return {**data, "tasks": entries}
 
 
 def scheduled(task: Any, schedule: str | None = None) -> Any:

@@ -75,16 +75,16 @@ def pair_of(subject: Subject, name: str, entry: SuiteEntry, data: str, bench: Wo
 
 def records_of(pairs: Sequence[Pair]) -> Known:
     """All that was measured before in the folder of `pairs`. Ledgers of one file per record, ``MODEL/TASK.json``, are read, too."""
-    known: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    records: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for pair in pairs:
         single = pair.path.parent / slug(pair.subject.name) / f"{pair.name}.json"
         if Path(pair.name).name == pair.name and single.exists():  # a name with a path in it is no file's of ours
-            known[pair.subject.name, pair.name].append(ledger.read(single))
+            records[pair.subject.name, pair.name].append(ledger.read(single))
     for path in dict.fromkeys(pair.path for pair in pairs):
         for record in ledger.read_all(path):
             if record.get("kind") == "evaluation":
-                known[record["model"]["name"], record["task"]["entry"]].append(record)
-    return known
+                records[record["model"]["name"], record["task"]["entry"]].append(record)
+    return records
 
 
 def earlier(pair: Pair, known: Known, audio: Callable[[], str | None] = lambda: None) -> TaskResult | None:
@@ -123,17 +123,17 @@ def why_anew(pair: Pair, known: Known, audio: Callable[[], str | None] = lambda:
     return ""
 
 
-def _other_audio(record: Mapping[str, Any], now: str | None) -> bool:
+def _other_audio(record: Mapping[str, Any], current: str | None) -> bool:
     """Whether a record is of audio that is no longer there. False where either is not known."""
-    had = record["data"].get("audio")
-    return had is not None and now is not None and had != now
+    recorded = record["data"].get("audio")
+    return recorded is not None and current is not None and recorded != current
 
 
 def _changed(pair: Pair, record: Mapping[str, Any]) -> list[str]:
     """What of `Pair.asked` is different in a record. One of an older version counts where that version scored these settings as this
     one does, and all else is the same."""
     kind, version = pair.entry.task.cls, ledger.task_version(record)
-    had = {
+    recorded = {
         "version": kind.version_of(version, record["task"]["config"]),
         "model": record["model"]["fingerprint"],
         "config": ledger.portable(completed(type(pair.entry.task.config), record["task"]["config"])),
@@ -141,8 +141,8 @@ def _changed(pair: Pair, record: Mapping[str, Any]) -> list[str]:
         "seeds": record["seeds"],
     }
     if "reference" in pair.asked:
-        had["reference"] = record["details"]["reference"]["fingerprint"]
-    changed = [key for key, value in pair.asked.items() if had[key] != value]
+        recorded["reference"] = record["details"]["reference"]["fingerprint"]
+    changed = [key for key, value in pair.asked.items() if recorded[key] != value]
     return ["version", *changed] if changed and "version" not in changed and version != kind.version else changed
 
 
@@ -153,7 +153,7 @@ def measure(pair: Pair, recordings: Recordings, bench: Workbench) -> TaskResult 
         outcome = task.measure(pair.subject, recordings, bench)
     except ValueError as problem:
         return Failure(pair, str(problem))
-    made = outcome.record()
+    outcome_record = outcome.record()
     record = {
         **ledger.header("evaluation"),
         "model": pair.subject.record(),
@@ -164,16 +164,16 @@ def measure(pair: Pair, recordings: Recordings, bench: Workbench) -> TaskResult 
             "title": task.title,
             "config": pair.asked["config"],
         },
-        **made,
+        **outcome_record,
         "data": {
             "source": [Path(source.path).parent.name or Path(source.path).name for source in pair.entry.data],
             "fingerprint": pair.asked["data"],
             **({} if pair.audio is None else {"audio": pair.audio}),
             **({} if pair.limit is None else {"limit": pair.limit}),
-            **made["data"],
+            **outcome_record["data"],
         },
         "seeds": pair.asked["seeds"],
-        "cost": {**made["cost"], "cached": bench.store.limit > 0},
+        "cost": {**outcome_record["cost"], "cached": bench.store.limit > 0},
     }
     ledger.write(pair.path, record)
     list_skipped(pair.path.parent / SKIPPED, pair.name, outcome.skipped, recordings.notes)
@@ -182,17 +182,17 @@ def measure(pair: Pair, recordings: Recordings, bench: Workbench) -> TaskResult 
 
 def list_skipped(path: Path, task: str, skipped: Sequence[Skipped], notes: Sequence[Note] = ()) -> None:
     """Adds what a task could not use to the list at `path`, and what is noted of its data, unless it is there from a measurement before."""
-    known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
+    listed = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
     rows = [  # results are shared, folders are private; in ASCII, since a file's name may be no text
         json.dumps({"task": task, **row, "path": "/".join(Path(row["path"]).parts[-2:])}) for row in (*skipped, *notes)
     ]
-    if new := list(dict.fromkeys(row for row in rows if row not in known)):
+    if new := list(dict.fromkeys(row for row in rows if row not in listed)):
         ledger.append(path, new)
 
 
 def task_of(entry: SuiteEntry) -> Task:
-    made: Task = entry.task.build()
-    return made
+    task: Task = entry.task.build()
+    return task
 
 
 def fingerprint(recordings: Recordings, files: Sequence[str] = ()) -> str:

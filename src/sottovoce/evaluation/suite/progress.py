@@ -97,14 +97,14 @@ class Course:
         """Seconds until all pairs are done."""
         now = self.clock()
         running = {number: each.left(now) for number, each in self.running.items()}
-        known = {number: now - self.running[number].began + rest for number, rest in running.items() if rest is not None}
-        lengths = {**self.finished, **known}
+        estimates = {number: now - self.running[number].began + rest for number, rest in running.items() if rest is not None}
+        lengths = {**self.finished, **estimates}
         if not lengths:
             return None
         of_kind: dict[str, list[float]] = {}
         for number, seconds in lengths.items():
             of_kind.setdefault(self.names[number][1], []).append(seconds)
-        means = {kind: fmean(found) for kind, found in of_kind.items()}
+        means = {kind: fmean(lengths_of_kind) for kind, lengths_of_kind in of_kind.items()}
         anything, total = fmean(lengths.values()), 0.0
         for number, (_, kind) in enumerate(self.names):
             if number in self.finished:

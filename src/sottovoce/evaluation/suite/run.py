@@ -50,8 +50,8 @@ class Unmeasured(ValueError):
     """Some pairs could not be measured, `failures`. results: of the others, which are written."""
 
     def __init__(self, failures: Sequence[Failure], results: list[TaskResult]) -> None:
-        kept = f"{len(results)} of {len(results) + len(failures)} pairs are measured; the others were left out because of"
-        super().__init__(block(kept, [failure.line() for failure in failures]))
+        head = f"{len(results)} of {len(results) + len(failures)} pairs are measured; the others were left out because of"
+        super().__init__(block(head, [failure.line() for failure in failures]))
         self.results, self.failures = results, list(failures)
 
 
@@ -112,15 +112,15 @@ def evaluate(
     for name, entry in suite.tasks.items():
         with mistakes.of(name):
             course.preparing(f"reading the data of {name}")
-            found = entry.open(base, allow_commands)
-            opened[name] = found if limit is None else limited(found, limit)
+            recordings = entry.open(base, allow_commands)
+            opened[name] = recordings if limit is None else limited(recordings, limit)
             digests[name] = fingerprint(opened[name], task_of(entry).files())
     course.preparing("opening the models")
     subjects = {source: subject.to(where) for source, subject in named([*models, *vs], mistakes).items()}
     reference = subjects.get(vs[0]) if vs else None
     store = FeatureStore(None if cache is None else Path(cache), cache_gb)
     bench = Workbench(store, suite.seeds, where, reference)
-    audio = AudioDigests({name: found for name, found in opened.items() if name in digests}, store, course)
+    audio = AudioDigests({name: recordings for name, recordings in opened.items() if name in digests}, store, course)
     pairs = [
         replace(pair_of(subject, name, suite.tasks[name], digest, bench, Path(out)), limit=limit)
         for subject in subjects.values()
@@ -165,19 +165,19 @@ def _sorted(
     results: list[TaskResult] = []
     todo: list[Pair] = []
     failures: list[Failure] = []
-    known = {} if fresh else records_of(pairs)
+    records = {} if fresh else records_of(pairs)
     for pair in pairs:
         try:
-            found = earlier(pair, known, partial(audio, pair.name))
+            result = earlier(pair, records, partial(audio, pair.name))
         except ValueError as problem:
             failures.append(Failure(pair, str(problem)))
             continue
-        if found is None:
-            if why := why_anew(pair, known, partial(audio, pair.name)):
+        if result is None:
+            if why := why_anew(pair, records, partial(audio, pair.name)):
                 say(f"{pair.subject.name}  {pair.name}  measured anew: {why}")
             todo.append(pair)
         else:
-            results.append(found)
+            results.append(result)
     return results, todo, failures
 
 
@@ -247,23 +247,23 @@ def carried_out(todo: Sequence[Job], jobs: int, course: Course, say: Say) -> Ite
 
 def once(say: Say) -> Say:
     """Says a text the first time only."""
-    said: set[str] = set()
+    texts: set[str] = set()
 
-    def told(text: str) -> None:
-        if text not in said:
-            said.add(text)
+    def say_once(text: str) -> None:
+        if text not in texts:
+            texts.add(text)
             say(text)
 
-    return told
+    return say_once
 
 
 def _listen(told_by_workers: Any, course: Course, say: Say) -> None:
     """Passes on what workers tell, until there is nothing more."""
-    while (told := told_by_workers.get()) is not None:
-        if isinstance(told, str):
-            say(told)
+    while (message := told_by_workers.get()) is not None:
+        if isinstance(message, str):
+            say(message)
         else:
-            course.moved(*told)
+            course.moved(*message)
 
 
 _to_parent: Any = None  # a worker's way to tell something
@@ -295,8 +295,8 @@ def with_durations(name: str, entry: SuiteEntry, recordings: Recordings, store: 
     """The recordings with their durations, where the task wants to know them; what is missing or broken is counted aloud."""
     made = recordings
     if entry.task.cls.timed:
-        kept = store.folder / DURATIONS if store.limit > 0 else None
-        made = timed(recordings, kept, _now_and_then(say, f"{name}: reading how long the recordings are"))
+        file = store.folder / DURATIONS if store.limit > 0 else None
+        made = timed(recordings, file, _now_and_then(say, f"{name}: reading how long the recordings are"))
     for text in summary_of(made.notes):
         say(f"{name}: {text}")
     if made.skipped:
