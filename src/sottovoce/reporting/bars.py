@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sottovoce.reporting import text
-from sottovoce.reporting.board import Board, Cell, Row, Task
+from sottovoce.reporting.board import Board, Cell, Row, TaskColumn
 from sottovoce.reporting.figure import Chart, Table, beside, label, layout
 from sottovoce.reporting.style import axis_title, colours, hover, interval, places, whiskers
 
 FAR = 3.0
 
 
-def bars(board: Board, task: Task) -> Chart:
+def bars(board: Board, task: TaskColumn) -> Chart:
     """Draws all models on one task. A single model gets no bar, only its measures."""
     rows = [row for row in board.rows if task.key in row.cells]
     cells, digits = [row.cells[task.key] for row in rows], places(board, task)
@@ -76,7 +76,7 @@ def bars(board: Board, task: Task) -> Chart:
     )
 
 
-def _measures(rows: Sequence[Row], task: Task) -> Table:
+def _measures(rows: Sequence[Row], task: TaskColumn) -> Table:
     """Every measure of the task, with intervals; of several seeds the mean and the range."""
     names = list(dict.fromkeys(name for row in rows for one in row.evaluations[task.key] for name in one.record["measures"]))
     head, table = ["Model", "n"], []

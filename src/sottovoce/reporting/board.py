@@ -19,7 +19,7 @@ ORDER = {"teacher": 0, "student": 1, "control": 2}
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskColumn:
     """A column. key: for the page's use. label: the entry, numbered where one entry stands for different questions, and the version of
     the task where the task has a newer one."""
 
@@ -78,11 +78,11 @@ class Row:
 class Board:
     """tasks: those that `rank` and `score` are taken over are in `common`. rows: teacher, students from best to worst, controls."""
 
-    tasks: tuple[Task, ...] = ()
+    tasks: tuple[TaskColumn, ...] = ()
     rows: tuple[Row, ...] = ()
     common: tuple[str, ...] = field(default=())
 
-    def best(self, task: Task) -> set[str]:
+    def best(self, task: TaskColumn) -> set[str]:
         """Names of the rows with the best value: of the students, or of all where there is none. Nobody is best alone."""
         rows = [row for row in self.rows if task.key in row.cells and row.role == "student"]
         rows = rows or [row for row in self.rows if task.key in row.cells]
@@ -124,7 +124,7 @@ def frontier(points: Iterable[tuple[float, float]], sign: int) -> list[tuple[flo
     return [(cost, value) for cost, value in given if not beaten(cost, value)]
 
 
-def _tasks(evaluations: Sequence[Evaluation]) -> list[Task]:
+def _tasks(evaluations: Sequence[Evaluation]) -> list[TaskColumn]:
     first: dict[tuple[str, str, str, int], Mapping[str, Any]] = {}
     valued: dict[tuple[str, str, str, int], set[str]] = defaultdict(set)
     for one in evaluations:
@@ -151,7 +151,7 @@ def _tasks(evaluations: Sequence[Evaluation]) -> list[Task]:
         twins = asked[key[0]]
         label = key[0] if len(twins) == 1 else f"{key[0]} ({twins.index(key) + 1})"
         label += _outdated(record)
-        columns.append(Task(f"t{i}", label, record["task"]["title"], name, measure["unit"], measure["better"], key))
+        columns.append(TaskColumn(f"t{i}", label, record["task"]["title"], name, measure["unit"], measure["better"], key))
     return columns
 
 
@@ -171,7 +171,7 @@ def _outdated(record: Mapping[str, Any]) -> str:
     return f", version {version}" if name in TASKS.names() and TASKS.get(name).version != version else ""
 
 
-def _single(found: Sequence[Evaluation], tasks: Mapping[tuple[str, str, str, int], Task]) -> Row:
+def _single(found: Sequence[Evaluation], tasks: Mapping[tuple[str, str, str, int], TaskColumn]) -> Row:
     model = found[0].record["model"]
     cells, evaluations = {}, {}
     for one in found:
@@ -273,7 +273,7 @@ def _apart(rows: list[Row]) -> list[Row]:
     return made
 
 
-def _ranked(rows: list[Row], tasks: Sequence[Task]) -> tuple[list[Row], tuple[str, ...]]:
+def _ranked(rows: list[Row], tasks: Sequence[TaskColumn]) -> tuple[list[Row], tuple[str, ...]]:
     """Mean rank and score over the tasks that every teacher and student has; rows that lack one of them (controls may) get neither."""
     judged = [row for row in rows if row.role != "control"] or rows
     common = [task for task in tasks if all(task.key in row.cells for row in judged)]

@@ -22,7 +22,7 @@ MARK, RUN, EVALUATION = ".sottovoce", "run", "evaluation"
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportedRun:
     """A run's folder, or its record alone when it comes from the ledger.
 
     name: the folder's. key: tells it from all others. file: where the record lies, as shown. record: empty while the run is not
@@ -89,7 +89,7 @@ class LeftOut:
 class Found:
     """Everything under the given paths, in the order of their names."""
 
-    runs: list[Run] = field(default_factory=list)
+    runs: list[ReportedRun] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     benches: list[Bench] = field(default_factory=list)
     others: list[Other] = field(default_factory=list)
@@ -158,7 +158,7 @@ def _run_folder(folder: Path, shown: str, found: Found) -> None:
     demo = _object(_read(inside / "demo.json"))
     key = str(folder.resolve())
     found.runs.append(
-        Run(
+        ReportedRun(
             name=folder.resolve().name,
             key=key,
             file=f"{shown}/run/result.json",
@@ -202,7 +202,7 @@ def _record(text: str, shown: str, key: str, found: Found, run: str) -> None:
     elif record.get("kind") == "evaluation":
         found.evaluations.append(Evaluation(record, shown, run))
     elif record.get("kind") == "run":
-        found.runs.append(Run(name=str(record.get("name") or Path(shown).stem), key=key, file=shown, record=record))
+        found.runs.append(ReportedRun(name=str(record.get("name") or Path(shown).stem), key=key, file=shown, record=record))
     elif record.get("kind") == "bench":
         found.benches.append(Bench(record, shown))
     else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sottovoce.encoder import EncoderConfig
 from sottovoce.pruning import full_widths, kinds
 from sottovoce.pruning.unit import layer_of
-from sottovoce.reporting.collect import Run
+from sottovoce.reporting.collect import ReportedRun
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Picture:
     compared: bool
 
 
-def picture(run: Run) -> Picture | None:
+def picture(run: ReportedRun) -> Picture | None:
     """``None`` when the student's shape is not known."""
     after, before = run.after, run.before
     if after is None:

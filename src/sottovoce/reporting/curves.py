@@ -7,13 +7,13 @@ from itertools import groupby
 from typing import Any
 
 from sottovoce.reporting import text
-from sottovoce.reporting.collect import Run
+from sottovoce.reporting.collect import ReportedRun
 from sottovoce.reporting.figure import Chart, Table, label, layout
 
 POINTS = 1500  # of a curve; more are not seen and make the page slow
 
 
-def fidelity(run: Run, index: int) -> Chart | None:
+def fidelity(run: ReportedRun, index: int) -> Chart | None:
     """Draws the likeness to the teacher, layer by layer. Where the widths differ, only the likeness after the best linear map."""
     found = run.record.get("fidelity")
     if not found or not found["layers"]:
@@ -65,13 +65,13 @@ def fidelity(run: Run, index: int) -> Chart | None:
     )
 
 
-def comparable(run: Run) -> bool:
+def comparable(run: ReportedRun) -> bool:
     """Whether student and teacher have one width, so that their frames have a cosine. Where they differ, records hold none,
     and older ones hold 0 for every layer."""
     return any(row["cosine"] for row in run.record["fidelity"]["layers"])
 
 
-def curves(run: Run, index: int) -> list[Chart]:
+def curves(run: ReportedRun, index: int) -> list[Chart]:
     """Draws loss and sparsity over all stages, one after another. What has fewer than two points of a line stands as a table."""
     starts, end = _starts(run)
     losses = [(row, starts[row["stage"]] + row["step"]) for row in run.rows]
@@ -138,7 +138,7 @@ def _is_line(traces: Sequence[Mapping[str, Any]]) -> bool:
     return any(len(trace["x"]) > 1 for trace in traces)
 
 
-def _starts(run: Run) -> tuple[dict[str, int], int]:
+def _starts(run: ReportedRun) -> tuple[dict[str, int], int]:
     """The update of the run at which each stage begins, and the last update of the run."""
     last: dict[str, int] = {}
     for row in run.rows:
@@ -188,7 +188,7 @@ def _line(points: Sequence[tuple[float, float]], name: str, colour: str, hover: 
     }
 
 
-def _journal(run: Run) -> Table:
+def _journal(run: ReportedRun) -> Table:
     """The rows of the journal, at most two hundred, evenly chosen."""
     rows = _thin(list(run.rows), 200)
     names = list(dict.fromkeys(key for row in rows for key in row if key not in ("stage", "step")))

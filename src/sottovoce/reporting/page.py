@@ -19,8 +19,8 @@ from sottovoce.core import ledger
 from sottovoce.core.extras import optional
 from sottovoce.reporting import bars, curves, pareto, probes, speed, style, table, text
 from sottovoce.reporting import board as boards
-from sottovoce.reporting.board import Board, Row, Task
-from sottovoce.reporting.collect import Found, Run, gather, is_run, question
+from sottovoce.reporting.board import Board, Row, TaskColumn
+from sottovoce.reporting.collect import Found, ReportedRun, gather, is_run, question
 from sottovoce.reporting.composition import picture
 from sottovoce.reporting.figure import Chart, all_of
 
@@ -117,7 +117,7 @@ class Tile:
 class RunView:
     """What the page says of one run."""
 
-    run: Run
+    run: ReportedRun
     index: int
     board: Board
     student: Row | None
@@ -323,7 +323,7 @@ class View:
     def tabs(self) -> list[tuple[str, str]]:
         """(id, title) of those that have something to show."""
         several = len(self.board.rows) > 1
-        one, many = ("run", "Run") if self.single else None, ("runs", "Runs") if self.runs and not self.single else None
+        one, many = ("run", "ReportedRun") if self.single else None, ("runs", "Runs") if self.runs and not self.single else None
         compare = ("compare", "Compare") if several else None
         made = [one, compare, many, ("tasks", "Tasks") if self.bars else None]
         made += [("layers", "Layers") if self.heats else None, ("rates", "Learning rates") if self.trials else None]
@@ -344,7 +344,7 @@ class View:
         chosen = {key.split()[0] for key in (self.pareto.choices if self.pareto else {})}
         return [(key, title) for key, (title, _, _) in boards.COSTS.items() if key in chosen]
 
-    def places(self, task: Task) -> int:
+    def places(self, task: TaskColumn) -> int:
         return style.places(self.board, task)
 
     def common(self) -> str:
@@ -390,7 +390,7 @@ class View:
             )
         return sorted(made, key=lambda row: (row["task"], row["model"]))
 
-    def _student(self, run: Run) -> Row | None:
+    def _student(self, run: ReportedRun) -> Row | None:
         """The row of the run's student; that of its seed, where there are several."""
         for row in self.board.rows:
             for each in row.members or (row,):

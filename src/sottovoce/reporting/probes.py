@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from sottovoce.reporting import text
-from sottovoce.reporting.board import Board, Row, Task
+from sottovoce.reporting.board import Board, Row, TaskColumn
 from sottovoce.reporting.figure import Chart, Table, label, layout
 from sottovoce.reporting.style import colours
 
 
-def trials(board: Board, task: Task) -> Chart | None:
+def trials(board: Board, task: TaskColumn) -> Chart | None:
     """Draws the dev score of every learning rate, or strength of L2, that was tried; the points of the chosen ones are larger.
 
     Where no model has tried two of them there is nothing to plot: the table stands alone.
@@ -86,7 +86,7 @@ def _spread(rates: Sequence[float]) -> list[float]:
     return list(rates[::step])
 
 
-def dev_score(dev: float | None, task: Task) -> float | None:
+def dev_score(dev: float | None, task: TaskColumn) -> float | None:
     """The dev score as the measure is read: sweeps maximise, and store error rates with a minus."""
     return dev if dev is None or task.better == "higher" else abs(dev)
 
@@ -143,7 +143,7 @@ def heat(board: Board, row: Row, index: int, top: float) -> Chart | None:
         row.name,
         {"data": [trace], "layout": plan},
         Table(
-            ["Task", *map(str, range(width))],
+            ["TaskColumn", *map(str, range(width))],
             [[task.label, *(f"{value:.3f}" for value in line)] for task, line in zip(tasks, z, strict=True)],
         ),
         note=f"{row.role}{f', mean of n = {row.n} models' if row.n > 1 else ''}",
@@ -152,7 +152,7 @@ def heat(board: Board, row: Row, index: int, top: float) -> Chart | None:
     )
 
 
-def layer_weights(row: Row, task: Task) -> list[float]:
+def layer_weights(row: Row, task: TaskColumn) -> list[float]:
     """Layer weights of one task, means over seeds and over members of the same depth."""
     lists = [weights for one in row.evaluations.get(task.key, ()) for weights in one.record["layer_weights"] if weights]
     lists = [weights for weights in lists if len(weights) == len(lists[0])]

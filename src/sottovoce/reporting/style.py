@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sottovoce.reporting import text
-from sottovoce.reporting.board import Board, Cell, Row, Task
+from sottovoce.reporting.board import Board, Cell, Row, TaskColumn
 from sottovoce.reporting.figure import label
 
 SERIES = 6  # colours for students in the style sheet
@@ -36,12 +36,12 @@ def interval(cell: Cell, places: int) -> str:
     return f"{text.number(cell.low, places)}{between}{text.number(cell.high, places)}"
 
 
-def places(board: Board, task: Task) -> int:
+def places(board: Board, task: TaskColumn) -> int:
     """Decimals of a task's values."""
     return text.decimals((row.cells[task.key].value for row in board.rows if task.key in row.cells), task.unit)
 
 
-def axis_title(task: Task) -> str:
+def axis_title(task: TaskColumn) -> str:
     return f"{text.measure(task.measure, task.unit)} ({task.better} is better)"
 
 
@@ -53,7 +53,7 @@ def whiskers(cells: Sequence[Cell]) -> dict[str, Any]:
     return made
 
 
-def hover(row: Row, cell: Cell, task: Task | None, view: str, digits: int) -> str:
+def hover(row: Row, cell: Cell, task: TaskColumn | None, view: str, digits: int) -> str:
     what = (
         f"{text.measure(task.measure)} {text.number(cell.value, digits)} {task.unit}"
         if task

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Mapping
 
 from sottovoce.reporting import style, text
-from sottovoce.reporting.board import Board, Cell, Row, Task
+from sottovoce.reporting.board import Board, Cell, Row, TaskColumn
 
 
 def markdown(board: Board) -> str:
@@ -39,13 +39,13 @@ def comma_separated(board: Board) -> str:
     return out.getvalue()
 
 
-def _line(row: Row, task: Task, cell: Cell) -> tuple[object, ...]:
+def _line(row: Row, task: TaskColumn, cell: Cell) -> tuple[object, ...]:
     recipe = row.recipe.replace(text.SPACE, " ")
     about = (task.label, task.measure, task.unit, task.better)
     return row.name, row.role, recipe, row.n, row.params, row.macs, *about, cell.value, cell.low, cell.high
 
 
-def _value(board: Board, task: Task, cell: Cell | None, best: bool) -> str:
+def _value(board: Board, task: TaskColumn, cell: Cell | None, best: bool) -> str:
     if cell is None:
         return text.NONE
     digits = style.places(board, task)
