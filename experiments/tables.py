@@ -174,8 +174,10 @@ def table(page: Iterator[str], source: Source, sign: str = "") -> Iterator[str]:
 
 
 def written(column: list[Cell], sign: str) -> list[str]:
-    """Three places where no value is above 1, else one."""
-    places = 3 if max((abs(each[0]) for each in column if not isinstance(each, str)), default=0) <= 1 else 1
+    """Three decimals if no value is above 1, none if all are counts, else one."""
+    numbers = [number for each in column if not isinstance(each, str) for number in each]
+    counts = len(numbers) > 1 and all(float(number).is_integer() for number in numbers)
+    places = 0 if counts else 3 if max((abs(each[0]) for each in column if not isinstance(each, str)), default=0) <= 1 else 1
 
     def text(cell: Cell) -> str:
         if isinstance(cell, str):
