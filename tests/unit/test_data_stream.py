@@ -297,7 +297,7 @@ def test_wrong_claims_use_what_is_there(tmp_path: Path) -> None:
     assert sorted(batch.ids) == ["full.wav", "less.wav"]
     assert batch.wave.shape == (2, 32_000)
     assert [row["reason"] for row in data.skipped] == ["shorter than 0.5 s"]
-    assert "less.wav: said to be 3 s long; there are 2.00 s, which are used" in data.summary()
+    assert "less.wav: claims 3 s but has 2.00 s, which are used" in data.summary()
 
 
 def test_nothing_readable_ends_with_a_reason(tmp_path: Path) -> None:

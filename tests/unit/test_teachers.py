@@ -481,5 +481,5 @@ class TestKeptTargets:
         with pytest.raises(ValueError, match="needs crop: none"):
             DataConfig(keep_targets="1GB")
         assert [bytes_in(size) for size in ("2GB", "1.5 mb", "17", "0")] == [2_000_000_000, 1_500_000, 17, 0]
-        with pytest.raises(ValueError, match="'much' is no size"):
+        with pytest.raises(ValueError, match="'much' is not a size"):
             DataConfig(crop="none", keep_targets="much")

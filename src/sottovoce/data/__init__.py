@@ -1,4 +1,4 @@
-"""Audio from any common corpus layout as reproducible batches. `open_data` sets up all of it."""
+"""Reads audio from any common corpus layout into reproducible batches. `open_data` is the entry point."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Data:
-    """Training and validation audio. train: endless batches. valid: the held-out batches, a fixed list. hours: of training audio."""
+    """Training and validation audio. train: endless batches. valid: a fixed list of held-out batches. hours: hours of training audio."""
 
     train: Stream
     valid: Fixed
@@ -34,20 +34,20 @@ class Data:
 
     @property
     def largest(self) -> tuple[int, int]:
-        """Rows and samples of the largest batch, of those that are trained on and those held out."""
+        """(rows, samples) of the largest batch, training and validation together."""
         return max(self.train.plan.largest(), self.valid.largest, key=lambda shape: shape[0] * shape[1])
 
     def passes(self, batches: int) -> float:
-        """How often so many batches, of all processes together, pass over the training data."""
+        """Epochs in this number of batches, counted over all processes."""
         return batches / len(self.train.plan.batches(0))
 
     @property
     def skipped(self) -> list[Skipped]:
-        """Recordings that cannot be used: found when opening, and since then while decoding."""
+        """Recordings that cannot be used, from the scan and from decoding so far."""
         return self._log.rows
 
     def summary(self) -> str:
-        """One line for people."""
+        """The data in one line: hours, utterances, held-out seconds, skipped recordings, notes."""
         length = f"{self.hours:.1f} hours" if self.hours >= 1 else f"{self.hours * 60:.1f} minutes"
         parts = [f"{length} of audio in {len(self.train.plan.utterances):,} utterances", f"{self.valid.seconds:.0f} s held out"]
         if len(self.splits) > 1:
@@ -68,11 +68,12 @@ def open_data(
     skipped_file: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Data:
-    """Everything a run needs of its data.
+    """Open the training and validation data of a run.
 
-    spec: see `open_source`. seed decides the batches and crops; the held-out recordings do not depend on it. Rank r of `world` processes
-    gets its own share of every epoch, which has a multiple of `multiple` batches (see `Plan`). `skipped_file` collects what is skipped as
-    JSON lines. Raises ValueError when nothing is usable. Of ``demo`` only the train split is used unless ``where`` says otherwise.
+    spec: see `open_source`; of ``demo`` only the train split is used unless ``where`` names another. seed: decides the batches and crops,
+    not the held-out recordings. rank, world: this process and the number of processes; each gets its own share of every epoch. multiple:
+    the batches of an epoch are a multiple of it (see `Plan`). skipped_file: gets a JSON line for each skipped recording. Raises ValueError
+    when nothing is usable.
     """
     config = config or DataConfig()
     recordings = open_source(spec, config.allow_commands)
@@ -93,18 +94,14 @@ def open_data(
 
 
 def _unlabelled(utterances: Sequence[Utterance], label: str, spec: Spec) -> list[Note]:
-    """What to say of the recordings without the label that is asked for. ValueError when none has it."""
+    """A note that counts the utterances without the requested label. ValueError when no utterance has it."""
     without = sum(not utterance.recording.fields.get(label) for utterance in utterances) if label else 0
     if not without:
         return []
     if without == len(utterances):
         columns = {name for utterance in utterances for name in utterance.recording.fields}
-        raise ValueError(f"no recording has the label '{label}' that is asked for{suggestion(label, columns)}")
-    return [
-        Note(
-            path=str(spec), note=f"{without} of {len(utterances)} utterances have no '{label}', which is asked for as their label"
-        )
-    ]
+        raise ValueError(f"no recording has the label '{label}'{suggestion(label, columns)}")
+    return [Note(path=str(spec), note=f"{without} of {len(utterances)} utterances have no label '{label}'")]
 
 
 def _splits(utterances: Sequence[Utterance]) -> tuple[str, ...]:

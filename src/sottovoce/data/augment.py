@@ -1,7 +1,6 @@
-"""What a student hears while it learns: the clean batch made worse, so that it cannot rely on rooms and microphones.
+"""Augmentation of the student's input with equalisers and noise, so that the student does not depend on rooms and microphones.
 
-The teacher, and whatever targets are computed from the batch, stay with the clean audio, as in WavLM's denoising (Chen et al. 2022) and
-RobustDistiller (Guimaraes et al. 2023).
+The teacher and all targets use the clean audio, as in WavLM's denoising (Chen et al. 2022) and RobustDistiller (Guimaraes et al. 2023).
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.corrupt import add_noise, as_loud, valid_samples, voices
 
 BANDS = 10  # control points of a random equaliser, equally spaced in log frequency from 60 Hz up
-FADE = 0.02  # seconds, between two colours
+FADE = 0.02  # seconds of cross-fade between the two equalisers of a row
 
 
 @dataclass(frozen=True)
 class Augment:
-    """share: of batches that are changed (0: none). equalizer_db: standard deviation of a random equaliser's bands; each half of a
-    recording has an equaliser of its own. snr_db: least and most of the noise, drawn for each batch; voices: share of the changed
-    batches whose noise is other recordings of the batch (the others' is pink)."""
+    """share: share of batches that are augmented (0: none). equalizer_db: standard deviation of a random equaliser's gains in dB; each half
+    of a row has its own equaliser. snr_db: lowest and highest signal-to-noise ratio in dB, drawn once for each batch. voices: share of
+    the augmented batches whose noise is babble from other rows of the batch; the others get pink noise."""
 
     share: float = 0.0
     equalizer_db: float = 6.0
@@ -31,14 +30,14 @@ class Augment:
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1 or not 0 <= self.voices <= 1:
-            raise ValueError("share and voices lie between 0 and 1")
+            raise ValueError("share and voices must be between 0 and 1")
         if len(self.snr_db) != 2 or self.snr_db[0] > self.snr_db[1]:
-            raise ValueError("snr_db must be two numbers, least and most, e.g. [5, 30]")
+            raise ValueError("snr_db must be two numbers, the lowest and the highest, e.g. [5, 30]")
 
     def __call__(self, wave: Tensor, lengths: Tensor | None) -> Tensor:
-        """(B, S) -> (B, S), each row as loud as before, padding zero. Draws from torch's random generator."""
+        """(B, S) -> (B, S). Keeps the energy of each row and sets padding to zero. Draws from torch's global generator."""
         if not self.share:
-            return wave  # and draw nothing
+            return wave  # draws no random numbers
         chance = torch.rand(3)
         if float(chance[0]) >= self.share:
             return wave
@@ -53,7 +52,7 @@ class Augment:
 
 
 def recolour(wave: Tensor, deviation_db: float) -> Tensor:
-    """(B, S) through two random equalisers a row, one for each half, with a short fade between them."""
+    """(B, S) -> (B, S). Filters each half of a row with its own random equaliser and cross-fades between them."""
     rows, samples = wave.shape
     first, second = (equalize(wave, curve) for curve in colours(2 * rows, deviation_db).view(2, rows, BANDS))
     at = (torch.arange(samples, device=wave.device) - samples / 2) / (FADE * SAMPLE_RATE)
@@ -62,12 +61,12 @@ def recolour(wave: Tensor, deviation_db: float) -> Tensor:
 
 
 def colours(rows: int, deviation_db: float, generator: torch.Generator | None = None) -> Tensor:
-    """(rows, BANDS) gains in dB of random equalisers."""
+    """(rows, BANDS) random equaliser gains in dB, normal with mean 0."""
     return torch.randn(rows, BANDS, generator=generator) * deviation_db
 
 
 def equalize(wave: Tensor, curve: Tensor) -> Tensor:
-    """(B, S) through equalisers whose bands have the gains (B, BANDS) in dB, linear between them in log frequency."""
+    """Filter (B, S) with equalisers. curve: (B, BANDS) gains in dB, interpolated linearly in log frequency."""
     samples = wave.shape[1]
     pitch = torch.fft.rfftfreq(samples, 1 / SAMPLE_RATE)
     place = (torch.log2(pitch.clamp(min=60) / 60) / torch.log2(torch.tensor(SAMPLE_RATE / 120)) * (BANDS - 1)).clamp(0, BANDS - 1)

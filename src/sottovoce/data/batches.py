@@ -1,7 +1,7 @@
-"""Which utterances make a batch, as a pure function of (seed, epoch).
+"""Groups utterances into batches, as a pure function of (seed, epoch).
 
-Nothing here reads audio. Everything random comes from a generator seeded by what it decides, never from a running state, so that a run
-resumed at any batch sees what the undisturbed run would have seen.
+Nothing here reads audio. Every random choice has its own generator, seeded by the position of the choice. A run that resumes at any
+batch therefore sees the same batches as a run without a break.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.config import DataConfig
 from sottovoce.data.scan import Utterance
 
-NOISE = 0.05  # lengths are sorted after a random change of up to this share: other neighbours in every epoch, little cropped away
-SPREAD = 0.2
-ORDER, CROP = 1, 2  # separate the random streams
+NOISE = 0.05  # random relative change of lengths before sorting: batches differ between epochs, and crops stay small
+SPREAD = 0.2  # largest share of a validation row that may be cropped away
+ORDER, CROP = 1, 2  # seeds that separate the random streams
 
 
 @dataclass(frozen=True)
 class Job:
-    """One batch to decode. It travels to a worker, so it holds all that the worker needs.
+    """One batch to decode. It is sent to a worker and holds all that the worker needs.
 
-    epoch, index: the position of the stream's step, see `Plan`. begins: first sample of every row within its utterance.
-    samples: length of every row. padded: whether the rows keep their own lengths. min_samples: shorter rows are given up.
-    label: the column that gives rows their labels. speed: at which all rows are played.
+    epoch, index: the position of the step, see `Plan`. begins: first sample of each row within its utterance. samples: length of each
+    row. padded: whether rows keep their own lengths. min_samples: shorter rows are dropped. label: the column with the labels. speed: the
+    playback speed of all rows.
     """
 
     epoch: int
@@ -48,10 +48,10 @@ def rng(*seeds: int) -> np.random.Generator:
 def bucket(
     samples: Sequence[int] | NDArray[np.int64], config: DataConfig, generator: np.random.Generator | None
 ) -> list[list[int]]:
-    """Indices of every batch. Every index comes exactly once.
+    """Group utterances of similar length. Returns the indices of each batch; every index occurs exactly once.
 
-    Without a generator: strictly by length, the same at every call, and a batch ends early rather than hold a row that would lose
-    more than `SPREAD` of itself to the crop (a small held-out set has all lengths, and no other epoch in which to hear the rest).
+    samples: length of each utterance. generator: changes the lengths a little and shuffles the batches. Without it, the batches are
+    sorted by length, and a batch ends early if its crop would remove more than `SPREAD` of a row (validation has only one pass).
     """
     lengths = np.asarray(samples, dtype=np.int64)
     key = lengths.astype(np.float64)
@@ -81,7 +81,7 @@ def bucket(
 def make_job(
     utterances: Sequence[Utterance], config: DataConfig, generator: np.random.Generator | None, epoch: int = 0, index: int = 0
 ) -> Job:
-    """The job of one batch; without a generator the crops are from the middle, and nothing is played faster or slower."""
+    """The job of one batch. generator: draws crops and speed; without it, crops are centred and the speed is 1."""
     own = [utterance.samples for utterance in utterances]
     padded = config.crop == "none"
     if padded:
@@ -100,10 +100,10 @@ def make_job(
 class Plan:
     """The endless sequence of jobs of one rank.
 
-    All ranks share one sequence of batches, epoch after epoch: a step takes the next `world` of it, and rank r the r-th of these. An epoch
-    has a multiple of `multiple` batches (by default of `world`): where they do not come out even, the first ones come again, so that no
-    batch is dropped. With the same `multiple` the sequence is the same for any number of ranks. A position is the epoch, and in it the
-    number of the batch with which a step begins.
+    All ranks share one sequence of batches, epoch after epoch. Each step takes the next `world` batches; rank r takes the r-th of them.
+    The length of an epoch is rounded up to a multiple of `multiple` (default: `world`) by repeating its first batches, so that none is
+    dropped. With the same `multiple`, the sequence is the same for any number of ranks. A position is (epoch, index of the first batch of
+    a step in the epoch).
     """
 
     def __init__(
@@ -125,13 +125,13 @@ class Plan:
         self._epoch, self._batches = -1, [[0]]
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """All batches of an epoch, of all ranks, as indices of utterances."""
+        """All batches of an epoch, for all ranks, as indices of utterances."""
         if epoch != self._epoch:
             self._epoch, self._batches = epoch, bucket(self._samples, self.config, rng(self.seed, epoch, ORDER))
         return self._batches
 
     def largest(self) -> tuple[int, int]:
-        """Rows and samples of the largest batch of an epoch; other epochs' are about as large."""
+        """(rows, samples) of the largest batch of the first epoch; other epochs differ little."""
         shapes = []
         for rows in self.batches(0):
             lengths = self._samples[rows]
@@ -139,15 +139,15 @@ class Plan:
         return max(shapes, key=lambda shape: shape[0] * shape[1])
 
     def length(self, epoch: int) -> int:
-        """How many batches all ranks together take in an epoch."""
+        """Number of batches in an epoch, over all ranks."""
         return -(-len(self.batches(epoch)) // self.multiple) * self.multiple
 
     def steps(self, epoch: int) -> int:
-        """In how many steps they take these."""
+        """Number of steps in an epoch; each rank takes one batch per step."""
         return -(-self.length(epoch) // self.world)
 
     def job(self, epoch: int, index: int) -> Job:
-        """The job of this rank in the step at a position."""
+        """The job of this rank for the step at a position."""
         mine, number = self._later(epoch, index, self.rank)
         batches = self.batches(mine)
         number %= len(batches)
@@ -155,18 +155,18 @@ class Plan:
         return make_job(chosen, self.config, rng(self.seed, mine, CROP, number), epoch, index)
 
     def after(self, epoch: int, index: int) -> tuple[int, int]:
-        """The position that follows."""
+        """The position of the next step."""
         return self._later(epoch, index, self.world)
 
     def _later(self, epoch: int, index: int, batches: int) -> tuple[int, int]:
-        """So many batches after a position."""
+        """The position `batches` batches later."""
         index += batches
         while index >= (length := self.length(epoch)):
             epoch, index = epoch + 1, index - length
         return epoch, index
 
     def jobs(self, epoch: int, index: int) -> Iterator[Job]:
-        """Endless, from a position on."""
+        """Endless jobs of this rank from a position on."""
         epoch, index = self._later(epoch, index, 0)
         while True:
             yield self.job(epoch, index)

@@ -1,8 +1,7 @@
-"""What the columns of a manifest mean: the audio file, and the stretch of it, under the names and units that people use.
+"""Recognises the columns of a manifest that name the audio file and the stretch of it, under their common names and units.
 
-A stretch is a beginning, an end and a length, each in seconds (``start``, ``end_time``, ``duration``), in milliseconds
-(``begin_ms``) or in samples at the file's own rate (``frame_offset``, ``num_frames``, ``end_sample``). Where two columns say the same
-of a row they must agree.
+A stretch has a start, an end and a length, each in seconds (``start``, ``end_time``, ``duration``), milliseconds (``begin_ms``) or
+samples at the file's own rate (``frame_offset``, ``num_frames``, ``end_sample``). Two columns for the same value must agree.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ PATHS = (
     "wav", "wav_path", "wav_file", "wav_filename",
 )  # fmt: skip
 CHANNEL = "channel"
-ABSENT = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>"))  # in a column of numbers, whatever the case of the letters
+ABSENT = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>"))  # empty cells of a number column, in any case
 
 Role = Literal["start", "end", "length"]
 Unit = Literal["s", "ms", "samples"]
@@ -39,8 +38,8 @@ FILLING = frozenset(
 )
 COUNT = frozenset(("num", "number", "n", "of", "total", "count", "nb"))
 TEXTS = frozenset(("text", "word", "words", "token", "tokens", "char", "chars", "sentence", "transcript", "phone", "phones"))
-SHORT = frozenset(("s", "ms", "sample", "frame"))  # these alone name no length
-UNCERTAIN = frozenset(("length", "len"))  # of audio or of text, unless a column says where the stretch begins
+SHORT = frozenset(("s", "ms", "sample", "frame"))  # a column with only this name is not a length
+UNCERTAIN = frozenset(("length", "len"))  # may be the length of a text, unless there is also a start column
 GLUED = re.compile(r"(start|begin|end|stop|onset|offset)(times?|sec|seconds|ms|frames?|samples?)(?![a-z])")
 SPLITTER = re.compile(r"[^0-9a-z]+")
 CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d*)?)")
@@ -55,7 +54,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which keys of a row say what. unused: those that look like a time, and are not taken as one."""
+    """Columns of a row. path: the audio file. times: start, end, length. unused: columns that look like times but are not used. known: all
+    columns that do not become fields."""
 
     path: str = ""
     times: tuple[Column, ...] = ()
@@ -65,7 +65,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Of a file, in seconds; `duration` None: to its end."""
+    """A stretch of a file, in seconds. duration None: to the end of the file."""
 
     start: float = 0.0
     duration: float | None = None
@@ -73,7 +73,7 @@ class Stretch:
 
 @cache
 def layout(keys: tuple[str, ...]) -> Layout:
-    """What the keys of a row mean together."""
+    """The layout of a row with these keys."""
     columns = {key: meaning for key in keys if (meaning := _meaning(key)) is not None}
     starts = [key for key, (role, unit) in columns.items() if role == "start" and unit]
     tokens = {key: _words(key) for key in columns}
@@ -97,7 +97,7 @@ def _words(name: str) -> set[str]:
 
 
 def _meaning(name: str) -> tuple[Role, Unit | None] | None:
-    """Role and unit (None: not understood) of a column; None for one that does not look like a time."""
+    """(role, unit) of a column; unit None: not understood. None for a column that does not look like a time."""
     tokens = _words(name)
     roles, units = {ROLES[word] for word in tokens if word in ROLES}, {UNITS[word] for word in tokens if word in UNITS}
     rest = tokens - ROLES.keys() - UNITS.keys() - FILLING - COUNT
@@ -110,14 +110,14 @@ def _meaning(name: str) -> tuple[Role, Unit | None] | None:
 
 
 def samples(layout: Layout, row: Mapping[str, Any]) -> bool:
-    """Whether the stretch of the row can only be told with the file's sample rate."""
+    """Whether the row gives its stretch in samples, so that the file's sample rate is needed."""
     return any(column.unit == "samples" and not absent(row.get(column.name)) for column in layout.times)
 
 
 def stretch(layout: Layout, row: Mapping[str, Any], rate: int = 0) -> Stretch:
-    """The stretch that a row names. rate: of the file, Hz, for counts of samples. ValueError in a few words for what is no stretch."""
+    """The stretch of a row. rate: sample rate of the file in Hz, for columns in samples. ValueError when the columns are invalid."""
     values: dict[Role, tuple[float, str]] = {}
-    for unit in ("s", "ms", "samples"):  # the same thing said in samples and in seconds differs by rounding
+    for unit in ("s", "ms", "samples"):  # seconds first: samples may differ by rounding
         scale = {"s": 1.0, "ms": 1e-3, "samples": 1 / rate if rate else math.nan}[unit]
         for column in layout.times:
             if column.unit != unit or (value := number(row.get(column.name), column.name)) is None:
@@ -139,27 +139,27 @@ def stretch(layout: Layout, row: Mapping[str, Any], rate: int = 0) -> Stretch:
 
 
 def absent(value: Any) -> bool:
-    """Whether a cell of a column of numbers says nothing, pandas' and Python's ways of writing that included."""
+    """Whether a cell of a number column is empty, in any spelling of pandas or Python (``nan``, ``None``, ...)."""
     if isinstance(value, str):
         return value.strip().lower() in ABSENT
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def number(value: Any, name: str) -> float | None:
-    """None where nothing is said. ValueError for what is no time: text, below zero, not finite."""
+    """The number in a cell, None for an empty one. name: the column. ValueError for text, negative and infinite numbers."""
     if absent(value):
         return None
     try:
         parsed = _clock(value) if isinstance(value, str) else float(value)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{name} is no number") from None
+        raise ValueError(f"{name} is not a number") from None
     if isinstance(value, bool) or not math.isfinite(parsed) or parsed < 0:
-        raise ValueError(f"{name} is no time")
+        raise ValueError(f"{name} is not a time")
     return parsed
 
 
 def _clock(text: str) -> float:
-    """``1:02:03.5`` too, and a decimal comma."""
+    """Seconds of a number, which may have a decimal comma, or of a clock time such as ``1:02:03.5``."""
     if match := CLOCK.fullmatch(text.strip()):
         hours, minutes, seconds = match.groups()
         return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds)
@@ -167,13 +167,13 @@ def _clock(text: str) -> float:
 
 
 def channel(value: Any) -> int | None:
-    """Which channel, from 0 on. pandas writes whole numbers in a column with gaps as 0.0. ValueError for anything else."""
+    """Channel index from 0 on, None for an empty cell. Accepts 0.0, as pandas writes it. ValueError for anything else."""
     if absent(value):
         return None
     try:
         index = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError("channel is no number") from None
+        raise ValueError("channel is not a number") from None
     if isinstance(value, bool) or not 0 <= index < 2**31 or index != int(index):
-        raise ValueError("channel is no whole number from 0 on")
+        raise ValueError("channel is not a whole number from 0 on")
     return int(index)

@@ -1,4 +1,4 @@
-"""What the data section of a recipe says."""
+"""The data section of a recipe."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from sottovoce.core.types import SAMPLE_RATE
 class DataConfig:
     """How audio becomes batches.
 
-    seconds_per_batch: audio in one batch after cropping or padding, at most (one utterance longer than this is a batch alone).
-    min_seconds, max_seconds: shorter recordings are skipped, longer ones are split evenly into several utterances.
+    seconds_per_batch: most seconds of audio in a batch, after cropping or padding (a longer utterance is a batch of its own).
+    min_seconds, max_seconds: shorter recordings are skipped, longer ones are split into equal utterances.
     crop: ``shortest`` crops every utterance at random to the shortest of its batch, so that nothing is padded (DPHuBERT);
         ``none`` pads and gives lengths.
-    crop_step: with ``shortest``, crop on to a multiple of so many seconds where there is one (0: not). Batches then come in few shapes,
-        which kernels are made for once and kept: that matters to small models on a CPU.
-    workers: decoding processes; 0 decodes in the training process. The audio of a run does not depend on it.
-    valid_share, valid_max_seconds: how much is held out, by whole recordings chosen by a hash of their id; 0 holds nothing out.
-    label: the manifest's column that objectives with labels learn from (``speaker``); none of the published methods needs one.
-    speeds: every training batch is played at one of these, drawn at random; pitch and formants go with it, so that at another speed
-        than 1 a speaker is another one (Yamamoto et al. 2019), and labels then name the speed too. Empty: all as it was recorded.
-    keep_targets: how much of what teachers say about each recording is kept on disk, in half precision (``2GB``, or bytes; 0: nothing), so
-        that later epochs do not ask the teachers again. Needs ``crop: none``.
-    where: keep the rows of the manifest whose column has this value, for example ``{split: train}``.
-    allow_commands: run the shell commands, and fetch from the addresses, that a Lhotse manifest may name as its audio. Whoever wrote the
-        manifest can then do on this machine whatever the user can.
+    crop_step: with ``shortest``, round the crop down to a multiple of this many seconds (0: no rounding). Batches then have few shapes,
+        so that kernels prepared for a shape are reused. This makes small models faster on a CPU.
+    workers: decoding processes; 0 decodes in the training process. The audio is the same for any number.
+    valid_share, valid_max_seconds: largest share and most seconds held out for validation (0: none). Whole recordings are chosen by a
+        hash of their id.
+    label: the manifest's column with the labels for objectives that need them (``speaker``). No published method here needs one.
+    speeds: each training batch is played at one of these speeds, drawn at random. Pitch and formants change too, so a speaker at another
+        speed counts as another speaker (Yamamoto et al. 2019) and the label includes the speed. Empty: no change.
+    keep_targets: most disk space for teacher targets in half precision (``2GB``, or bytes; 0: none). Later epochs read the targets
+        instead of running the teachers. Needs ``crop: none``.
+    where: use only the rows of the manifest whose column has this value, for example ``{split: train}``.
+    allow_commands: run the shell commands and fetch the addresses that a Lhotse manifest names as audio. The author of the manifest can
+        then do on this machine whatever the user can.
     """
 
     seconds_per_batch: float = 160.0
@@ -64,9 +65,7 @@ class DataConfig:
         if self.crop not in ("shortest", "none"):
             raise ValueError(f"crop must be 'shortest' or 'none', not {self.crop!r}")
         if self.target_bytes and self.crop != "none":
-            raise ValueError(
-                "keep_targets needs crop: none, because random crops are other audio in every epoch, of which nothing kept is true"
-            )
+            raise ValueError("keep_targets needs crop: none, because random crops give other audio in every epoch")
 
     @property
     def target_bytes(self) -> int:
@@ -82,8 +81,8 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def bytes_in(size: str) -> int:
-    """``2GB``, ``500 MB`` or a number of bytes. ValueError for anything else."""
+    """Bytes of a size such as ``2GB``, ``500 MB`` or ``1000``. ValueError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", size.strip(), re.IGNORECASE)
     if match is None or match[2].upper() not in UNITS:
-        raise ValueError(f"'{size}' is no size; write for example 2GB, 500MB or a number of bytes")
+        raise ValueError(f"'{size}' is not a size; write for example 2GB, 500MB or a number of bytes")
     return round(float(match[1]) * UNITS[match[2].upper()])

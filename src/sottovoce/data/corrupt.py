@@ -1,6 +1,6 @@
-"""Noise and reverberation, made on the spot and the same for the same seed, on any device.
+"""Synthetic noise and reverberation. The same seed gives the same result on any device.
 
-Everything keeps (B, S) and each row's energy, so that a model that wants normalised input gets it still; padding stays zero.
+Every function keeps the shape (B, S) and the energy of each row, so normalised input stays normalised. Padding stays zero.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor
 from sottovoce.core.types import SAMPLE_RATE
 
 NOISES = ("white", "pink", "babble")
-TALKERS = 4  # voices that make babble
-LOWEST = 20.0  # Hz, of pink noise
+TALKERS = 4  # most voices in babble
+LOWEST = 20.0  # Hz, lowest frequency of pink noise
 
 
 def voices(wave: Tensor, lengths: Tensor | None) -> list[Tensor]:
@@ -25,10 +25,10 @@ def voices(wave: Tensor, lengths: Tensor | None) -> list[Tensor]:
 def add_noise(
     wave: Tensor, lengths: Tensor | None, kind: str, snr_db: float, seed: int = 0, others: Sequence[Tensor] = ()
 ) -> Tensor:
-    """`wave` (B, S) with noise that is `snr_db` dB below each row's own energy, both over valid samples.
+    """Add noise to `wave` (B, S), `snr_db` dB below the energy of each row, measured over valid samples.
 
-    kind: ``white``; ``pink``, with as much energy in every octave from 20 Hz; ``babble``, up to four other recordings at once, equally
-    loud and repeated where they are short: the batch's other rows, then `others`. lengths: (B,) valid samples, or ``None``.
+    kind: ``white``; ``pink``, with equal energy in every octave from 20 Hz; ``babble``, the sum of up to four other recordings of equal
+    energy, repeated where they are short: first the other rows of the batch, then `others`. lengths: (B,) valid samples, or ``None``.
     ValueError for another kind, and for babble without another recording.
     """
     if kind not in NOISES:
@@ -42,7 +42,7 @@ def add_noise(
         if kind == "pink":
             spectrum = torch.fft.rfft(noise)
             pitch = torch.fft.rfftfreq(samples, 1 / SAMPLE_RATE)
-            # Amplitude 1 / sqrt(f), so power 1 / f; nothing where nobody hears it, else half of the energy would go there.
+            # Amplitude 1 / sqrt(f), so power 1 / f. Nothing below 20 Hz: half of the energy would be inaudible.
             spectrum *= torch.where(pitch < LOWEST, 0, pitch.clamp(min=LOWEST).rsqrt())
             noise = torch.fft.irfft(spectrum, n=samples)
         noise = noise.to(wave.device)
@@ -52,23 +52,24 @@ def add_noise(
 
 
 def reverberate(wave: Tensor, lengths: Tensor | None, rt60: float, seed: int = 0, drr_db: float = 0.0) -> Tensor:
-    """`wave` (B, S) in a room per row: a direct path and exponentially decaying noise behind it (Polack 1988; Lebart et al. 2001).
+    """Reverberate `wave` (B, S), with one random room per row.
 
-    rt60: seconds in which the tail falls by 60 dB; it ends there, and at the end of the row. drr_db: energy of the direct path over
-    that of the tail, in dB; 0 stands for a talker at the room's critical distance. ValueError when `rt60` is not positive.
+    The response is a direct path and exponentially decaying noise (Polack 1988; Lebart et al. 2001). rt60: seconds in which the tail falls
+    by 60 dB; the tail ends there. drr_db: direct-to-reverberant energy ratio in dB; 0 is a talker at the critical distance. ValueError when
+    `rt60` is not positive.
     """
     if rt60 <= 0:
         raise ValueError(f"rt60 must be a positive number of seconds, not {rt60}")
     rows, samples = wave.shape
     response = impulse_responses(rows, rt60, seed, drr_db).to(wave.device)
     valid = valid_samples(wave, lengths)
-    size = samples + response.shape[1]  # a circle so long that nothing comes round
+    size = samples + response.shape[1]  # long enough to avoid circular wrap-around
     wet = torch.fft.irfft(torch.fft.rfft(wave * valid, size) * torch.fft.rfft(response, size), size)[:, :samples]
     return as_loud(wet, wave, valid)
 
 
 def impulse_responses(rows: int, rt60: float, seed: int = 0, drr_db: float = 0.0) -> Tensor:
-    """(rows, L) responses of rooms that `reverberate` makes: 1 for the direct path, then the tail, with L = rt60 in samples."""
+    """(rows, L) room impulse responses for `reverberate`: 1 for the direct path, then the tail. L = rt60 in samples."""
     size = max(2, round(rt60 * SAMPLE_RATE))
     time = torch.arange(size) / SAMPLE_RATE
     tail = torch.randn(rows, size, generator=torch.Generator().manual_seed(seed)) * 10 ** (-3 * time / rt60)
@@ -79,7 +80,7 @@ def impulse_responses(rows: int, rt60: float, seed: int = 0, drr_db: float = 0.0
 
 
 def _babble(talkers: list[Tensor], samples: int) -> Tensor:
-    """(samples,) of the first talkers that say something."""
+    """(samples,) sum of the first `TALKERS` talkers that are not silent."""
     voiced = [voice for voice in talkers if voice.any()][:TALKERS]
     if not voiced:
         raise ValueError("babble needs at least two recordings that are not silent: add more, or choose another noise")
@@ -88,7 +89,7 @@ def _babble(talkers: list[Tensor], samples: int) -> Tensor:
 
 
 def valid_samples(wave: Tensor, lengths: Tensor | None) -> Tensor:
-    """(B, S) of 0 and 1: where a row is real audio."""
+    """(B, S) mask: 1 for audio, 0 for padding."""
     if lengths is None:
         return torch.ones_like(wave)
     return (torch.arange(wave.shape[1], device=wave.device) < lengths.to(wave.device)[:, None]).to(wave.dtype)
@@ -100,5 +101,5 @@ def _energy(wave: Tensor, valid: Tensor) -> Tensor:
 
 
 def as_loud(wave: Tensor, before: Tensor, valid: Tensor) -> Tensor:
-    """`wave` with the energy of `before` in every row, both over valid samples, and zero elsewhere."""
+    """Scale each row of `wave` to the energy of `before` over valid samples; set the rest to zero."""
     return wave * valid * (_energy(before, valid) / _energy(wave, valid).clamp(min=1e-20)).sqrt()

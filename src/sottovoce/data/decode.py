@@ -1,4 +1,4 @@
-"""Audio files to 16 kHz mono. Reads only the stretch asked for."""
+"""Decodes audio files to 16 kHz mono. Reads only the requested stretch."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ from sottovoce.data.headers import is_chained, mended
 from sottovoce.data.recording import Recording, Samples
 
 RATES = (1_000, 400_000)  # Hz; outside, the header is wrong
-LONGEST = 30 * 24 * 3600  # seconds; a longer claim is a header that does not know (a stream)
-FEWEST_BYTES = (
-    50  # of a second of audio in a file; a header that claims more seconds is not believed, and the file is decoded to count
-)
-LOUDEST = 20.0  # times full scale. Speech of unit variance stays below; 16-bit numbers stored as floating point do not
+LONGEST = 30 * 24 * 3600  # seconds; a header that claims more does not know its length (a stream)
+FEWEST_BYTES = 50  # for a second of audio; a file whose header claims more seconds is decoded to count them
+LOUDEST = 20.0  # times full scale; speech of unit variance stays below, 16-bit numbers stored as floating point do not
 DECODE_FROM_START = 60.0  # seconds, see _begin
 
 
 class BadAudio(Exception):
-    """A recording that cannot be used. ``reason`` is a short phrase for people, the same for the same kind of fault."""
+    """A recording that cannot be used. reason: a short phrase, the same for the same kind of fault."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -36,18 +34,17 @@ class BadAudio(Exception):
 
 
 def read_audio(recording: Recording, start: float = 0.0, seconds: float | None = None) -> Samples:
-    """(S,) float32, mono, 16 kHz: ``seconds`` of audio from ``start`` seconds into the recording.
+    """(S,) float32, mono, 16 kHz: `seconds` of audio from `start` seconds into the recording; without `seconds`, to its end.
 
-    Without `seconds`, up to the recording's end. Gives ``round(seconds * 16000)`` samples, or fewer where the recording ends earlier
-    than claimed. Channels are averaged unless the recording names one. Raises BadAudio when the file is missing, unreadable or not
-    audio, when nothing is there, when a sample is not a number or beyond `LOUDEST`, when every sample is zero, and when the decoder
-    fails in any way.
+    Returns ``round(seconds * 16000)`` samples, or fewer where the recording ends earlier. Channels are averaged unless the recording names
+    one. Raises BadAudio when the file is missing or cannot be decoded, has no samples or only zeros, or has a sample that is not finite
+    or above `LOUDEST`.
     """
     try:
         return _read_audio(recording, start, seconds)
     except BadAudio:
         raise
-    except Exception as problem:  # whatever a decoder raises must not end a run of days
+    except Exception as problem:  # a failing decoder must not end a long run
         raise BadAudio(f"unreadable ({type(problem).__name__})") from problem
 
 
@@ -82,14 +79,14 @@ def _read_audio(recording: Recording, start: float, seconds: float | None) -> Sa
 
 
 def played(audio: Samples, speed: float) -> Samples:
-    """16 kHz audio at that speed, in 1 / speed of the time, its pitch and formants changed as a tape's."""
+    """16 kHz audio at another speed: 1 / speed as long, with pitch and formants changed as on a tape."""
     if speed == 1:
         return audio
     return np.asarray(soxr.resample(audio, SAMPLE_RATE * speed, SAMPLE_RATE, quality="HQ"), np.float32)
 
 
 def read_frames(file: str | BinaryIO, start: float, seconds: float) -> tuple[Samples, int]:
-    """((frames, channels) float32, sample rate) of a stretch as it is stored. Raises BadAudio."""
+    """((frames, channels) float32, sample rate in Hz) of a stretch, without resampling. Raises BadAudio."""
     with _open(file) as audio:
         rate = audio.samplerate
         if start > LONGEST:
@@ -104,7 +101,7 @@ def read_frames(file: str | BinaryIO, start: float, seconds: float) -> tuple[Sam
 
 
 def header_seconds(file: str | BinaryIO) -> float:
-    """Duration of a file in seconds: by its header where the file agrees with it, else by what there is to decode. Raises BadAudio."""
+    """Duration of a file in seconds, from its header if that is plausible, else by decoding the file. Raises BadAudio."""
     try:
         with _open(file) as audio:
             frames = audio.frames
@@ -120,13 +117,13 @@ def header_seconds(file: str | BinaryIO) -> float:
 
 
 def header_rate(path: str) -> int:
-    """Sample rate of a file by its header, Hz. Raises BadAudio."""
+    """Sample rate in Hz from the header of a file. Raises BadAudio."""
     with _open(path) as audio:
         return int(audio.samplerate)
 
 
 class Audio(soundfile.SoundFile):
-    """size: bytes of the file."""
+    """An open audio file. size: its bytes."""
 
     size: int = 0
 
@@ -143,10 +140,10 @@ def _open(file: str | BinaryIO) -> Iterator[Audio]:
             if not size:
                 raise BadAudio("empty file")
             if is_chained(stream):
-                raise BadAudio("an Ogg file of several recordings one after another; write them into files of their own")
+                raise BadAudio("an Ogg file of several recordings one after another; write each into its own file")
             better = mended(stream)
             stream.seek(0)
-            # A plain file goes to the library by its number: that is faster, and its name may be any bytes.
+            # Pass a plain file by its descriptor: this is faster, and its name may be any bytes.
             plain = isinstance(stream, io.FileIO) and os.name == "posix"
             audio = Audio(better or (stream.fileno() if plain else stream), closefd=False)
             audio.size = size
@@ -154,7 +151,7 @@ def _open(file: str | BinaryIO) -> Iterator[Audio]:
             raise
         except OSError as problem:
             raise BadAudio(reason(problem)) from problem
-        except Exception as problem:  # of the library, of what stands between
+        except Exception as problem:  # from libsndfile or the header reader
             raise BadAudio("not audio, or broken") from problem
         with audio:
             if not RATES[0] <= audio.samplerate <= RATES[1]:
@@ -163,15 +160,15 @@ def _open(file: str | BinaryIO) -> Iterator[Audio]:
 
 
 def _plausible(audio: Audio) -> bool:
-    """Whether a file of its size can hold as much as its header claims."""
+    """Whether a file of this size can hold the duration that its header claims."""
     return bool(audio.frames <= min(audio.size / FEWEST_BYTES, LONGEST) * audio.samplerate)
 
 
 def _begin(audio: Audio, first: int) -> int:
-    """Move to frame `first`, or before it; how many frames to drop after reading.
+    """Seek to frame `first` or before it. Returns the number of frames to drop after reading.
 
-    An MP3 frame leans on the ones before it, so a jump into the middle gives a few wrong frames and a message on stderr. Clips are short,
-    and decoding them from their start costs less than a millisecond for a second of audio.
+    An MP3 frame depends on the frames before it: a seek gives a few wrong frames and a message on stderr. Short MP3s are therefore decoded
+    from the start, which costs less than a millisecond per second of audio.
     """
     if audio.format == "MP3" and first < DECODE_FROM_START * audio.samplerate:
         return first
@@ -181,12 +178,12 @@ def _begin(audio: Audio, first: int) -> int:
 
 
 def _read(audio: Audio, count: int | None) -> Samples:
-    """(frames, channels); as much as can be decoded when the file breaks off."""
+    """(frames, channels) of `count` frames, or of all (None); fewer if decoding fails on the way."""
     if count is None and not _plausible(audio):
         return _join(audio, list(_blocks(audio, None)))
     left = max(audio.frames - audio.tell(), 0)
     begin = audio.tell()
-    try:  # not more than there is: a wrong claim must not reserve memory for hours
+    try:  # limit by the frames left: a wrong count must not reserve memory for hours
         return np.asarray(audio.read(left if count is None else min(count, left), dtype="float32", always_2d=True))
     except soundfile.LibsndfileError:
         try:
@@ -201,7 +198,7 @@ def _join(audio: Audio, blocks: list[Samples]) -> Samples:
 
 
 def _blocks(audio: Audio, count: int | None) -> Iterator[Samples]:
-    """Tenths of a second until `count` frames, the end, or a fault."""
+    """Blocks of 0.1 s, until `count` frames, the end of the file, or an error."""
     size = audio.samplerate // 10
     while count is None or count > 0:
         try:

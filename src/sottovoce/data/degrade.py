@@ -1,7 +1,7 @@
-"""Every recording in a place of its own: a room, a microphone's colour, some noise.
+"""Gives every recording its own acoustics: a room, an equaliser and noise.
 
-Corpora that are read aloud into one microphone tell speakers apart by their microphones. Heard like this, they do not: two recordings of
-a session have nothing in common but the voice. What VoxCeleb has by nature, made from any corpus.
+In read-speech corpora, all recordings of a speaker often share one microphone, so the microphone identifies the speaker. With separate
+acoustics, two recordings of a session share only the voice, as in VoxCeleb.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from sottovoce.data.decode import read_audio
 from sottovoce.data.draw import draw
 from sottovoce.data.recording import Recording, Recordings, Samples, file_state
 
-AUDIO_VERSION = 1  # counts up when the same settings begin to sound different
+AUDIO_VERSION = 1  # raise it when the same settings give other audio
 
 
 @dataclass(frozen=True)
 class Degrade:
-    """Drawn for each recording from a hash of its id. rt60: shortest and longest reverberation, seconds; drr_db: direct sound over it.
-    equalizer_db: standard deviation of a random equaliser's bands. snr_db: least and most of pink noise. seed: other places."""
+    """Acoustics, drawn for each recording from a hash of its id. rt60: shortest and longest reverberation time, seconds. drr_db:
+    direct-to-reverberant energy ratio. equalizer_db: standard deviation of a random equaliser's gains. snr_db: lowest and highest
+    signal-to-noise ratio, pink noise. seed: another seed draws other acoustics."""
 
     rt60: tuple[float, ...] = (0.15, 0.6)
     drr_db: float = 6.0
@@ -36,12 +37,12 @@ class Degrade:
         for name in ("rt60", "snr_db"):
             pair = getattr(self, name)
             if len(pair) != 2 or pair[0] > pair[1]:
-                raise ValueError(f"{name} must be two numbers, least and most")
+                raise ValueError(f"{name} must be two numbers, the lowest and the highest")
         if self.rt60[0] <= 0 or self.equalizer_db < 0:
             raise ValueError("rt60 must be above 0, equalizer_db must not be negative")
 
     def __call__(self, wave: Tensor, name: str) -> Tensor:
-        """(S,) samples at 16 kHz of the recording `name` -> (S,), as loud as before."""
+        """(S,) -> (S,) samples at 16 kHz, with the same energy. name: id of the recording."""
         numbers = torch.Generator().manual_seed(int(draw(f"{self.seed}/{name}") * 2**48))
         share = torch.rand(2, generator=numbers).tolist()
         seed = int(torch.randint(2**31, (), generator=numbers))
@@ -55,7 +56,7 @@ class Degrade:
 
 @dataclass(frozen=True)
 class Degraded:
-    """Loader of a degraded recording (see `Recording.loader`): all of it is heard in its place, then the asked stretch is cut out."""
+    """Loader of a degraded recording (see `Recording.loader`). Degrades the whole recording, then cuts the requested stretch."""
 
     recording: Recording
     how: Degrade
@@ -73,7 +74,7 @@ class Degraded:
 
 
 def degrade(recordings: Recordings, how: Degrade) -> Recordings:
-    """The same recordings, each heard in its place when its audio is read; a field ``heard`` says so."""
+    """The recordings with loaders that degrade the audio when it is read. The field ``heard`` holds the settings."""
     degraded = Recordings(skipped=recordings.skipped, trials=recordings.trials)
     for item in recordings:
         fields = {**item.fields, "heard": f"{how}, {AUDIO_VERSION}"}

@@ -1,4 +1,4 @@
-"""How long recordings are: as long as their files allow, whatever a manifest says. Lengths of files are kept for the next time."""
+"""Durations of recordings, limited by the length of their files. File lengths are cached on disk."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sottovoce.data.recording import Recording, Recordings, Timed, file_state
 Progress = Callable[[int, int], None]
 State = tuple[int, ...]  # see `file_state`
 
-SLICE = 4096  # files whose lengths are kept at a time: a stop loses no more
-FILE = "lengths.sqlite"  # what is kept before the name changed believed every header
-TOLERATED = 0.1  # seconds by which a manifest may be wrong without a note: rounding, a decoder's padding
-LONGEST_UNSEEN = 24 * 3600.0  # seconds that are believed of a recording whose audio cannot be looked at
+SLICE = 4096  # files between two writes of the cache; an interrupt loses at most these
+FILE = "lengths.sqlite"  # an older cache under another name believed every header; do not reuse that name
+TOLERATED = 0.1  # seconds that a manifest's duration may exceed the file without a note (rounding, padding of a decoder)
+LONGEST_UNSEEN = 24 * 3600.0  # seconds; a longer claim is refused where the audio cannot be checked
 
 
 def present(recordings: Recordings) -> Recordings:
-    """The recordings whose files are there; the others are in ``skipped``. Opens nothing."""
+    """The recordings whose files exist; the others are in ``skipped``. Opens no file."""
     available = recordings.with_items(())
     for item in recordings:
         why = "" if item.loader is not None else fault(item.path)
@@ -36,11 +36,11 @@ def present(recordings: Recordings) -> Recordings:
 
 
 def timed(recordings: Recordings, cache: Path | None = None, progress: Progress | None = None) -> Recordings:
-    """The recordings, each with the duration that its file allows; those whose file cannot be read are in ``skipped``, with the reason.
+    """The recordings with durations limited by their files; those whose file cannot be read are in ``skipped``, with the reason.
 
-    kept: a file for the lengths that were read; an audio file whose size and time of change are what they were is not opened again. A
-    file that cannot be written to is no error. progress: called with (done, to do). A recording that is said to be longer than its file
-    is used as far as the file goes, with a note.
+    cache: file for the lengths. A cached audio file is not opened again until its size or time of change differs. A cache that cannot be
+    written is no error. progress: called with (done, total). A recording that claims to be longer than its file is cut to the file, with a
+    note.
     """
     file_lengths = lengths(recordings, cache, progress)
     usable = recordings.with_items(())
@@ -54,16 +54,16 @@ def timed(recordings: Recordings, cache: Path | None = None, progress: Progress 
 
 
 def allowed(item: Recording, length: float | str | None, into: Recordings) -> float | str | None:
-    """Seconds of the recording that its file has, or why there are none. length: of the file, as `lengths` gives it. Notes go to `into`."""
+    """Usable seconds of a recording (None: unknown), or why it has none. length: of its file, see `lengths`. into: gets notes."""
     if item.loader is not None:
         try:
             length = item.loader.seconds() if isinstance(item.loader, Timed) else None
         except BadAudio as problem:
             return problem.reason
-        except Exception as problem:  # of a foreign reader
+        except Exception as problem:  # from another library
             return f"unreadable ({type(problem).__name__})"
         if length is None:
-            return "said to be longer than a day" if (item.duration or 0.0) > LONGEST_UNSEEN else item.duration
+            return "claims to be longer than a day" if (item.duration or 0.0) > LONGEST_UNSEEN else item.duration
     if length is None:
         return MISSING
     if isinstance(length, str):
@@ -74,14 +74,14 @@ def allowed(item: Recording, length: float | str | None, into: Recordings) -> fl
     if item.duration is None:
         return left
     if item.duration > left + TOLERATED:
-        into.note(item.path, f"said to be {item.duration:g} s long; there are {left:.2f} s, which are used")
+        into.note(item.path, f"claims {item.duration:g} s but has {left:.2f} s, which are used")
     return min(item.duration, left)
 
 
 def lengths(
     recordings: Iterable[Recording], cache: Path | None = None, progress: Progress | None = None
 ) -> dict[str, float | str]:
-    """Path -> seconds, or why there are none, of all plain files."""
+    """Path -> seconds, or the reason why a file cannot be read. Covers recordings without a loader; parameters as in `timed`."""
     paths = list(dict.fromkeys(item.path for item in recordings if item.loader is None))
     known = {} if cache is None else _read(cache, paths)
     states = {path: file_state(path) for path in paths} if cache is not None else {}
@@ -110,12 +110,12 @@ def _length(path: str) -> float | str:
         return header_seconds(path)
     except BadAudio as problem:
         return problem.reason
-    except Exception as problem:  # a decoder's own
+    except Exception as problem:  # from a decoder
         return f"unreadable ({type(problem).__name__})"
 
 
 def _read(file: Path, paths: Iterable[str]) -> dict[str, tuple[State, float]]:
-    """What is kept of the paths."""
+    """Path -> (file state, seconds) for the paths in the cache."""
     entries: dict[str, tuple[State, float]] = {}
     with contextlib.suppress(sqlite3.Error, OSError):
         if file.is_file():

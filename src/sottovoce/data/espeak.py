@@ -1,13 +1,13 @@
-"""espeak-ng, run as a script in a process of its own, because it keeps global state and may crash.
+"""Runs espeak-ng in a separate process, because the library keeps global state and may crash.
 
     python espeak.py speak JOBS.json SPEECH.npy SECONDS
 
-JOBS.json is a list of ``{"voice", "rate", "pitch", "range", "text"}``; SPEECH.npy gets all samples (int16) one after another, and
-SPEECH.json the sample rate and the number of samples of every job. Stops after the job that reaches SECONDS.
+JOBS.json is a list of ``{"voice", "rate", "pitch", "range", "text"}``. SPEECH.npy gets the samples of all jobs, concatenated (int16).
+SPEECH.json gets the sample rate and the number of samples of each job. Stops after the job that reaches SECONDS.
 
     python espeak.py phones TEXTS.json PHONES.json VOICE
 
-TEXTS.json is a list of texts; PHONES.json gets as many texts of IPA symbols with `BETWEEN` between two phones.
+TEXTS.json is a list of texts. PHONES.json gets a string of IPA symbols for each text, with `BETWEEN` between phones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-SYNCHRONOUS = 2  # the retrieval mode that has spoken when espeak_Synth returns; mode 1 answers from a thread and may hang
+SYNCHRONOUS = 2  # the mode in which espeak_Synth returns after all samples; mode 1 calls back from a thread and may hang
 DONT_EXIT = 0x8000
 UTF8 = 1
 RATE, PITCH, RANGE = 1, 3, 4
@@ -33,15 +33,17 @@ NO_VOICE = "espeak-ng has no voice"
 
 
 def run(purpose: str, arguments: list[str], timeout: float) -> None:
-    """Runs this script. ValueError, which says what to do, when espeak-ng is not installed, fails, or takes `timeout` seconds."""
+    """Run this script. purpose: for messages. timeout: seconds. ValueError when espeak-ng is not installed, fails, or takes too long."""
     if importlib.util.find_spec("espeakng_loader") is None:
         raise ValueError(f'{purpose} needs espeak-ng, which is not installed: pip install "sottovoce[demo]"')
-    # -P: its folder holds modules of ours whose names others may use
+    # -P: do not put this folder on the path; its module names may hide others
     command = [sys.executable, "-P", __file__, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
-        raise ValueError(f"espeak-ng does not answer, so {purpose} is not possible on this machine") from None
+        raise ValueError(
+            f"espeak-ng did not finish within {timeout:.0f} s, so {purpose} is not possible on this machine"
+        ) from None
     if done.returncode:
         why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         if why.startswith(NO_VOICE):
@@ -50,12 +52,12 @@ def run(purpose: str, arguments: list[str], timeout: float) -> None:
 
 
 def start() -> tuple[Any, int]:
-    """The library, and its sample rate in Hz."""
+    """Load espeak-ng. Returns the library and its sample rate in Hz."""
     import espeakng_loader  # type: ignore[import-untyped, unused-ignore]
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     data = Path(espeakng_loader.get_data_path())
-    os.chdir(data.parent)  # a relative name, because espeak-ng holds paths in 160 bytes
+    os.chdir(data.parent)  # use a relative name: espeak-ng limits paths to 160 bytes
     rate = library.espeak_Initialize(SYNCHRONOUS, 0, data.name.encode(), DONT_EXIT)
     if rate <= 0:
         raise SystemExit("espeak-ng did not start")
@@ -110,7 +112,7 @@ def phones(texts_file: str, phones_file: str, voice: str) -> None:
     transcriptions = []
     for text in texts:
         rest, clauses = ctypes.c_char_p(text.encode()), []
-        while rest.value:  # every call takes one clause and moves on
+        while rest.value:  # each call converts one clause and advances the pointer
             clauses.append((library.espeak_TextToPhonemes(ctypes.byref(rest), UTF8, mode) or b"").decode())
         transcriptions.append(" ".join(clauses))
     output.write_text(json.dumps(transcriptions, ensure_ascii=False), encoding="utf-8")

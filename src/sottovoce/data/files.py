@@ -1,6 +1,6 @@
-"""Files of a user's data: regular ones only, under any name, read with limits.
+"""Opens and reads files of a user's data: regular files only, with any name, within size limits.
 
-A name is bytes. Python holds the bytes that are no UTF-8 as lone surrogates; `printable` gives the text for ids, lists and messages.
+A file name is bytes. Python represents bytes that are not UTF-8 as lone surrogates; `printable` makes text for ids, lists and messages.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-ROW_BYTES = 16 * 2**20  # of one row of a manifest; a recording of a day with its speakers' turns has a tenth of this
-TOTAL_BYTES = 16 * 2**30  # of one manifest, uncompressed
+ROW_BYTES = 16 * 2**20  # largest row of a manifest; a recording of a day with its speaker turns needs a tenth of this
+TOTAL_BYTES = 16 * 2**30  # largest manifest, uncompressed
 
 MISSING, FOLDER, DENIED, NOT_REGULAR = (
     "missing",
@@ -27,23 +27,23 @@ NOT_TEXT = "text that is not UTF-8"
 
 
 class NotRegular(OSError):
-    """A pipe, a device or a socket: to open it may wait for ever, or do something."""
+    """A pipe, device or socket. Opening it may block or have side effects."""
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """A file for reading, unbuffered. OSError when it is missing, a folder or not regular; ValueError for a name that no file can have."""
+    """Open a regular file for reading, unbuffered. OSError when it is missing or not regular; ValueError for an impossible name."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{os.fspath(path)} is a folder")
     if not stat.S_ISREG(mode):
         raise NotRegular(f"{os.fspath(path)} is {NOT_REGULAR}")
-    # not to wait, should another file have taken its place by now
+    # do not block if the file has been replaced since the check
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     return cast(BinaryIO, os.fdopen(os.open(path, flags), "rb", buffering=0))
 
 
 def fault(path: str) -> str:
-    """Why a path is no file that can be opened; empty when it is one, as far as can be seen without opening it."""
+    """Reason why a path is not a regular file; empty when it is one. Does not open the file."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as problem:
@@ -52,13 +52,13 @@ def fault(path: str) -> str:
 
 
 def reason(problem: Exception) -> str:
-    """A short phrase for what the system said of a file."""
+    """A short phrase for an error of the system."""
     kinds = ((NotRegular, NOT_REGULAR), (FileNotFoundError, MISSING), (IsADirectoryError, FOLDER), (PermissionError, DENIED))
     return next((text for kind, text in kinds if isinstance(problem, kind)), f"unreadable ({type(problem).__name__})")
 
 
 def printable(name: str) -> str:
-    """The name as text that can be printed and written everywhere: bytes that are no UTF-8, and control characters, as ``\\xe9``."""
+    """The name as printable text. Bytes that are not UTF-8 and control characters become escapes such as ``\\xe9``."""
     try:
         text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:
@@ -72,7 +72,7 @@ def _escaped(letter: str) -> str:
 
 
 def is_text(value: str) -> bool:
-    """Whether it can be written as UTF-8."""
+    """Whether the value can be encoded as UTF-8."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -81,10 +81,10 @@ def is_text(value: str) -> bool:
 
 
 def rows(path: Path) -> Iterator[tuple[int, str | None]]:
-    """(number, line without its end) of a text file, plain or gzip, one at a time. None: a row longer than `ROW_BYTES`.
+    """Yield (line number from 1 on, line without its end) of a text file, plain or gzip. The line is None when longer than `ROW_BYTES`.
 
-    Bytes that are no UTF-8 become lone surrogates, so that a path keeps them. ValueError when the file cannot be read, is in UTF-16, or
-    has more than `TOTAL_BYTES`.
+    Bytes that are not UTF-8 become lone surrogates, so that paths keep them. ValueError when the file cannot be read, is UTF-16, or has
+    more than `TOTAL_BYTES`.
     """
     try:
         with open_regular(path) as raw, _unpacked(raw, path) as stream:
@@ -97,7 +97,7 @@ def rows(path: Path) -> Iterator[tuple[int, str | None]]:
                         raise ValueError(f"{path} is not text in UTF-8; save the manifest as UTF-8")
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 long = len(line) > ROW_BYTES
-                while long and line and not line.endswith(b"\n"):  # pass over the rest of it
+                while long and line and not line.endswith(b"\n"):  # skip the rest of the line
                     line = stream.readline(ROW_BYTES)
                     total += len(line)
                 if total > TOTAL_BYTES:
@@ -114,7 +114,7 @@ def _unpacked(raw: BinaryIO, path: Path) -> BinaryIO:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a text file, plain or gzip. ValueError when it is not text in UTF-8, or has a row that is too long."""
+    """Lines of a text file, plain or gzip. ValueError when it is not UTF-8 or a line is longer than `ROW_BYTES`."""
     lines = []
     for number, line in rows(path):
         if line is None:

@@ -1,15 +1,14 @@
-"""Lengths that the header of an audio file claims, held against the file.
+"""Corrects wrong lengths in the headers of audio files.
 
-libsndfile believes a header. Where a header of one of these kinds claims another length than the audio has, `mended` gives a stream that
-claims the right one, and libsndfile reads all there is, and seeks in it:
+libsndfile trusts a header. `mended` replaces a header with a wrong length, so that libsndfile reads all the audio and can seek in it:
 
-- WAV, RF64, AU, AIFF, CAF whose data are said to end before the file does, with no other chunk after them (a size of 0 is what
-  programs leave that write to a pipe)
-- FLAC whose total of samples (0: unknown) is not where its last frame ends
-- MP3 with frames of several bit rates and no Xing header, or with one that does not fit the file (as in files put one after another):
-  the frames are counted
+- WAV, RF64, AU, AIFF, CAF: the data chunk claims to end before the file, and no other chunk follows (programs that write to a pipe leave
+  a size of 0)
+- FLAC: the number of samples (0: unknown) differs from the end of the last frame
+- MP3: several bit rates without a Xing header, or a Xing header that does not fit the file (as in concatenated files); the frames are
+  counted
 
-What is said of a file is what its first and last bytes say, so that this costs a read or two; an MP3 without a header is read whole.
+Only the first and last bytes of a file are read, except for an MP3 without a valid header, which is read completely.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import BinaryIO, cast
 
-TAIL = 2**16  # bytes at the end of a FLAC that hold its last frame; then 16 times as many
-WHOLE = 2**30  # bytes of an MP3 that is counted, at most
+TAIL = 2**16  # bytes at the end of a FLAC in which to look for its last frame; 16 times as many at the second try
+WHOLE = 2**30  # bytes; larger MP3s are not counted
 
 
 class Stitched(io.RawIOBase):
-    """A file in which some stretches are replaced. pieces: bytes, or (begin, end) in the file."""
+    """A read-only stream of pieces: bytes, or (begin, end) of a stretch of `source`."""
 
     def __init__(self, source: BinaryIO, pieces: list[bytes | tuple[int, int]]) -> None:
         self._source, self._at, self._pieces = source, 0, pieces
@@ -67,7 +66,7 @@ class Stitched(io.RawIOBase):
 
 
 def read_at(stream: BinaryIO, offset: int, count: int) -> bytes:
-    """Up to `count` bytes from `offset`; none for an offset that no file has."""
+    """Up to `count` bytes from `offset`; empty for an impossible offset."""
     if not 0 <= offset < 2**62:
         return b""
     stream.seek(offset)
@@ -78,9 +77,9 @@ Pieces = list[bytes | tuple[int, int]]
 
 
 def mended(stream: BinaryIO) -> BinaryIO | None:
-    """The stream with the right length in its header; None where the header is right, or where nothing can be held against it.
+    """The stream with a corrected length in its header; None when the header is right or cannot be checked, or the file is not audio.
 
-    Leaves the stream anywhere. What is no audio gives None.
+    Changes the position of the stream.
     """
     head, begin = read_at(stream, 0, 64), 0
     size = stream.seek(0, os.SEEK_END)
@@ -113,7 +112,7 @@ def mended(stream: BinaryIO) -> BinaryIO | None:
 
 
 def _chunks(stream: BinaryIO, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
-    """(name, where its content begins, claimed length) from byte 12 on. After a false length come no more."""
+    """Yield (name, offset of the content, claimed length) of the chunks from byte 12 on. Stops after a wrong length."""
     at = 12
     for _ in range(4096):
         head = read_at(stream, at, 8)
@@ -125,7 +124,7 @@ def _chunks(stream: BinaryIO, size: int, order: str) -> Iterator[tuple[bytes, in
 
 
 def _goes_on(stream: BinaryIO, end: int, size: int, order: str) -> bool:
-    """Whether the samples go on after their claimed end: the file does, and with no other chunk."""
+    """Whether samples follow the claimed end: the file continues there without another chunk."""
     for at in (end + end % 2, end):
         head = read_at(stream, at, 8)
         if len(head) < 8:
@@ -150,7 +149,7 @@ def _rf64(stream: BinaryIO, size: int) -> Pieces | None:
     for name, begin, length in _chunks(stream, size, "<"):
         if name == b"data":
             length = claimed if length == 0xFFFFFFFF else length
-            endless = length >= 2**62  # unknown: libsndfile takes it for negative
+            endless = length >= 2**62  # unknown length; libsndfile reads it as negative
             if not endless and (begin + length >= size or not _goes_on(stream, begin + length, size, "<")):
                 return None
             place = (begin - 4, begin)
@@ -207,8 +206,8 @@ def _caf(stream: BinaryIO, size: int) -> Pieces | None:
 
 
 def is_chained(stream: BinaryIO) -> bool:
-    """Whether an Ogg file holds several recordings one after another, of which libsndfile reads the first: a stream begins among the last
-    pages, or the last page is of a stream that does not begin with the file."""
+    """Whether an Ogg file holds several recordings one after another; libsndfile reads only the first. True when a stream begins in the
+    last pages, or the last page belongs to a stream that does not begin at the start of the file."""
     at = 0
     serials: set[bytes] = set()
     while len(head := read_at(stream, at, 27)) == 27 and head[:4] == b"OggS" and head[5] & 2 and len(serials) < 16:
@@ -250,14 +249,14 @@ def _flac(stream: BinaryIO, begin: int, size: int) -> Pieces | None:
     if total is None or total == claimed or not 0 < total < 2**36:
         return None
     if total < claimed and size < WHOLE and b"fLaC\0\0\0\x22" in read_at(stream, begin + 42, size):
-        return None  # the last frame is of a second file behind this one
+        return None  # the last frame belongs to a second, appended file
     return [(0, begin + 18), struct.pack(">Q", packed >> 36 << 36 | total), (begin + 26, size)]
 
 
 def _flac_end(stream: BinaryIO, begin: int, size: int, block: int, channels: int, claimed: int) -> int | None:
-    """The sample after the last frame's; `claimed` as soon as a frame ends there; None where no frame is found.
+    """Number of samples up to the end of the last frame; `claimed` if a frame ends there; None when no frame is found.
 
-    A frame is proved by the checksum of all of it; where no frame has that, as in a file that was cut, by that of its header alone.
+    A frame is accepted by its own checksum. If no frame passes, as in a truncated file, the checksum of the frame's header is enough.
     """
     for reach in (TAIL, 16 * TAIL):
         first = max(begin, size - reach)
@@ -280,7 +279,7 @@ def _flac_end(stream: BinaryIO, begin: int, size: int, block: int, channels: int
 
 
 def _flac_frame(head: bytes, block: int, channels: int) -> int | None:
-    """The sample after the frame that begins here; None where none does."""
+    """Number of samples up to the end of the frame that begins here; None when no frame begins here."""
     if len(head) < 6:
         return None
     size, rate, layout, depth = head[2] >> 4, head[2] & 15, head[3] >> 4, head[3] >> 1 & 7
@@ -334,7 +333,7 @@ MPEG_RATES = (44_100, 48_000, 32_000)
 
 @dataclass(frozen=True)
 class MpegFrame:
-    """bytes: its length; samples: for each channel; kind: what all frames of a file have in common."""
+    """bytes: length of the frame. samples: per channel. rate: Hz. kbits: kbit/s. kind: (version, layer, rate), the same in all of a file."""
 
     bytes: int
     samples: int
@@ -345,7 +344,7 @@ class MpegFrame:
 
 @cache
 def _mpeg_frame(second: int, third: int) -> MpegFrame | None:
-    """What the second and third byte of a frame say; None for what no frame says, and for a free bit rate, which tells no length."""
+    """The frame with these second and third bytes; None when they are invalid or the bit rate is free, so that the length is unknown."""
     version, layer = second >> 3 & 3, 4 - (second >> 1 & 3)
     if second < 0xE0 or version == 1 or layer == 4 or third >> 4 in (0, 15) or third >> 2 & 3 == 3:
         return None
@@ -359,7 +358,7 @@ def _mpeg_frame(second: int, third: int) -> MpegFrame | None:
 
 
 def _tag(head: bytes) -> int:
-    """Bytes of an ID3v2 tag."""
+    """Length of an ID3v2 tag in bytes."""
     length = 0
     for byte in head[6:10]:
         length = length << 7 | byte & 0x7F
@@ -381,7 +380,7 @@ def _mp3(stream: BinaryIO, begin: int, size: int) -> Pieces | None:
         claimed_bytes = numbers[flags & 1] if flags & 2 else 0
         seconds = claimed * first.samples / first.rate
         if claimed and abs(claimed_bytes - (size - begin)) < 2048 and seconds * 1000 <= claimed_bytes <= seconds * 56_000:
-            return None  # 8 to 448 kbit/s, and of this file
+            return None  # the header fits this file, at 8 to 448 kbit/s
     if size - begin > WHOLE:
         return None
     data = read_at(stream, begin, size - begin)
@@ -398,7 +397,7 @@ def _mp3(stream: BinaryIO, begin: int, size: int) -> Pieces | None:
 
 
 def _count(data: bytes, at: int, kind: tuple[int, int, int]) -> tuple[int, bool]:
-    """(complete frames of the kind from `at` on, whether their bit rates differ)."""
+    """(number of complete frames of the kind from `at` on, whether their bit rates differ)."""
     count, kbits = 0, set()
     while at + 4 <= len(data):
         frame = _mpeg_frame(data[at + 1], data[at + 2]) if data[at] == 0xFF else None
@@ -408,7 +407,7 @@ def _count(data: bytes, at: int, kind: tuple[int, int, int]) -> tuple[int, bool]
             count += 1
             kbits.add(frame.kbits)
             at += frame.bytes
-        elif data[at : at + 3] == b"ID3" and at + 10 <= len(data):  # of a file that was put behind another one
+        elif data[at : at + 3] == b"ID3" and at + 10 <= len(data):  # a tag of an appended file
             at += _tag(data[at : at + 10])
         else:
             at = data.find(b"\xff", at + 1)

@@ -1,4 +1,4 @@
-"""Rows of a manifest in JSON lines, and what is said of a row that cannot be used."""
+"""Reads the rows of a manifest in JSON lines; a row that cannot be used becomes a reason."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from sottovoce.data.files import TOO_LONG, rows
 
 MALFORMED = "malformed manifest row"
-DEEPEST = 64  # levels of lists and objects in a row of JSON
+DEEPEST = 64  # most levels of lists and objects in a row
 
 Row = tuple[int, Mapping[str, Any] | str]  # line number; the row, or the reason why it cannot be used
 
 
 class UnusableRow(ValueError):
-    """A row that cannot be used; the text is the reason, the same for the same kind of fault."""
+    """A row that cannot be used. Its text is a short reason, the same for the same kind of fault."""
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """The JSON object of every line that is not blank. A bare NaN, which is no JSON and which pandas writes for what is absent, is null."""
+    """Yield (line number, JSON object or reason) for every line that is not blank. A bare NaN, as pandas writes it, becomes None."""
     for number, line in rows(path):
         if line is None:
             yield number, TOO_LONG

@@ -1,8 +1,8 @@
-"""Lhotse's cuts and Shar shards.
+"""Reads Lhotse cuts and Shar shards.
 
-A cut that is a stretch of one audio file, and every item of a Shar shard, is read by our own decoder: it seeks, it names what is
-wrong with a file, and it does not need lhotse. Cuts that are more than that (mixed, resampled, speed-perturbed, with audio in a
-memory) are given to lhotse. Cuts whose audio is a command or an address are given to nobody unless the user allows it.
+Our own decoder reads cuts that are a stretch of one audio file, and all items of Shar shards: it seeks, names the fault of a bad file,
+and does not need lhotse. Lhotse reads the other cuts (mixed, resampled, speed-perturbed, with audio in the manifest). Cuts whose audio is
+a command or an address are skipped unless the user allows them.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def is_cut(row: Mapping[str, Any]) -> bool:
 
 
 def read_cuts(path: Path, allow_commands: bool = False) -> Recordings:
-    """Cuts of a ``.jsonl`` or ``.jsonl.gz`` manifest. A cut whose audio, or whose room's, is what a command writes or an address answers is
-    skipped unless `allow_commands`. ValueError when the manifest needs lhotse and lhotse does not work."""
+    """Cuts of a ``.jsonl`` or ``.jsonl.gz`` manifest. Skips cuts whose audio or impulse response is a command or an address, unless
+    `allow_commands`. ValueError when the manifest needs lhotse and lhotse cannot be imported, and when no row can be used."""
     recordings = Recordings()
     for number, row in json_rows(path):
         where = f"{path}:{number}"
@@ -58,7 +58,7 @@ def read_cuts(path: Path, allow_commands: bool = False) -> Recordings:
 
 
 def outside(row: Any) -> str:
-    """Why a cut's audio is not on a disk, wherever in the cut it says so: what lhotse would run, fetch or unpickle. Else empty."""
+    """Reason why lhotse would run, fetch or unpickle something for a cut, anywhere in it; empty when it would not."""
     stack = [row]
     while stack:
         value = stack.pop()
@@ -78,7 +78,7 @@ def outside(row: Any) -> str:
 
 
 def _simple(row: Mapping[str, Any], manifest: Path) -> Recording | None:
-    """The recording of a cut that is one channel of one untouched file; None for any other. Raises UnusableRow."""
+    """The recording of a cut that is one channel of one unchanged file; None for other cuts. Raises UnusableRow."""
     try:
         recording = row["recording"]
         (source,) = recording["sources"]
@@ -103,7 +103,7 @@ def _time(value: Any, name: str) -> float | None:
 
 
 def _fields(supervisions: Any) -> dict[str, str]:
-    """Text, speaker and language of the first supervision; the texts of several are joined."""
+    """Speaker, language and gender of the first supervision, and the texts of all, joined."""
     rows = [row for row in supervisions if isinstance(row, dict)] if isinstance(supervisions, list) else []
     fields = {key: str(rows[0][key]) for key in ("speaker", "language", "gender") if rows and rows[0].get(key)}
     texts = [str(row["text"]) for row in rows if row.get("text")]
@@ -111,7 +111,7 @@ def _fields(supervisions: Any) -> dict[str, str]:
 
 
 def _foreign(row: Mapping[str, Any], path: Path, where: str) -> Recording:
-    """A cut that lhotse reads. Raises UnusableRow; ValueError when lhotse is not there."""
+    """The recording of a cut that lhotse reads. Raises UnusableRow; ValueError when lhotse cannot be imported."""
     if not is_cut(row) or "id" not in row:
         raise UnusableRow(MALFORMED)
     try:
@@ -129,21 +129,21 @@ def _foreign(row: Mapping[str, Any], path: Path, where: str) -> Recording:
         seconds = _time(float(cut.duration), "duration")
     except UnusableRow:
         raise
-    except Exception as problem:  # whatever lhotse makes of a cut that it does not like
+    except Exception as problem:  # lhotse raises many kinds of errors for a bad cut
         raise UnusableRow(f"{MALFORMED}: lhotse does not read it ({type(problem).__name__})") from None
     return Recording(printable(str(row["id"])), where, 0.0, seconds or None, None, fields, str(group), CutLoader(cut, files))
 
 
 @dataclass(frozen=True)
 class CutLoader:
-    """files: all that the cut names."""
+    """Loader of a cut that lhotse reads (see `Recording.loader`). files: all audio files that the cut names."""
 
     cut: Any
     files: tuple[str, ...] = ()
 
     def __call__(self, start: float, seconds: float) -> tuple[Samples, int]:
         for path in self.files:
-            if why := fault(path):  # lhotse would wait for a pipe
+            if why := fault(path):  # lhotse would block on a pipe
                 raise BadAudio(why)
         rate = int(self.cut.sampling_rate)
         audio = np.atleast_2d(self.cut.load_audio()).T  # (frames, channels)
@@ -152,21 +152,21 @@ class CutLoader:
         return audio[first:last].astype(np.float32, copy=False), rate
 
     def seconds(self) -> float | None:
-        """How much its files have from where it begins; None for a cut that is more than a stretch of files. Raises BadAudio."""
+        """Seconds from the start of the cut to the end of its shortest file; None when the cut changes the audio. Raises BadAudio."""
         recording = getattr(self.cut, "recording", None)
         if recording is None or recording.transforms or any(source.type != "file" for source in recording.sources):
             return None
         return max(min(map(header_seconds, self.files)) - self.cut.start, 0.0)
 
     def identity(self) -> str:
-        """What the cut says, and the state of the files that it names."""
+        """Hash of the cut's description and the state of its files."""
         description = json.dumps(self.cut.to_dict(), sort_keys=True, default=str)
         states = [file_state(path) for path in self.files]
         return hashlib.blake2b(repr((description, states)).encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
 def _files(data: Any) -> Iterator[str]:
-    """Every audio file in a cut as plain data."""
+    """Yield every audio file that a cut names."""
     if isinstance(data, dict):
         if data.get("type") == "file" and "source" in data:
             yield str(data["source"])
@@ -203,14 +203,14 @@ def read_shar(folder: Path) -> Recordings:
             else:
                 recordings.append(item)
         if rest := len(members.keys() - named):
-            recordings.note(tars[0], f"{rest} recordings that {cuts.name} does not name are not used")
+            recordings.note(tars[0], f"{rest} recordings are not used because {cuts.name} does not list them")
     if not recordings:
         raise ValueError(f"the Shar shards in {folder} hold no audio; export them with fields={{'recording': 'flac'}}")
     return recordings
 
 
 def _shard_item(row: Mapping[str, Any], tar: Path, members: Mapping[str, tuple[int, int]]) -> Recording | None:
-    """The recording of one cut; None where the tar has no audio of it. Raises UnusableRow."""
+    """The recording of one cut; None when the tar has no audio for it. Raises UnusableRow."""
     recording = row.get("recording") or {}
     if not isinstance(row.get("id"), (str, int)) or not isinstance(recording, dict):
         raise UnusableRow(MALFORMED)
@@ -242,7 +242,7 @@ def _members(path: Path) -> dict[str, tuple[int, int]]:
 
 @dataclass(frozen=True)
 class TarLoader:
-    """Audio of one member of a tar. start: seconds into the member where the recording begins."""
+    """Loader of one member of a tar. offset, size: its bytes. start: where the recording begins in it, seconds."""
 
     path: str
     offset: int
@@ -254,7 +254,7 @@ class TarLoader:
             return read_frames(stream, self.start + start, seconds)
 
     def seconds(self) -> float:
-        """From where the recording begins to the end of the member. Raises BadAudio."""
+        """Seconds from the start of the recording to the end of the member. Raises BadAudio."""
         with self._open() as stream:
             return max(header_seconds(stream) - self.start, 0.0)
 
@@ -270,5 +270,5 @@ class TarLoader:
             yield cast(BinaryIO, io.BufferedReader(Stitched(stream, [place]), 2**16))
 
     def identity(self) -> str:
-        """Where in which state of the tar."""
+        """Position in the tar, and the state of the tar."""
         return repr((os.path.abspath(self.path), self.offset, self.size, self.start, file_state(self.path)))

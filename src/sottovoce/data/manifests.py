@@ -1,7 +1,6 @@
-"""Manifests: tables with a ``path`` column, fairseq's tsv, JSON lines, lists of paths.
+"""Reads manifests: tables with a ``path`` column, fairseq's tsv, JSON lines, lists of paths.
 
-Nothing a manifest says is dropped in silence: a row that is not understood is skipped with what is wrong with it, and what is left aside
-of rows that are used is a note.
+Nothing is dropped silently. A row that cannot be used is skipped with a reason; columns that are ignored are named in a note.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ __all__ = ["RTTM", "read_json_lines", "read_lines", "read_list", "read_table"]
 
 EXTRA, RTTM = "extra", "rttm"
 QUOTES = "quotes that do not match"
-MOST_LINES = 100  # of a row of a csv with line breaks in quotes
+MOST_LINES = 100  # most lines of a csv row with line breaks in quotes
 
 
 class Base:
-    """The folder that relative paths start from: the first of the candidates below which one of the first rows exists."""
+    """Resolves relative paths. The base is the manifest's folder, ``clips`` in it or its parent: the first that has a file of `names`."""
 
     def __init__(self, manifest: Path, names: Iterable[str]) -> None:
         self.home = self.folder = home = manifest.absolute().parent
@@ -44,13 +43,13 @@ class Base:
         return name if os.path.isabs(name) else os.path.join(self.folder, name)
 
     def beside(self, name: str) -> str:
-        """Path of a file that is no audio: labels may stay with the manifest while the audio is elsewhere."""
+        """Path of a label file: relative to the audio's folder, else to the manifest's."""
         path = self(name)
         return path if os.path.exists(path) or not os.path.exists(self.home / name) else os.path.join(self.home, name)
 
 
 def read_table(path: Path) -> Recordings:
-    """A csv or tsv with a header, or a fairseq tsv."""
+    """Recordings of a csv or tsv with a header, or of a fairseq tsv. ValueError when it is empty or has no ``path`` column."""
     lines = ((number, line) for number, line in rows(path) if line is None or line.strip())
     head = list(islice(lines, 2))
     if not head:
@@ -75,18 +74,18 @@ def _by_name(names: list[str], cells: list[str] | str) -> Mapping[str, str] | st
     if isinstance(cells, str):
         return cells
     if any(cell.strip() for cell in cells[len(names) :]) or len(cells) < len(names):
-        return f"{MALFORMED}: another number of cells than the header"
+        return f"{MALFORMED}: not as many cells as the header"
     return {name: cell for name, cell in zip(names, cells, strict=False) if name}
 
 
 def split_rows(lines: Iterable[tuple[int, str | None]], separator: str) -> Iterator[tuple[int, list[str] | str]]:
-    """(line number, cells) of every row that is not blank; why not, for cells that cannot be told apart.
+    """Yield (line number, cells) of every row that is not blank; a reason in place of the cells when they cannot be separated.
 
-    In a tsv quotes mean nothing, but for a cell with doubled quotes, as pandas writes it. In a csv a cell in quotes may hold line breaks;
-    a quote that is not closed costs its own line only.
+    A tsv has no quoting, except cells with doubled quotes, as pandas writes them. A quoted cell of a csv may hold line breaks. A quote that
+    is never closed makes only its own line unusable.
     """
     source = iter(lines)
-    ahead: deque[tuple[int, str | None]] = deque()  # lines that a row was thought to go on in
+    ahead: deque[tuple[int, str | None]] = deque()  # lines read in search of a closing quote
     while (item := ahead.popleft() if ahead else next(source, None)) is not None:
         number, line = item
         if line is None:
@@ -116,7 +115,7 @@ def split_rows(lines: Iterable[tuple[int, str | None]], separator: str) -> Itera
 
 
 def _quoted(text: str, separator: str) -> list[str] | str | None:
-    """The cells of a row of a csv; why there are none; None where a quote is still open."""
+    """The cells of a csv row, a reason why it is malformed, or None when a quote is still open."""
     if text.count('"') % 2:
         return None
     try:
@@ -140,7 +139,7 @@ def _is_fairseq(lines: list[str | None]) -> bool:
 
 
 def _read_fairseq(path: Path, lines: Iterator[tuple[int, str | None]]) -> Recordings:
-    """The counts are of samples at the rate of each file, and of the whole file: what its own header says too, and better."""
+    """Recordings of a fairseq tsv. Its sample counts are not used: the file headers give the lengths."""
     root = Path((next(lines)[1] or "").strip())
     if not root.is_absolute():
         root = path.absolute().parent / root
@@ -157,7 +156,7 @@ def _read_fairseq(path: Path, lines: Iterator[tuple[int, str | None]]) -> Record
 
 
 def read_json_lines(path: Path, allow_commands: bool = False) -> Recordings:
-    """NeMo's JSON lines, or Lhotse cuts; see `read_cuts` for allow_commands."""
+    """Recordings of NeMo's JSON lines or of Lhotse cuts. allow_commands: see `read_cuts`. ValueError when there is no usable row."""
     numbered_rows = json_rows(path)
     head = list(islice(numbered_rows, 32))
     objects = [row for _, row in head if not isinstance(row, str)]
@@ -172,13 +171,13 @@ def read_json_lines(path: Path, allow_commands: bool = False) -> Recordings:
     if not any(columns.layout(tuple(row)).path for row in objects):
         keys = printable(", ".join(sorted(objects[0])[:12]))
         raise ValueError(
-            f"the rows of {path} have neither 'audio_filepath' nor 'path', and are no Lhotse cuts; they have: {keys}"
+            f"the rows of {path} have neither 'audio_filepath' nor 'path' and are not Lhotse cuts; they have: {keys}"
         )
     return _from_rows(path, chain(head, numbered_rows))
 
 
 def read_list(path: Path) -> Recordings:
-    """A text file with one path a line."""
+    """Recordings of a text file with one path per line."""
     return _from_rows(
         path,
         ((number, TOO_LONG if line is None else {"path": line}) for number, line in rows(path) if line is None or line.strip()),
@@ -212,7 +211,7 @@ def _from_rows(path: Path, numbered_rows: Iterator[Row]) -> Recordings:
     for key, count in nan_counts.items():
         recordings.note(
             path,
-            f"{count} cells of the column '{key}' read 'nan', which is taken as a word; leave a cell empty where there is none",
+            f"{count} cells of the column '{key}' read 'nan', which is taken as a word; leave cells without a value empty",
         )
     if not recordings:
         bad = count_reasons(recordings.skipped) or "none after the header"
@@ -231,7 +230,7 @@ def _recording(row: Mapping[str, Any], base: Base, rates: dict[str, int]) -> Rec
         raise UnusableRow(why)
     path = base(name)
     try:
-        if not is_text(name) and not os.path.exists(path):  # a name that is bytes, or a manifest in another encoding
+        if not is_text(name) and not os.path.exists(path):  # neither a file with such a name nor UTF-8
             raise UnusableRow(NOT_TEXT)
         rate = _rate(path, rates) if columns.samples(layout, row) else 0
         stretch = columns.stretch(layout, row, rate)
@@ -264,13 +263,13 @@ def _recording(row: Mapping[str, Any], base: Base, rates: dict[str, int]) -> Rec
 
 
 def _as_named(name: str, base: Base) -> str:
-    """The name as it stands, or without the spaces around it when there is no such file."""
+    """The name, stripped of surrounding spaces unless a file with the spaces exists."""
     bare = name.strip()
     return bare if bare != name and "\0" not in name and not os.path.exists(base(name)) else name
 
 
 def foreign(name: str) -> str:
-    """Why a name is no file on a disk, when it is an address or a command."""
+    """Reason why a name is not a path on a disk (a command or an address); empty for a path."""
     if "\0" in name:
         return f"{MALFORMED}: no path"
     if name.rstrip().endswith("|"):
@@ -290,7 +289,7 @@ def _rate(path: str, rates: dict[str, int]) -> int:
 
 
 def _pairs(extra: str) -> Iterator[tuple[str, str]]:
-    """The pairs of ``key=value; key=value``; nothing of JSON text or of plain words."""
+    """Yield (key, value) from ``key=value; key=value``; nothing from JSON or plain text."""
     if extra.lstrip().startswith(("{", "[")):
         return
     for part in extra.split(";"):
