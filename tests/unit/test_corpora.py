@@ -643,12 +643,12 @@ def test_turns_of_a_field_and_of_a_file_with_another_name(tmp_path: Path) -> Non
         ({"turns": "{"}, "", "write them as JSON"),
         ({"rttm": "gone"}, "", "cannot read the RTTM file"),
         ({"rttm": "a.rttm"}, ";; nothing\n", "no line that begins with SPEAKER"),
-        ({"rttm": "a.rttm"}, "SPEAKER a 1 0.0\n", "line 1 of .* is no RTTM; it must read"),
+        ({"rttm": "a.rttm"}, "SPEAKER a 1 0.0\n", "line 1 of .* is not RTTM; it must read"),
         ({"rttm": "a.rttm"}, "\nSPEAKER a 1 0.0 nan <NA> <NA> b <NA> <NA>\n", "line 2 of"),
         (
             {"rttm": "a.rttm"},
             "".join(f"SPEAKER {x} 1 0 1 <NA> <NA> b\n" for x in "bc"),
-            "says nothing about a; use the audio file's",
+            "has no turns for a; use the audio file's",
         ),
     ],
 )

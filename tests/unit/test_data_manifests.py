@@ -128,7 +128,7 @@ def test_one_id_one_recording(corpus: Path) -> None:
     assert {item.group for item in found[:3]} == {"8000.wav"}
     assert [row["reason"] for row in found.skipped] == ["the same recording again"]
     assert [note["note"] for note in found.notes] == [
-        "2 recordings have the id of another one; a number behind it tells them apart"
+        "2 recordings have the id of another one; a suffix makes it unique"
     ]
 
 

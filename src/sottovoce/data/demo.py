@@ -1,4 +1,4 @@
-"""Speech for a first run without any download: synthesised in ten languages, with rooms and noise, the same for the same seed."""
+"""Synthesises speech in ten languages, with rooms and noise, for a first run without a download. The same seed gives the same audio."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from sottovoce.data import espeak
 from sottovoce.data.demo_words import WORDS
 from sottovoce.data.recording import Samples
 
-VERSION = 1  # of the cached demo; raise it when the audio changes
+VERSION = 1  # version of the cached demo; raise it when the audio changes
 MINUTES = 20.0
-SLOTS = ("train", "test", "train", "dev", "train", "train")  # the split of every speaker of a language
-PART = "demo-part-"  # how the folder begins in which the demo is being made
+SLOTS = ("train", "test", "train", "dev", "train", "train")  # the splits of the speakers of each language
+PART = "demo-part-"  # prefix of the folder in which the demo is synthesised
 _NAMES = (
     "f1 m1 f2 m2 f3 m3 f4 m4 f5 m5 m6 m7 m8 belinda linda steph aunty grandma grandpa max michel norbert pablo pedro adam david edward "
     "gustave marcelo miguel paul quincy shelby victor zac anika antonio benjamin caleb boris"
@@ -35,10 +35,10 @@ COLUMNS = ("path", "seconds", "speaker", "language", "text", "split")
 
 
 def make_demo(folder: str | Path, minutes: float = MINUTES, seed: int = 0) -> Path:
-    """Synthesise about `minutes` of speech into `folder`; gives the path of its ``manifest.tsv``.
+    """Synthesise about `minutes` of speech into `folder`. Returns the path of its ``manifest.tsv``.
 
-    16 kHz FLAC; columns path, seconds, speaker, language, text, split (train, dev, test; no speaker in two of them). The same seed and
-    version of espeak-ng give the same audio. Raises ValueError when espeak-ng is not installed or fails.
+    Audio: 16 kHz FLAC. Columns: path, seconds, speaker, language, text, split (train, dev, test, which share no speaker). The same seed
+    and version of espeak-ng give the same audio. Raises ValueError when espeak-ng is not installed or fails.
     """
     if not 0 < minutes <= 600:
         raise ValueError(f"minutes must be above 0 and at most 600, not {minutes:g}")
@@ -62,7 +62,7 @@ def make_demo(folder: str | Path, minutes: float = MINUTES, seed: int = 0) -> Pa
 
 
 def demo_manifest() -> Path:
-    """The manifest of the cached demo, made at the first call. Safe when several processes call at once."""
+    """The manifest of the cached demo, synthesised at the first call. Several processes may call this at once."""
     cache = cache_home()
     folder = cache / f"demo-{VERSION}"
     if not (folder / "manifest.tsv").exists():
@@ -76,7 +76,7 @@ def demo_manifest() -> Path:
             ) from None
         try:
             make_demo(part)
-            part.chmod(0o755)  # mkdtemp makes it private
+            part.chmod(0o755)  # mkdtemp creates a private folder
             try:
                 part.rename(folder)
             except OSError:  # another process was first
@@ -88,7 +88,7 @@ def demo_manifest() -> Path:
 
 
 def _clear_leftovers(cache: Path) -> None:
-    """Removes what killed processes left: of this machine when the process is gone, of another one after a day."""
+    """Remove folders of killed processes: on this machine when the process is gone, from other machines after a day."""
     for folder in cache.glob(f"{PART}*"):
         host, _, pid = folder.name.removeprefix(PART).rpartition("-")[0].rpartition("-")
         try:
@@ -99,13 +99,13 @@ def _clear_leftovers(cache: Path) -> None:
                 continue
         except ProcessLookupError:
             pass
-        except OSError:  # it runs, as another user's; or was removed by another process
+        except OSError:  # the process belongs to another user, or the folder is already removed
             continue
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _jobs(minutes: float, seed: int) -> list[dict[str, Any]]:
-    """More sentences than needed, speakers and languages taking turns, so that any number of minutes is a fair mixture."""
+    """More sentences than needed. Speakers and languages alternate, so that any number of minutes is balanced."""
     jobs: list[dict[str, Any]] = []
     for _turn in range(math.ceil(minutes * 60 / (2.0 * len(SLOTS) * len(WORDS))) + 1):  # no sentence is shorter than 2 s
         for slot, split in enumerate(SLOTS):
@@ -143,7 +143,7 @@ def _sentence(language: str, random: np.random.Generator) -> str:
 
 
 def _speak(jobs: list[dict[str, Any]], seconds: float) -> tuple[np.ndarray[Any, np.dtype[np.int16]], list[int], int]:
-    """All samples, the number of samples of every job spoken, and the sample rate."""
+    """(samples of all jobs, number of samples of each job, sample rate in Hz)."""
     with tempfile.TemporaryDirectory() as place:
         listed, speech = Path(place, "jobs.json"), Path(place, "speech.npy")
         listed.write_text(json.dumps(jobs), encoding="utf-8")
@@ -153,14 +153,14 @@ def _speak(jobs: list[dict[str, Any]], seconds: float) -> tuple[np.ndarray[Any, 
 
 
 def _room(dry: Samples, random: np.random.Generator) -> Samples:
-    """The voice in a small room, through a microphone of its own colour, with some noise, at some level. Same length."""
+    """Add a random small room, spectral tilt, noise and level. Keeps the length."""
     taps = int(SAMPLE_RATE * random.uniform(0.02, 0.2))
-    echo = random.standard_normal(taps) * np.exp(-6.9 * np.arange(taps) / taps)  # 60 dB down at its end
+    echo = random.standard_normal(taps) * np.exp(-6.9 * np.arange(taps) / taps)  # decays by 60 dB
     echo *= random.uniform(0.05, 0.5) / np.sqrt((echo**2).sum())
     echo[0] = 1.0
     size = 1 << (len(dry) + taps).bit_length()
     octaves = np.log2(np.maximum(np.fft.rfftfreq(size, 1 / SAMPLE_RATE), 50) / 1000)
-    tilt = 10 ** (random.uniform(-3, 3) * octaves / 20)  # dB an octave
+    tilt = 10 ** (random.uniform(-3, 3) * octaves / 20)  # -3 to 3 dB per octave
     wet = np.fft.irfft(np.fft.rfft(dry, size) * np.fft.rfft(echo, size) * tilt, size)[: len(dry)]
     noise = np.fft.rfft(random.standard_normal(size)) * 10 ** (-random.uniform(0, 6) * octaves / 20)
     hiss = np.fft.irfft(noise, size)[: len(dry)]

@@ -1,6 +1,6 @@
-"""Word lists of the demo's sentences: for every language subjects, predicates, places, times and the word for 'and'.
+"""Word lists for the demo's sentences: subjects, predicates, places, times and the word for 'and' in each language.
 
-Written for this package. Subjects are third person singular, and a predicate carries its object, so that any combination agrees.
+Written for this package. Subjects are third person singular and predicates include their object, so any combination is grammatical.
 """
 
 # ruff: noqa: E501  # word lists

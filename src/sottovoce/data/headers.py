@@ -333,7 +333,7 @@ MPEG_RATES = (44_100, 48_000, 32_000)
 
 @dataclass(frozen=True)
 class MpegFrame:
-    """bytes: length of the frame. samples: per channel. rate: Hz. kbits: kbit/s. kind: (version, layer, rate), the same in all of a file."""
+    """bytes: length of the frame. samples: per channel. rate: Hz. kbits: kbit/s. kind: (version, layer, rate), constant in a file."""
 
     bytes: int
     samples: int

@@ -1,8 +1,8 @@
-"""Simulated conversations, made of recordings of one person each: what diarization can be trained and tested on with any corpus.
+"""Simulates conversations from single-speaker recordings, to train and test diarization with any corpus.
 
-People take turns, with a pause or an overlap of random length at every change, in the spirit of Landini et al. 2022 ("From simulated
-mixtures to simulated conversations as training data for end-to-end neural diarization"); the lengths here are plain exponential
-distributions, not taken from a corpus. SUPERB's own data (Libri2Mix) is harder in one way: there both utterances begin together.
+Speakers take turns, with a random pause or overlap at every change, similar to Landini et al. 2022 ("From simulated mixtures to simulated
+conversations as training data for end-to-end neural diarization"). Unlike there, pauses and overlaps follow exponential distributions
+that are not fitted to a corpus. SUPERB's data (Libri2Mix) is harder in one way: both utterances start together.
 """
 
 from __future__ import annotations
@@ -22,22 +22,20 @@ from sottovoce.data.recording import Recording, Recordings, Samples, file_state
 from sottovoce.data.turns import turns_text
 
 SPLITS = ("train", "dev", "test")
-AUDIO_VERSION = (
-    1  # counts up when the same plan begins to sound different, so that kept features are not mistaken for the new ones
-)
-LEVEL = 0.05  # root mean square of speech before the random gain, full scale being 1
-FADE = 0.01  # seconds, at both ends of a turn: a click must not give a change of speakers away
+AUDIO_VERSION = 1  # raise it when the same plan gives other audio, so that cached features are computed again
+LEVEL = 0.05  # root mean square of speech before the random gain; full scale is 1
+FADE = 0.01  # seconds at both ends of a turn; a click would reveal the change of speakers
 HOP, QUIET_DB, GAP, SHORTEST = 0.01, 30.0, 0.3, 0.1  # see `speech`
-TRIES = 20  # unreadable or silent stretches in a row that end a conversation
+TRIES = 20  # unusable recordings in a row after which a conversation ends
 
 
 @dataclass(frozen=True)
 class MixtureConfig:
-    """train, dev, test: conversations of every split. seconds: length of each. speakers: people in each, or the fewest and the most.
+    """train, dev, test: number of conversations. seconds: length of each. speakers: number in each, or the fewest and the most.
 
     turn: shortest and longest turn, seconds. pause: mean pause between turns, seconds. overlap: share of the changes at which the next
-    person begins early, by `overlap_seconds` on average. gain_db: every turn is up to so much louder or quieter than the level that all
-    are brought to. noise_db: white noise so far below that level; ``None``: none. seed: another one makes other conversations.
+    speaker starts early. overlap_seconds: mean overlap. gain_db: largest random gain of a turn, up or down. noise_db: white noise this far
+    below the level of speech; ``None``: no noise. seed: another seed gives other conversations.
     """
 
     train: int = 200
@@ -55,7 +53,7 @@ class MixtureConfig:
 
     def __post_init__(self) -> None:
         if min(self.train, self.dev, self.test) < 0:
-            raise ValueError("train, dev and test count conversations and cannot be negative")
+            raise ValueError("train, dev and test are numbers of conversations and must not be negative")
         if len(self.turn) != 2 or not 0.5 <= self.turn[0] <= self.turn[1]:
             raise ValueError("turn must be the shortest and the longest turn in seconds, from 0.5 on, e.g. [1.5, 6]")
         if not isinstance(self.speakers, int) and (len(self.speakers) != 2 or self.speakers[0] > self.speakers[1]):
@@ -76,7 +74,7 @@ class MixtureConfig:
 
 @dataclass(frozen=True)
 class MixturePart:
-    """`seconds` of `recording` from `start` on, heard `at` seconds into the conversation, times `gain`."""
+    """`seconds` of `recording` from `start` on, scaled by `gain`, placed `at` seconds into the conversation."""
 
     recording: Recording
     start: float
@@ -108,44 +106,44 @@ class Mixture:
         return mixture[first:last, None], SAMPLE_RATE
 
     def identity(self) -> str:
-        """The state of the files that it is mixed from; how, says the conversation's id."""
+        """The state of the source files. The id of the conversation describes how they are mixed."""
         return repr([file_state(path) for path in dict.fromkeys(part.recording.path for part in self.parts)])
 
 
 def mixtures(recordings: Recordings, config: MixtureConfig) -> Recordings:
-    """Conversations with the fields ``split``, ``speaker`` (all of them) and ``turns`` (see `turns_of`), the same on every call.
+    """Simulated conversations, the same on every call. Fields: ``split``, ``speaker`` (all speakers) and ``turns`` (see `turns_of`).
 
-    recordings: of one person each, with the fields ``speaker`` and ``split``; others are left aside. Every conversation stays within
-    one split. Their audio is mixed when it is read; a turn's audio is read here as well, to know where in it there is speech. ValueError
-    when a split has too few speakers, or when two splits share one.
+    recordings: one speaker each, with the fields ``speaker`` and ``split``; others are ignored. A conversation stays within one split. This
+    function reads the audio of each turn to find its speech; a conversation is mixed when its audio is read. ValueError when a split has
+    too few speakers, or when two splits share a speaker.
     """
     voices = check_voices(recordings, config)
     conversations = Recordings(skipped=recordings.skipped)
     for number, split in enumerate(SPLITS):
         for i in range(getattr(config, split)):
-            random = np.random.default_rng([config.seed, number, i])  # a conversation does not depend on how many there are
+            random = np.random.default_rng([config.seed, number, i])  # independent of the number of conversations
             conversations.append(_conversation(voices[split], split, i, config, random))
     return conversations
 
 
 def check_voices(recordings: Recordings, config: MixtureConfig) -> dict[str, dict[str, list[Recording]]]:
-    """Split -> speaker -> recordings. ValueError as `mixtures` raises it; reads no audio."""
+    """Split -> speaker -> recordings. Reads no audio. Raises the same ValueErrors as `mixtures`."""
     voices = _by_split(recordings)
     for split, count in ((split, getattr(config, split)) for split in SPLITS):
         if count and len(voices[split]) < config.most:
             raise ValueError(
-                f"conversations of {config.most} need as many speakers, and the {split} split has {len(voices[split])}: give more "
+                f"conversations of {config.most} need as many speakers, but the {split} split has {len(voices[split])}: give more "
                 "recordings with a column 'speaker'"
             )
     for a, b in (("train", "dev"), ("train", "test"), ("dev", "test")):
         shared = sorted(voices[a].keys() & voices[b].keys())
         if shared and getattr(config, a) and getattr(config, b):
-            raise ValueError(f"speaker {shared[0]} is in {a} and in {b}: split the recordings so that no speaker is in both")
+            raise ValueError(f"speaker {shared[0]} is in {a} and in {b}: split the recordings by speaker")
     return voices
 
 
 def _by_split(recordings: Recordings) -> dict[str, dict[str, list[Recording]]]:
-    """Split -> speaker -> recordings, all in order of name."""
+    """Split -> speaker -> recordings, sorted by speaker and id."""
     voices: dict[str, dict[str, list[Recording]]] = {split: {} for split in SPLITS}
     for item in sorted(recordings, key=lambda item: (item.fields.get("speaker", ""), item.id)):
         speaker, split = item.fields.get("speaker", "").strip(), item.fields.get("split", "")
@@ -161,7 +159,7 @@ def _conversation(
     names = [str(name) for name in random.choice(sorted(voices), people, replace=False)]
     parts: list[MixturePart] = []
     turns: list[tuple[float, float, str]] = []
-    free = dict.fromkeys(names, 0.0)  # when each may speak again
+    free = dict.fromkeys(names, 0.0)  # when each speaker may speak again
     speaker, at = names[0], float(random.exponential(config.pause))
     stretches = _stretches(voices, config, random)
     while config.seconds - at >= config.turn[0]:
@@ -204,7 +202,7 @@ SpokenPart = tuple[MixturePart, tuple[tuple[float, float], ...]]
 def _stretches(
     voices: Mapping[str, list[Recording]], config: MixtureConfig, random: Generator
 ) -> Callable[[str, float], SpokenPart | None]:
-    """stretch(speaker, room): something that the speaker says, at most `room` seconds, and when in it there is speech."""
+    """stretch(speaker, room): a turn of the speaker of at most `room` seconds, and the (start, end) of the speech in it; None: no audio."""
     orders: dict[str, Iterator[Recording]] = {}
 
     def endless(speaker: str) -> Iterator[Recording]:
@@ -236,10 +234,10 @@ def _stretches(
 
 
 def speech(wave: Samples) -> tuple[tuple[float, float], ...]:
-    """(start, end) in seconds of the stretches with speech in a clean recording of one person, by energy alone.
+    """(start, end) in seconds of the stretches of speech in a clean recording of one speaker, detected by energy.
 
-    Speech is what is at most 30 dB below the loud frames (their 95th percentile, 10 ms each), pauses up to 0.3 s within it included;
-    what lasts less than 0.1 s is a noise.
+    A 10 ms frame is speech if it is at most 30 dB below the 95th percentile of the frames. Pauses up to 0.3 s are filled; stretches shorter
+    than 0.1 s are removed.
     """
     size = round(HOP * SAMPLE_RATE)
     frames = np.square(wave[: len(wave) // size * size].astype(np.float64)).reshape(-1, size).mean(axis=1)
@@ -257,7 +255,7 @@ def speech(wave: Samples) -> tuple[tuple[float, float], ...]:
 
 
 def _edges(active: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(N, 2): where every run of true begins, and where it ends."""
+    """(N, 2): start and end index of every run of True."""
     change = np.flatnonzero(np.diff(np.pad(active.astype(np.int8), 1)))
     return change.reshape(-1, 2)
 

@@ -1,4 +1,4 @@
-"""Phones of written text as espeak-ng speaks it, for phone recognition without a lexicon."""
+"""Converts text to phones with espeak-ng, for phone recognition without a lexicon."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 
 from sottovoce.data import espeak
 
-VOICES = {"en": "en-us", "zh": "cmn"}  # "en" alone is British to espeak-ng; most English corpora are not
-SWITCH = re.compile(r"\([a-z-]+\)")  # espeak-ng marks words that it speaks in another language
+VOICES = {"en": "en-us", "zh": "cmn"}  # espeak-ng's "en" is British; most English corpora are American
+SWITCH = re.compile(r"\([a-z-]+\)")  # marks of espeak-ng for words in another language
 STRESS = str.maketrans("", "", "ˈˌ")
 
 
 def phones(texts: Sequence[str], language: str = "en") -> list[list[str]]:
-    """The phones of every text: IPA without stress, one token for each of espeak-ng's phonemes.
+    """The phones of each text: IPA without stress, one token for each phoneme of espeak-ng.
 
-    Length is part of a vowel (iː); diphthongs and affricates are one token (aɪ, tʃ), and so are what espeak-ng has as one: əl, ɑːɹ.
-    The text of 1313 utterances of LibriSpeech dev-clean takes 58 different ones, and a third of a second: all texts go through
-    one process. language: a code, as espeak-ng names its voices; "en" is American. A text in capitals is read in small letters, since
-    capitals (IT, US) are spelled out. ValueError when espeak-ng is not installed or has no such voice.
+    Long vowels (iː), diphthongs (aɪ), affricates (tʃ) and espeak-ng's own combinations (əl, ɑːɹ) are one token each. 1313 utterances of
+    LibriSpeech dev-clean have 58 different tokens and take a third of a second; one process converts all texts. language: code of an
+    espeak-ng voice; "en" is American. A text in capitals is converted to lower case first, since espeak-ng spells out capitals (IT, US).
+    ValueError when espeak-ng is not installed or has no such voice.
     """
     plain = [text.lower() if text.isupper() else text for text in texts]
     with tempfile.TemporaryDirectory() as place:

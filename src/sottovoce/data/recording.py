@@ -1,4 +1,4 @@
-"""What a source lists: recordings, and why some of them cannot be used."""
+"""The recordings of a source, and the reasons why some cannot be used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Loader = Callable[[float, float], tuple[Samples, int]]
 
 
 class Skipped(TypedDict):
-    """A recording left out, or a manifest row (``path`` is then ``manifest:line``). id: of a recording that is a part of its file."""
+    """A skipped recording or manifest row (``path`` is then ``manifest:line``). id: of a recording that is only a part of its file."""
 
     path: str
     reason: str
@@ -26,7 +26,7 @@ class Skipped(TypedDict):
 
 
 class Note(TypedDict):
-    """Something that a source says and that is not taken as it stands, while the recordings are used. path: of the source or a row."""
+    """A remark about a source whose recordings are used, for example a corrected value. path: the source, a row or a file."""
 
     path: str
     note: str
@@ -34,7 +34,7 @@ class Note(TypedDict):
 
 @runtime_checkable
 class Timed(Protocol):
-    """A loader that can tell how long its audio is, in seconds; None where it cannot. Raises BadAudio."""
+    """A loader that knows the duration of its audio in seconds; None when unknown. Raises BadAudio."""
 
     def seconds(self) -> float | None: ...
 
@@ -43,12 +43,11 @@ class Timed(Protocol):
 class Recording:
     """A stretch of one audio file.
 
-    id: name within its source, the same on every machine (a relative path, a cut's id). path: the file. start: where the stretch
-    begins in the file, seconds. duration: seconds, ``None`` when only the file's header knows. channel: which channel to take;
-    ``None`` averages them. fields: the other columns of the manifest (text, speaker, language, split, ...), as text.
-    group: recordings of one group (pieces of one file) are held out together; defaults to the id.
-    loader: for audio that is not a plain file: ``loader(start, seconds) -> ((frames, channels) float32, sample rate)``, picklable. Its
-    method ``identity() -> str``, where it has one, says what decides the audio, so that nothing kept of it outlives a change.
+    id: name within its source, the same on every machine (a relative path, a cut's id). path: the file. start: start of the stretch in
+    the file, seconds. duration: seconds, ``None`` when only the file's header has it. channel: index of the channel; ``None`` averages all.
+    fields: the other columns of the manifest (text, speaker, language, split, ...), as text. group: recordings of one group (pieces of one
+    file) are held out together; default: the id. loader: for audio that is not a plain file: ``loader(start, seconds) -> ((frames,
+    channels) float32, sample rate)``, picklable. Its optional method ``identity() -> str`` changes when the audio changes; caches use it.
     """
 
     id: str
@@ -65,7 +64,7 @@ Trial = tuple[str, str, bool]
 
 
 def file_state(path: str) -> tuple[int, ...]:
-    """(size in bytes, time of change in ns) of a file, () where there is none: what is kept of a file is of this state of it."""
+    """(size in bytes, time of change in ns) of a file, () when it is missing. Caches use it to detect a changed file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -76,8 +75,8 @@ def file_state(path: str) -> tuple[int, ...]:
 class Recordings(list[Recording]):
     """Recordings of a source.
 
-    skipped: the manifest rows that could not be understood, the listed files that are not there. trials: the pairs that a speaker
-    verification test compares, as (id, id, whether the speaker is the same). notes: what is said once of a source that is used.
+    skipped: rows that cannot be used and files that are missing. trials: pairs of a speaker verification test, as (id, id, whether the
+    speaker is the same). notes: remarks about the source.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class Recordings(list[Recording]):
         self.notes: list[Note] = list(notes)
 
     def with_items(self, items: Iterable[Recording]) -> Recordings:
-        """Other recordings, of which the same is said."""
+        """Other recordings with the same skipped rows, trials and notes."""
         return Recordings(items, self.skipped, self.trials, self.notes)
 
     def skip(self, recording: Recording, reason: str) -> None:
@@ -104,14 +103,14 @@ class Recordings(list[Recording]):
 
 
 def skipped(recording: Recording, reason: str) -> Skipped:
-    """The row for a recording that is left out; it has the id where the recording is only a part of its file."""
+    """The row for a skipped recording; it has an id if the recording is only a part of its file."""
     if recording.start or recording.group not in ("", recording.id):
         return Skipped(path=recording.path, reason=reason, id=recording.id)
     return Skipped(path=recording.path, reason=reason)
 
 
 def distinct(recordings: Recordings) -> Recordings:
-    """The recordings, each under an id of its own. One that is the same in all is skipped; another one gets a number behind its id."""
+    """The recordings with unique ids. An exact duplicate is skipped; another recording with a used id gets its channel or a number."""
     ids: dict[str, Recording] = {}
     items: list[Recording] = []
     renamed = 0
@@ -132,7 +131,7 @@ def distinct(recordings: Recordings) -> Recordings:
         items.append(item)
     if renamed:
         what = "1 recording has" if renamed == 1 else f"{renamed} recordings have"
-        recordings.note(next(item.path for item in items), f"{what} the id of another one; a number behind it tells them apart")
+        recordings.note(next(item.path for item in items), f"{what} the id of another one; a suffix makes it unique")
     return recordings.with_items(items)
 
 
@@ -150,7 +149,7 @@ def count_reasons(skipped: Iterable[Skipped]) -> str:
 
 
 def summary_of(notes: Iterable[Note]) -> list[str]:
-    """The notes in words; of a kind with more than two, one and how many there are."""
+    """The notes as text. Notes that differ only in numbers are grouped; of more than two, one and the count are shown."""
     kinds: dict[str, list[Note]] = {}
     for row in notes:
         kinds.setdefault(re.sub(r"[\d.]+", "#", row["note"]), []).append(row)

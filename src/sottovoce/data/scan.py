@@ -1,4 +1,4 @@
-"""From recordings to utterances: durations, splitting of long recordings, the held-out part, and what was skipped and why."""
+"""Turns recordings into utterances: checks durations, splits long recordings, holds out validation data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A stretch of a recording that one row of a batch comes from. start: seconds into the recording; seconds: its length."""
+    """A stretch of a recording for one row of a batch. start: seconds into the recording. seconds: its length."""
 
     recording: Recording
     start: float
@@ -46,11 +46,10 @@ class Scanned:
 
 
 def scan(recordings: Sequence[Recording], config: DataConfig, progress: Progress | None = None) -> Scanned:
-    """Usable utterances, in the order of `recordings`; the rest with reasons.
+    """Usable utterances in the order of `recordings`, and the skipped recordings with reasons.
 
-    Every file is looked at, since only that tells how long it is (see `durations.allowed`). A recording longer than ``max_seconds``
-    becomes the fewest equal pieces that are short enough, so that every second of it is used.
-    `progress` is called with (done, total). Raises ValueError when nothing is usable.
+    The length of every file is checked (see `durations.allowed`). A recording longer than ``max_seconds`` is split into as few equal pieces
+    as possible. progress: called with (done, total). Raises ValueError when nothing is usable.
     """
     source = recordings if isinstance(recordings, Recordings) else Recordings(recordings)
     wanted = source.with_items(select(source, config.where))
@@ -74,7 +73,7 @@ def scan(recordings: Sequence[Recording], config: DataConfig, progress: Progress
 
 
 def split(recording: Recording, seconds: float, config: DataConfig) -> Iterator[Utterance]:
-    """Equal pieces of at most ``max_seconds`` that cover the recording; they overlap only to stay above ``min_seconds``."""
+    """Equal pieces of at most ``max_seconds`` that cover the recording. They overlap only if needed for ``min_seconds``."""
     pieces = math.ceil(seconds / config.max_seconds - 1e-6)
     if pieces <= 1:
         yield Utterance(recording, 0.0, min(seconds, config.max_seconds))
@@ -85,7 +84,7 @@ def split(recording: Recording, seconds: float, config: DataConfig) -> Iterator[
 
 
 def select(recordings: Sequence[Recording], where: Mapping[str, str]) -> list[Recording]:
-    """The recordings whose fields equal `where`. ValueError names the columns or values there are."""
+    """The recordings whose fields equal `where`. ValueError, with the existing columns or values, when there are none."""
     chosen = list(recordings)
     for column, value in where.items():
         values = {recording.fields[column] for recording in chosen if column in recording.fields}
@@ -93,7 +92,7 @@ def select(recordings: Sequence[Recording], where: Mapping[str, str]) -> list[Re
             columns = {name for recording in chosen for name in recording.fields}
             raise ValueError(f"the data has no column '{column}' to filter by{suggestion(column, columns)}")
         accepted = {str(value)}
-        if column == "split" and value not in values:  # by other names of the same split
+        if column == "split" and value not in values:  # accept other names of the same split
             accepted = {name for name in values if canonical(name) == canonical(str(value))}
         chosen = [recording for recording in chosen if recording.fields.get(column) in accepted]
         if not chosen:
@@ -103,10 +102,10 @@ def select(recordings: Sequence[Recording], where: Mapping[str, str]) -> list[Re
 
 
 def hold_out(utterances: Sequence[Utterance], config: DataConfig) -> tuple[list[Utterance], list[Utterance]]:
-    """(train, valid). Whole recordings are held out, in the order of a hash of their id, so the choice survives a change of machine.
+    """(train, valid). Whole recordings are held out, in the order of a hash of their id: the same choice on every machine.
 
-    Up to ``valid_share`` of the audio and ``valid_max_seconds``; when no recording fits, the shortest one. Where a held-out recording is
-    longer than ``valid_max_seconds``, the rest of it is used for neither.
+    At most ``valid_share`` of the audio and ``valid_max_seconds`` are held out; if no recording fits, the shortest one is. What a held-out
+    recording has beyond ``valid_max_seconds`` is not used at all.
     """
     seconds: dict[str, float] = {}
     for utterance in utterances:

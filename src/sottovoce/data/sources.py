@@ -1,4 +1,4 @@
-"""`open_source`: recordings from a folder, a manifest of any common kind, Lhotse Shar shards, one file, or ``demo``."""
+"""Opens a source of recordings: a folder, a manifest of any common kind, Lhotse Shar shards, one file, or ``demo``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AUDIO = frozenset(  # what libsndfile reads
     (".wav", ".wave", ".bwf", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".mp1", ".mpga", ".aiff", ".aif", ".aifc", ".au", ".snd",
      ".caf", ".w64", ".rf64", ".sph", ".nist", ".voc", ".ircam", ".sf", ".avr", ".paf", ".pvf", ".svx", ".8svx", ".wve")
 )  # fmt: skip
-OTHER_AUDIO = frozenset(  # what it does not
+OTHER_AUDIO = frozenset(  # what libsndfile does not read
     (".m4a", ".m4b", ".m4p", ".m4r", ".mp4", ".m4v", ".mov", ".aac", ".adts", ".wma", ".asf", ".wmv", ".amr", ".awb", ".3gp", ".3gpp",
      ".3ga", ".3g2", ".webm", ".weba", ".mka", ".mkv", ".avi", ".flv", ".f4a", ".f4v", ".mpg", ".mpeg", ".ra", ".ram", ".rm", ".rmvb",
      ".ape", ".wv", ".tta", ".tak", ".mpc", ".mp+", ".ofr", ".alac", ".ac3", ".eac3", ".ac4", ".dts", ".dsf", ".dff", ".spx", ".shn",
@@ -44,16 +44,19 @@ Spec = str | Path | Recording | Sequence["str | Path | Recording"]
 
 
 def open_source(spec: Spec, allow_commands: bool = False) -> Recordings:
-    """All recordings of a source, in a fixed order, with the manifest rows that were not understood as ``.skipped``.
+    """All recordings of a source, in a fixed order and with unique ids. Rows that cannot be used are in ``.skipped``.
 
-    spec is one of: a folder (searched recursively for audio, in order of name; where it has the official layout of a corpus that
-    ``sottovoce.data.corpora`` knows, the labels are read too); a csv or tsv with a header and a ``path`` column (and optionally columns
-    of a stretch, see `sottovoce.data.columns`, and ``channel``; other columns become ``fields``); a fairseq tsv; JSON
-    lines as NeMo writes them (``audio_filepath`` or ``path``, ``duration``, ``offset``); Lhotse cuts; a folder of Lhotse Shar shards; a
-    text file of paths; an audio file; ``demo``, which is synthesised once and cached; or a list of these. Relative paths in a
-    manifest are looked for in its folder, then in ``clips/`` there (Common Voice), then in the folder above. No audio is decoded here.
-    allow_commands: run the commands and fetch from the addresses that Lhotse cuts may name as their audio; otherwise such cuts are skipped.
-    Every recording has an id of its own. Raises ValueError, in one sentence, for a source that is missing, empty or of another kind.
+    spec is one of these, or a list of them:
+
+    - a folder, searched recursively for audio; labels are read too if it has the layout of a corpus in ``sottovoce.data.corpora``
+    - a csv or tsv with a header and a ``path`` column, optionally ``channel`` and columns of a stretch (see `sottovoce.data.columns`);
+      other columns become ``fields``
+    - a fairseq tsv; JSON lines of NeMo (``audio_filepath`` or ``path``, ``duration``, ``offset``); Lhotse cuts; a folder of Shar shards
+    - a text file of paths; an audio file; ``demo``, which is synthesised once and cached
+
+    Relative paths in a manifest start at its folder, at ``clips/`` in it (Common Voice), or at the folder above. Decodes no audio.
+    allow_commands: run the commands and fetch the addresses that Lhotse cuts name as audio; otherwise such cuts are skipped. Raises
+    ValueError for a source that is missing, empty or of an unknown kind.
     """
     return distinct(_open(spec, allow_commands))
 
@@ -102,23 +105,23 @@ def _open(spec: Spec, allow_commands: bool) -> Recordings:
 
 
 def _corpus(folder: Path) -> Corpus | None:
-    """The reader of the official layout that a folder has, if any."""
+    """The reader of the corpus whose layout the folder has, if any."""
     corpora: Iterator[Corpus] = (CORPORA.get(name)() for name in CORPORA.names())
     try:
         return next((corpus for corpus in corpora if corpus.matches(folder)), None)
-    except OSError:  # a folder that may not be looked into
+    except OSError:  # a folder that cannot be listed
         return None
 
 
 def read_folder(folder: Path) -> Recordings:
-    """Audio files below a folder by their suffix, symbolic links followed. Audio that cannot be read by its suffix, or that is hidden, is
-    skipped by name; archives, which may hold audio, are in the notes."""
+    """Audio files below a folder, found by suffix. Follows symbolic links. Skips hidden audio and formats that libsndfile does not read;
+    counts archives in the notes. ValueError when there is no audio."""
     recordings = Recordings()
     archives: dict[str, int] = {}
     files: list[str] = []
     for name in _walk(folder, recordings):
         plain, suffix = os.path.basename(name).lower(), os.path.splitext(name)[1].lower()
-        if plain.startswith("._"):  # a Mac's notes on the file of that name
+        if plain.startswith("._"):  # metadata of macOS
             continue
         if suffix in AUDIO and not plain.startswith("."):
             files.append(name)
@@ -144,7 +147,7 @@ def read_folder(folder: Path) -> Recordings:
 
 
 def _holds_audio(path: str) -> bool:
-    """Whether a file begins as audio does that could be read."""
+    """Whether a file starts like a readable audio format."""
     try:
         with open_regular(path) as stream:
             head = stream.read(16)
@@ -161,7 +164,7 @@ def _walk(folder: Path, recordings: Recordings) -> Iterator[str]:
     seen: set[str] = set()
     for where, folders, names in os.walk(folder, followlinks=True, onerror=refused):
         real = os.path.realpath(where)
-        if real in seen:  # a link to a folder above, or a second way to the same one
+        if real in seen:  # a link to a parent, or a second path to the same folder
             folders.clear()
             continue
         seen.add(real)

@@ -1,4 +1,4 @@
-"""The names of splits: everyone has their own for the same three."""
+"""Maps the usual names of splits to train, dev and test."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ NAMES = {
 
 
 def canonical(name: str) -> str:
-    """train, dev or test for any of their usual names, in any case of letters; another name as it is."""
+    """train, dev or test for a usual name of it, in any case; any other name unchanged."""
     return NAMES.get(name.strip().lower(), name)
 
 
 def remarks(counts: Mapping[str, int]) -> list[str]:
-    """What to say of splits under other names, and of those that no task takes. counts: recordings by name of the split."""
+    """Remarks about renamed splits and about splits that no task uses. counts: recordings per split name."""
     texts = [
         f"the split '{name}' ({count}) is taken as {canonical(name)}"
         for name, count in sorted(counts.items())

@@ -1,4 +1,4 @@
-"""Decoded batches: an endless training stream with an exact position, and a fixed validation list."""
+"""Decodes batches: an endless training stream with an exact position, and a fixed list for validation."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from sottovoce.data.recording import Note, Samples, Skipped, count_reasons
 from sottovoce.data.recording import skipped as skipped_row
 from sottovoce.data.scan import Utterance
 
-SLACK = SAMPLE_RATE // 10  # samples by which a duration may be wrong without a second look
+SLACK = SAMPLE_RATE // 10  # samples; a row this much shorter than expected is still accepted
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a worker sends back. Arrays, not tensors: they need no shared memory, which containers ration. wave is None: nothing usable."""
+    """A batch decoded by a worker. Arrays, unlike tensors, need no shared memory, which containers limit. wave None: no usable row."""
 
     epoch: int
     index: int
@@ -46,7 +46,7 @@ class Decoded:
 
 
 def decode(job: Job) -> Decoded:
-    """Read every row of a batch; rows that cannot be read are left out and named."""
+    """Read the rows of a batch. Rows that cannot be read are left out and listed in ``skipped``."""
     rows: list[Samples] = []
     ids: list[str] = []
     labels: list[str] = []
@@ -63,7 +63,7 @@ def decode(job: Job) -> Decoded:
     if not rows:
         return Decoded(job.epoch, job.index, None, None, (), skipped)
     sizes = [len(row) for row in rows]
-    if not job.padded:  # a row may be some samples short; all rows give up those
+    if not job.padded:  # crop to the shortest row
         sizes = [min(sizes)] * len(sizes)
     wave = np.zeros((len(rows), max(sizes)), np.float32)
     for target, row, size in zip(wave, rows, sizes, strict=True):
@@ -80,17 +80,16 @@ def _row(utterance: Utterance, begin: int, samples: int, min_samples: int) -> Sa
     except BadAudio as problem:
         if problem.reason != "no samples" or not begin:
             raise
-    if audio is None or (begin and len(audio) < samples - SLACK):  # less there than claimed: take what there is
+    if audio is None or (begin and len(audio) < samples - SLACK):  # the file is shorter than claimed: read from its start
         audio = read_audio(utterance.recording, utterance.start, samples / SAMPLE_RATE)
-    # The other rows are cut to this one, so a row much shorter than promised would waste them.
+    # The other rows are cropped to this one: drop it if it is much shorter than expected.
     if len(audio) < max(min(samples, min_samples) - SLACK, samples // 2):
         raise BadAudio("shorter than its header or manifest says")
     return audio
 
 
 class SkipLog:
-    """Skipped recordings and notes, in memory and, when a file is given, as JSON lines that survive a resume. What was said is not said
-    again: a recording that cannot be read is met in every epoch."""
+    """Skipped recordings and notes, in memory and, if a file is given, as JSON lines. Each is logged once, also over epochs and resumes."""
 
     def __init__(self, file: str | Path | None = None) -> None:
         self.rows: list[Skipped] = []
@@ -98,7 +97,7 @@ class SkipLog:
         self._file = None if file is None else Path(file)
         self._known: set[str] = set()
         self._written: set[str] = set()
-        self._torn = False  # the file ends in a line cut short by a crash
+        self._torn = False  # a crash cut off the last line of the file
         if self._file is not None and self._file.exists():
             text = self._file.read_text(encoding="utf-8", errors="replace")
             self._torn = bool(text) and not text.endswith("\n")
@@ -118,9 +117,8 @@ class SkipLog:
         return True
 
     def _append(self, rows: Sequence[Mapping[str, Any]], write: bool) -> None:
-        lines = [
-            line for row in rows if (line := json.dumps(row, ensure_ascii=True)) not in self._written
-        ]  # a name is bytes: see files
+        # ASCII, because a name may not be UTF-8 (see files)
+        lines = [line for row in rows if (line := json.dumps(row, ensure_ascii=True)) not in self._written]
         if lines and write and self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with open(self._file, "a", encoding="utf-8") as stream:
@@ -129,14 +127,14 @@ class SkipLog:
 
 
 class _Jobs(Dataset[Decoded]):
-    """Turns the sampler's items, which are the jobs themselves, into audio; so a worker holds no copy of the corpus's list."""
+    """Decodes the jobs that the sampler yields, so that workers hold no copy of the corpus's list."""
 
     def __getitem__(self, job: Any) -> Decoded:
         return decode(job)
 
 
 class _Endless:
-    """A sampler of jobs from a position on."""
+    """An endless sampler of jobs from a position on."""
 
     def __init__(self, plan: Plan, epoch: int, index: int) -> None:
         self.plan, self.epoch, self.index = plan, epoch, index
@@ -155,11 +153,11 @@ def _start_worker(parent: int, in_main_thread: bool, _: int) -> None:
 
 
 class Stream:
-    """Endless training batches. ``next(stream)`` gives a Batch; ``state()`` is the position of the step that comes next (see `Plan`).
+    """Endless training batches. ``next(stream)`` gives a Batch; ``state()`` is the position of the next step (see `Plan`).
 
-    The audio at a position depends on the data, the configuration, the seed, the rank and the `multiple` of the plan, and on nothing else:
-    not on the number of workers, not on how the position was reached. Rows that cannot be read are left out, a batch without any is passed
-    over, and both are recorded in ``skipped``. Raises ValueError when a whole epoch gives no batch.
+    The audio at a position depends only on the data, the configuration, the seed, the rank and the `multiple` of the plan, not on the
+    number of workers or on resumes. Rows that cannot be read are left out and recorded in ``skipped``; a batch without rows is passed
+    over. Raises ValueError when a whole epoch gives no batch.
     """
 
     def __init__(self, plan: Plan, log: SkipLog | None = None) -> None:
@@ -184,30 +182,30 @@ class Stream:
 
     @property
     def skipped(self) -> list[Skipped]:
-        """Recordings found unusable so far, one row per path."""
+        """Unusable recordings so far, each once."""
         return self._log.rows
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches of this rank in the current epoch; it may differ a little between epochs."""
+        """Number of batches of this rank in the current epoch; differs slightly between epochs."""
         return self.plan.steps(self._epoch)
 
     def state(self) -> dict[str, int]:
         return {"epoch": self._epoch, "batch": self._index}
 
     def load(self, state: Mapping[str, int]) -> None:
-        """Go to a position given by `state()`, of this or another rank, of any number of ranks."""
+        """Go to a position from `state()`, of any rank and any number of ranks."""
         self.close()
         self._epoch, self._index = int(state["epoch"]), int(state["batch"])
 
     def close(self) -> None:
-        """End the workers, those that hang too; the next batch starts new ones."""
+        """End the workers, even if they hang. The next batch starts new ones."""
         running = list(getattr(self._source, "_workers", ()))
-        self._source = None  # which asks them to end, and waits for some seconds
+        self._source = None  # asks the workers to end and waits a few seconds
         workers.end(running)
 
     def _open(self) -> Iterator[Decoded]:
-        # Its own generator: DataLoader would otherwise draw from the global one, and a resumed run would then differ.
+        # A separate generator: otherwise DataLoader draws from the global one, and a resumed run differs.
         count = min(self.plan.config.workers, _cores())
         main = threading.current_thread() is threading.main_thread()
         loader: DataLoader[Decoded] = DataLoader(
@@ -230,7 +228,7 @@ def _cores() -> int:
 
 
 class Fixed(Sequence[Batch]):
-    """Validation batches: the same at every pass, cropped from the middle, decoded once and kept (300 s are 19 MB)."""
+    """Validation batches: always the same, with centred crops, decoded once and kept in memory (300 s are 19 MB)."""
 
     def __init__(self, utterances: Sequence[Utterance], config: DataConfig, log: SkipLog | None = None) -> None:
         batches = bucket([utterance.samples for utterance in utterances], config, None)
@@ -244,7 +242,7 @@ class Fixed(Sequence[Batch]):
 
     @property
     def largest(self) -> tuple[int, int]:
-        """Rows and samples of the largest batch; nothing where none is held out."""
+        """(rows, samples) of the largest batch; (0, 0) without validation data."""
         return max(
             ((len(job.samples), max(job.samples)) for job in self.jobs), key=lambda shape: shape[0] * shape[1], default=(0, 0)
         )

@@ -1,4 +1,4 @@
-"""Who speaks when: the turns of a recording, from its fields or from an RTTM file."""
+"""Reads the speaker turns of a recording from its fields or from an RTTM file."""
 
 from __future__ import annotations
 
@@ -15,38 +15,35 @@ Turn = tuple[float, float, str]
 
 
 def turns_of(recording: Recording) -> list[Turn]:
-    """(start, end, speaker) of every turn, in seconds into the recording, in order of time.
+    """(start, end, speaker) of every turn, in seconds into the recording, sorted by time.
 
-    From the field ``turns`` (JSON, ``[[start, end, speaker], ...]``) or, without it, from the RTTM file that the field ``rttm`` names;
-    an RTTM file counts from the start of the audio file, and what lies outside the recording is cut off. An RTTM file of several
-    recordings has this one under the name of the audio file without its suffix, or under the recording's id.
-    Raises ValueError when the recording has neither field, and when what it has is broken.
+    The field ``turns`` (JSON, ``[[start, end, speaker], ...]``) takes priority over the RTTM file in ``rttm``. Times in an RTTM file
+    count from the start of the audio file; turns are cut to the recording. An RTTM file of several recordings must name this one by its
+    audio file without the suffix, or by its id. Raises ValueError when both fields are missing or the turns are malformed.
     """
     if recording.fields.get("turns"):
         return _ordered(_from_json(recording))
     path = recording.fields.get("rttm")
     if not path:
         raise ValueError(
-            f"nothing says who speaks when in {recording.id}; give its manifest a column 'rttm' with the path of an RTTM file"
+            f"{recording.id} has no speaker turns; add a column 'rttm' with the path of an RTTM file to its manifest"
         )
     everyone = read_rttm(Path(path))
     names = (Path(recording.path).stem, recording.id, Path(recording.id).stem)
     chosen = next((everyone[name] for name in names if name in everyone), None)
-    if chosen is None and len(everyone) == 1:  # a file for this recording alone may call it anything
+    if chosen is None and len(everyone) == 1:  # a file for one recording may use any name
         (chosen,) = everyone.values()
     if chosen is None:
-        raise ValueError(
-            f"{path} says nothing about {names[0]}; use the audio file's name without its suffix as the second column"
-        )
+        raise ValueError(f"{path} has no turns for {names[0]}; use the audio file's name without its suffix as the second column")
     end = math.inf if recording.duration is None else recording.duration
     moved = ((max(a - recording.start, 0.0), min(b - recording.start, end), who) for a, b, who in chosen)
     return _ordered(turn for turn in moved if turn[0] < turn[1])
 
 
 def read_rttm(path: Path, skipped: list[Skipped] | None = None) -> dict[str, list[Turn]]:
-    """Turns of every recording of an RTTM file, by the recording's name.
+    """Recording name -> turns, for all recordings of an RTTM file.
 
-    A broken line goes into `skipped`; without that, and when no line can be used, it is a ValueError that names the line.
+    Malformed lines are added to `skipped`; if `skipped` is None, they raise a ValueError. ValueError, too, when no line can be used.
     """
     try:
         lines = read_lines(path)
@@ -57,7 +54,7 @@ def read_rttm(path: Path, skipped: list[Skipped] | None = None) -> dict[str, lis
     turns: dict[str, list[Turn]] = {}
     for number, line in enumerate(lines, 1):
         cells = line.split()
-        if not cells or cells[0] != "SPEAKER":  # comments, and the types that say nothing of turns
+        if not cells or cells[0] != "SPEAKER":  # comments and other types
             continue
         try:
             start, seconds, who = float(cells[3]), float(cells[4]), cells[7]
@@ -67,7 +64,7 @@ def read_rttm(path: Path, skipped: list[Skipped] | None = None) -> dict[str, lis
                 skipped.append({"path": f"{path}:{number}", "reason": MALFORMED})
                 continue
             raise ValueError(
-                f"line {number} of {path} is no RTTM; it must read: SPEAKER <file> 1 <start> <seconds> <NA> <NA> <speaker> <NA> <NA>"
+                f"line {number} of {path} is not RTTM; it must read: SPEAKER <file> 1 <start> <seconds> <NA> <NA> <speaker> <NA> <NA>"
             ) from None
         turns.setdefault(cells[1], []).append(turn)
     if not turns:
@@ -76,7 +73,7 @@ def read_rttm(path: Path, skipped: list[Skipped] | None = None) -> dict[str, lis
 
 
 def turns_text(turns: Iterable[Turn]) -> str:
-    """What goes into the field ``turns``."""
+    """The turns as JSON for the field ``turns``."""
     return json.dumps([[round(start, 6), round(end, 6), who] for start, end, who in _ordered(turns)])
 
 

@@ -21,10 +21,9 @@ COLUMNS = ("path", "sentence", "translation", "client_id")
 class Covost2(Corpus):
     """CoVoST 2: recordings of Common Voice and their translations.
 
-    The folder of one language of Common Voice 4 with ``clips`` and, beside it, ``covost_v2.fr_en.train.tsv`` and so on, which
-    ``get_covost_splits.py`` of the corpus makes from its translations and Common Voice's ``validated.tsv``. ``text`` is the sentence,
-    ``translation_en`` its translation into English; ``translation`` as well where the folder has translations into one language only.
-    A clip that no list names has no fields.
+    Layout: the folder of one language of Common Voice 4, with ``clips`` and lists such as ``covost_v2.fr_en.train.tsv``, which the corpus's
+    ``get_covost_splits.py`` writes. ``text`` is the sentence; ``translation_en`` is its English translation, and so on. If all lists have
+    the same target language, ``translation`` is set too. A clip that is not listed has no fields.
     """
 
     def matches(self, folder: Path) -> bool:
@@ -55,12 +54,12 @@ class Covost2(Corpus):
 
 
 def _rows(path: Path, skipped: list[Skipped]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(``path:number``, cells by column); a tsv without quotes, with a backslash before what would end a cell."""
+    """Yield (``path:number``, column -> cell). The tsv has no quotes; a backslash escapes the next character."""
     advice = f"it must have the columns {', '.join(COLUMNS)}; make it again with get_covost_splits.py"
     (_, head), *lines = required_lines(path, advice) or [("", "")]
     columns = head.split("\t")
     if not set(COLUMNS) <= set(columns):
-        raise ValueError(f"{path} has other columns than CoVoST's: {advice}")
+        raise ValueError(f"{path} does not have the columns of CoVoST: {advice}")
     for where, line in lines:
         cells = line.split("\t")
         if len(cells) != len(columns):

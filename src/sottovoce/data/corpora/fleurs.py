@@ -21,11 +21,11 @@ COLUMNS = 7
 class Fleurs(Corpus):
     """FLEURS: the same sentences read aloud in 102 languages.
 
-    A folder for every language (``en_us``; those that are there) or one of them, with ``train.tsv``, ``dev.tsv``, ``test.tsv`` and
-    ``audio/train/*.wav`` and so on. A list has no header and the columns sentence id, file, raw transcription, transcription,
-    characters, samples, gender. ``language`` is the folder's name up to the first underscore, ``locale`` the whole name, ``text`` the
-    transcription (lower case, no punctuation), ``raw_text`` the raw one; ``sentence`` is the id, the same in all languages, by which
-    translations are found. The corpus does not say who speaks.
+    Layout: a folder for each language (``en_us``; some may be missing), or one such folder, with ``train.tsv``, ``dev.tsv``, ``test.tsv``
+    and ``audio/train/*.wav`` and so on. A list has no header; its columns are sentence id, file, raw transcription, transcription,
+    characters, samples, gender. ``locale`` is the folder's name, ``language`` its part before the first underscore. ``text`` is the
+    transcription (lower case, no punctuation), ``raw_text`` the raw one. ``sentence`` is the sentence id, the same in all languages; it
+    links translations. The corpus has no speaker labels.
     """
 
     def matches(self, folder: Path) -> bool:
@@ -35,7 +35,7 @@ class Fleurs(Corpus):
     def read(self, folder: Path) -> Recordings:
         own = _own_locale(folder) if _is_language(folder) else ""
         skipped: list[Skipped] = []
-        lists: dict[tuple[str, str], dict[str, dict[str, str]]] = {}  # of every locale and split, by file
+        lists: dict[tuple[str, str], dict[str, dict[str, str]]] = {}  # (locale, split) -> file -> fields
         listed: dict[str, str] = {}
 
         def describe(name: str) -> dict[str, str]:
@@ -67,7 +67,7 @@ def _fields(locale: str, split: str, cells: list[str]) -> dict[str, str]:
 
 
 def _own_locale(folder: Path) -> str:
-    """The language that the folder is, seen through a link; empty for another folder."""
+    """The locale that names the folder, possibly behind a link; empty for another folder."""
     return next((name for name in (folder.absolute().name, folder.resolve().name) if re.fullmatch(LOCALE, name)), "")
 
 

@@ -24,7 +24,7 @@ ADVICE = "unpack it from the corpus's archive again"
 class FluentSpeechCommands(Corpus):
     """Fluent Speech Commands: intents of an action, an object and a location.
 
-    ``data/train_data.csv``, ``valid_data.csv``, ``test_data.csv`` and ``wavs/speakers/*/*.wav``.
+    Layout: ``data/train_data.csv``, ``valid_data.csv``, ``test_data.csv`` and ``wavs/speakers/*/*.wav``.
     """
 
     def matches(self, folder: Path) -> bool:
@@ -59,7 +59,7 @@ class FluentSpeechCommands(Corpus):
 
 
 def _has_columns(path: Path) -> bool:
-    """Whether it is a table of this corpus; other folders have ``data`` and ``wavs`` too."""
+    """Whether the path is a table of this corpus; other corpora have ``data`` and ``wavs`` too."""
     try:
         with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig") as stream:
             _, head = next(split_rows([(1, stream.readline(1000).strip())], ","), (0, ""))

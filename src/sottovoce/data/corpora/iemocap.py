@@ -21,10 +21,10 @@ TEXT = re.compile(r"(\S+) \[[\d.]+-[\d.]+\]: *(.*)")
 class Iemocap(Corpus):
     """IEMOCAP: emotions, in five sessions that are the folds.
 
-    ``Session1`` to ``Session5``, each with ``sentences/wav``, ``dialog/EmoEvaluation`` and, for ``text``, ``dialog/transcriptions``.
-    ``emotion`` is the corpus's own; ``label`` one of SUPERB's four (neu, hap with exc, ang, sad), absent for the others. ``fold`` is the
-    number of the session, ``speaker`` the session and F or M. Without ``split``: each fold is the test set once. The whole dialogs
-    under ``dialog/wav`` are listed too, as audio without fields.
+    Layout: ``Session1`` to ``Session5``, each with ``sentences/wav``, ``dialog/EmoEvaluation`` and, for ``text``,
+    ``dialog/transcriptions``. ``emotion`` is the corpus's label; ``label`` is one of SUPERB's four classes (neu, hap with exc, ang, sad),
+    absent for other emotions. ``fold`` is the number of the session; ``speaker`` is the session and F or M. There is no ``split``: each
+    fold is the test set once. The complete dialogs under ``dialog/wav`` are listed without fields.
     """
 
     def matches(self, folder: Path) -> bool:
@@ -43,9 +43,8 @@ class Iemocap(Corpus):
             for path in _files(dialog / "EmoEvaluation"):
                 _read_emotions(path, emotions, listed, skipped)
             for path in _files(dialog / "transcriptions"):
-                spoken = (
-                    TEXT.fullmatch(line) for _, line in optional_lines(path, skipped)
-                )  # breaths and the like have other forms
+                # lines of other forms are breaths and the like
+                spoken = (TEXT.fullmatch(line) for _, line in optional_lines(path, skipped))
                 texts |= {match[1]: match[2] for match in spoken if match}
 
         def describe(name: str) -> dict[str, str]:
@@ -75,7 +74,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read_emotions(path: Path, emotions: dict[str, str], listed: dict[str, str], skipped: list[Skipped]) -> None:
-    """Lines such as ``[6.2901 - 8.2357]<TAB>Ses01F_impro01_F000<TAB>neu<TAB>[2.5, 2.5, 2.5]``; the others are single raters'."""
+    """Lines such as ``[6.2901 - 8.2357]<TAB>Ses01F_impro01_F000<TAB>neu<TAB>[2.5, 2.5, 2.5]``; other lines are single raters'."""
     for where, line in optional_lines(path, skipped):
         if not line.startswith("["):
             continue

@@ -1,4 +1,4 @@
-"""LibriMix, https://arxiv.org/abs/2005.11262, and the Kaldi folders that SUPERB's diarization is prepared as."""
+"""LibriMix, https://arxiv.org/abs/2005.11262, and the Kaldi folders of SUPERB's diarization."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SPLITS = ("train", "dev", "test")
 
 @CORPORA.register("librimix")
 class LibriMix(Corpus):
-    """LibriMix: mixtures of two or three speakers, and what they were mixed from.
+    """LibriMix: mixtures of two or three speakers, and their sources.
 
-    ``wav16k/max/train-100/mix_clean/*.wav`` and so on, as its scripts write them. ``part`` is the folder (mix_both, s1, noise, ...),
-    ``speaker`` the speakers in the order of the sources, with a space between. The audio does not say who speaks when: for turns, make
-    the Kaldi folders with the scripts' ``prepare_diarization.py`` and give those.
+    Layout: ``wav16k/max/train-100/mix_clean/*.wav`` and so on, as LibriMix's scripts write it. ``part`` is the folder (mix_both, s1, noise,
+    ...); ``speaker`` lists the speakers in the order of the sources, separated by a space. There are no speaker turns: for these, run
+    LibriMix's ``prepare_diarization.py`` and open the Kaldi folders that it writes.
     """
 
     def matches(self, folder: Path) -> bool:
@@ -54,11 +54,11 @@ def _describe(name: str) -> dict[str, str]:
 
 @CORPORA.register("kaldi_diarization")
 class KaldiDiarization(Corpus):
-    """Kaldi folders with an RTTM: who speaks when, as SUPERB's diarization on LibriMix is prepared.
+    """Kaldi folders with speaker turns, as in SUPERB's diarization on LibriMix.
 
-    ``train``, ``dev`` and ``test`` (those that are there), or one such folder: each with ``wav.scp`` and ``rttm``, or ``segments`` and
-    ``utt2spk`` in its place; ``reco2dur`` is used where there is one. The folder's name is the split. Ids are ``split/recording``.
-    Raises ValueError when none of the audio that ``wav.scp`` names is there.
+    Layout: ``train``, ``dev`` and ``test`` (some may be missing), or one such folder. Each has ``wav.scp`` and either ``rttm`` or
+    ``segments`` and ``utt2spk``; ``reco2dur`` is optional. The folder's name is the split. Ids are ``split/recording``. ValueError when all
+    audio of ``wav.scp`` is missing.
     """
 
     def matches(self, folder: Path) -> bool:
@@ -78,7 +78,7 @@ class KaldiDiarization(Corpus):
 
 
 def _is_kaldi(folder: Path) -> bool:
-    """With a ``text``, segments are those of a transcribed corpus, and each is a sentence rather than a turn."""
+    """Whether a folder has turns. With a ``text``, segments are the sentences of a transcribed corpus instead."""
     there = {name for name in ("wav.scp", "rttm", "segments", "utt2spk", "text") if (folder / name).is_file()}
     return {"wav.scp", "rttm"} <= there or ({"wav.scp", "segments", "utt2spk"} <= there and "text" not in there)
 
@@ -128,7 +128,7 @@ def _columns(lines: list[tuple[str, str]], count: int, skipped: list[Skipped]) -
 
 
 def _seconds(text: str | None) -> float | None:
-    """None for what is no time."""
+    """Seconds as a number; None for anything else."""
     with contextlib.suppress(ValueError):
         value = float(text or "nan")
         return value if 0 <= value < math.inf else None
@@ -136,6 +136,6 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _place(folder: Path, file: str) -> str:
-    """Kaldi takes relative paths from the current folder; those of a folder that was moved are looked for beside it too."""
+    """Path of an audio file: below the folder, else below its parent, else below the current folder (Kaldi's rule)."""
     places = [os.path.join(place, file) for place in (folder, folder.parent)]
     return next((path for path in places if os.path.isfile(path)), os.path.abspath(file))

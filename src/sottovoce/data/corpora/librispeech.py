@@ -21,8 +21,8 @@ UTTERANCE = re.compile(r"(?:(.*)/)?(\d+)/(\d+)/(\2-\3-\d+)\.\w+")
 class LibriSpeech(Corpus):
     """LibriSpeech: transcripts and speakers.
 
-    A folder with ``train-clean-100`` and so on (those that are there), the folder above ``LibriSpeech``, or one of the subsets;
-    ``speaker/chapter/*.flac`` with a ``.trans.txt`` in each chapter. ``split`` is the first word of the subset, ``subset`` its name.
+    Layout: a folder with ``train-clean-100`` and so on (some may be missing), the folder above ``LibriSpeech``, or one subset; in it
+    ``speaker/chapter/*.flac`` with a ``.trans.txt`` for each chapter. ``subset`` is the subset's name, ``split`` its first word.
     """
 
     def matches(self, folder: Path) -> bool:
@@ -31,7 +31,7 @@ class LibriSpeech(Corpus):
 
     def read(self, folder: Path) -> Recordings:
         own = _own_subset(folder)
-        texts: dict[str, dict[str, str]] = {}  # of every chapter, by utterance
+        texts: dict[str, dict[str, str]] = {}  # chapter -> utterance -> text
         skipped: list[Skipped] = []
 
         def describe(name: str) -> dict[str, str]:
@@ -51,12 +51,12 @@ class LibriSpeech(Corpus):
 
 
 def _own_subset(folder: Path) -> str:
-    """The name of the subset that the folder is, seen through a link; empty for another folder."""
+    """The subset that names the folder, possibly behind a link; empty for another folder."""
     return next((name for name in (folder.absolute().name, folder.resolve().name) if name in SUBSETS), "")
 
 
 def _is_subset(folder: Path) -> bool:
-    """LibriTTS has folders of the same names, and other names of files."""
+    """Whether the files are named as in LibriSpeech; LibriTTS has the same folders but other file names."""
     speaker = peek(folder, r"\d+")
     chapter = speaker and peek(speaker, r"\d+")
     return bool(speaker and chapter and peek(chapter, rf"{speaker.name}-{chapter.name}-\d{{4}}\.\w+"))

@@ -23,9 +23,9 @@ ADVICE = "unpack it from quesst14Database.tgz again"
 class Quesst2014(Corpus):
     """QUESST 2014: spoken queries, and documents that contain some of them.
 
-    ``Audio``, ``dev_queries``, ``eval_queries`` and ``scoring`` with the lists of languages and ``groundtruth_quesst14_dev`` and
-    ``_eval``. ``language`` is the corpus's own name of it (SUPERB takes only nnenglish). Queries have ``split`` dev or test; the
-    documents serve both and have none, their ``matches`` name queries of both.
+    Layout: ``Audio``, ``dev_queries``, ``eval_queries`` and ``scoring``, which has the lists of languages, ``groundtruth_quesst14_dev``
+    and ``_eval``. ``language`` is the corpus's name of the language (SUPERB uses only nnenglish). Queries have the ``split`` dev or test.
+    Documents belong to both: they have no split, and their ``matches`` name queries of both.
     """
 
     def matches(self, folder: Path) -> bool:
@@ -68,7 +68,7 @@ class Quesst2014(Corpus):
 
 
 def _truth(folder: Path, skipped: list[Skipped]) -> list[tuple[str, str, str]]:
-    """(place, document, query) of the RTTM in the folder: ``LEXEME document 1 start seconds query lex <NA> <NA>``."""
+    """(``path:number``, document, query) of the folder's RTTM, whose lines are ``LEXEME document 1 start seconds query lex <NA> <NA>``."""
     path = next(iter(sorted(folder.glob("*.rttm"))), folder / f"{folder.name.removeprefix('groundtruth_')}.rttm")
     entries = []
     for where, line in required_lines(path, ADVICE):

@@ -1,4 +1,4 @@
-"""Audio SNIPS, https://arxiv.org/abs/1805.10190 spoken by sixteen synthetic voices, as SUPERB packs it."""
+"""Audio SNIPS: the texts of https://arxiv.org/abs/1805.10190, spoken by sixteen synthetic voices, as SUPERB packs it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sottovoce.data.sources import read_folder
 
 LIST = "all.iob.snips.txt"
 PARTS = {"train": "train", "valid": "dev", "test": "test"}
-# No voice is in two splits of SUPERB, though the folders hold every voice.
+# SUPERB's splits share no voice, although each folder holds every voice.
 VOICES = {
     "train": ("Ivy", "Joanna", "Joey", "Justin", "Kendra", "Kimberly", "Matthew", "Salli"),
     "dev": ("Aditi", "Amy", "Geraint", "Nicole"),
@@ -26,9 +26,9 @@ SPLIT_OF = {voice: split for split, voices in VOICES.items() for voice in voices
 class Snips(Corpus):
     """Audio SNIPS: slots and intents.
 
-    ``all.iob.snips.txt`` and the folders ``train``, ``valid`` and ``test``, with files named ``Voice-snips-train-0.wav``. ``slots`` is a
-    list of [slot, words] in order; ``part`` is the folder. ``split`` is that of SUPERB, which takes eight voices of train, four
-    others of valid and the last four of test; the other recordings of these voices have none.
+    Layout: ``all.iob.snips.txt`` and the folders ``train``, ``valid`` and ``test``, with files named ``Voice-snips-train-0.wav``. ``slots``
+    is a list of [slot, words] in order; ``part`` is the folder. ``split`` is SUPERB's: eight voices of train, four other voices of valid,
+    the last four of test. The other recordings have no split.
     """
 
     def matches(self, folder: Path) -> bool:
@@ -63,7 +63,7 @@ class Snips(Corpus):
 
 
 def _parse(line: str) -> tuple[str, dict[str, str]]:
-    """Of ``Ivy-snips-train-0 BOS PLAY JAZZ EOS<TAB>O O genre PlayMusic``: name and fields. ValueError when it is something else."""
+    """(name, fields) of a line such as ``Ivy-snips-train-0 BOS PLAY JAZZ EOS<TAB>O O genre PlayMusic``. ValueError for other lines."""
     spoken, _, tagged = line.partition("\t")
     name, *words = spoken.split()
     tags = tagged.split()
@@ -75,7 +75,7 @@ def _parse(line: str) -> tuple[str, dict[str, str]]:
 
 
 def _slots(words: list[str], tags: list[str]) -> list[list[str]]:
-    """[slot, words] in order. A slot goes on while its tag does; a tag that begins with ``B-`` begins another one."""
+    """[slot, words] in order. Words with the same tag form one slot; a tag with the prefix ``B-`` starts a new one."""
     slots: list[list[str]] = []
     before = "O"
     for word, tag in zip(words, tags, strict=True):

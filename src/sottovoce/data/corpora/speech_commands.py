@@ -19,13 +19,12 @@ LISTS = {"validation_list.txt": "dev", "testing_list.txt": "test"}
 
 @CORPORA.register("speech_commands")
 class SpeechCommands(Corpus):
-    """Speech Commands: ten keywords, ``_unknown_`` and ``_silence_``, as SUPERB's keyword spotting takes them.
+    """Speech Commands: ten keywords, ``_unknown_`` and ``_silence_``, as in SUPERB's keyword spotting.
 
-    A folder for every word, ``_background_noise_``, ``validation_list.txt`` and ``testing_list.txt``. ``word`` is the folder, ``label``
-    its class. The noise is cut into pieces of a second, labelled ``_silence_``: of every file the first 80 % for train, then 10 % for
-    dev and 10 % for test. The official test set, a folder ``speech_commands_test_set_v0.01`` (of version 2: ``v0.02``) within the
-    folder or beside it, takes the place of the testing list: the listed recordings then have no split, and the noise is shared out 90
-    to 10.
+    Layout: a folder for each word, ``_background_noise_``, ``validation_list.txt`` and ``testing_list.txt``. ``word`` is the folder,
+    ``label`` its class. The noise is cut into pieces of one second, labelled ``_silence_``: the first 80 % of each file are train, then
+    10 % dev and 10 % test. The official test set, a folder ``speech_commands_test_set_v0.01`` (version 2: ``v0.02``) in the folder or
+    beside it, replaces the testing list: the listed recordings then have no split, and the noise is 90 % train and 10 % dev.
     """
 
     def matches(self, folder: Path) -> bool:
@@ -57,7 +56,7 @@ class SpeechCommands(Corpus):
             else:
                 recordings.append(item)
         recordings.skipped += missing({name: where for name, (where, _) in listed.items()}, (item.id for item in recordings))
-        if separate and not within:  # its recordings are named as if it were within
+        if separate and not within:  # ids are the same as for a test set inside the folder
             tests = labelled(read_folder(beside), lambda name: describe(f"{official}/{name}"))
             recordings.skipped += tests.skipped
             recordings.extend(replace(item, id=f"{official}/{item.id}") for item in tests)

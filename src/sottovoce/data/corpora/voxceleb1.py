@@ -12,21 +12,25 @@ from sottovoce.data.json_lines import MALFORMED
 from sottovoce.data.recording import Recordings, Skipped, Trial
 from sottovoce.data.sources import read_folder
 
-SPEAKER = r"id1\d{4}"  # those of VoxCeleb2 begin with id0
+SPEAKER = r"id1\d{4}"  # speakers of VoxCeleb2 begin with id0
 PARTS = {"dev": "dev", "test": "test", "vox1_dev_wav": "dev", "vox1_test_wav": "test"}
-TEST_SPEAKERS = range(10270, 10310)  # the speakers of the official test part, where dev and test lie in one folder
+TEST_SPEAKERS = range(10270, 10310)  # the official test speakers, for folders that mix dev and test
 SPLITS = {"1": "train", "2": "dev", "3": "test"}
-TRIALS = ("voxceleb1_test_v2.txt", "veri_test2.txt", "veri_test.txt")  # the cleaned list under its two names, then the first one
+TRIALS = (
+    "voxceleb1_test_v2.txt",
+    "veri_test2.txt",
+    "veri_test.txt",
+)  # the cleaned list under its two names, then the original list
 
 
 @CORPORA.register("voxceleb1")
 class VoxCeleb1(Corpus):
     """VoxCeleb1: speakers, the identification splits and the verification trials.
 
-    ``dev/wav/id*/video/*.wav`` and ``test/wav/...`` (also as ``vox1_dev_wav`` and ``vox1_test_wav``), or both in one ``wav/id*``. The
-    lists, which come apart from the audio, lie in the folder or in ``meta``: ``iden_split.txt`` gives ``split``, else the part does (dev
-    is train); the first of ``voxceleb1_test_v2.txt``, ``veri_test2.txt`` and ``veri_test.txt`` gives the trials. ``part`` is dev or test,
-    with no speaker in both.
+    Layout: ``dev/wav/id*/video/*.wav`` and ``test/wav/...`` (also ``vox1_dev_wav`` and ``vox1_test_wav``), or both in one ``wav/id*``. The
+    lists, which are a separate download, are in the folder or in ``meta``. ``split`` comes from ``iden_split.txt``, else from the part
+    (dev is train). Trials come from the first of ``voxceleb1_test_v2.txt``, ``veri_test2.txt`` and ``veri_test.txt``. ``part`` is dev or
+    test; they share no speaker.
     """
 
     def matches(self, folder: Path) -> bool:
@@ -57,12 +61,12 @@ def _list(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _key(name: str) -> str:
-    """``speaker/video/number``, which is how the lists name a recording, whatever its format."""
+    """``speaker/video/number``: the name of a recording in the lists, without its suffix."""
     return os.path.splitext("/".join(name.split("/")[-3:]))[0]
 
 
 def _splits(path: Path | None, skipped: list[Skipped]) -> tuple[dict[str, str], dict[str, str]]:
-    """Where each recording is listed, and its split."""
+    """(recording -> where it is listed, recording -> split)."""
     listed, splits = {}, {}
     for where, line in optional_lines(path, skipped) if path else []:
         cells = line.split()
@@ -85,4 +89,4 @@ def _add_trials(recordings: Recordings, path: Path | None, ids: dict[str, str]) 
         else:
             lost.append(row(where, "trial of a missing recording"))
     recordings.trials = trials
-    recordings.skipped += lost if trials else []  # with none, the test part is not there at all
+    recordings.skipped += lost if trials else []  # without any trial, the test part is missing
