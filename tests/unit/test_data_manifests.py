@@ -127,9 +127,7 @@ def test_one_id_one_recording(corpus: Path) -> None:
     assert [item.id for item in found] == ["8000.wav", "8000.wav@1", "8000.wav~2", "16000.wav"]
     assert {item.group for item in found[:3]} == {"8000.wav"}
     assert [row["reason"] for row in found.skipped] == ["the same recording again"]
-    assert [note["note"] for note in found.notes] == [
-        "2 recordings have the id of another one; a suffix makes it unique"
-    ]
+    assert [note["note"] for note in found.notes] == ["2 recordings have the id of another one; a suffix makes it unique"]
 
 
 def test_csv_rows_are_told_apart(corpus: Path) -> None:
