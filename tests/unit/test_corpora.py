@@ -637,7 +637,7 @@ def test_turns_of_a_field_and_of_a_file_with_another_name(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("fields", "content", "message"),
     [
-        ({}, "", "give its manifest a column 'rttm'"),
+        ({}, "", "add a column 'rttm' with the path"),
         ({"turns": "[[0, 1]]"}, "", "write them as JSON"),
         ({"turns": '[[2, 1, "a"]]'}, "", "write them as JSON"),
         ({"turns": "{"}, "", "write them as JSON"),
