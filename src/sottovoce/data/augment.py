@@ -55,8 +55,8 @@ def recolour(wave: Tensor, deviation_db: float) -> Tensor:
     """(B, S) -> (B, S). Filters each half of a row with its own random equaliser and cross-fades between them."""
     rows, samples = wave.shape
     first, second = (equalize(wave, curve) for curve in colours(2 * rows, deviation_db).view(2, rows, BANDS))
-    at = (torch.arange(samples, device=wave.device) - samples / 2) / (FADE * SAMPLE_RATE)
-    share = at.clamp(-0.5, 0.5) + 0.5
+    position = (torch.arange(samples, device=wave.device) - samples / 2) / (FADE * SAMPLE_RATE)
+    share = position.clamp(-0.5, 0.5) + 0.5
     return first * (1 - share) + second * share
 
 
@@ -69,8 +69,8 @@ def equalize(wave: Tensor, curve: Tensor) -> Tensor:
     """Filter (B, S) with equalisers. curve: (B, BANDS) gains in dB, interpolated linearly in log frequency."""
     samples = wave.shape[1]
     pitch = torch.fft.rfftfreq(samples, 1 / SAMPLE_RATE)
-    place = (torch.log2(pitch.clamp(min=60) / 60) / torch.log2(torch.tensor(SAMPLE_RATE / 120)) * (BANDS - 1)).clamp(0, BANDS - 1)
-    low = place.floor().long().clamp(max=BANDS - 2)
-    part = place - low
-    gain = 10 ** ((curve[..., low] * (1 - part) + curve[..., low + 1] * part) / 20)
+    band = (torch.log2(pitch.clamp(min=60) / 60) / torch.log2(torch.tensor(SAMPLE_RATE / 120)) * (BANDS - 1)).clamp(0, BANDS - 1)
+    low = band.floor().long().clamp(max=BANDS - 2)
+    weight = band - low
+    gain = 10 ** ((curve[..., low] * (1 - weight) + curve[..., low + 1] * weight) / 20)
     return torch.fft.irfft(torch.fft.rfft(wave) * gain.to(wave.device), n=samples)

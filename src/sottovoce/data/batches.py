@@ -82,16 +82,16 @@ def make_job(
     utterances: Sequence[Utterance], config: DataConfig, generator: np.random.Generator | None, epoch: int = 0, index: int = 0
 ) -> Job:
     """The job of one batch. generator: draws crops and speed; without it, crops are centred and the speed is 1."""
-    own = [utterance.samples for utterance in utterances]
+    lengths = [utterance.samples for utterance in utterances]
     padded = config.crop == "none"
     if padded:
-        begins, samples = [0] * len(own), own
+        begins, samples = [0] * len(lengths), lengths
     else:
-        shortest, step = min(own), round(config.crop_step * SAMPLE_RATE)
+        shortest, step = min(lengths), round(config.crop_step * SAMPLE_RATE)
         if step and shortest >= step:
             shortest -= shortest % step
-        samples = [shortest] * len(own)
-        spare = np.array([length - shortest for length in own])
+        samples = [shortest] * len(lengths)
+        spare = np.array([length - shortest for length in lengths])
         begins = (spare // 2 if generator is None else generator.integers(0, spare, endpoint=True)).tolist()
     speed = float(generator.choice(config.speeds)) if generator is not None and config.speeds else 1.0
     return Job(epoch, index, tuple(utterances), tuple(begins), tuple(samples), padded, config.min_samples, config.label, speed)
@@ -151,8 +151,8 @@ class Plan:
         mine, number = self._later(epoch, index, self.rank)
         batches = self.batches(mine)
         number %= len(batches)
-        chosen = [self.utterances[i] for i in batches[number]]
-        return make_job(chosen, self.config, rng(self.seed, mine, CROP, number), epoch, index)
+        utterances = [self.utterances[i] for i in batches[number]]
+        return make_job(utterances, self.config, rng(self.seed, mine, CROP, number), epoch, index)
 
     def after(self, epoch: int, index: int) -> tuple[int, int]:
         """The position of the next step."""

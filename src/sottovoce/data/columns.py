@@ -100,11 +100,11 @@ def _meaning(name: str) -> tuple[Role, Unit | None] | None:
     """(role, unit) of a column; unit None: not understood. None for a column that does not look like a time."""
     tokens = _words(name)
     roles, units = {ROLES[word] for word in tokens if word in ROLES}, {UNITS[word] for word in tokens if word in UNITS}
-    rest = tokens - ROLES.keys() - UNITS.keys() - FILLING - COUNT
-    if len(roles) == 1 and not rest & TEXTS:
+    others = tokens - ROLES.keys() - UNITS.keys() - FILLING - COUNT
+    if len(roles) == 1 and not others & TEXTS:
         (role,) = roles
-        return role, next(iter(units), "s") if not rest and len(units) <= 1 else None
-    if not roles and len(units) == 1 and not rest and (len(tokens) > 1 or not tokens & SHORT):
+        return role, next(iter(units), "s") if not others and len(units) <= 1 else None
+    if not roles and len(units) == 1 and not others and (len(tokens) > 1 or not tokens & SHORT):
         return "length", next(iter(units))
     return None
 

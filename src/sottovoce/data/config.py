@@ -58,8 +58,8 @@ class DataConfig:
             raise ValueError(f"valid_max_seconds must not be negative, not {self.valid_max_seconds:g}")
         if not 0 <= self.crop_step < float("inf"):
             raise ValueError(f"crop_step must be 0 or more, not {self.crop_step:g}")
-        if wrong := [f"{speed:g}" for speed in self.speeds if not 0.5 <= speed <= 2]:
-            raise ValueError(f"speeds must lie between 0.5 and 2, not {', '.join(wrong)}")
+        if invalid := [f"{speed:g}" for speed in self.speeds if not 0.5 <= speed <= 2]:
+            raise ValueError(f"speeds must lie between 0.5 and 2, not {', '.join(invalid)}")
         if self.workers < 0:
             raise ValueError(f"workers must be 0 or more, not {self.workers}")
         if self.crop not in ("shortest", "none"):

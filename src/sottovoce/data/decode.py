@@ -141,11 +141,11 @@ def _open(file: str | BinaryIO) -> Iterator[Audio]:
                 raise BadAudio("empty file")
             if is_chained(stream):
                 raise BadAudio("an Ogg file of several recordings one after another; write each into its own file")
-            better = mended(stream)
+            corrected = mended(stream)
             stream.seek(0)
             # Pass a plain file by its descriptor: this is faster, and its name may be any bytes.
-            plain = isinstance(stream, io.FileIO) and os.name == "posix"
-            audio = Audio(better or (stream.fileno() if plain else stream), closefd=False)
+            is_plain = isinstance(stream, io.FileIO) and os.name == "posix"
+            audio = Audio(corrected or (stream.fileno() if is_plain else stream), closefd=False)
             audio.size = size
         except BadAudio:
             raise

@@ -27,9 +27,9 @@ def present(recordings: Recordings) -> Recordings:
     """The recordings whose files exist; the others are in ``skipped``. Opens no file."""
     available = recordings.with_items(())
     for item in recordings:
-        why = "" if item.loader is not None else fault(item.path)
-        if why:
-            available.skip(item, why)
+        reason = "" if item.loader is not None else fault(item.path)
+        if reason:
+            available.skip(item, reason)
         else:
             available.append(item)
     return available
@@ -86,22 +86,22 @@ def lengths(
     known = {} if cache is None else _read(cache, paths)
     states = {path: file_state(path) for path in paths} if cache is not None else {}
     results: dict[str, float | str] = {path: known[path][1] for path in paths if path in known and known[path][0] == states[path]}
-    todo = [path for path in paths if path not in results]
+    unknown = [path for path in paths if path not in results]
     done = len(results)
     with ThreadPoolExecutor(max_workers=8) as pool:
-        for begin in range(0, len(todo), SLICE):  # in slices: an executor takes all its work at once
-            part = todo[begin : begin + SLICE]
-            fresh: dict[str, tuple[State, float]] = {}
+        for begin in range(0, len(unknown), SLICE):  # in slices: an executor takes all its work at once
+            part = unknown[begin : begin + SLICE]
+            new: dict[str, tuple[State, float]] = {}
             for path, length in zip(part, pool.map(_length, part), strict=True):
                 results[path] = length
                 state = states.get(path)
                 if state and not isinstance(length, str):
-                    fresh[path] = state, length
+                    new[path] = state, length
                 done += 1
                 if progress is not None and (done % 256 == 0 or done == len(paths)):
                     progress(done, len(paths))
             if cache is not None:
-                _write(cache, fresh)
+                _write(cache, new)
     return results
 
 
@@ -121,8 +121,8 @@ def _read(file: Path, paths: Iterable[str]) -> dict[str, tuple[State, float]]:
         if file.is_file():
             with contextlib.closing(sqlite3.connect(file)) as database:
                 for path in paths:
-                    ask = database.execute("SELECT size, changed, seconds FROM lengths WHERE path = ?", (_name(path),))
-                    for size, changed, seconds in ask:
+                    rows = database.execute("SELECT size, changed, seconds FROM lengths WHERE path = ?", (_name(path),))
+                    for size, changed, seconds in rows:
                         entries[path] = (size, changed), seconds
     return entries
 

@@ -39,16 +39,16 @@ def run(purpose: str, arguments: list[str], timeout: float) -> None:
     # -P: do not put this folder on the path; its module names may hide others
     command = [sys.executable, "-P", __file__, *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
         raise ValueError(
             f"espeak-ng did not finish within {timeout:.0f} s, so {purpose} is not possible on this machine"
         ) from None
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        if why.startswith(NO_VOICE):
-            raise ValueError(f"{why}; `espeak-ng --voices` lists them")
-        raise ValueError(f"espeak-ng failed ({why}); reinstall it with: pip install --force-reinstall espeakng-loader")
+    if process.returncode:
+        error = (process.stderr.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
+        if error.startswith(NO_VOICE):
+            raise ValueError(f"{error}; `espeak-ng --voices` lists them")
+        raise ValueError(f"espeak-ng failed ({error}); reinstall it with: pip install --force-reinstall espeakng-loader")
 
 
 def start() -> tuple[Any, int]:
@@ -111,9 +111,9 @@ def phones(texts_file: str, phones_file: str, voice: str) -> None:
     mode = IPA | ord(BETWEEN) << 8
     transcriptions = []
     for text in texts:
-        rest, clauses = ctypes.c_char_p(text.encode()), []
-        while rest.value:  # each call converts one clause and advances the pointer
-            clauses.append((library.espeak_TextToPhonemes(ctypes.byref(rest), UTF8, mode) or b"").decode())
+        remaining, clauses = ctypes.c_char_p(text.encode()), []
+        while remaining.value:  # each call converts one clause and advances the pointer
+            clauses.append((library.espeak_TextToPhonemes(ctypes.byref(remaining), UTF8, mode) or b"").decode())
         transcriptions.append(" ".join(clauses))
     output.write_text(json.dumps(transcriptions, ensure_ascii=False), encoding="utf-8")
 

@@ -113,14 +113,14 @@ def mended(stream: BinaryIO) -> BinaryIO | None:
 
 def _chunks(stream: BinaryIO, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
     """Yield (name, offset of the content, claimed length) of the chunks from byte 12 on. Stops after a wrong length."""
-    at = 12
+    offset = 12
     for _ in range(4096):
-        head = read_at(stream, at, 8)
+        head = read_at(stream, offset, 8)
         if len(head) < 8:
             return
         name, length = head[:4], struct.unpack(order + "I", head[4:])[0]
-        yield name, at + 8, length
-        at += 8 + length + length % 2
+        yield name, offset + 8, length
+        offset += 8 + length + length % 2
 
 
 def _goes_on(stream: BinaryIO, end: int, size: int, order: str) -> bool:
@@ -152,8 +152,8 @@ def _rf64(stream: BinaryIO, size: int) -> Pieces | None:
             endless = length >= 2**62  # unknown length; libsndfile reads it as negative
             if not endless and (begin + length >= size or not _goes_on(stream, begin + length, size, "<")):
                 return None
-            place = (begin - 4, begin)
-            return [(0, 28), struct.pack("<Q", size - begin), (36, place[0]), b"\xff" * 4, (begin, size)]
+            size_field = (begin - 4, begin)
+            return [(0, 28), struct.pack("<Q", size - begin), (36, size_field[0]), b"\xff" * 4, (begin, size)]
     return None
 
 
@@ -184,21 +184,21 @@ def _au(head: bytes, size: int, order: str) -> Pieces | None:
 
 
 def _caf(stream: BinaryIO, size: int) -> Pieces | None:
-    at = 8
+    offset = 8
     for _ in range(4096):
-        head = read_at(stream, at, 12)
+        head = read_at(stream, offset, 12)
         if len(head) < 12:
             return None
         length = struct.unpack(">q", head[4:])[0]  # -1: to the end of the file, which libsndfile refuses
         if head[:4] == b"data":
-            follows = read_at(stream, at + 12 + max(length, 0), 12)
-            own = len(follows) == 12 and all(0x20 <= letter < 0x7F for letter in follows[:4])
-            if at + 12 + length == size or (length > 0 and own and struct.unpack(">q", follows[4:])[0] < size):
+            follows = read_at(stream, offset + 12 + max(length, 0), 12)
+            next_chunk = len(follows) == 12 and all(0x20 <= letter < 0x7F for letter in follows[:4])
+            if offset + 12 + length == size or (length > 0 and next_chunk and struct.unpack(">q", follows[4:])[0] < size):
                 return None
-            return [(0, at + 4), struct.pack(">q", size - at - 12), (at + 12, size)]
+            return [(0, offset + 4), struct.pack(">q", size - offset - 12), (offset + 12, size)]
         if not 0 <= length < size:
             return None
-        at += 12 + length
+        offset += 12 + length
     return None
 
 
@@ -208,14 +208,14 @@ def _caf(stream: BinaryIO, size: int) -> Pieces | None:
 def is_chained(stream: BinaryIO) -> bool:
     """Whether an Ogg file holds several recordings one after another; libsndfile reads only the first. True when a stream begins in the
     last pages, or the last page belongs to a stream that does not begin at the start of the file."""
-    at = 0
+    offset = 0
     serials: set[bytes] = set()
-    while len(head := read_at(stream, at, 27)) == 27 and head[:4] == b"OggS" and head[5] & 2 and len(serials) < 16:
+    while len(head := read_at(stream, offset, 27)) == 27 and head[:4] == b"OggS" and head[5] & 2 and len(serials) < 16:
         serials.add(head[14:18])
-        at += 27 + head[26] + sum(read_at(stream, at + 27, head[26]))
+        offset += 27 + head[26] + sum(read_at(stream, offset + 27, head[26]))
     if not serials:
         return False
-    begin = max(at, stream.seek(0, os.SEEK_END) - TAIL)
+    begin = max(offset, stream.seek(0, os.SEEK_END) - TAIL)
     tail = read_at(stream, begin, TAIL)
     last = tail.rfind(b"OggS\0")
     return b"OggS\0\2" in tail or (0 <= last <= len(tail) - 18 and tail[last + 14 : last + 18] not in serials)
@@ -263,13 +263,13 @@ def _flac_end(stream: BinaryIO, begin: int, size: int, block: int, channels: int
         tail = read_at(stream, first, size - first)
         ends = {len(tail), len(tail) - 128 if tail[-128:-125] == b"TAG" else len(tail)}
         weaker: int | None = None
-        at = len(tail)
-        while (at := max(tail.rfind(b"\xff\xf8", 0, at), tail.rfind(b"\xff\xf9", 0, at))) >= 0:
-            end = _flac_frame(tail[at : at + 16], block, channels)
+        offset = len(tail)
+        while (offset := max(tail.rfind(b"\xff\xf8", 0, offset), tail.rfind(b"\xff\xf9", 0, offset))) >= 0:
+            end = _flac_frame(tail[offset : offset + 16], block, channels)
             if end is None:
                 continue
             if end == claimed or any(
-                _crc16(tail[at : stop - 2]) == int.from_bytes(tail[stop - 2 : stop], "big") for stop in ends
+                _crc16(tail[offset : stop - 2]) == int.from_bytes(tail[stop - 2 : stop], "big") for stop in ends
             ):
                 return end
             weaker = end if weaker is None else weaker
@@ -285,36 +285,36 @@ def _flac_frame(head: bytes, block: int, channels: int) -> int | None:
     size, rate, layout, depth = head[2] >> 4, head[2] & 15, head[3] >> 4, head[3] >> 1 & 7
     if not size or rate == 15 or layout > 10 or depth == 3 or head[3] & 1 or (layout + 1 if layout < 8 else 2) != channels:
         return None
-    lead = head[4]
-    more = 0 if lead < 0x80 else 8 - (lead ^ 0xFF).bit_length() - 1  # as in UTF-8, up to seven bytes
-    if lead >= 0x80 and not 1 <= more <= 6:
+    first_byte = head[4]
+    extra_bytes = 0 if first_byte < 0x80 else 8 - (first_byte ^ 0xFF).bit_length() - 1  # as in UTF-8, up to seven bytes
+    if first_byte >= 0x80 and not 1 <= extra_bytes <= 6:
         return None
-    number = lead if lead < 0x80 else lead & (0x3F >> more)
-    for byte in head[5 : 5 + more]:
+    number = first_byte if first_byte < 0x80 else first_byte & (0x3F >> extra_bytes)
+    for byte in head[5 : 5 + extra_bytes]:
         if byte >> 6 != 2:
             return None
         number = number << 6 | byte & 0x3F
-    at = 5 + more
-    own = BLOCKS[size]
+    offset = 5 + extra_bytes
+    block_size = BLOCKS[size]
     if size in (6, 7):
-        own = int.from_bytes(head[at : at + size - 5], "big") + 1
-        at += size - 5
-    at += {12: 1, 13: 2, 14: 2}.get(rate, 0)
-    if at >= len(head):
+        block_size = int.from_bytes(head[offset : offset + size - 5], "big") + 1
+        offset += size - 5
+    offset += {12: 1, 13: 2, 14: 2}.get(rate, 0)
+    if offset >= len(head):
         return None
-    check = 0
-    for byte in head[:at]:
-        check = CRC8[check ^ byte]
-    if check != head[at]:
+    crc = 0
+    for byte in head[:offset]:
+        crc = CRC8[crc ^ byte]
+    if crc != head[offset]:
         return None
-    return (number if head[1] & 1 else number * block) + own
+    return (number if head[1] & 1 else number * block) + block_size
 
 
 def _crc16(data: bytes) -> int:
-    check = 0
+    crc = 0
     for byte in data:
-        check = check << 8 & 0xFFFF ^ CRC16[check >> 8 ^ byte]
-    return check
+        crc = crc << 8 & 0xFFFF ^ CRC16[crc >> 8 ^ byte]
+    return crc
 
 
 # MP3 -----------------------------------------------------------------------------------------------------------------------------
@@ -348,11 +348,11 @@ def _mpeg_frame(second: int, third: int) -> MpegFrame | None:
     version, layer = second >> 3 & 3, 4 - (second >> 1 & 3)
     if second < 0xE0 or version == 1 or layer == 4 or third >> 4 in (0, 15) or third >> 2 & 3 == 3:
         return None
-    one = version == 3
-    kbits = BITRATES[one, layer][third >> 4]
-    rate = MPEG_RATES[third >> 2 & 3] // (1 if one else 2 if version == 2 else 4)
+    is_mpeg1 = version == 3
+    kbits = BITRATES[is_mpeg1, layer][third >> 4]
+    rate = MPEG_RATES[third >> 2 & 3] // (1 if is_mpeg1 else 2 if version == 2 else 4)
     padding = third >> 1 & 1
-    samples = 384 if layer == 1 else 1152 if layer == 2 or one else 576
+    samples = 384 if layer == 1 else 1152 if layer == 2 or is_mpeg1 else 576
     size = (12_000 * kbits // rate + padding) * 4 if layer == 1 else samples * 125 * kbits // rate + padding
     return MpegFrame(size, samples, rate, kbits, (version, layer, rate))
 
@@ -371,11 +371,11 @@ def _mp3(stream: BinaryIO, begin: int, size: int) -> Pieces | None:
     if first is None or first.kind[1] != 3:
         return None
     side = (17 if head[3] >> 6 == 3 else 32) if first.kind[0] == 3 else (9 if head[3] >> 6 == 3 else 17)
-    place = 4 + side
-    has_header = head[place : place + 4] in (b"Xing", b"Info")
+    xing_offset = 4 + side
+    has_header = head[xing_offset : xing_offset + 4] in (b"Xing", b"Info")
     claimed = claimed_bytes = 0
     if has_header:
-        flags, *numbers = struct.unpack(">III", head[place + 4 : place + 16])
+        flags, *numbers = struct.unpack(">III", head[xing_offset + 4 : xing_offset + 16])
         claimed = numbers[0] if flags & 1 else 0
         claimed_bytes = numbers[flags & 1] if flags & 2 else 0
         seconds = claimed * first.samples / first.rate
@@ -384,33 +384,33 @@ def _mp3(stream: BinaryIO, begin: int, size: int) -> Pieces | None:
     if size - begin > WHOLE:
         return None
     data = read_at(stream, begin, size - begin)
-    own = first.bytes if has_header or head[36:40] == b"VBRI" else 0
-    count, several = _count(data, own, first.kind)
-    if not count or (abs(count - claimed) <= 1 if has_header else not several and not own):
+    header_bytes = first.bytes if has_header or head[36:40] == b"VBRI" else 0
+    count, several = _count(data, header_bytes, first.kind)
+    if not count or (abs(count - claimed) <= 1 if has_header else not several and not header_bytes):
         return None
     index = BITRATES[first.kind[0] == 3, 3].index(64)
     start = bytes((0xFF, head[1] | 1, index << 4 | head[2] & 0x0C, head[3]))  # no checksum, no padding
     frame = _mpeg_frame(start[1], start[2])
     assert frame is not None
-    header = start + bytes(side) + b"Xing" + struct.pack(">III", 3, count, frame.bytes + len(data) - own)
-    return [header.ljust(frame.bytes, b"\0"), (begin + own, size)]
+    header = start + bytes(side) + b"Xing" + struct.pack(">III", 3, count, frame.bytes + len(data) - header_bytes)
+    return [header.ljust(frame.bytes, b"\0"), (begin + header_bytes, size)]
 
 
-def _count(data: bytes, at: int, kind: tuple[int, int, int]) -> tuple[int, bool]:
-    """(number of complete frames of the kind from `at` on, whether their bit rates differ)."""
+def _count(data: bytes, offset: int, kind: tuple[int, int, int]) -> tuple[int, bool]:
+    """(number of complete frames of a kind from `offset` on, whether their bit rates differ)."""
     count, kbits = 0, set()
-    while at + 4 <= len(data):
-        frame = _mpeg_frame(data[at + 1], data[at + 2]) if data[at] == 0xFF else None
+    while offset + 4 <= len(data):
+        frame = _mpeg_frame(data[offset + 1], data[offset + 2]) if data[offset] == 0xFF else None
         if frame is not None and frame.kind == kind:
-            if at + frame.bytes > len(data):
+            if offset + frame.bytes > len(data):
                 break
             count += 1
             kbits.add(frame.kbits)
-            at += frame.bytes
-        elif data[at : at + 3] == b"ID3" and at + 10 <= len(data):  # a tag of an appended file
-            at += _tag(data[at : at + 10])
+            offset += frame.bytes
+        elif data[offset : offset + 3] == b"ID3" and offset + 10 <= len(data):  # a tag of an appended file
+            offset += _tag(data[offset : offset + 10])
         else:
-            at = data.find(b"\xff", at + 1)
-            if at < 0:
+            offset = data.find(b"\xff", offset + 1)
+            if offset < 0:
                 break
     return count, len(kbits) > 1

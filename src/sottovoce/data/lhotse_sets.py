@@ -265,9 +265,9 @@ class TarLoader:
         except OSError as problem:
             raise BadAudio(reason(problem)) from None
         with stream:
-            there = stream.seek(0, os.SEEK_END)
-            place = (min(self.offset, there), min(self.offset + self.size, there))
-            yield cast(BinaryIO, io.BufferedReader(Stitched(stream, [place]), 2**16))
+            end = stream.seek(0, os.SEEK_END)
+            span = (min(self.offset, end), min(self.offset + self.size, end))
+            yield cast(BinaryIO, io.BufferedReader(Stitched(stream, [span]), 2**16))
 
     def identity(self) -> str:
         """Position in the tar, and the state of the tar."""

@@ -214,8 +214,8 @@ def _from_rows(path: Path, numbered_rows: Iterator[Row]) -> Recordings:
             f"{count} cells of the column '{key}' read 'nan', which is taken as a word; leave cells without a value empty",
         )
     if not recordings:
-        bad = count_reasons(recordings.skipped) or "none after the header"
-        raise ValueError(f"{path} has no usable rows ({bad}); each row must name an audio file")
+        problems = count_reasons(recordings.skipped) or "none after the header"
+        raise ValueError(f"{path} has no usable rows ({problems}); each row must name an audio file")
     return recordings
 
 

@@ -159,24 +159,24 @@ def _conversation(
     names = [str(name) for name in random.choice(sorted(voices), people, replace=False)]
     parts: list[MixturePart] = []
     turns: list[tuple[float, float, str]] = []
-    free = dict.fromkeys(names, 0.0)  # when each speaker may speak again
-    speaker, at = names[0], float(random.exponential(config.pause))
+    free_from = dict.fromkeys(names, 0.0)  # when each speaker may speak again
+    speaker, start = names[0], float(random.exponential(config.pause))
     stretches = _stretches(voices, config, random)
-    while config.seconds - at >= config.turn[0]:
-        spoken_part = stretches(speaker, config.seconds - at)
+    while config.seconds - start >= config.turn[0]:
+        spoken_part = stretches(speaker, config.seconds - start)
         if spoken_part is None:
             break
         part, spoken = spoken_part
-        part = MixturePart(part.recording, part.start, part.seconds, at, part.gain)
+        part = MixturePart(part.recording, part.start, part.seconds, start, part.gain)
         parts.append(part)
-        turns += [(at + a, at + b, speaker) for a, b in spoken]
-        free[speaker] = end = at + part.seconds
+        turns += [(start + a, start + b, speaker) for a, b in spoken]
+        free_from[speaker] = end = start + part.seconds
         speaker = str(random.choice([name for name in names if name != speaker]))
         if random.random() < config.overlap:
             end -= min(float(random.exponential(config.overlap_seconds)), 0.9 * part.seconds)
         else:
             end += float(random.exponential(config.pause))
-        at = max(end, free[speaker])
+        start = max(end, free_from[speaker])
     if not parts:
         raise ValueError(f"no audio of {', '.join(names)} in the {split} split can be read")
     noise = 0.0 if config.noise_db is None else LEVEL * 10 ** (-config.noise_db / 20)
@@ -214,12 +214,12 @@ def _stretches(
         order = orders.setdefault(speaker, endless(speaker))
         for _ in range(TRIES):
             recording = next(order)
-            wanted, place = random.uniform(config.turn[0], config.turn[1]), random.random()
+            wanted, position = random.uniform(config.turn[0], config.turn[1]), random.random()
             gain_db = random.uniform(-config.gain_db, config.gain_db)
             try:
                 length = recording.duration or header_seconds(recording.path)
                 seconds = round(min(wanted, room, length), 3)
-                start = round(place * (length - seconds), 3)
+                start = round(position * (length - seconds), 3)
                 wave = read_audio(recording, start, seconds)
             except BadAudio:
                 continue

@@ -112,20 +112,20 @@ def hold_out(utterances: Sequence[Utterance], config: DataConfig) -> tuple[list[
         seconds[_group(utterance)] = seconds.get(_group(utterance), 0.0) + utterance.seconds
     if len(seconds) < 2 or not config.valid_share or not config.valid_max_seconds:
         return list(utterances), []
-    allowed = min(config.valid_share * sum(seconds.values()), config.valid_max_seconds)
+    limit = min(config.valid_share * sum(seconds.values()), config.valid_max_seconds)
     order = sorted(seconds, key=lambda name: (digest(name, 8), name))
-    held, total = set(), 0.0
+    held_out, total = set(), 0.0
     for name in order:
-        if total + seconds[name] <= allowed:
-            held.add(name)
+        if total + seconds[name] <= limit:
+            held_out.add(name)
             total += seconds[name]
-    if not held:
-        held = {min(order, key=lambda name: seconds[name])}
-    train = [utterance for utterance in utterances if _group(utterance) not in held]
+    if not held_out:
+        held_out = {min(order, key=lambda name: seconds[name])}
+    train = [utterance for utterance in utterances if _group(utterance) not in held_out]
     valid: list[Utterance] = []
     total = 0.0
     for utterance in utterances:
-        if _group(utterance) in held and (not valid or total + utterance.seconds <= config.valid_max_seconds):
+        if _group(utterance) in held_out and (not valid or total + utterance.seconds <= config.valid_max_seconds):
             valid.append(utterance)
             total += utterance.seconds
     return train, valid

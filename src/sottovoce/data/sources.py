@@ -88,8 +88,8 @@ def _open(spec: Spec, allow_commands: bool) -> Recordings:
         corpus = _corpus(path)
         return read_folder(path) if corpus is None else corpus.read(path)
     if why := fault(str(path)):
-        wrong = "does not exist" if why == MISSING else f"is {why}" if why == NOT_REGULAR else f"cannot be read ({why})"
-        raise ValueError(f"{shown} {wrong}; give {KINDS}")
+        problem = "does not exist" if why == MISSING else f"is {why}" if why == NOT_REGULAR else f"cannot be read ({why})"
+        raise ValueError(f"{shown} {problem}; give {KINDS}")
     name = path.name.lower()
     if name.endswith(TABLES):
         return read_table(path)

@@ -28,16 +28,16 @@ def turns_of(recording: Recording) -> list[Turn]:
         raise ValueError(
             f"{recording.id} has no speaker turns; add a column 'rttm' with the path of an RTTM file to its manifest"
         )
-    everyone = read_rttm(Path(path))
+    turns_by_name = read_rttm(Path(path))
     names = (Path(recording.path).stem, recording.id, Path(recording.id).stem)
-    chosen = next((everyone[name] for name in names if name in everyone), None)
-    if chosen is None and len(everyone) == 1:  # a file for one recording may use any name
-        (chosen,) = everyone.values()
-    if chosen is None:
+    turns = next((turns_by_name[name] for name in names if name in turns_by_name), None)
+    if turns is None and len(turns_by_name) == 1:  # a file for one recording may use any name
+        (turns,) = turns_by_name.values()
+    if turns is None:
         raise ValueError(f"{path} has no turns for {names[0]}; use the audio file's name without its suffix as the second column")
     end = math.inf if recording.duration is None else recording.duration
-    moved = ((max(a - recording.start, 0.0), min(b - recording.start, end), who) for a, b, who in chosen)
-    return _ordered(turn for turn in moved if turn[0] < turn[1])
+    clipped = ((max(a - recording.start, 0.0), min(b - recording.start, end), who) for a, b, who in turns)
+    return _ordered(turn for turn in clipped if turn[0] < turn[1])
 
 
 def read_rttm(path: Path, skipped: list[Skipped] | None = None) -> dict[str, list[Turn]]:

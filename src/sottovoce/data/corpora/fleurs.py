@@ -29,20 +29,20 @@ class Fleurs(Corpus):
     """
 
     def matches(self, folder: Path) -> bool:
-        own, language = _own_locale(folder), peek(folder, LOCALE)
-        return (bool(own) and _is_language(folder)) or (language is not None and _is_language(language))
+        folder_locale, language = _own_locale(folder), peek(folder, LOCALE)
+        return (bool(folder_locale) and _is_language(folder)) or (language is not None and _is_language(language))
 
     def read(self, folder: Path) -> Recordings:
-        own = _own_locale(folder) if _is_language(folder) else ""
+        folder_locale = _own_locale(folder) if _is_language(folder) else ""
         skipped: list[Skipped] = []
         lists: dict[tuple[str, str], dict[str, dict[str, str]]] = {}  # (locale, split) -> file -> fields
         listed: dict[str, str] = {}
 
         def describe(name: str) -> dict[str, str]:
             parts = AUDIO.fullmatch(name)
-            if parts is None or not (parts[1] or own):
+            if parts is None or not (parts[1] or folder_locale):
                 return {}
-            locale, split, file = parts[1] or own, parts[2], parts[3]
+            locale, split, file = parts[1] or folder_locale, parts[2], parts[3]
             if (locale, split) not in lists:
                 home = folder / name[: parts.start(2)].removesuffix("audio/")
                 lists[locale, split] = by_file = {}

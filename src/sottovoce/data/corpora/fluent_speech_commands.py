@@ -33,7 +33,7 @@ class FluentSpeechCommands(Corpus):
     def read(self, folder: Path) -> Recordings:
         listed: dict[str, str] = {}
         labels: dict[str, dict[str, str]] = {}
-        bad = []
+        skipped = []
         for name, split in TABLES.items():
             path = folder / "data" / name
             rows = split_rows(enumerate(read_lines(required(path, ADVICE)), 1), ",")
@@ -42,7 +42,7 @@ class FluentSpeechCommands(Corpus):
                 raise ValueError(f"{path} must have the columns {', '.join(sorted(COLUMNS))}; {ADVICE}")
             for number, cells in rows:
                 if isinstance(head, str) or isinstance(cells, str) or len(cells) != len(head):
-                    bad.append(row(f"{path}:{number}", MALFORMED))
+                    skipped.append(row(f"{path}:{number}", MALFORMED))
                     continue
                 values = dict(zip(head, cells, strict=True))
                 listed[values["path"]] = f"{path}:{number}"
@@ -54,7 +54,7 @@ class FluentSpeechCommands(Corpus):
                     "intent": json.dumps({slot: values[slot] for slot in SLOTS}, ensure_ascii=False),
                 }
         recordings = labelled(read_folder(folder), lambda name: labels.get(name, {}))
-        recordings.skipped += bad + missing(listed, (item.id for item in recordings))
+        recordings.skipped += skipped + missing(listed, (item.id for item in recordings))
         return recordings
 
 

@@ -28,8 +28,8 @@ class Iemocap(Corpus):
     """
 
     def matches(self, folder: Path) -> bool:
-        there = [folder / session for session in SESSIONS if (folder / session / "sentences" / "wav").is_dir()]
-        return any((session / "dialog" / "EmoEvaluation").is_dir() for session in there)
+        sessions = [folder / session for session in SESSIONS if (folder / session / "sentences" / "wav").is_dir()]
+        return any((session / "dialog" / "EmoEvaluation").is_dir() for session in sessions)
 
     def read(self, folder: Path) -> Recordings:
         skipped: list[Skipped] = []
@@ -51,11 +51,11 @@ class Iemocap(Corpus):
             match = UTTERANCE.fullmatch(name)
             if not match:
                 return {}
-            session, _, utterance, who, sex = match.groups()
+            session, _, utterance, speaker, sex = match.groups()
             emotion = emotions.get(utterance, "")
             fields = {
                 "fold": session,
-                "speaker": who + sex,
+                "speaker": speaker + sex,
                 "language": "en",
                 "emotion": emotion,
                 "label": CLASSES.get(emotion, ""),

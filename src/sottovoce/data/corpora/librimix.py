@@ -79,8 +79,8 @@ class KaldiDiarization(Corpus):
 
 def _is_kaldi(folder: Path) -> bool:
     """Whether a folder has turns. With a ``text``, segments are the sentences of a transcribed corpus instead."""
-    there = {name for name in ("wav.scp", "rttm", "segments", "utt2spk", "text") if (folder / name).is_file()}
-    return {"wav.scp", "rttm"} <= there or ({"wav.scp", "segments", "utt2spk"} <= there and "text" not in there)
+    files = {name for name in ("wav.scp", "rttm", "segments", "utt2spk", "text") if (folder / name).is_file()}
+    return {"wav.scp", "rttm"} <= files or ({"wav.scp", "segments", "utt2spk"} <= files and "text" not in files)
 
 
 def _read_part(folder: Path, prefix: str, recordings: Recordings) -> None:

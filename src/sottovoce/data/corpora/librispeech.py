@@ -30,13 +30,13 @@ class LibriSpeech(Corpus):
         return any(_is_subset(place) for place in within) or (bool(_own_subset(folder)) and _is_subset(folder))
 
     def read(self, folder: Path) -> Recordings:
-        own = _own_subset(folder)
+        folder_subset = _own_subset(folder)
         texts: dict[str, dict[str, str]] = {}  # chapter -> utterance -> text
         skipped: list[Skipped] = []
 
         def describe(name: str) -> dict[str, str]:
             parts = UTTERANCE.fullmatch(name)
-            subset = own or (parts[1] or "").rpartition("/")[2] if parts else ""
+            subset = folder_subset or (parts[1] or "").rpartition("/")[2] if parts else ""
             if parts is None or subset not in SUBSETS:
                 return {}
             chapter = Path(name).parent.as_posix()

@@ -37,12 +37,12 @@ class Snips(Corpus):
     def read(self, folder: Path) -> Recordings:
         listed: dict[str, str] = {}
         labels: dict[str, dict[str, str]] = {}
-        bad = []
+        skipped = []
         for where, line in required_lines(folder / LIST, "unpack it from the corpus's archive again"):
             try:
                 name, fields = _parse(line)
             except ValueError:
-                bad.append(row(where, MALFORMED))
+                skipped.append(row(where, MALFORMED))
                 continue
             listed[name], labels[name] = where, fields
 
@@ -58,7 +58,7 @@ class Snips(Corpus):
 
         recordings = labelled(read_folder(folder), describe)
         stems = (Path(item.id).stem for item in recordings if item.fields)
-        recordings.skipped += bad + missing(listed, stems, lambda name: name.rpartition("-")[0])
+        recordings.skipped += skipped + missing(listed, stems, lambda name: name.rpartition("-")[0])
         return recordings
 
 

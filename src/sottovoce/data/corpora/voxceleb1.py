@@ -79,7 +79,7 @@ def _splits(path: Path | None, skipped: list[Skipped]) -> tuple[dict[str, str], 
 
 def _add_trials(recordings: Recordings, path: Path | None, ids: dict[str, str]) -> None:
     trials: list[Trial] = []
-    lost: list[Skipped] = []
+    unmatched: list[Skipped] = []
     for where, line in optional_lines(path, recordings.skipped) if path else []:
         cells = line.split()
         if len(cells) != 3 or cells[0] not in ("0", "1"):
@@ -87,6 +87,6 @@ def _add_trials(recordings: Recordings, path: Path | None, ids: dict[str, str]) 
         elif _key(cells[1]) in ids and _key(cells[2]) in ids:
             trials.append((ids[_key(cells[1])], ids[_key(cells[2])], cells[0] == "1"))
         else:
-            lost.append(row(where, "trial of a missing recording"))
+            unmatched.append(row(where, "trial of a missing recording"))
     recordings.trials = trials
-    recordings.skipped += lost if trials else []  # without any trial, the test part is missing
+    recordings.skipped += unmatched if trials else []  # without any trial, the test part is missing
