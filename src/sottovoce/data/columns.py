@@ -76,7 +76,7 @@ def layout(keys: tuple[str, ...]) -> Layout:
     """The layout of a row with these keys."""
     columns = {key: meaning for key in keys if (meaning := _meaning(key)) is not None}
     starts = [key for key, (role, unit) in columns.items() if role == "start" and unit]
-    tokens = {key: _words(key) for key in columns}
+    tokens = {key: _tokens(key) for key in columns}
     if any("onset" in tokens[key] for key in starts):  # onset and offset are the two ends of an event
         columns |= {key: ("end", columns[key][1]) for key in starts if "offset" in tokens[key]}
         starts = [key for key in starts if columns[key][0] == "start"]
@@ -91,14 +91,14 @@ def layout(keys: tuple[str, ...]) -> Layout:
     return Layout(path, tuple(times), tuple(unused), known)
 
 
-def _words(name: str) -> set[str]:
+def _tokens(name: str) -> set[str]:
     apart = GLUED.sub(r"\1_\2", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
     return set(filter(None, SPLITTER.split(apart)))
 
 
 def _meaning(name: str) -> tuple[Role, Unit | None] | None:
     """(role, unit) of a column; unit None: not understood. None for a column that does not look like a time."""
-    tokens = _words(name)
+    tokens = _tokens(name)
     roles, units = {ROLES[word] for word in tokens if word in ROLES}, {UNITS[word] for word in tokens if word in UNITS}
     others = tokens - ROLES.keys() - UNITS.keys() - FILLING - COUNT
     if len(roles) == 1 and not others & TEXTS:

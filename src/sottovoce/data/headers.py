@@ -22,7 +22,7 @@ from functools import cache
 from typing import BinaryIO, cast
 
 TAIL = 2**16  # bytes at the end of a FLAC in which to look for its last frame; 16 times as many at the second try
-WHOLE = 2**30  # bytes; larger MP3s are not counted
+LARGEST = 2**30  # bytes; larger files are not read to the end
 
 
 class Stitched(io.RawIOBase):
@@ -108,7 +108,7 @@ def mended(stream: BinaryIO) -> BinaryIO | None:
     return None if pieces is None else cast(BinaryIO, Stitched(stream, pieces))
 
 
-# Files made of chunks ------------------------------------------------------------------------------------------------------------
+# Files of chunks -----------------------------------------------------------------------------------------------------------------
 
 
 def _chunks(stream: BinaryIO, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
@@ -248,7 +248,7 @@ def _flac(stream: BinaryIO, begin: int, size: int) -> Pieces | None:
     total = _flac_end(stream, begin + 42, size, block, channels, claimed)
     if total is None or total == claimed or not 0 < total < 2**36:
         return None
-    if total < claimed and size < WHOLE and b"fLaC\0\0\0\x22" in read_at(stream, begin + 42, size):
+    if total < claimed and size < LARGEST and b"fLaC\0\0\0\x22" in read_at(stream, begin + 42, size):
         return None  # the last frame belongs to a second, appended file
     return [(0, begin + 18), struct.pack(">Q", packed >> 36 << 36 | total), (begin + 26, size)]
 
@@ -381,7 +381,7 @@ def _mp3(stream: BinaryIO, begin: int, size: int) -> Pieces | None:
         seconds = claimed * first.samples / first.rate
         if claimed and abs(claimed_bytes - (size - begin)) < 2048 and seconds * 1000 <= claimed_bytes <= seconds * 56_000:
             return None  # the header fits this file, at 8 to 448 kbit/s
-    if size - begin > WHOLE:
+    if size - begin > LARGEST:
         return None
     data = read_at(stream, begin, size - begin)
     header_bytes = first.bytes if has_header or head[36:40] == b"VBRI" else 0
