@@ -67,7 +67,7 @@ def test_a_model_is_no_better_than_its_copy(task_file: Path, teacher_folder: Pat
 
 @pytest.mark.parametrize("task", ["near", "same"])
 def test_tasks_without_answers_to_single_recordings_are_refused(task: str, task_file: Path) -> None:
-    with pytest.raises(ValueError, match=f"{task}: no answers to single recordings that could be compared"):
+    with pytest.raises(ValueError, match=f"{task}: no scores of single recordings to compare"):
         compared("log-mel", "fbank", task_file, tasks=[task])
 
 

@@ -303,7 +303,7 @@ def test_a_frozen_encoder_is_translated_too(ten: list[Recording], tmp_path: Path
     small = {"dim": 32, "encoder_layers": 1, "layers": 1, "heads": 2, "ffn_dim": 64, "dropout": 0.0, "stride": 1, "beam": 3}
     task = SpeechTranslation(SpeechTranslation.Config(training=training, primary="perplexity", units="characters", **small))
     searches = []
-    task.said = lambda outputs: searches.append(outputs.beam) or SpeechTranslation.said(task, outputs)  # type: ignore[method-assign, func-returns-value]
+    task.translations = lambda outputs: searches.append(outputs.beam) or SpeechTranslation.translations(task, outputs)  # type: ignore[method-assign, func-returns-value]
     perplexity, bleu, chrf = measure(task, encoder_subject(), ten, tmp_path).measures
     assert (perplexity.metric.name, bleu.metric.name, chrf.metric.name) == ("perplexity", "bleu", "chrf")
     assert perplexity.value < 2

@@ -246,7 +246,7 @@ class TestEvaluate:
         [
             ({"tasks": ["all"]}, "say which task the data is for"),
             ({"data": "nowhere.yaml", "tasks": ["all"]}, "there is no task file 'nowhere.yaml'"),
-            ({"data": "testbed", "tasks": ["all"]}, "say where they are with --root"),
+            ({"data": "testbed", "tasks": ["all"]}, "give their folder with --root"),
             ({"data": "nowhere"}, "does not exist"),
             ({"tasks": ["fidelity"]}, "compares with a teacher; name it with --vs"),
             ({"tasks": ["kss"]}, "no tasks named 'kss'"),

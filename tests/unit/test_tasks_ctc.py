@@ -317,9 +317,9 @@ def test_the_free_order_is_the_spoken_one(tmp_path: Path) -> None:
     names = [item.id for item in recordings if item.fields["split"] == "train"]
     found = [
         [task.alphabet[i - 1].removeprefix("B-") for i in label.ids if task.alphabet[i - 1].startswith("B-")]
-        for label in task.sought
+        for label in task.unordered
     ]
     right = sum(order == orders[name] for name, order in zip(names, found, strict=True))
     assert right >= 38, f"{right} of 40 orders found"
     task.head(4)
-    assert all(label.ids == [i for part in label.parts for i in part] for label in task.sought), "every trial begins anew"
+    assert all(label.ids == [i for part in label.parts for i in part] for label in task.unordered), "every trial begins anew"

@@ -1,5 +1,5 @@
-"""Evaluation: how any encoder is measured. The tasks themselves are the files of `tasks`.
+"""Evaluation of encoders on the tasks in `sottovoce.tasks`.
 
-`subjects`: the models under evaluation. `features`: what they compute, kept on disk. `heads`: what is trained on top. `statistics`:
-scores and intervals. `kinds`: what tasks of one kind share. `suite`: runs tasks on models and writes the ledger.
+`subjects`: the models under evaluation. `features`: their features, kept on disk. `heads`: probes and decoders. `statistics`: scores and
+intervals. `kinds`: base classes of tasks. `suite`: runs tasks on models and writes records.
 """

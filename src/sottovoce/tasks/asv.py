@@ -53,8 +53,8 @@ class SpeakerVerification(VerificationTask, ProbeTask):
         return XVector(dim, self.config.width, self.config.pooled, self.speakers)
 
     def loss(self, outputs: tuple[Tensor, Tensor], lengths: Tensor, targets: list[int]) -> Tensor:
-        wanted = torch.tensor(targets, device=lengths.device)
-        return additive_margin_loss(outputs[1], wanted, self.config.scale, self.config.margin)
+        speakers = torch.tensor(targets, device=lengths.device)
+        return additive_margin_loss(outputs[1], speakers, self.config.scale, self.config.margin)
 
     def count(self, outputs: tuple[Tensor, Tensor], lengths: Tensor, targets: list[int]) -> Rows:
         """(B, 1 + width): an item's number and its embedding, of length 1."""
@@ -96,6 +96,6 @@ class XVector(nn.Module):
         return embedding, cosines
 
 
-def additive_margin_loss(cosines: Tensor, wanted: Tensor, scale: float, margin: float) -> Tensor:
+def additive_margin_loss(cosines: Tensor, speakers: Tensor, scale: float, margin: float) -> Tensor:
     """Cross-entropy of scale x (cosine - margin for the right class) (Wang et al. 2018, eq. 6). cosines: (B, C); wanted: (B,)."""
-    return F.cross_entropy(scale * (cosines - margin * F.one_hot(wanted, cosines.shape[1])), wanted)
+    return F.cross_entropy(scale * (cosines - margin * F.one_hot(speakers, cosines.shape[1])), speakers)

@@ -58,9 +58,9 @@ class CosineVerification(VerificationTask):
 
     def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
         splits, skipped = self.items(self.arrange(recordings))
-        (divided,) = self.folds(splits)
-        self._check(divided, skipped)
-        fold = self.prepare(divided)
+        (division,) = self.folds(splits)
+        self._check(division, skipped)
+        fold = self.prepare(division)
         parts = dict(zip(SPLITS, (fold.train, fold.dev, fold.test), strict=True))
         bench.store.foresee(subject, [item.piece for part in parts.values() for item in part], "frames", bench.say)
         clock = {"features": 0.0, "scoring": 0.0}

@@ -55,5 +55,5 @@ class Clustering(LookupTask):
 
 def entropy(shares: NDArray[np.float64]) -> float:
     """In nats, of shares that sum to 1."""
-    some = shares[shares > 0]
-    return float(-(some * np.log(some)).sum())
+    positive = shares[shares > 0]
+    return float(-(positive * np.log(positive)).sum())

@@ -83,7 +83,7 @@ class Fidelity(Task):
             bench.progress("features", min(seconds * subject.frame_rate, self.config.frames), self.config.frames)
             if seconds * subject.frame_rate >= self.config.frames:
                 break
-        result = self.run(Hearing(subject.frozen), Hearing(bench.reference.frozen), batches)
+        result = self.run(SubjectModule(subject.frozen), SubjectModule(bench.reference.frozen), batches)
         if subject.dim != bench.reference.dim:  # no value, and not 0
             for row in (result["mean"], *result["layers"]):
                 row["cosine"] = float("nan")
@@ -111,7 +111,7 @@ class Fidelity(Task):
     def run(self, model: nn.Module, reference: nn.Module, batches: Sequence[Batch]) -> dict[str, Any]:
         """`layers`: what `compare` says of each student layer and the teacher's layer at the same share of the depth, in full with what
         `discrete` says; `mean`: over the layers but 0. In full also `robustness`. ValueError without audio."""
-        student, teacher, left_out = self.hear(model, reference, batches)
+        student, teacher, left_out = self.frames_of_layers(model, reference, batches)
         batches = [batch for i, batch in enumerate(batches) if i not in left_out]
         rows = [self.compare(x, y) for x, y in zip(student, teacher, strict=True)]
         result: dict[str, Any] = {"frames": sum(map(len, student[0]))}
@@ -122,7 +122,7 @@ class Fidelity(Task):
             result["robustness"] = self.robustness(model, reference, batches, teacher)
         return {**result, "mean": mean(rows), "layers": [{"layer": i, **row} for i, row in enumerate(rows)]}
 
-    def hear(
+    def frames_of_layers(
         self, model: nn.Module, reference: nn.Module, batches: Iterable[Batch]
     ) -> tuple[list[Frames], list[Frames], list[int]]:
         """For each student layer its frames, and those of the teacher's layer at the same share of the depth; and the places of batches
@@ -187,7 +187,7 @@ class Fidelity(Task):
             "cka": linear_cka(everything, target),
         }
 
-    def discrete(self, student_frames: Frames, teacher_frames: Frames) -> dict[str, float]:
+    def discrete(self, student: Frames, teacher: Frames) -> dict[str, float]:
         """For each number of units: nmi and purity between the student's units and the teacher's (`unit_agreement`).
 
         Each model gets its own codebook, k-means on its own frames; the two labellings of the same frames are compared, so no map
@@ -196,13 +196,13 @@ class Fidelity(Task):
         """
         agreement: dict[str, float] = {}
         for count in self.config.units:
-            student, teacher, again = (
-                self.labels(student_frames, count),
-                self.labels(teacher_frames, count),
-                self.labels(teacher_frames, count, 1),
+            student_labels, teacher_labels, again = (
+                self.labels(student, count),
+                self.labels(teacher, count),
+                self.labels(teacher, count, 1),
             )
-            for kind, labels in (("", student), ("_refit", again)):
-                agreement |= {f"{name}_{count}{kind}": value for name, value in unit_agreement(labels, teacher).items()}
+            for kind, labels in (("", student_labels), ("_refit", again)):
+                agreement |= {f"{name}_{count}{kind}": value for name, value in unit_agreement(labels, teacher_labels).items()}
         return agreement
 
     def labels(self, frames: Frames, count: int, start: int = 0) -> NDArray[np.int32]:
@@ -228,13 +228,12 @@ class Fidelity(Task):
         results = {}
         for name in self.config.corruptions:
             corrupted = (self.corrupt(name, batches, i) for i in range(len(batches)))
-            student, teacher, left_out = self.hear(model, reference, corrupted)
+            student, teacher, left_out = self.frames_of_layers(model, reference, corrupted)
             if left_out:
                 raise ValueError(f"a model gives values that are not finite on audio with {name}; leave it out of 'corruptions'")
-            frames_by_model = {"student": student, "teacher": teacher}
+            models = {"student": student, "teacher": teacher}
             results[name] = {
-                who: mean([self.compare(x, y) for x, y in zip(frames, clean, strict=True)])
-                for who, frames in frames_by_model.items()
+                who: mean([self.compare(x, y) for x, y in zip(frames, clean, strict=True)]) for who, frames in models.items()
             }
         return results
 
@@ -250,7 +249,7 @@ class Fidelity(Task):
         return Batch(wave, batch.lengths, batch.ids)
 
 
-class Hearing(nn.Module):
+class SubjectModule(nn.Module):
     """A subject as a module that takes waves as decoded."""
 
     def __init__(self, subject: Subject) -> None:

@@ -80,18 +80,16 @@ class QueryByExample(Task):
         skipped, clock = list(recordings.skipped), {"features": 0.0, "search": 0.0, "scoring": 0.0}
         items: dict[str, list[Item]] = {"train": []}
         answers: dict[str, tuple[FeatureSet, FeatureSet, NDArray[np.bool_]]] = {}
-        pieces_of: dict[str, list[list[Piece]]] = {}
+        audio: dict[str, list[list[Piece]]] = {}
         trials_of: dict[str, QueryTrials] = {}
         for split in ("dev", "test"):
             trials_of[split] = trials = self.trials(recordings, split)
             parts = (trials.queries, trials.documents)
-            pieces_of[split] = [[Piece(item, 0.0, self.config.max_seconds) for item in part] for part in parts]
-        bench.store.foresee(
-            subject, [piece for each in pieces_of.values() for part in each for piece in part], "frames", bench.say
-        )
+            audio[split] = [[Piece(item, 0.0, self.config.max_seconds) for item in part] for part in parts]
+        bench.store.foresee(subject, [piece for each in audio.values() for part in each for piece in part], "frames", bench.say)
         for split, trials in trials_of.items():
             sets: list[FeatureSet] = []
-            for pieces in pieces_of[split]:
+            for pieces in audio[split]:
                 sets.append(bench.store.get(subject, pieces, "frames", partial(bench.progress, "features")))
                 clock["features"] += sets[-1].seconds
                 skipped += [row for row in sets[-1].skipped if row not in skipped]
@@ -185,17 +183,15 @@ class QueryByExample(Task):
         def states(features: FeatureSet, items: Sequence[int]) -> list[Tensor]:
             return [F.normalize((each[:, chosen] - mean) / std, dim=-1).to(bench.device) for each in features.states(items)]
 
-        query_states = [
-            each for i in range(0, len(queries), CHUNK) for each in states(queries, range(len(queries))[i : i + CHUNK])
-        ]
+        words = [each for i in range(0, len(queries), CHUNK) for each in states(queries, range(len(queries))[i : i + CHUNK])]
         costs = np.empty((len(distances), len(layers), len(queries), len(documents)))
         order = sorted(range(len(documents)), key=lambda i: documents.frames[i])  # so that little is padding
         for begin in range(0, len(order), CHUNK):
             part = order[begin : begin + CHUNK]
-            costs[..., part] = warp(query_states, states(documents, part), distances).cpu().numpy()
+            costs[..., part] = warp(words, states(documents, part), distances).cpu().numpy()
         scores = -costs
         scores = (scores - scores.mean(axis=-1, keepdims=True)) / np.maximum(scores.std(axis=-1, keepdims=True), 1e-9)
-        scores[:, :, [len(each) < SHORTEST for each in query_states]] = 0
+        scores[:, :, [len(each) < SHORTEST for each in words]] = 0
         return scores
 
     def measures(self, scores: NDArray[np.float64], relevant: NDArray[np.bool_]) -> list[Measure]:
@@ -240,14 +236,12 @@ def warp(queries: Sequence[Tensor], documents: Sequence[Tensor], distances: Sequ
     order = sorted(range(len(queries)), key=lambda i: -len(queries[i]))
     for begin in range(0, len(order), BLOCK):
         block = order[begin : begin + BLOCK]
-        padded_queries = torch.nn.utils.rnn.pad_sequence(
-            [queries[i] for i in block], batch_first=True
-        )  # (B, T, L, D), long ones first
+        batch = torch.nn.utils.rnn.pad_sequence([queries[i] for i in block], batch_first=True)  # (B, T, L, D), long ones first
         sizes = [len(queries[i]) for i in block]
-        active = [sum(size > t for size in sizes) for t in range(padded_queries.shape[1])]
+        active = [sum(size > t for size in sizes) for t in range(batch.shape[1])]
         lengths = torch.tensor(sizes, device=device)
         for layer in range(len(padded)):
-            cosine = (padded_queries[:, :, layer].flatten(0, 1) @ padded[layer]).view(len(block), -1, count, longest)
+            cosine = (batch[:, :, layer].flatten(0, 1) @ padded[layer]).view(len(block), -1, count, longest)
             for number, distance in enumerate(distances):
                 local = _local(cosine if number == len(distances) - 1 else cosine.clone(), distance)
                 cost = local[:, 0].clone()  # (B, count, longest): of paths that end at a frame; a query's last row is its result

@@ -197,7 +197,7 @@ class Diarizer(nn.Module):
         return logits
 
 
-def permutation_free_loss(logits: Tensor, wanted: Tensor, lengths: Tensor) -> Tensor:
+def permutation_free_loss(logits: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
     """Binary cross-entropy per frame and speaker, for every item with the order of speakers that fits best (Fujita et al. 2019, eq. 2).
 
     logits, wanted: (B, T, speakers). lengths: (B,) frames that count. The mean over items.
@@ -206,7 +206,7 @@ def permutation_free_loss(logits: Tensor, wanted: Tensor, lengths: Tensor) -> Te
     valid = inside(logits.shape[1], lengths)[..., None].to(logits.dtype)
     pairs = torch.stack(  # (B, speakers, speakers): of every output as every speaker
         [
-            (F.binary_cross_entropy_with_logits(logits, wanted[..., j : j + 1].expand_as(logits), reduction="none") * valid).sum(
+            (F.binary_cross_entropy_with_logits(logits, labels[..., j : j + 1].expand_as(logits), reduction="none") * valid).sum(
                 1
             )
             for j in range(speakers)

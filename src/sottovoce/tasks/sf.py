@@ -34,7 +34,7 @@ class Request:
 
 
 @dataclass
-class Sought(Label):
+class UnorderedLabel(Label):
     """A label whose order is found in training. parts: the tokens of every slot. seen: how often it came up."""
 
     parts: list[list[int]]
@@ -87,7 +87,7 @@ class SlotFilling(CTC):
 
     def prepare(self, fold: Fold) -> Fold:
         prepared = super().prepare(fold)
-        self.sought: list[Sought] = []
+        self.unordered: list[UnorderedLabel] = []
         if self.config.order == "given":
             return prepared
         number = {token: i for i, token in enumerate(self.alphabet, 1)}
@@ -96,13 +96,13 @@ class SlotFilling(CTC):
             request: Request = item.target.answer
             if not request.text and len(request.slots) > 1:
                 parts = [[number[token] for token in _around(*slot)] for slot in request.slots]
-                self.sought.append(Sought(item.target.ids, request, parts))
-                item = replace(item, target=self.sought[-1])
+                self.unordered.append(UnorderedLabel(item.target.ids, request, parts))
+                item = replace(item, target=self.unordered[-1])
             train.append(item)
         return replace(prepared, train=train)
 
     def head(self, dim: int) -> nn.Module:
-        for label in self.sought:  # a new head knows nothing of the orders that another one found
+        for label in self.unordered:  # a new head knows nothing of the orders that another one found
             label.ids, label.seen = _joined(label.parts, range(len(label.parts))), 0
         head: nn.Module = self.config.head(dim, len(self.alphabet) + 1)
         return head
@@ -110,7 +110,7 @@ class SlotFilling(CTC):
     def loss(self, outputs: Outputs, lengths: Tensor, targets: list[Label]) -> Tensor:
         due = []
         for row, label in enumerate(targets):
-            if isinstance(label, Sought):
+            if isinstance(label, UnorderedLabel):
                 if label.seen < self.config.warm_up:
                     label.ids = _joined(label.parts, torch.randperm(len(label.parts)).tolist())
                 elif (label.seen - self.config.warm_up) % self.config.revisit == 0:
@@ -129,7 +129,7 @@ class SlotFilling(CTC):
 
 
 @torch.no_grad()
-def likeliest_order(outputs: Outputs, due: Sequence[tuple[int, Sought]], most: int) -> None:
+def likeliest_order(outputs: Outputs, due: Sequence[tuple[int, UnorderedLabel]], most: int) -> None:
     """Gives every label that order of its parts which has the least CTC loss. due: (row of the outputs, label)."""
     log_probs, frames = outputs
     candidates = [[label.ids, *_orders(label.parts, most)] for _, label in due]
@@ -172,13 +172,13 @@ def tagged(request: Request) -> list[str]:
     words = request.text.split()
     tokens, at = [], 0
     for slot, value in request.slots:
-        sought = value.split()
-        places = range(at, len(words) - len(sought) + 1)
-        begin = next((i for i in places if words[i : i + len(sought)] == sought), None)
+        words_of_slot = value.split()
+        places = range(at, len(words) - len(words_of_slot) + 1)
+        begin = next((i for i in places if words[i : i + len(words_of_slot)] == words_of_slot), None)
         if begin is None:
             raise Unusable("a slot that the text does not have, or not in this order")
         tokens += [*(_spaced(words[at:begin])), *_around(slot, value), SPACE]
-        at = begin + len(sought)
+        at = begin + len(words_of_slot)
     return (tokens + _spaced(words[at:]))[:-1]
 
 

@@ -134,33 +134,33 @@ class Translation(LearnedTask):
     def head(self, dim: int) -> nn.Module:
         return Translator(dim, self.units, self.config)
 
-    def loss(self, outputs: Heard, lengths: Tensor, targets: list[Reference]) -> Tensor:
+    def loss(self, outputs: SpeechMemory, lengths: Tensor, targets: list[Reference]) -> Tensor:
         """Cross-entropy with smoothed labels, the mean over all tokens of the batch and their ends."""
-        logits, wanted = self.read(outputs, targets)
+        logits, tokens = self.read(outputs, targets)
         return F.cross_entropy(
-            logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, label_smoothing=self.config.smoothing
+            logits.flatten(0, 1), tokens.flatten(), ignore_index=IGNORED, label_smoothing=self.config.smoothing
         )
 
-    def read(self, outputs: Heard, targets: list[Reference]) -> tuple[Tensor, Tensor]:
+    def read(self, outputs: SpeechMemory, targets: list[Reference]) -> tuple[Tensor, Tensor]:
         """(B, L, V) logits of every token of the references, those before it known; (B, L) the tokens, IGNORED after a row's end."""
         start, end, device = self.units.start, self.units.end, outputs.memory.device
         ids = [target.ids[: self.longest] for target in targets]
-        wanted = padded([[*each, end] for each in ids], IGNORED, device)
-        return outputs.decoder(padded([[start, *each] for each in ids], end, device), outputs.memory, outputs.frames), wanted
+        tokens = padded([[*each, end] for each in ids], IGNORED, device)
+        return outputs.decoder(padded([[start, *each] for each in ids], end, device), outputs.memory, outputs.frames), tokens
 
-    def count(self, outputs: Heard, lengths: Tensor, targets: list[Reference]) -> Rows:
+    def count(self, outputs: SpeechMemory, lengths: Tensor, targets: list[Reference]) -> Rows:
         """(B, parts of BLEU, then of chrF, then the reference's cross-entropy in nats and its tokens)."""
-        logits, wanted = self.read(outputs, targets)
-        nats = F.cross_entropy(logits.mT.float(), wanted, ignore_index=IGNORED, reduction="none").sum(1).tolist()
-        tokens = (wanted != IGNORED).sum(1).tolist()
-        texts = self.said(outputs) if outputs.beam else [""] * len(targets)
+        logits, references = self.read(outputs, targets)
+        nats = F.cross_entropy(logits.mT.float(), references, ignore_index=IGNORED, reduction="none").sum(1).tolist()
+        tokens = (references != IGNORED).sum(1).tolist()
+        texts = self.translations(outputs) if outputs.beam else [""] * len(targets)
         rows = [
             [*self.bleu.parts(text, target.text), *self.chrf.parts(text, target.text), *surprise]
             for text, target, *surprise in zip(texts, targets, nats, tokens, strict=True)
         ]
         return np.array(rows, dtype=np.float64)
 
-    def said(self, outputs: Heard) -> list[str]:
+    def translations(self, outputs: SpeechMemory) -> list[str]:
         """What is understood, as text."""
         decoder, memory = outputs.decoder, outputs.memory
         state = decoder.begin(memory, outputs.frames)
@@ -206,7 +206,7 @@ class SpeechTranslation(ProbeTask, Translation):
 
 
 @dataclass(frozen=True)
-class Heard:
+class SpeechMemory:
     """What a decoder attends to: (B, T, D) and (B,) frames; and the width of a search in it, 0 where nothing is to be said."""
 
     memory: Tensor
@@ -230,9 +230,9 @@ class Translator(nn.Module):
         self.encoder = SpeechContext(self.decoder.width, config.encoder_layers, config.heads, config.ffn_dim, config.dropout)
         self.beam = 0 if config.primary == "perplexity" else 1
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Heard:
+    def forward(self, x: Tensor, lengths: Tensor) -> SpeechMemory:
         memory, frames = self.encoder(*self.adapter(x, lengths))
-        return Heard(memory, frames, self.decoder, self.beam)
+        return SpeechMemory(memory, frames, self.decoder, self.beam)
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""A file of features that only ever grows, and the index of which rows belong to which piece of audio."""
+"""An append-only file of features, and an index of the rows of each piece of audio."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from sottovoce.core.ledger import write_atomically
 from sottovoce.evaluation.features.pieces import Encoded, IndexEntry, Kind, Piece
 from sottovoce.evaluation.subjects.subject import Subject
 
-LARGEST = 60_000.0  # of a half-precision number, nearly
+LARGEST = 60_000.0  # near the largest half-precision number
 ROWS, INDEX = "rows.f16", "index.json"
 
 
 class Rows(NamedTuple):
-    """Features of B items, one after another. values: (N, L, D), half precision or float32, to be multiplied by `unit`, (L,); lengths:
-    (B,), rows of each item, N in all."""
+    """Features of B items, concatenated. values: (N, L, D), half precision or float32; unit: (L,), the features are values times unit;
+    lengths: (B,), rows per item, N in all."""
 
     values: Tensor
     lengths: Tensor
@@ -36,9 +36,9 @@ class Rows(NamedTuple):
 
 
 class Bank:
-    """One file of half-precision rows (L, D) and its index. Written by one process at a time; rows once written never change.
+    """A file of half-precision rows (L, D) and its index. One process writes at a time; rows never change.
 
-    Every layer has one scale, a power of two chosen at its first rows, that keeps large activations within half precision.
+    Each layer has a scale, a power of two chosen from the first rows, that keeps large activations within half precision.
     """
 
     def __init__(self, folder: Path, kind: Kind, subject: Subject) -> None:
@@ -55,18 +55,18 @@ class Bank:
         return self._end * self.layers * self.dim * 2
 
     def kept(self, key: str) -> bool:
-        """Whether there are rows of the piece with this key."""
+        """Whether the bank has rows of the piece with this key."""
         return key in self.index and self.index[key].begin >= 0
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Opens the bank for `add`, alone among all processes; what was added is kept when the block is left, by an error as well."""
+        """Opens the bank for `add` and locks it for other processes. Rows added before an error are kept."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self.folder}.lock"):
             self.folder.mkdir(exist_ok=True)
             self.read()
             with open(self.folder / ROWS, "ab") as file:
-                file.truncate(self.size)  # rows that no index knows: a process died here
+                file.truncate(self.size)  # drop rows that are not in the index: a process died here
                 self._file = file
                 try:
                     yield
@@ -78,7 +78,7 @@ class Bank:
         self._map = None
 
     def read(self) -> None:
-        """Takes the index from the disk."""
+        """Reads the index from the disk."""
         try:
             index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -104,22 +104,22 @@ class Bank:
         self._end += len(rows)
 
     def open(self) -> None:
-        """Opens the rows for reading. From then on another process may delete the bank and this one still reads it."""
+        """Opens the rows for reading. They stay readable even if another process deletes the bank."""
         if self._end:
             self._map = np.memmap(self.folder / ROWS, np.float16, "r", shape=(self._end, self.layers, self.dim))
-            os.utime(self.folder / INDEX)  # used now: the longest unused bank goes first
+            os.utime(self.folder / INDEX)  # the bank that was not used for longest is deleted first
 
     def rows(self, entry: IndexEntry) -> Tensor:
-        """(T, L, D) float32 of a piece whose rows are kept."""
+        """(T, L, D) float32 of a piece that the bank has."""
         rows = self.batch([entry])
         return rows.values.float() * rows.unit[:, None]
 
     def batch(self, entries: Sequence[IndexEntry]) -> Rows:
-        """The rows of several pieces, all of them kept."""
+        """The rows of several pieces that the bank has."""
         assert self._map is not None
         parts = [self._map[entry.begin : entry.begin + self.rows_of(entry)] for entry in entries]
         return Rows(torch.from_numpy(np.concatenate(parts)), torch.tensor([len(part) for part in parts]), self._scale)
 
     def rows_of(self, entry: IndexEntry) -> int:
-        """How many rows a piece has, or would have."""
+        """The number of rows of a piece."""
         return 1 if self.kind == "pooled" else entry.frames

@@ -1,4 +1,4 @@
-"""Audio that is made, not read (conversations mixed from recordings, recordings heard in a room), kept on disk for the next model."""
+"""A disk cache of generated audio (mixed conversations, recordings with room acoustics), for the next model."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ LEFT = 0.9  # of the limit, once room has been made
 
 
 class MadeAudio:
-    """A folder of samples, a file for each piece, about `limit` bytes in all; the longest unused go first.
+    """A folder of samples, one file per piece, about `limit` bytes in all. Files that were not used for longest are deleted first.
 
-    Only audio whose loader says what decides it (see `Recording.loader`) is kept; everything else is read from its own file.
+    Only audio whose loader has an ``identity`` (see `Recording.loader`) is kept; other audio is read from its own file.
     """
 
     def __init__(self, folder: Path, limit: float) -> None:
         self.folder, self.limit = folder, limit
-        self._size: int | None = None  # as far as this process knows; several threads and processes may keep at once
+        self._size: int | None = None  # an estimate: other threads and processes write, too
 
     def read(self, piece: Piece) -> Tensor:
-        """As `Piece.read`. A folder that cannot be written costs the next model time, and this one nothing."""
+        """As `Piece.read`, from the cache if possible. Errors of the cache are ignored."""
         if self.limit <= 0 or not hasattr(piece.recording.loader, "identity"):
             return piece.read()
         path = self.folder / f"{piece.key}.npy"
         try:
             wave = torch.from_numpy(np.load(path))
-            os.utime(path)  # used now
+            os.utime(path)  # marks it as used
         except (OSError, ValueError, EOFError):  # not there, or damaged
             wave = piece.read()
             with contextlib.suppress(OSError):
@@ -47,18 +47,18 @@ class MadeAudio:
         self.folder.mkdir(parents=True, exist_ok=True)
         used = self._size
         if used is None or used + size > self.limit:
-            used = self._made_room(size)
+            used = self._make_room(size)
         self._size = used + size
-        part = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")  # another process may keep the same
+        part = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")  # another process may write the same
         with part.open("wb") as file:
             np.save(file, wave.numpy())
         part.replace(path)
 
-    def _made_room(self, wanted: int) -> int:
-        """Bytes that are kept, after deleting what must go for `wanted` more."""
+    def _make_room(self, size_needed: int) -> int:
+        """Deletes files until `size_needed` more bytes fit. Returns the bytes that are left."""
         files = [(entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(self.folder)]
         total = sum(size for _, size, _ in files)
-        goal = total if total + wanted <= self.limit else LEFT * self.limit - wanted
+        goal = total if total + size_needed <= self.limit else LEFT * self.limit - size_needed
         for _, size, path in sorted(files):
             if total <= goal:
                 break

@@ -1,4 +1,4 @@
-"""Stretches of audio that features are wanted of, and what a model makes of them."""
+"""Pieces of audio, and their features from a model."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from sottovoce.evaluation.subjects.subject import Subject
 
 Kind = Literal["frames", "pooled"]
 
-SHORTEST = 0.1  # seconds; less is padded with silence, so that every encoder gives at least one frame
+SHORTEST = 0.1  # seconds; shorter audio is padded with silence, so that any encoder returns a frame
 NOT_FINITE = "the model gives values that are not finite"
 BATCH_SECONDS = 30.0  # of audio encoded at once
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Audio that features are wanted of: the first `seconds` of a recording (``None``: all), or its `start`..`start + seconds`."""
+    """The part of a recording from `start` to `start + seconds` (``None``: to its end)."""
 
     recording: Recording
     start: float = 0.0
@@ -37,10 +37,7 @@ class Piece:
 
     @cached_property
     def key(self) -> str:
-        """Names the audio by what decides it, the file's size and time of change included. Looks at the file once.
-
-        Of audio that is no plain file the loader says what decides it, in ``identity()``, where it has that.
-        """
+        """A hash of what decides the audio: the file's path, size and time of change and the loader's ``identity()`` if it has one."""
         item = self.recording
         identity = getattr(item.loader, "identity", None)
         state = file_state(item.path)
@@ -50,7 +47,7 @@ class Piece:
 
     @property
     def length(self) -> float | None:
-        """Seconds, where the recording's are known or the piece is bounded."""
+        """Seconds; ``None`` if neither the recording nor the piece has a known length."""
         duration = self.recording.duration
         rest = None if duration is None else max(duration - self.start, 0.0)
         return self.seconds if rest is None else rest if self.seconds is None else min(rest, self.seconds)
@@ -64,7 +61,7 @@ class Piece:
 
 
 class IndexEntry(NamedTuple):
-    """Where a piece's rows begin in the bank (-1: not kept), its frames and length in seconds; or why it cannot be read."""
+    """The first row of a piece in the bank (-1: not kept), its frames and seconds; or the reason why it cannot be used."""
 
     begin: int
     frames: int
@@ -73,7 +70,7 @@ class IndexEntry(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What an encoder made of a piece: (T, L, D) or, pooled, (1, L, D) states, of how many frames and seconds."""
+    """Features of a piece: (T, L, D) states, or (1, L, D) if pooled; its frames and seconds."""
 
     states: Tensor
     frames: int
@@ -87,7 +84,7 @@ def encode(
     seconds_per_batch: float = BATCH_SECONDS,
     read: Callable[[Piece], Tensor] = Piece.read,
 ) -> Iterator[tuple[Piece, Encoded | IndexEntry]]:
-    """Every piece with what the model makes of it, or with the reason why it cannot be used; similar lengths after one another."""
+    """Each piece with its features, or with the reason why it cannot be used, sorted by length."""
     order = sorted(pieces, key=lambda piece: piece.seconds or piece.recording.duration or 0.0)
     batch: list[tuple[Piece, Tensor]] = []
     for piece, wave in decoded(order, read=read):
@@ -120,7 +117,7 @@ def _states(subject: Subject, batch: list[tuple[Piece, Tensor]], kind: Kind) -> 
 def decoded(
     pieces: Sequence[Piece], ahead: int = 64, read: Callable[[Piece], Tensor] = Piece.read
 ) -> Iterator[tuple[Piece, Tensor | str]]:
-    """Audio in the order of `pieces`, or why it cannot be read, decoded by threads a little ahead."""
+    """Each piece with its audio, or with the reason why it cannot be read. Threads decode `ahead` pieces in advance."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         waiting: deque[tuple[Piece, Future[Tensor | str]]] = deque()
         todo = iter(pieces)
@@ -140,8 +137,8 @@ def _wave(piece: Piece, read: Callable[[Piece], Tensor] = Piece.read) -> Tensor 
         return problem.reason
 
 
-def looked_at(subject: Subject, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, IndexEntry]]:
-    """Every piece with an entry of nothing kept; the audio is decoded once, to know that it can be. Frames are an estimate."""
+def lengths_only(subject: Subject, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, IndexEntry]]:
+    """Each piece with an entry without rows. Decodes the audio to check it; the number of frames is an estimate."""
     for piece, wave in decoded(pieces):
         if isinstance(wave, str):
             yield piece, IndexEntry(-1, 0, 0.0, wave)

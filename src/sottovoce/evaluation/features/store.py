@@ -1,8 +1,7 @@
 """Features of a frozen model, computed once for each recording and kept on disk, so that ten trials do not cost ten encodings.
 
-One bank for each model, kind and crop: a file of rows that only ever grows, and an index of which rows belong to which recording. Tasks
-that share recordings share rows. Banks of other models make room when the store's limit is reached, the longest unused first; what does
-not fit even then is computed anew whenever it is asked for.
+There is one `Bank` per model and kind; tasks that share recordings share its rows. At the limit of the store, banks of other models are
+deleted, those first that were not used for longest. What still does not fit is computed at each use.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from sottovoce.evaluation.features.pieces import (
     Piece,
     decoded,
     encode,
-    looked_at,
+    lengths_only,
     readable,
 )
 from sottovoce.evaluation.subjects.subject import Subject
@@ -40,19 +39,19 @@ from sottovoce.evaluation.subjects.subject import Subject
 Progress = Callable[[int, int], None]
 
 FORMAT = 1
-ON_CPU, ON_GPU = 8.0, 240.0  # seconds of audio encoded at once in training: what fits a processor's cache, what keeps a GPU busy
-MADE = 0.1  # of the limit, besides it, for audio that is made
-AT_ONCE = 8  # items of which features are in memory when a set is gone through
+ON_CPU, ON_GPU = 8.0, 240.0  # seconds of audio encoded at once in training: fits a CPU's cache; keeps a GPU busy
+MADE = 0.1  # of the limit, in addition to it, for generated audio
+AT_ONCE = 8  # items in memory at a time in a pass over a set
 
-_said: dict[Path, float] = {}  # bytes of a bank that this process has said to be too many
+_warned: dict[Path, float] = {}  # size of a bank, in bytes, in this process's last warning
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Features of those pieces that could be read. `usable[i]`: the position of item i in what was asked for; `skipped`: the rest.
+    """Features of N readable pieces. usable: (N,) index of each item in the requested pieces; skipped: the other pieces.
 
-    kind "frames": an item is (T, L, D); "pooled": (1, L, D), its mean over time. frames: (N,) frames per item, an estimate where
-    nothing is kept. seconds: the time it took to compute them; hours: of audio.
+    kind "frames": an item is (T, L, D); "pooled": (1, L, D), its mean over time. frames: (N,) frames per item, an estimate for items
+    that are not kept. seconds: computing time; hours: of audio.
     """
 
     subject: Subject
@@ -74,12 +73,12 @@ class FeatureSet:
         return self.states([i])[0]
 
     def states(self, items: Sequence[int]) -> list[Tensor]:
-        """(T, L, D) float32 of each of some items. What is not kept is computed together, similar lengths after one another."""
+        """(T, L, D) float32 of each of `items`. Those that are not kept are computed in batches of similar length."""
         rest = [self.pieces[i] for i in items if not self._kept(i)]
         computed: dict[str, Tensor] = {}
         seconds = ON_CPU if self.subject.device.type == "cpu" else ON_GPU
         for piece, encoded in encode(self.subject, rest, self.kind, seconds) if rest else ():
-            if not isinstance(encoded, Encoded):  # it could be read a moment ago
+            if not isinstance(encoded, Encoded):  # the file has changed since
                 raise ValueError(
                     f"{piece.recording.path} cannot be used: {encoded.reason}; leave it out, or keep features (--cache-gb)"
                 )
@@ -87,12 +86,12 @@ class FeatureSet:
         return [self._rows(i) if self._kept(i) else computed[self.pieces[i].key] for i in items]
 
     def each(self, items: Sequence[int]) -> Iterator[Tensor]:
-        """`states`, one after another; few are in memory together."""
+        """`states` one by one, with few in memory."""
         for begin in range(0, len(items), AT_ONCE):
             yield from self.states(items[begin : begin + AT_ONCE])
 
     def batch(self, items: Sequence[int]) -> Rows:
-        """Features of some items, as they are kept."""
+        """Features of `items`, in half precision if they are kept."""
         if self._table is not None:
             return Rows(self._table[items], torch.ones(len(items), dtype=torch.long), torch.ones(self.subject.layers))
         if self.bank is not None and all(map(self._kept, items)):
@@ -109,14 +108,14 @@ class FeatureSet:
 
     @cached_property
     def _table(self) -> Tensor | None:
-        """(N, L, D): all of a pooled set, which is small enough to stay in memory."""
+        """(N, L, D): all features of a pooled set, which is small enough for memory."""
         if self.kind != "pooled" or not len(self) or not all(map(self._kept, range(len(self)))):
             return None
         return torch.cat(self.states(range(len(self))))
 
 
 def moments(sets: Sequence[FeatureSet], most: int) -> tuple[Tensor, Tensor]:
-    """(L, D) mean and standard deviation over the rows of the sets, float64 on the CPU, of up to about `most` items spread over them."""
+    """(L, D) mean and standard deviation over the rows of about `most` items spread over the sets, float64 on the CPU."""
     count, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double()
     step = max(1, sum(len(each) for each in sets) // most)
     for features in sets:
@@ -128,7 +127,7 @@ def moments(sets: Sequence[FeatureSet], most: int) -> tuple[Tensor, Tensor]:
 
 
 class FeatureStore:
-    """Banks of features in a folder, `limit_gb` in all (0: nothing is kept, every request encodes), and `MadeAudio`, a tenth of that.
+    """Banks of features in a folder, of `limit_gb` in all (0: keeps nothing), and `MadeAudio` of a tenth of that.
 
     folder: by default ``features`` in `cache_home`.
     """
@@ -137,12 +136,12 @@ class FeatureStore:
         self.folder = (folder or cache_home() / "features").expanduser()
         self.limit = limit_gb * 1e9
         self.seconds_per_batch = seconds_per_batch
-        self.made = MadeAudio(self.folder / "made", MADE * self.limit)
+        self.generated = MadeAudio(self.folder / "made", MADE * self.limit)
 
     def foresee(self, subject: Subject, pieces: Sequence[Piece], kind: Kind, say: Callable[[str], None]) -> float:
-        """Bytes that the bank will have with all these pieces, as far as their lengths are known; says so when they are too many.
+        """Estimates the size of the bank with these pieces, in bytes, and warns if it is above the limit.
 
-        Nothing is said again in a process unless it is a fifth more than before, and nothing when nothing is to be kept.
+        Warns again only if the size has grown by a fifth. Returns 0 if the store keeps nothing.
         """
         if self.limit <= 0:
             return 0.0
@@ -154,8 +153,8 @@ class FeatureStore:
         usual = sum(known_lengths) / len(known_lengths) if known_lengths else 0.0
         frames = [1.0 if kind == "pooled" else (usual if length is None else length) * subject.frame_rate for length in lengths]
         total = bank.size + sum(frames) * subject.layers * subject.dim * 2
-        if total > self.limit and total > 1.2 * _said.get(bank.folder, 0.0):
-            _said[bank.folder] = total
+        if total > self.limit and total > 1.2 * _warned.get(bank.folder, 0.0):
+            _warned[bank.folder] = total
             say(
                 f"the features of {subject.name} take about {total / 1e9:.3g} GB and --cache-gb is {self.limit / 1e9:.3g}: what does "
                 f"not fit is computed again in every step, which is slow; --cache-gb {_rounded_up(1.05 * total / 1e9)} holds all of them"
@@ -166,22 +165,22 @@ class FeatureStore:
         return Bank(self.folder / f"{subject.fingerprint}-{kind}-{FORMAT}", kind, subject)
 
     def get(self, subject: Subject, pieces: Sequence[Piece], kind: Kind, progress: Progress | None = None) -> FeatureSet:
-        """Features of `pieces`; what no bank has is computed and kept. `progress` is called with (done, to do)."""
+        """Features of `pieces`; computes and keeps those that are missing. progress: called with (done, total)."""
         began = time.monotonic()
         keys = [piece.key for piece in pieces]
         wanted = dict(zip(keys, pieces, strict=True))
         if self.limit <= 0:
-            index = {piece.key: entry for piece, entry in looked_at(subject, list(wanted.values()))}
+            index = {piece.key: entry for piece, entry in lengths_only(subject, list(wanted.values()))}
             return _select(subject, pieces, keys, kind, index, None)
         bank = self._bank(subject, kind)
         bank.read()
         doubtful = {key for key in wanted if key in bank.index and bank.index[key].reason}
-        mended = {key for key in doubtful if readable(wanted[key])}  # a disk that was away, a right that has been given since
+        mended = {key for key in doubtful if readable(wanted[key])}  # e.g. a disk is mounted again
         try:
-            if self._lacks(bank, subject, wanted, mended):  # else nobody needs to be waited for
+            if self._lacks(bank, subject, wanted, mended):  # no lock is needed otherwise
                 self._fill(bank, subject, wanted, mended, progress)
             bank.open()
-        except OSError as problem:  # the disk is full, or not ours
+        except OSError as problem:  # e.g. the disk is full
             warnings.warn(
                 f"features cannot be kept in {bank.folder} ({problem.strerror or problem}); they are computed again whenever they are "
                 "asked for, which is slow; make room there, or name another folder with --cache",
@@ -193,7 +192,7 @@ class FeatureStore:
         return replace(features, seconds=time.monotonic() - began)
 
     def _lacks(self, bank: Bank, subject: Subject, wanted: Mapping[str, Piece], mended: set[str]) -> bool:
-        """Whether there is something to compute, or room by now for something that did not fit."""
+        """Whether pieces are missing, or fit now after they did not before."""
         if mended or any(key not in bank.index for key in wanted):
             return True
         frames = [bank.rows_of(bank.index[key]) for key in wanted if not bank.kept(key) and not bank.index[key].reason]
@@ -202,7 +201,7 @@ class FeatureStore:
     def _fill(
         self, bank: Bank, subject: Subject, wanted: Mapping[str, Piece], mended: set[str], progress: Progress | None
     ) -> None:
-        """Computes what the bank has not, until it is full; the rest is only looked at, and computed whenever it is asked for."""
+        """Computes the missing features until the bank is full; for the other pieces, adds entries without rows."""
         with bank.writing():
             for key in mended:
                 if not bank.kept(key):
@@ -220,15 +219,15 @@ class FeatureStore:
                 if progress is not None:
                     progress(count - len(todo), count)
 
-            for piece, encoded in encode(subject, list(todo.values()), bank.kind, self.seconds_per_batch, self.made.read):
+            for piece, encoded in encode(subject, list(todo.values()), bank.kind, self.seconds_per_batch, self.generated.read):
                 if isinstance(encoded, Encoded) and not self._room(bank, encoded.states.numel() * 2):
                     break
                 add(piece, encoded)
-            for piece, entry in looked_at(subject, [piece for key, piece in todo.items() if key not in bank.index]):
+            for piece, entry in lengths_only(subject, [piece for key, piece in todo.items() if key not in bank.index]):
                 add(piece, entry)
 
     def _room(self, bank: Bank, wanted: int) -> bool:
-        """Whether `wanted` more bytes fit, after deleting as many other banks as must be, the longest unused first."""
+        """Whether `wanted` more bytes fit. Deletes other banks if needed, those first that were not used for longest."""
         if bank.size + wanted > self.limit:
             return False
         others = [path for path in self.folder.glob(f"*-{FORMAT}") if path != bank.folder]
@@ -239,7 +238,7 @@ class FeatureStore:
             try:
                 with FileLock(f"{path}.lock", timeout=0):
                     shutil.rmtree(path, ignore_errors=True)
-            except Timeout:  # being filled by another process, which may be waiting for ours
+            except Timeout:  # another process writes it, and may wait for our lock
                 continue
             del sizes[path]
         return bank.size + wanted + sum(sizes.values()) <= self.limit
@@ -268,7 +267,7 @@ def _select(
 
 
 def _rounded_up(gigabytes: float) -> str:
-    """To two digits."""
+    """Rounded up to two significant digits."""
     step = 10.0 ** (math.floor(math.log10(gigabytes)) - 1)
     return f"{math.ceil(gigabytes / step) * step:.10g}"
 

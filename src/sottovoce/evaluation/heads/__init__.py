@@ -1,1 +1,1 @@
-"""What is trained on an encoder: probes on frozen features, decoders, and whole encoders with a head."""
+"""Training on an encoder: probes on frozen features, text decoders, and fine-tuning of encoder and head."""

@@ -11,26 +11,26 @@ NEVER = float("-inf")
 
 
 class Speller(Protocol):
-    """Says one token after another. Its state belongs to rows; the first one comes from whoever starts the search."""
+    """A decoder that predicts one token at a time. Its state has one entry per row; the caller provides the first state."""
 
     start: int
     end: int
 
     def step(self, last: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """(N,) tokens said last -> (N, V) log-probabilities of the next one, and the state after them."""
+        """(N,) last tokens -> (N, V) log-probabilities of the next token, and the new state."""
 
     def pick(self, state: Any, rows: Tensor) -> Any:
-        """The state of rows that are those of `rows`, (M,), now."""
+        """The state of the rows with indices `rows`, (M,)."""
 
 
 def beam_search(
     speller: Speller, state: Any, longest: list[int], beam: int, alpha: float, device: torch.device
 ) -> list[tuple[list[int], float]]:
-    """For each item the best tokens, without start and end, and their score: log-probability / (tokens with the end) ** alpha.
+    """The best hypothesis of each item: its tokens without start and end, and its score, log-probability / (tokens with end) ** alpha.
 
-    state: of one row for each item. longest: most tokens of each item, the end included; where they are used up it has to end.
-    An item is done when no open hypothesis can win any more, or as many as the beam is wide have ended: a beam of 1 is greedy search.
-    Nothing depends on the other items.
+    state: with one row per item. longest: the most tokens of each item, with the end token. beam: hypotheses per item; 1 is greedy
+    search. An item is done when no open hypothesis can become the best, or when `beam` hypotheses have ended. Items do not influence
+    each other.
     """
     alive = list(range(len(longest)))
     ended: list[list[tuple[list[int], float]]] = [[] for _ in longest]

@@ -1,4 +1,4 @@
-"""Text decoders on speech: frames made fewer, then a Transformer of our own or one that transformers has trained.
+"""Text decoders on speech: a subsampler, then a Transformer of our own or a pre-trained one from transformers.
 
 Shapes: B rows, T frames, L tokens, D width, V classes.
 """
@@ -21,9 +21,9 @@ Pair = tuple[Tensor, Tensor]  # keys and values, (B, heads, length, width)
 
 
 class Adapter(nn.Module):
-    """(B, T, dim) -> (B, T / stride, width): convolutions of stride 2, each a gated linear unit (as fairseq's S2T subsampler).
+    """(B, T, dim) -> (B, T / stride, width): convolutions of stride 2 with gated linear units (as fairseq's S2T subsampler).
 
-    What stands after a row's end changes nothing.
+    Padding does not change the outputs.
     """
 
     def __init__(self, dim: int, width: int, stride: int) -> None:
@@ -43,9 +43,9 @@ class Adapter(nn.Module):
 
 
 class SpeechContext(nn.Module):
-    """(B, T, D) frames as they are in their context: a Transformer encoder, norms first, with sinusoidal positions; without layers nothing.
+    """(B, T, D) -> (B, T, D): a pre-norm Transformer encoder with sinusoidal positions; the identity without layers.
 
-    What stands after a row's end changes nothing.
+    Padding does not change the outputs.
     """
 
     def __init__(self, dim: int, layers: int, heads: int, ffn_dim: int, dropout: float) -> None:
@@ -88,7 +88,7 @@ class DecoderAttention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, attention to the speech, feed-forward; norms first."""
+    """Self-attention, attention to the speech, feed-forward; pre-norm."""
 
     def __init__(self, dim: int, heads: int, ffn_dim: int, dropout: float) -> None:
         super().__init__()
@@ -97,12 +97,12 @@ class DecoderLayer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
 
-    def hear(self, speech: Tensor) -> Pair:
-        """What `forward` attends to."""
+    def speech_keys(self, speech: Tensor) -> Pair:
+        """The keys and values of the speech for `forward`."""
         return self.speech.keys(speech)
 
     def forward(self, x: Tensor, past: Pair | None, speech: Pair, valid: Tensor) -> tuple[Tensor, Pair]:
-        """past: keys and values of the tokens before those of `x`; without it `x` starts the text."""
+        """past: keys and values of the tokens before `x`; ``None`` if `x` starts the text."""
         first, second, third = (norm for norm in self.norms)
         normed = first(x)
         pair = self.own.keys(normed)
@@ -114,8 +114,8 @@ class DecoderLayer(nn.Module):
 
 
 @dataclass(frozen=True)
-class Said:
-    """Where a search is. own, speech: keys and values of each layer; valid: (N, 1, 1, T)."""
+class SearchState:
+    """The state of a search. own, speech: keys and values of each layer for text and speech; valid: (N, 1, 1, T); length: tokens so far."""
 
     own: list[Pair]
     speech: list[Pair]
@@ -124,10 +124,10 @@ class Said:
 
 
 class Decoder(nn.Module):
-    """A Transformer decoder (Vaswani et al. 2017) with one matrix for reading and writing tokens.
+    """A Transformer decoder (Vaswani et al. 2017) with shared input and output embeddings.
 
-    (B, L) tokens, (B, T, D) speech and its (B,) frames -> (B, L, V) logits of the token after each. `begin`, `step` and `pick` are what
-    `beam_search` needs; they keep what is computed.
+    (B, L) tokens, (B, T, D) speech and its (B,) frames -> (B, L, V) logits of each next token. `beam_search` uses `begin`, `step` and
+    `pick`, which cache keys and values.
     """
 
     def __init__(
@@ -147,11 +147,11 @@ class Decoder(nn.Module):
             x, _ = layer(x, None, pair, state.valid)
         return F.linear(self.norm(x), self.tokens.weight)
 
-    def begin(self, speech: Tensor, frames: Tensor) -> Said:
+    def begin(self, speech: Tensor, frames: Tensor) -> SearchState:
         valid = inside(speech.shape[1], frames)[:, None, None]
-        return Said([], [cast(DecoderLayer, layer).hear(speech) for layer in self.layers], valid)
+        return SearchState([], [cast(DecoderLayer, layer).speech_keys(speech) for layer in self.layers], valid)
 
-    def step(self, last: Tensor, state: Said) -> tuple[Tensor, Said]:
+    def step(self, last: Tensor, state: SearchState) -> tuple[Tensor, SearchState]:
         x, own = self._embed(last[:, None], state.length), []
         for i, layer in enumerate(self.layers):
             x, pair = layer(x, state.own[i] if state.own else None, state.speech[i], state.valid)
@@ -159,9 +159,9 @@ class Decoder(nn.Module):
         logits = F.linear(self.norm(x[:, 0]), self.tokens.weight)
         return logits.log_softmax(-1), replace(state, own=own, length=state.length + 1)
 
-    def pick(self, state: Said, rows: Tensor) -> Said:
+    def pick(self, state: SearchState, rows: Tensor) -> SearchState:
         own, speech = ([(key[rows], value[rows]) for key, value in pairs] for pairs in (state.own, state.speech))
-        return Said(own, speech, state.valid[rows], state.length)
+        return SearchState(own, speech, state.valid[rows], state.length)
 
     def _embed(self, tokens: Tensor, before: int) -> Tensor:
         x = self.tokens(tokens) * math.sqrt(self.width)
@@ -169,15 +169,15 @@ class Decoder(nn.Module):
 
 
 def waves(begin: int, count: int, like: Tensor) -> Tensor:
-    """(count, D) sinusoidal positions (Vaswani et al. 2017) as wide as `like`, from place `begin` on."""
+    """(count, D) sinusoidal positions (Vaswani et al. 2017) of the width of `like`, from position `begin`."""
     return sinusoids(torch.arange(begin, begin + count, device=like.device, dtype=torch.float32), like.shape[-1])
 
 
 class PretrainedDecoder(nn.Module):
-    """A decoder of transformers behind the same interface: a causal language model, or the decoder of an encoder-decoder.
+    """A decoder from transformers with the interface of `Decoder`: a causal language model, or the decoder of an encoder-decoder.
 
-    It is given attention to the speech, with new weights where it had none. Whatever it said is read again at each step of a search.
-    start, end: its tokenizer's (see `units.Pretrained`). ValueError for a model that cannot attend to anything but text.
+    Cross-attention to the speech gets new weights if the model has none. A search has no cache: each step reads all tokens again.
+    start, end: tokens of its tokenizer (see `PretrainedTokens`). ValueError for a model that cannot have cross-attention.
     """
 
     def __init__(self, name: str, start: int, end: int) -> None:

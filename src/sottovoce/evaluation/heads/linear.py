@@ -9,20 +9,20 @@ from torch import Tensor, nn
 
 
 def inside(frames: int, lengths: Tensor) -> Tensor:
-    """(B, frames) bool, true before the end of every row."""
+    """(B, frames) bool: true for valid frames."""
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
 def pooled(x: Tensor, lengths: Tensor) -> Tensor:
-    """(B, T, D), (B,) lengths -> (B, D): the mean over the frames of each row."""
+    """(B, T, D), (B,) lengths -> (B, D): the mean over the valid frames of each row."""
     valid = inside(x.shape[1], lengths)[..., None].to(x.dtype)
     return (x * valid).sum(1) / lengths[:, None]
 
 
 class MeanPool(nn.Module):
-    """Linear projection, mean over time, one linear layer for each question (SUPERB's UtteranceLevel with mean pooling).
+    """Linear projection, mean over time, one linear layer per question (SUPERB's UtteranceLevel with mean pooling).
 
-    All of it is linear, so features that are already a mean over time give the same output as frames.
+    It is linear, so the mean of the features over time gives the same output as all frames.
     """
 
     def __init__(self, dim: int, projector: int, sizes: Sequence[int]) -> None:
@@ -36,10 +36,10 @@ class MeanPool(nn.Module):
 
 
 class Scaled(nn.Module):
-    """`MeanPool` as the solver wants it: the same functions of the features, written so that the loss is convex in the weights.
+    """A form of `MeanPool` for the solver: it computes the same functions, and the loss is convex in its weights.
 
-    A projection to at least as many dimensions as there are outputs constrains nothing and is left out. Every dimension is scaled first,
-    by constants that the weights undo, so that one step size suits all of them.
+    A projection to at least as many dimensions as there are outputs does not restrict the functions and is left out. Each dimension is
+    scaled first; the weights can undo this, and one step size then suits all dimensions.
     """
 
     mean: Tensor
@@ -59,13 +59,13 @@ class Scaled(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def scale_by(self, x: Tensor) -> None:
-        """Takes mean and standard deviation of the dimensions of (N, D)."""
+        """Sets mean and deviation from x, (N, D)."""
         self.mean.copy_(x.mean(0))
         deviation = x.std(0, correction=0)
-        self.std.copy_(torch.maximum(deviation, deviation.mean() / 2) + 1e-8)  # what hardly varies stays quiet
+        self.std.copy_(torch.maximum(deviation, deviation.mean() / 2) + 1e-8)  # does not amplify dimensions that hardly vary
 
     def weights(self) -> list[Tensor]:
-        """What the squared norm is taken of: all but the biases."""
+        """The weights that L2 penalises: all but the biases."""
         return [parameter for name, parameter in self.named_parameters() if name.endswith("weight")]
 
     def forward(self, x: Tensor, lengths: Tensor) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """Training of a probe on a frozen model's features: weighted sum of layers, a head, a sweep over learning rates, early stopping.
 
-As SUPERB does it (Yang et al. 2021): only the layer weights and the head learn, and the learning rate is the one thing tuned for each
-model. Here the sweep is part of every evaluation, and every trial of it is recorded.
+As in SUPERB (Yang et al. 2021), only the layer weights and the head learn, and only the learning rate is tuned per model. The sweep is
+part of each evaluation, and each trial is recorded.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ PIECE = 128  # rows
 
 
 class NotFinite(ValueError):
-    """A loss, a weight or an output that is not a finite number. The text says which."""
+    """A loss, a weight or an output is not finite. The text says which."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One learning rate, or strength of L2, with one seed.
+    """One training run: a learning rate (or a strength of L2) and a seed.
 
-    dev: best score on the dev set (higher is better), reached after best_step updates (iterations of the solver) of `steps`; minus
-    infinity when there was none. curve: (updates, dev score) at every look. reason: why the trial is left out; "" for one that counts.
+    dev: best score on the dev set, higher is better; minus infinity without one. best_step: updates (or iterations of the solver) until
+    then, of `steps`. curve: (updates, dev score) of each dev evaluation. reason: why the trial is left out; "" if it counts.
     """
 
     seed: int
@@ -67,16 +67,16 @@ class Trial:
         }
 
     def why(self) -> str:
-        """Why it is left out."""
+        """Why the trial is left out."""
         return self.reason or "its dev score has no value"
 
     def line(self) -> str:
-        """Which trial it is, in words."""
+        """A short name for the trial."""
         return f"seed {self.seed}, {'lr' if self.l2 is None else 'L2'} {self.lr if self.l2 is None else self.l2:g}"
 
 
 class Best(Generic[N]):
-    """The state of `model` at the look with the highest score, which came after `step` updates; curve: (updates, score) of every look."""
+    """Keeps the weights of `model` with the highest score, after `step` updates; curve: (updates, score) of each evaluation."""
 
     def __init__(self, model: N) -> None:
         self.model, self.score, self.step = model, -math.inf, 0
@@ -84,21 +84,21 @@ class Best(Generic[N]):
         self._state = copy.deepcopy(model.state_dict())
 
     def look(self, step: int, score: float) -> None:
-        """Takes the state if `score` is better than any before; NaN is not."""
+        """Keeps the weights if `score` is the best so far; NaN never is."""
         if math.isfinite(score):
             self.curve.append((step, round(score, 4)))
         if score > self.score:
             self.score, self.step, self._state = score, step, copy.deepcopy(self.model.state_dict())
 
     def restore(self) -> N:
-        """The model in that state, for use."""
+        """The model with the best weights, in eval mode."""
         self.model.load_state_dict(self._state)
         return self.model.eval()
 
 
 @dataclass(frozen=True)
 class Examples(Generic[T]):
-    """Features and one target for each item. group: whom an item belongs to (its speaker), for intervals; "" where unknown."""
+    """Features, target and group of each item. A group is the item's speaker, for intervals; "" if unknown."""
 
     features: FeatureSet
     targets: list[T]
@@ -109,9 +109,9 @@ class Examples(Generic[T]):
 
 
 class Mix(torch.autograd.Function):
-    """(N, L, D) rows and (L, D) factors -> (N, D): the sum over layers.
+    """(N, L, D) rows and (L, D) factors -> (N, D): the weighted sum over layers.
 
-    In pieces that stay in the processor's cache, read as they are kept: the rows are most of what a probe's step moves.
+    Works in pieces that fit the processor's cache and reads half-precision rows directly: reading them is most of a probe's step.
     """
 
     @staticmethod
@@ -135,9 +135,9 @@ class Mix(torch.autograd.Function):
 
 
 class WeightedSum(nn.Module):
-    """Rows of B items -> (B, T, D): a learned softmax-weighted sum over the layers (SUPERB; Peters et al. 2018), zero beyond an item's end.
+    """Rows of B items -> (B, T, D): a learned softmax-weighted sum over the layers (SUPERB; Peters et al. 2018), zero in the padding.
 
-    `mean`, `std`: (L, D) of the features, where they are standardised first; both steps are one linear map.
+    mean, std: (L, D), for features that are standardised first; both steps together are one linear map.
     """
 
     mean: Tensor
@@ -155,26 +155,26 @@ class WeightedSum(nn.Module):
         return nn.utils.rnn.pad_sequence(mixed.split(rows.lengths.tolist()), batch_first=True)
 
     def fit(self, features: FeatureSet, items: int = 1000) -> None:
-        """Takes mean and standard deviation from up to `items` items spread over `features`."""
+        """Standardises each dimension of each layer, by statistics of up to `items` items spread over `features`."""
         mean, deviation = moments([features], items)
         self.mean.copy_(mean)
-        # not below half of the layer's mean: what hardly varies (differences averaged over time) would come out as loud noise
+        # at least half of the layer's mean: dimensions that hardly vary (averaged differences) would become loud noise
         self.std.copy_(torch.maximum(deviation, deviation.mean(1, keepdim=True) / 2) + 1e-8)
 
     def scale(self, features: FeatureSet, items: int = 1000) -> None:
-        """Brings every layer as a whole to zero mean and unit variance: other layer weights give the same sum, but for one factor."""
+        """Standardises each layer with one scale for all of its dimensions. Layer weights can undo this up to one factor."""
         mean, deviation = moments([features], items)
         self.mean.copy_(mean)
         self.std.copy_(deviation.square().mean(1, keepdim=True).sqrt().expand_as(deviation) + 1e-8)
 
     def shares(self) -> list[float]:
-        """The weight of every layer; they sum to 1."""
+        """The weight of each layer; they sum to 1."""
         shares: list[float] = self.weights.detach().softmax(0).tolist()
         return shares
 
 
 class Probe(nn.Module):
-    """Weighted sum and head. head: (B, T, D) summed features, (B,) lengths -> whatever the task's loss and decoder read."""
+    """Weighted sum and head. head: (B, T, D) summed features, (B,) lengths -> the outputs for the task's `loss` and `count`."""
 
     def __init__(self, layers: int, dim: int, head: nn.Module) -> None:
         super().__init__()
@@ -187,8 +187,7 @@ class Probe(nn.Module):
 
 @contextmanager
 def without_denormals() -> Iterator[None]:
-    """Inside, this thread's CPU takes numbers too small for float32's full precision as 0: gradients of CTC and old moments of Adam are
-    full of them, and each costs many times what others do. Elsewhere than on a CPU, nothing changes."""
+    """Flushes denormal numbers to 0 on this thread's CPU. Gradients of CTC and old moments of Adam have many, and they are slow."""
     before = bool(torch.tensor(1e-39) * 1 == 0)
     torch.set_flush_denormal(True)
     try:
@@ -209,10 +208,10 @@ def fit(
     device: torch.device,
     progress: Progress = lambda done, total: None,
 ) -> tuple[Probe, Trial]:
-    """One trial. build() makes the head; loss(outputs, lengths, targets) a mean; judge(probe) the dev score, higher is better.
+    """Trains one probe. build() returns the head, loss(outputs, lengths, targets) a mean, judge(probe) the dev score, higher is better.
 
-    The probe returned is that of the best look. A loss, a weight or an output (`judge` raises NotFinite) that is not finite ends the
-    trial, which is then left out. progress: called with (updates done, most updates).
+    Returns the probe with the best dev score. A loss or an output that is not finite (`judge` raises NotFinite) ends the trial, which
+    is then left out. progress: called with (updates done, most updates).
     """
     began = time.monotonic()
     features = train.features
@@ -227,7 +226,7 @@ def fit(
         ]
         optimizer = torch.optim.Adam(groups, lr=lr)
         rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule.rate(done + 1))
-        found, step, reason = Best(probe), 0, ""
+        best, step, reason = Best(probe), 0, ""
         order = batches(features.frames, schedule.batch, seed, pooled=features.kind == "pooled")
         for step in range(1, schedule.steps + 1):
             items = next(order)
@@ -246,19 +245,19 @@ def fit(
                 probe.eval()
                 try:
                     with torch.inference_mode():
-                        found.look(step, judge(probe))
+                        best.look(step, judge(probe))
                 except NotFinite as problem:
                     reason = f"{problem} at update {step}"
                     break
-                if (step - found.step) // schedule.evaluate_every >= schedule.patience:
+                if (step - best.step) // schedule.evaluate_every >= schedule.patience:
                     break
             progress(step, schedule.steps)
     progress(schedule.steps, schedule.steps)
-    return found.restore(), Trial(seed, found.score, found.step, step, time.monotonic() - began, found.curve, lr, reason=reason)
+    return best.restore(), Trial(seed, best.score, best.step, step, time.monotonic() - began, best.curve, lr, reason=reason)
 
 
 def batches(frames: Sequence[int], size: int, seed: int, pooled: bool) -> Iterator[list[int]]:
-    """Endless batches of items, every item once an epoch; frames of similar lengths together, so that little is padding."""
+    """Endless batches of items, each item once per epoch. Batches of frames have similar lengths, to save padding."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         order = torch.randperm(len(frames), generator=generator).tolist()
@@ -273,10 +272,10 @@ def batches(frames: Sequence[int], size: int, seed: int, pooled: bool) -> Iterat
 def sweep(
     train_one: Callable[[int, float], tuple[M, Trial]], lrs: Sequence[float], seeds: Sequence[int]
 ) -> tuple[dict[int, M], list[dict[str, Any]]]:
-    """Every learning rate with the first seed, then the other seeds with the one that did best on the dev set.
+    """Tries each learning rate with the first seed, then the other seeds with the rate that is best on the dev set.
 
-    The model of each seed, and a record of every trial; ``chosen`` marks those whose model is used. Trials that are not finite are left
-    out, and their records say why: a seed may be missing, and when no learning rate gives a finite score there is no model at all.
+    Returns the model of each seed, and a record of each trial; ``chosen`` marks trials whose model is used. Trials that are not finite are
+    left out, and their records say why, so a seed may have no model, or none has one.
     """
     tried = [train_one(seeds[0], lr) for lr in lrs]
     models: dict[int, M] = {}

@@ -1,4 +1,4 @@
-"""How long a probe learns and at which learning rates: what a task file says, and what follows from it for a training set."""
+"""Training schedules of probes: the settings in a task file, and the updates that follow for a training set."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 L2 = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-LEAST, LOOKS = 200, 20  # updates of a trial that passes over the data; looks at the dev set in it
-FILLED: dict[str, Any] = {  # what a schedule of steps has where it does not say otherwise
+LEAST, LOOKS = 200, 20  # of a schedule of passes: the fewest updates, and the dev evaluations
+FILLED: dict[str, Any] = {  # defaults of a schedule of steps
     "lrs": (1e-4,),
     "batch": 32,
     "evaluate_every": 2_000,
@@ -34,7 +34,7 @@ class Schedule:
     warmup: int = 0
 
     def rate(self, step: int) -> float:
-        """Share of the learning rates at update `step`, from 1."""
+        """Factor of the learning rates at update `step`, from 1."""
         return min(step / self.warmup, (self.warmup / step) ** 0.5) if self.warmup else 1.0
 
 
@@ -42,17 +42,17 @@ class Schedule:
 class Training:
     """How a probe learns. There are three schedules.
 
-    steps: with it, a trial has at most so many updates with Adam; `--schedule superb` sets the benchmark's number. Without it a linear
-    head on the mean over time is solved to convergence (`heads.solver`), and any other head learns for a number of passes over its
-    training set. A field that is not set has the schedule's value.
+    steps: if set, the most updates of a trial with Adam; `--schedule superb` sets the benchmark's number. If not, a linear head on the
+    mean over time is solved to convergence (`heads.solver`), and any other head is trained for a number of passes over its training
+    set. Fields that are not set have the schedule's defaults.
 
-    lrs: learning rates tried. batch: utterances per update. evaluate_every: updates between two looks at the dev set. patience: looks
-    without an improvement before a trial ends. clip: largest norm of the gradient. warmup: updates in which the rates rise, to fall
-    afterwards with the inverse square root of the updates; 0: they stay as they are. layers_lr: learning rate of the layer weights;
-    not set: that of the head where `steps` is set, as in SUPERB, whose 200,000 updates have the time that a short schedule lacks to find
-    the layers that a task uses. standardize: every feature of every layer to zero mean and about unit variance over the training set
-    first, which makes one range of learning rates fit all models (SUPERB does not).
-    passes: over the training set, instead of `steps`. l2: strengths of the squared norm of the weights that the solver tries.
+    lrs: learning rates to try. batch: utterances per update. evaluate_every: updates between two dev evaluations. patience: dev
+    evaluations without an improvement before a trial ends. clip: largest norm of the gradient. warmup: updates in which the rates rise;
+    then they fall with the inverse square root of the updates; 0: constant rates. layers_lr: learning rate of the layer weights; with
+    `steps` by default that of the head, as in SUPERB; short schedules need a higher one to find the layers that a task uses.
+    standardize: give each feature of each layer zero mean and about unit variance over the training set, so that one range of
+    learning rates fits all models (SUPERB does not).
+    passes: over the training set, instead of `steps`. l2: strengths of L2 regularisation for the solver to try.
     """
 
     lrs: tuple[float, ...] | None = None
@@ -86,11 +86,11 @@ class Training:
 
     @property
     def solvable(self) -> bool:
-        """Whether nothing asks for updates with Adam."""
+        """Whether neither steps nor passes are set."""
         return self.steps is None and self.passes is None
 
     def check_solvable(self) -> None:
-        """ValueError when something is set that the solver does not use."""
+        """ValueError when a field is set that the solver does not use."""
         unused = ("lrs", "batch", "evaluate_every", "patience", "clip", "layers_lr", "warmup")
         if ignored := [name for name in unused if getattr(self, name) is not None]:
             raise ValueError(
@@ -99,8 +99,8 @@ class Training:
             )
 
     def schedule(self, items: int, short: Training, superb: Training) -> Schedule:
-        """For a training set of so many items. short: the task's values for passes over the data; superb: the benchmark's,
-        whose number of updates is never exceeded."""
+        """The updates for a training set of `items`. short: the task's defaults for passes over the data; superb: the benchmark's
+        schedule, which limits the number of updates."""
         settings = self
         if self.steps is None:
             if self.l2 is not None:
@@ -119,6 +119,6 @@ class Training:
 
 
 def filled(training: Training, other: Training) -> Training:
-    """`training`, with the values of `other` where it has none."""
+    """`training`, with the values of `other` for fields that are not set."""
     values = {spec.name: getattr(training, spec.name) for spec in fields(Training)}
     return replace(other, **{name: value for name, value in values.items() if value is not None})

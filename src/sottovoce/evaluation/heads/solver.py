@@ -2,9 +2,9 @@
 
 With the layer weights fixed, the cross-entropy of a linear head on a mean over time is multinomial logistic regression, and its squared
 error is least squares: convex, with one minimum. The layer weights enter through a softmax-weighted sum, which is smooth but not convex.
-L-BFGS (Liu and Nocedal 1989) with a strong Wolfe line search moves layer weights and head together. The features are in memory, one
-vector for each layer and recording, so that an iteration is two passes over (N, L, D) numbers. A long schedule of Adam ends at the same
-minimum (a test compares them).
+L-BFGS (Liu and Nocedal 1989) with a strong Wolfe line search optimises layer weights and head together. All features are in memory, one
+vector per layer and recording; an iteration reads (N, L, D) numbers twice. A long schedule of Adam ends at the same minimum (a test
+compares them).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from sottovoce.evaluation.heads.linear import MeanPool, Scaled
 from sottovoce.evaluation.heads.probe import Best, Examples, NotFinite, Probe, Trial, without_denormals
 
 ITERATIONS = 500  # of L-BFGS for each strength
-GRADIENT, CHANGE = 1e-5, 1e-7  # converged: largest entry of the gradient, or what an iteration still gains
-WORSE = 2  # weaker strengths that are tried after the best one
-PIECE = 256  # items that are copied at a time
+GRADIENT, CHANGE = 1e-5, 1e-7  # converged: largest entry of the gradient, or change per iteration
+WORSE = 2  # weaker strengths to try after the best one
+PIECE = 256  # items copied at a time
 
 Progress = Callable[[float, float], None]
 
@@ -34,7 +34,7 @@ def minimise(
 ) -> tuple[float, int]:
     """Brings `probe` to the minimum of the mean loss plus l2 / 2 times the squared norm of all weights but the biases.
 
-    The layer weights are among them, before the softmax: the stronger l2, the more alike the layers' shares.
+    The penalty includes the layer weights before the softmax: a stronger l2 makes the layers' shares more equal.
 
     values: (L, N, D) features, as `layers_first` gives them. Returns the mean loss and the iterations. Raises NotFinite.
     """
@@ -92,11 +92,9 @@ def solve(
 ) -> tuple[Probe | None, list[dict[str, Any]]]:
     """The probe whose strength of L2 is best on the dev set, and a record of every trial; ``None`` when no trial has a finite score.
 
-    Each strength starts from equal shares of the layers, brought to one scale, which changes what can be reached in no way: no layer is
-    preferred because its numbers are large, so that smaller weights do. Strengths are tried from the strongest down, until `WORSE` of them
-    are no better than the best.
-    The others are not tried. Arguments as in `probe.fit`. seed: of the start of a head that is narrower than its outputs, whose loss is
-    not convex; any other starts at zero and has nothing random.
+    Each strength starts from equal weights of the layers, which are scaled alike first, so that the penalty prefers no layer. Strengths are
+    tried from the strongest on, until `WORSE` in a row are no better than the best. Arguments as in `probe.fit`. seed: for the start of a
+    head that is narrower than its outputs, whose loss is not convex; other heads start at zero.
     """
     features = train.features
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -133,7 +131,7 @@ def solve(
 
 
 def layers_first(features: FeatureSet, mean: Tensor | float = 0.0, std: Tensor | float = 1.0) -> Tensor:
-    """(L, N, D) float32: the pooled features of all items, less `mean`, over `std`, (L, D) each."""
+    """(L, N, D) float32: the pooled features of all items, minus `mean`, divided by `std`, (L, D) each."""
     subject = features.subject
     table = torch.empty(subject.layers, len(features), subject.dim)
     for begin in range(0, len(features), PIECE):

@@ -1,4 +1,4 @@
-"""What a decoder spells text with: characters, learned sub-words, or the tokens of a pre-trained decoder."""
+"""Units of text for a decoder: characters, learned sub-words, or the tokens of a pre-trained decoder."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ END, START = 0, 1
 
 
 class Units(Protocol):
-    """Text as numbers below `size`, and back. White space comes back as single spaces."""
+    """Converts text to numbers below `size` and back. White space becomes single spaces."""
 
     size: int
     start: int
     end: int
 
     def encode(self, text: str) -> list[int]:
-        """Without start and end."""
+        """The numbers of a text, without start and end."""
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
 
 class Characters:
-    """The characters of the texts; others are left out."""
+    """The characters of the training texts; other characters are dropped."""
 
     start, end = START, END
 
@@ -39,9 +39,9 @@ class Characters:
 
 
 class SubWords:
-    """Up to `size` units learned from the texts by byte-pair encoding (Sennrich et al. 2016), all their characters among them.
+    """Up to `size` units learned from the texts by byte-pair encoding (Sennrich et al. 2016), with all of their characters.
 
-    Characters of no text are left out. Where there are more characters than `size`, there are as many units.
+    Other characters are dropped. If the texts have more characters than `size`, there is a unit for each.
     """
 
     start, end = START, END
@@ -65,7 +65,7 @@ class SubWords:
 
 
 class PretrainedTokens:
-    """The tokens of a model of transformers. start, end: as its configuration or tokenizer names them. ValueError when neither does."""
+    """The tokens of a model from transformers, start and end from its configuration or tokenizer. ValueError without them."""
 
     def __init__(self, name: str) -> None:
         from transformers import AutoConfig, AutoTokenizer
@@ -79,9 +79,7 @@ class PretrainedTokens:
         ends = (tokens.eos_token_id, tokens.sep_token_id)
         start, end = (next((i for i in each if i is not None), None) for each in (starts, ends))
         if start is None or end is None:
-            raise ValueError(
-                f"the tokenizer of {name} has no token to start or none to end with, so it cannot spell translations"
-            )
+            raise ValueError(f"the tokenizer of {name} has no start token or no end token, so it cannot be used for translations")
         self.start, self.end, self.size = int(start), int(end), int(config.vocab_size)
 
     def encode(self, text: str) -> list[int]:

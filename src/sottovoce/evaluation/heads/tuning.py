@@ -1,6 +1,6 @@
-"""Training of an encoder together with a head.
+"""Fine-tuning of an encoder together with a head.
 
-Batches by seconds, decoded as they come; the head alone at first; learning rates that rise, stay and fall; early stopping.
+Batches have a number of seconds. At first only the head is trained. Learning rates rise, hold and fall. Training stops early.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from sottovoce.evaluation.subjects.subject import Subject, frames_of
 
 T = TypeVar("T")
 Say = Callable[[str], None]
-HOP, STRETCH = 320, 10  # samples in a frame, frames in a stretch that is hidden
-SHORTEST = 0.05  # seconds of audio that every encoder makes a frame of
+HOP, STRETCH = 320, 10  # samples in a frame, frames in a masked stretch
+SHORTEST = 0.05  # seconds of audio: enough for one frame of any encoder
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How encoder and head learn. Defaults: wav2vec 2.0's for ten hours of labels (fairseq, base_10h), without its masking.
+    """Settings of fine-tuning. Defaults: wav2vec 2.0's for ten hours of labels (fairseq, base_10h), without its masking.
 
-    lrs: peak learning rates of the encoder that are tried (AdamW). head_rate: how many times that rate the head learns at. steps: most
-    updates of a trial. freeze_steps: for so many of them only the head learns. seconds_per_batch: audio in an update (1600 in fairseq,
-    on several machines), of recordings of like length. max_seconds: longer recordings are not trained on.
+    lrs: peak learning rates of the encoder to try (AdamW). head_rate: factor of that rate for the head. steps: most updates of a trial.
+    freeze_steps: first updates, in which only the head is trained. seconds_per_batch: audio per update (1600 in fairseq, on several
+    machines), of recordings of similar length. max_seconds: longer recordings are not used for training.
     warmup, hold: shares of the steps in which the rates rise and stay; then they fall exponentially to the share `final` of the peak.
-    mask: share of the audio silenced in training, in stretches of 0.2 s, were no two of them to meet (SpecAugment's time masks).
-    frontend: whether the convolutions of the front end learn too; in wav2vec 2.0 they do not, and training is cheaper.
-    features: what the head reads, the last layer or a learned softmax-weighted sum of all.
-    evaluate_every, patience, clip: as in `Training`. workers: decoding processes; 0 decodes in between.
+    mask: share of the audio that is silenced in training, in stretches of 0.2 s (SpecAugment's time masks); less where they overlap.
+    frontend: whether to train the convolutions of the front end; wav2vec 2.0 does not, and training is cheaper.
+    features: input of the head, the last layer or a learned softmax-weighted sum of all layers.
+    evaluate_every, patience, clip: as in `Training`. workers: decoding processes; 0 decodes in the training process.
     """
 
     lrs: tuple[float, ...] = (5e-5,)
@@ -74,7 +74,7 @@ class Tuning:
             raise ValueError(f"mask is a share of the audio, between 0 and 1, not {self.mask:g}")
 
     def rate(self, step: int) -> float:
-        """Share of the peak learning rate at update `step`, from 1."""
+        """Factor of the peak learning rate at update `step`, from 1."""
         rising, holding = self.warmup * self.steps, (self.warmup + self.hold) * self.steps
         if step < rising:
             return 0.01 + 0.99 * step / rising
@@ -90,7 +90,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class TuningSpeech(Generic[T]):
-    """Audio, a target and a language for each utterance, whose recording's id is its place here. group: whom it belongs to."""
+    """Audio, target, group (speaker) and language of each utterance. The id of its recording is its index here."""
 
     utterances: list[Utterance]
     targets: list[T]
@@ -101,7 +101,7 @@ class TuningSpeech(Generic[T]):
         return len(self.utterances)
 
     def summary(self) -> dict[str, Any]:
-        """Recordings, hours and speakers, as the ledger keeps them."""
+        """Recordings, hours and speakers, for the record."""
         hours = sum(utterance.seconds for utterance in self.utterances) / 3600
         speakers = len({speaker for group in self.groups for speaker in group.split()})
         return {"recordings": len(self), "hours": round(hours, 4), "speakers": speakers or None}
@@ -111,7 +111,7 @@ class TuningSpeech(Generic[T]):
         return Stream(Plan(self.utterances, tuning.data(), seed))
 
     def once(self, tuning: Tuning, skipped: list[Skipped]) -> Iterator[tuple[Batch, list[int]]]:
-        """Every utterance that can be read, in batches of like length, and their places."""
+        """Batches of the readable utterances, of similar length, and the indices of these. Adds the others to `skipped`."""
         config = tuning.data(min(tuning.seconds_per_batch, 200.0))
         for rows in bucket([utterance.samples for utterance in self.utterances], config, None):
             decoded = decode(make_job([self.utterances[i] for i in rows], config, None))
@@ -124,7 +124,7 @@ class TuningSpeech(Generic[T]):
 
 
 class Tuned(nn.Module):
-    """A copy of the subject's encoder, and a head: a batch -> what the head makes of (B, T, D) and (B,) frames, and the frames."""
+    """A copy of the subject's encoder, and a head. Batch -> the head's outputs on (B, T, D) features, and (B,) frames."""
 
     def __init__(self, subject: Subject, head: nn.Module, tuning: Tuning, device: torch.device) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class Tuned(nn.Module):
         self.to(device)
 
     def groups(self, lr: float, tuning: Tuning) -> list[dict[str, Any]]:
-        """Parameter groups with their peak rates; the encoder has none where it has no weights."""
+        """Parameter groups with their peak rates; only the head's if the encoder has no weights."""
         encoder = [weight for weight in self.encoder.parameters() if weight.requires_grad]
         head = [*self.head.parameters(), *([] if self.weights is None else [self.weights])]
         groups = [{"params": head, "lr": lr * tuning.head_rate}, {"params": encoder, "lr": lr}]
@@ -167,12 +167,12 @@ class Tuned(nn.Module):
         return self.head(x, frames), frames
 
     def shares(self) -> list[float]:
-        """The weight of every layer; empty where the head reads the last one."""
+        """The weight of each layer; empty if the head reads the last one."""
         return [] if self.weights is None else [float(share) for share in self.weights.detach().softmax(0)]
 
 
 def silenced(wave: Tensor, share: float) -> Tensor:
-    """(B, S) with stretches of 0 that begin at any frame, `share` / `STRETCH` of the frames."""
+    """(B, S) with stretches of `STRETCH` frames set to 0. A stretch starts at a frame with probability `share` / `STRETCH`."""
     begins = (torch.rand(len(wave), 1, -(-wave.shape[1] // HOP), device=wave.device) < share / STRETCH).float()
     hidden = F.max_pool1d(F.pad(begins, (STRETCH - 1, 0)), STRETCH, 1)[:, 0].bool()
     return wave.masked_fill(hidden.repeat_interleave(HOP, 1)[:, : wave.shape[1]], 0)
@@ -192,8 +192,8 @@ def tune(
     say: Say,
     progress: Progress = lambda done, total: None,
 ) -> tuple[Tuned, Trial]:
-    """One trial; arguments as in `heads.probe.fit`. The subject stays as it is. say: told of every look at the dev set, and of updates
-    that were not made, because their gradients were not finite."""
+    """Trains one model; arguments as in `heads.probe.fit`. The subject does not change. say: called with each dev score and with the
+    number of updates that were left out because their gradients were not finite."""
     began = time.monotonic()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -233,6 +233,6 @@ def tune(
                 progress(step, tuning.steps)
     progress(tuning.steps, tuning.steps)
     if omitted:
-        say(f"seed {seed}, lr {lr:g}: {omitted} of {step} updates were not made, since their gradients were not finite")
+        say(f"seed {seed}, lr {lr:g}: {omitted} of {step} updates were left out: their gradients were not finite")
     seconds = time.monotonic() - began
     return best.restore(), Trial(seed, best.score, best.step, step, seconds, best.curve, lr, reason=reason)

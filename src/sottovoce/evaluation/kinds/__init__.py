@@ -1,1 +1,1 @@
-"""Kinds of evaluation tasks: the base class of all tasks, and what tasks of one kind share."""
+"""Base classes of evaluation tasks."""

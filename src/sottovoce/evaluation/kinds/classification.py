@@ -1,4 +1,4 @@
-"""Classification of whole utterances: SUPERB's head, which all tasks of this kind share."""
+"""Classification of whole utterances with SUPERB's head."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from sottovoce.evaluation.statistics.bootstrap import ratio
 
 @dataclass(frozen=True)
 class UtteranceHead:
-    """What tasks on whole utterances share; SUPERB's values (s3prl: speech_commands, fluent_commands, voxceleb1).
+    """Settings of tasks on whole utterances. Defaults: SUPERB's (s3prl: speech_commands, fluent_commands, voxceleb1).
 
-    projector: width of the projection. max_seconds: how much of a recording is heard, from its start.
+    projector: width of the projection. max_seconds: only this much of a recording is used, from its start.
     """
 
     training: Training = Training()
@@ -32,7 +32,7 @@ class UtteranceHead:
 
 
 class Classification(ProbeTask):
-    """One or several questions about an utterance, each with its own classes; right is who has all answers right.
+    """Answers one or several questions about an utterance, each with its own classes. Correct only if every answer is.
 
     A subclass says in `answers` what the questions are. Its Config is an `UtteranceHead`.
     """
@@ -67,11 +67,11 @@ class Classification(ProbeTask):
         return MeanPool(dim, self.config.projector, [len(classes) for classes in self.classes.values()])
 
     def loss(self, outputs: list[Tensor], lengths: Tensor, targets: list[list[int]]) -> Tensor:
-        wanted = torch.tensor(targets, device=lengths.device)
-        return torch.stack([F.cross_entropy(out, wanted[:, i]) for i, out in enumerate(outputs)]).sum()
+        answers = torch.tensor(targets, device=lengths.device)
+        return torch.stack([F.cross_entropy(out, answers[:, i]) for i, out in enumerate(outputs)]).sum()
 
     def count(self, outputs: list[Tensor], lengths: Tensor, targets: list[list[int]]) -> Rows:
-        """(B, 4): all right, 1; right answers, answers. An answer never trained on (-1) cannot be right."""
+        """(B, 4): whether all answers are correct, 1, correct answers, answers. An answer that training never had (-1) is never correct."""
         predicted = torch.stack([out.argmax(-1) for out in outputs], dim=1).cpu().numpy()
         right = predicted == np.array(targets)
         columns = [right.all(1), np.ones(len(right)), right.sum(1), np.full(len(right), right.shape[1])]
@@ -81,7 +81,7 @@ class Classification(ProbeTask):
         return (ratio(rows),)
 
     def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
-        """Number of classes, and what always saying the commonest answer to the first question would score."""
+        """Number of classes, and the accuracy of always giving the most frequent answer to the first question."""
         details: dict[str, Any] = {"classes": {q: len(classes) for q, classes in self.classes.items()}}
         counts = np.bincount([item.target[0] for item in fold.train])
         details["majority"] = round(100 * float(np.mean([item.target[0] == counts.argmax() for item in fold.test])), 2)
@@ -89,7 +89,7 @@ class Classification(ProbeTask):
 
 
 def field(recording: Recording, *names: str) -> str:
-    """The first of the fields that has a value. Raises Unusable when none has."""
+    """The value of the first of these fields that has one. Raises Unusable when none has."""
     for name in names:
         value = recording.fields.get(name, "").strip()
         if value:

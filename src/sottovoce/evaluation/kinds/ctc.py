@@ -1,4 +1,4 @@
-"""Recognition of token sequences with connectionist temporal classification (Graves et al. 2006): what PR, ASR and SF share."""
+"""Recognition of token sequences with connectionist temporal classification (Graves et al. 2006), for PR, ASR and SF."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Outputs = tuple[Tensor, Tensor]  # (B, T, classes) log-probabilities and (B,) fr
 
 @dataclass
 class Label:
-    """What is to be recognised. ids: its tokens by number, from 1. answer: as `target` gave it."""
+    """The reference of one item. ids: its token numbers, from 1. answer: what `target` returned."""
 
     ids: list[int]
     answer: Any
@@ -35,9 +35,9 @@ class Label:
 class CTC(ProbeTask):
     """A head that gives token probabilities for every frame, trained with CTC and decoded greedily, without a language model.
 
-    A subclass defines `target`, `tokens`, `errors`, `scores` and `head`. The alphabet is what the train split contains; a token that only
-    dev or test have cannot be recognised and counts as an error. An utterance with more tokens than frames teaches nothing: it
-    is counted and listed, and when all are, there is no score.
+    A subclass defines `target`, `tokens`, `errors`, `scores` and `head`. The alphabet is the tokens of the train split; a token that only
+    dev or test have counts as an error. Training utterances with more tokens than frames are counted, listed and not used; when no
+    others are left, there is no score.
     """
 
     version = 2  # 1: the default schedule was the benchmark's
@@ -45,7 +45,7 @@ class CTC(ProbeTask):
     alphabet: list[str]
 
     def too_long(self, targets: Sequence[Label], frames: Sequence[int]) -> list[int]:
-        """Every token needs a frame, and two equal ones in a row another one between them."""
+        """Each token needs a frame, and two equal tokens in a row need a blank frame between them."""
         size = getattr(self.config, "subsample", 1)
         needed = [len(target.ids) + sum(a == b for a, b in itertools.pairwise(target.ids)) for target in targets]
         return [i for i, (count, available) in enumerate(zip(needed, frames, strict=True)) if count > -(-available // size)]
@@ -59,7 +59,7 @@ class CTC(ProbeTask):
         raise TypeError(f"{type(self).__name__} must define errors")
 
     def prepare(self, fold: Fold) -> Fold:
-        library("jiwer")  # said before the training, not after it
+        library("jiwer")  # fails now if it is missing, not after the training
         self.alphabet = sorted({token for item in fold.train for token in self.tokens(item.target)})
         number = {token: i for i, token in enumerate(self.alphabet, BLANK + 1)}
 
@@ -72,7 +72,7 @@ class CTC(ProbeTask):
         return Fold(labelled(fold.train), labelled(fold.dev), labelled(fold.test))
 
     def loss(self, outputs: Outputs, lengths: Tensor, targets: list[Label]) -> Tensor:
-        """Mean over utterances of the loss per token, as ``nn.CTCLoss`` has it by default and SUPERB uses it."""
+        """Loss per token, mean over utterances: the default of ``nn.CTCLoss``, which SUPERB uses."""
         return ctc_loss(*outputs, [target.ids for target in targets], "mean")
 
     def count(self, outputs: Outputs, lengths: Tensor, targets: list[Label]) -> Rows:
@@ -85,19 +85,19 @@ class CTC(ProbeTask):
 
 
 def ctc_loss(log_probs: Tensor, frames: Tensor, ids: Sequence[Sequence[int]], reduction: str) -> Tensor:
-    """CTC loss of (B, T, classes) log-probabilities; 0 where the tokens do not fit into the frames."""
+    """CTC loss of (B, T, classes) log-probabilities; 0 where there are more tokens than frames."""
     flat = torch.tensor([i for each in ids for i in each], dtype=torch.long, device=log_probs.device)
     counts = torch.tensor([len(each) for each in ids], device=log_probs.device)
     return F.ctc_loss(log_probs.transpose(0, 1), flat, frames, counts, BLANK, reduction, zero_infinity=True)
 
 
 def greedy(log_probs: Tensor, frames: Tensor) -> list[list[int]]:
-    """The likeliest class of every frame, repetitions and blanks taken out."""
+    """Greedy decoding: the likeliest class of each frame, without repetitions and blanks."""
     best = log_probs.argmax(-1)
     new = torch.ones_like(best, dtype=torch.bool)
     new[:, 1:] = best[:, 1:] != best[:, :-1]
-    keep = new & (best != BLANK) & inside(best.shape[1], frames)
-    return [row[kept].tolist() for row, kept in zip(best.cpu(), keep.cpu(), strict=True)]
+    kept = new & (best != BLANK) & inside(best.shape[1], frames)
+    return [row[mask].tolist() for row, mask in zip(best.cpu(), kept.cpu(), strict=True)]
 
 
 class FrameClassifier(nn.Module):
@@ -114,9 +114,9 @@ class FrameClassifier(nn.Module):
 
 @dataclass(frozen=True)
 class Masks:
-    """Parts of the features set to 0 in training (SpecAugment, Park et al. 2019), without time warping.
+    """Masks that set parts of the features to 0 in training (SpecAugment, Park et al. 2019; no time warping).
 
-    time, features: how many stretches of each recording; time_width, feature_width: most frames and most features in one.
+    time, features: masks per recording; time_width, feature_width: the most frames and features that one mask covers.
     Defaults: SUPERB's for ASR.
     """
 
@@ -126,7 +126,7 @@ class Masks:
     feature_width: int = 50
 
     def apply(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, D) with stretches of 0."""
+        """(B, T, D) features, masked."""
         rows, frames, dim = x.shape
         hidden = stretches(rows, frames, lengths, self.time, self.time_width)[:, :, None]
         hidden = hidden | stretches(rows, dim, torch.full_like(lengths, dim), self.features, self.feature_width)[:, None]
@@ -134,7 +134,7 @@ class Masks:
 
 
 def stretches(rows: int, size: int, ends: Tensor, count: int, width: int) -> Tensor:
-    """(rows, size) bool, true on `count` stretches of 0 to `width` places that lie before `ends`, (rows,)."""
+    """(rows, size) bool: true in `count` random stretches of 0 to `width` places, all before `ends`, (rows,)."""
     widths = torch.randint(0, width + 1, (rows, count, 1), device=ends.device).minimum(ends[:, None, None])
     starts = (torch.rand(rows, count, 1, device=ends.device) * (ends[:, None, None] - widths + 1)).long()
     place = torch.arange(size, device=ends.device)
@@ -143,7 +143,7 @@ def stretches(rows: int, size: int, ends: Tensor, count: int, width: int) -> Ten
 
 @dataclass(frozen=True)
 class Recurrent:
-    """What tasks with a `BLSTM` head share; SUPERB's values (s3prl: asr, ctc/snips). Up to `masks`: see `BLSTM`."""
+    """Settings of tasks with a `BLSTM` head, which explains them. Defaults: SUPERB's (s3prl: asr, ctc/snips)."""
 
     training: Training = Training()
     projector: int = 1024
@@ -161,8 +161,7 @@ class Recurrent:
 class BLSTM(nn.Module):
     """A projection, layers of bidirectional LSTM, each followed by dropout, and a linear layer (SUPERB's head for ASR and SF).
 
-    subsample: so many neighbouring frames become one before the first layer; 1 in SUPERB. What stands after an utterance's end changes
-    nothing.
+    subsample: how many neighbouring frames are concatenated before the first layer; 1 in SUPERB. Padding does not change the outputs.
     """
 
     def __init__(
@@ -181,7 +180,7 @@ class BLSTM(nn.Module):
         if self.training:
             x = self.masks.apply(x, lengths)
         x, frames = stack(self.projector(x), lengths, self.subsample)
-        # Two LSTMs, one of which reads every row from its own end: on a CPU three times as fast as packed sequences, and the same.
+        # Two LSTMs; the second reads each row backwards from its end. Equal to packed sequences, and three times as fast on a CPU.
         place = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
         turned = torch.where(place < frames[:, None], frames[:, None] - 1 - place, place)[..., None]
         for ahead, back in zip(self.ahead, self.back, strict=True):
@@ -191,7 +190,7 @@ class BLSTM(nn.Module):
 
 
 def stack(x: Tensor, lengths: Tensor, size: int) -> Outputs:
-    """(B, T, D) and (B,) lengths -> (B, ceil(T / size), size D) and as many lengths; 0 after an utterance's end."""
+    """(B, T, D), (B,) lengths -> (B, ceil(T / size), size D), (B,) lengths: `size` frames concatenated; padding is 0."""
     if size == 1:
         return x, lengths
     x = x * inside(x.shape[1], lengths)[..., None]
@@ -200,7 +199,7 @@ def stack(x: Tensor, lengths: Tensor, size: int) -> Outputs:
 
 
 def normalized(text: str) -> str:
-    """Upper case; letters, digits and apostrophes stay, anything else is a space, and one space stands between words."""
+    """Upper-case text with letters, digits and apostrophes only; one space between words."""
     text = unicodedata.normalize("NFKC", text).replace("’", "'").upper()
     return " ".join("".join(c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in text).split())
 

@@ -1,4 +1,4 @@
-"""Tasks that learn from labelled recordings: what they share, whether the encoder stays as it is or learns too."""
+"""Base class of tasks with labelled recordings, for frozen and for fine-tuned encoders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HELD_OUT = 0.1  # of train, where the data has no dev split
 
 @dataclass(frozen=True)
 class Item:
-    """A piece of audio with what is to be said of it. group: whom it belongs to, for intervals."""
+    """A piece of audio and its target. group: its speaker or speakers, for intervals."""
 
     piece: Piece
     target: Any
@@ -38,7 +38,7 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Fold:
-    """One division of the items."""
+    """One split of the items into train, dev and test."""
 
     train: list[Item]
     dev: list[Item]
@@ -46,60 +46,60 @@ class Fold:
 
 
 class LearnedTask(Task):
-    """A head that is trained on what an encoder says. A task's file defines `target`, `prepare`, `head`, `loss`, `count` and `scores`.
+    """Trains a head on the outputs of an encoder. A task's file defines `target`, `prepare`, `head`, `loss`, `count` and `scores`.
 
-    metrics: what `scores` gives, the primary one first; training is judged by it, on the dev set.
+    metrics: what `scores` returns. The first is the primary one: its value on the dev set selects the model.
     """
 
     metrics: tuple[Metric, ...]
 
     def target(self, recording: Recording) -> Any:
-        """What is to be said of a recording. Raises Unusable."""
+        """The reference of a recording, e.g. its transcript. Raises Unusable."""
         raise TypeError(f"{type(self).__name__} must define target")
 
     def prepare(self, fold: Fold) -> Fold:
-        """Learns what it needs of the training targets (classes, an alphabet) and gives the fold with targets as `loss` wants them."""
+        """Collects what it needs from the training targets (classes, an alphabet). Returns the fold with targets for `loss`."""
         return fold
 
     def head(self, dim: int) -> nn.Module:
-        """(B, T, dim), (B,) lengths -> what `loss` and `count` read."""
+        """(B, T, dim), (B,) lengths -> the outputs that `loss` and `count` take."""
         raise TypeError(f"{type(self).__name__} must define head")
 
     def loss(self, outputs: Any, lengths: Tensor, targets: list[Any]) -> Tensor:
         raise TypeError(f"{type(self).__name__} must define loss")
 
     def count(self, outputs: Any, lengths: Tensor, targets: list[Any]) -> Rows:
-        """(B, K) numbers of each item that `scores` is computed from, e.g. errors and words."""
+        """(B, K) numbers per item, e.g. errors and words. `scores` computes the metrics from them."""
         raise TypeError(f"{type(self).__name__} must define count")
 
     def scores(self, rows: Rows) -> tuple[float, ...]:
-        """The metrics' values over the items of `rows` (N, K), in the order of `metrics`."""
+        """The value of each metric over the items of `rows`, (N, K)."""
         raise TypeError(f"{type(self).__name__} must define scores")
 
     def dev_score(self, rows: Rows) -> float:
-        """What training is judged by on the dev set, higher is better: the primary metric. NaN where that has no value."""
+        """The score that selects the model on the dev set, higher is better: the primary metric. NaN where it has no value."""
         return self.metrics[0].sign * self.scores(rows)[0]
 
     def too_long(self, targets: Sequence[Any], frames: Sequence[int]) -> list[int]:
-        """Places of the targets that do not fit into their recordings' frames, so that the loss passes them over. By default none."""
+        """Indices of the targets that are too long for their recordings, so that the loss ignores them. By default none."""
         return []
 
     def arrange(self, recordings: Recordings) -> Recordings:
-        """The recordings, perhaps split in another way or completed, before anything is read from them."""
+        """The recordings after changes that the task needs, e.g. other splits or added fields."""
         return recordings
 
     def pieces(self, recording: Recording, split: str) -> list[Piece]:
-        """The audio of a recording that is used; several pieces are several items."""
+        """The parts of a recording that are used; each piece is an item."""
         return [Piece(recording, 0.0, getattr(self.config, "max_seconds", None))]
 
     def stratum(self, item: Item) -> str:
-        """What an item belongs to that needs a dev set of its own, a language for instance."""
+        """The part of the data, e.g. a language, that must have its own dev set."""
         return ""
 
     def folds(self, splits: dict[str, list[Item]]) -> Iterator[Fold]:
-        """The divisions to train and test on, one after another; their test items count together.
+        """The folds to train and test on. Scores are over the test items of all folds together.
 
-        Here: the data's own splits; where a stratum has no dev split a tenth of its train serves, chosen by a hash.
+        By default one fold with the data's own splits. A stratum without a dev split uses a tenth of its train split, chosen by a hash.
         """
         train, dev = splits["train"], list(splits["dev"])
         with_dev = {self.stratum(item) for item in dev}
@@ -113,15 +113,15 @@ class LearnedTask(Task):
         yield Fold(train, dev, splits["test"])
 
     def ready(self, model: Model) -> Model:
-        """The model as the test set meets it, where that is not how the dev set did."""
+        """The model with its settings for the test set, where they differ from those for dev."""
         return model
 
     def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
-        """More to say of the last fold's test rows, one array for each seed."""
+        """Further facts for the record. fold: the last one; rows: its test rows, one array per seed."""
         return {}
 
     def items(self, recordings: Recordings) -> tuple[dict[str, list[Item]], list[Skipped]]:
-        """Items by split ("" for those that name none), and what the task cannot use."""
+        """Items by split ("" for items without one), and the recordings that the task cannot use."""
         splits: dict[str, list[Item]] = {split: [] for split in (*SPLITS, "")}
         skipped = list(recordings.skipped)
         for recording in recordings:
@@ -153,11 +153,11 @@ class LearnedTask(Task):
                 )
 
     def drawn(self, groups: Sequence[str]) -> Sequence[str] | Sequence[tuple[str, ...]]:
-        """What the interval draws again, from whom each test item belongs to; see `interval`."""
+        """The groups that the bootstrap draws, from the group of each test item; see `interval`."""
         return groups
 
     def measures(self, rows: list[Rows], groups: Sequence[str]) -> list[Measure]:
-        """Values and intervals from the test rows of every seed; one resampling serves all seeds."""
+        """Values and intervals from the test rows of each seed. All seeds share the bootstrap samples."""
         measures = []
         flat, (seeds, width) = np.concatenate(rows, axis=1), (len(rows), rows[0].shape[1])
         for i, metric in enumerate(self.metrics):
@@ -173,7 +173,7 @@ class LearnedTask(Task):
 
 
 def held_out(names: Iterable[str]) -> list[str]:
-    """A tenth of the names, but at least two where there are three, chosen by a hash."""
+    """A tenth of the names, chosen by a hash; at least two if there are three or more."""
     order = sorted(names, key=draw)
     return order[: max(min(2, len(order) - 1), round(HELD_OUT * len(order)))]
 
@@ -183,7 +183,7 @@ def _source(item: Item) -> str:
 
 
 def summary(splits: dict[str, list[Item]]) -> dict[str, Any]:
-    """Recordings, hours and speakers of every split, as the ledger keeps them."""
+    """Recordings, hours and speakers of each split, for the record."""
     sizes = {}
     for split, items in splits.items():
         if not items and split not in SPLITS:

@@ -1,4 +1,4 @@
-"""What an encoder's features say without a probe: labels are looked at, not learned. What those tasks share."""
+"""Base class of tasks that compare features with labels and train nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Vectors = NDArray[np.float32]  # (N, D) of one layer
 
 @dataclass(frozen=True)
 class Part:
-    """One split. vectors: (L, N, D) means over time; labels: (N,) numbers; groups: whom the items belong to."""
+    """One split. vectors: (L, N, D) means over time; labels: (N,) numbers; groups: (N,) speakers."""
 
     vectors: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -31,9 +31,9 @@ class Part:
 
 
 class LookupTask(LearnedTask):
-    """A score of the mean over time of one layer, against labels of any column. The layer, and one of `choices`, are the best on dev.
+    """Scores the mean over time of one layer against the labels of any column. The layer and one of `choices` are chosen on dev.
 
-    Features are standardised, dimension by dimension, over the train split, whose labels only `knn` looks at. A task's file defines `rows`,
+    Each feature dimension is standardised over the train split; only `knn` uses the labels of that split. A task's file defines `rows`,
     `scores` and `metrics`.
     """
 
@@ -41,8 +41,8 @@ class LookupTask(LearnedTask):
 
     @dataclass(frozen=True)
     class Config:
-        """field: the column with the labels. max_seconds: how much of a recording is heard, from its start. layers: those that are tried,
-        counted from 0 (the input of the first layer); all by default. Nothing here is SUPERB's."""
+        """field: the column with the labels. max_seconds: only this much of a recording is used, from its start. layers: those
+        to try, from 0 (the input of the first layer); all by default. Not part of SUPERB."""
 
         field: str = "label"
         max_seconds: float | None = None
@@ -55,11 +55,11 @@ class LookupTask(LearnedTask):
     seeded: ClassVar[bool] = False  # whether `rows` depends on its seed
 
     def choices(self) -> Sequence[Any]:
-        """What is tried besides the layers; one thing that means nothing by default."""
+        """Values of a setting to try on dev with each layer. By default there is no such setting."""
         return (None,)
 
     def rows(self, train: Part, queries: Part, layer: int, choice: Any, seed: int) -> Rows:
-        """(N, K) numbers of each item of `asked`, from which `scores` are computed. known: the train split."""
+        """(N, K) numbers for each item of `queries`, a dev or test split. `scores` computes the metrics from them."""
         raise TypeError(f"{type(self).__name__} must define rows")
 
     def target(self, recording: Recording) -> str:
@@ -80,9 +80,9 @@ class LookupTask(LearnedTask):
 
     def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
         splits, skipped = self.items(self.arrange(recordings))
-        (divided,) = self.folds(splits)
-        self._check(divided, skipped)
-        fold, clock = self.prepare(divided), {"features": 0.0, "scoring": 0.0}
+        (division,) = self.folds(splits)
+        self._check(division, skipped)
+        fold, clock = self.prepare(division), {"features": 0.0, "scoring": 0.0}
         layers = range(subject.layers) if self.config.layers is None else self.config.layers
         if max(layers) >= subject.layers:
             raise ValueError(f"{subject.name} has layers 0 to {subject.layers - 1}, and 'layers' names {max(layers)}")
@@ -102,7 +102,7 @@ class LookupTask(LearnedTask):
         began = time.monotonic()
         mean = parts["train"].vectors.mean(1, keepdims=True)
         deviation = parts["train"].vectors.std(1, keepdims=True)
-        # as in `WeightedSum.fit`: what hardly varies stays quiet
+        # as in `WeightedSum.fit`: does not amplify dimensions that hardly vary
         deviation = np.maximum(deviation, deviation.mean(2, keepdims=True) / 2) + 1e-6
         train, dev, test = (replace(part, vectors=(part.vectors - mean) / deviation) for part in parts.values())
         first = bench.seeds[0]

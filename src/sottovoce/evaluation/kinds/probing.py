@@ -1,4 +1,4 @@
-"""Tasks solved by a probe on frozen features: the part that all of them share."""
+"""Base class of tasks that train a probe on frozen features."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from sottovoce.evaluation.subjects.subject import Subject
 
 
 class ProbeTask(LearnedTask):
-    """A head on the weighted sum of a frozen encoder's layers. A task's file defines what `LearnedTask` asks for.
+    """Trains a head on the weighted sum of a frozen encoder's layers. A task's file defines what `LearnedTask` lists.
 
-    kind: whether the head sees frames or their mean (the same thing, and much cheaper, for a linear head with mean pooling: a `MeanPool`).
-    superb: the benchmark's schedule, for `--schedule superb`. short: what a schedule of passes over the data has by default.
-    by_steps_since: the first version whose records count to this day where their schedule had a number of steps.
+    kind: whether the head reads frames or their mean over time. For a `MeanPool` both give the same result; the mean is much cheaper.
+    superb: the schedule of `--schedule superb`. short: the defaults of a schedule of passes over the data.
+    by_steps_since: the first version whose records still count if their schedule had a number of steps.
     """
 
     kind: ClassVar[Kind] = "frames"
@@ -53,27 +53,27 @@ class ProbeTask(LearnedTask):
         splits, skipped = self.items(self.arrange(recordings))
         pieces = [item.piece for items in splits.values() for item in items]
         bench.store.foresee(subject, pieces, self.kind, bench.say)
-        tested: list[dict[int, Rows]] = []  # by seed, of every fold
+        tested: list[dict[int, Rows]] = []  # per fold, by seed
         groups: list[str] = []
         trials: list[dict[str, Any]] = []
         shares: list[list[float]] = []
         details: dict[str, Any] = {}
         clock = {"features": 0.0, "training": 0.0, "scoring": 0.0}
         folds = list(self.folds(splits)) or [Fold([], [], [])]
-        for number, divided in enumerate(folds):
-            self._check(divided, skipped)
-            fold = self.prepare(divided)
+        for number, division in enumerate(folds):
+            self._check(division, skipped)
+            fold = self.prepare(division)
             train, dev, test = sets = self._sets(subject, fold, bench)
             if number == 0:
                 skipped += [row for each in sets for row in each.features.skipped]
             for part, each in zip(SPLITS, sets, strict=True):
                 if not len(each):
                     raise ValueError(f"none of the {part} recordings can be used for {self.name}; see what was skipped and why")
-            skipped += self.teaching_nothing(subject, train, bench)
+            skipped += self.untrainable(subject, train, bench)
             clock["features"] += sum(each.features.seconds for each in sets)
             began = time.monotonic()
-            ahead = Ahead(bench, number, len(folds))
-            probes, tried, schedule = (self._solve if self.solved else self._sweep)(subject, train, dev, bench, ahead)
+            progress = FoldProgress(bench, number, len(folds))
+            probes, tried, schedule = (self._solve if self.solved else self._sweep)(subject, train, dev, bench, progress)
             clock["training"] += time.monotonic() - began
             check_finite(self.name, subject, tried, bool(probes), bench.say)
             began = time.monotonic()
@@ -101,9 +101,9 @@ class ProbeTask(LearnedTask):
         )
 
     def _solve(
-        self, subject: Subject, train: Examples[Any], dev: Examples[Any], bench: Workbench, progress: Ahead
+        self, subject: Subject, train: Examples[Any], dev: Examples[Any], bench: Workbench, progress: FoldProgress
     ) -> tuple[dict[int, Probe], list[dict[str, Any]], dict[str, Any]]:
-        """The probe, for all seeds, its trials, and how it was found."""
+        """The probe, which serves all seeds; its trials; and its schedule."""
         training: Training = self.config.training
         strengths, first, dim = training.l2 or L2, bench.seeds[0], subject.dim
         bench.say(f"{self.name}: the head is linear, so it is solved to convergence, with the strength of L2 chosen on dev")
@@ -122,9 +122,9 @@ class ProbeTask(LearnedTask):
         return ({} if probe is None else {first: probe}), trials, schedule
 
     def _sweep(
-        self, subject: Subject, train: Examples[Any], dev: Examples[Any], bench: Workbench, progress: Ahead
+        self, subject: Subject, train: Examples[Any], dev: Examples[Any], bench: Workbench, progress: FoldProgress
     ) -> tuple[dict[int, Probe], list[dict[str, Any]], dict[str, Any]]:
-        """A probe for each seed that stayed finite, the trials, and their schedule."""
+        """A probe for each seed whose training stayed finite; the trials; and their schedule."""
         schedule = self.schedule(len(train), bench)
         runs = len(schedule.lrs) + len(bench.seeds) - 1
         begun = 0
@@ -132,7 +132,7 @@ class ProbeTask(LearnedTask):
         def judge(probe: Probe) -> float:
             return self.dev_score(self.rows(probe, dev, bench.device))
 
-        def one(seed: int, lr: float) -> tuple[Probe, Any]:
+        def train_one(seed: int, lr: float) -> tuple[Probe, Any]:
             nonlocal begun
             before, begun = begun, begun + 1
             build, dim = self.head, train.features.subject.dim
@@ -142,7 +142,7 @@ class ProbeTask(LearnedTask):
 
             return fit(lambda: build(dim), self.loss, judge, train, schedule, seed, lr, bench.device, moved)
 
-        probes, trials = sweep(one, schedule.lrs, bench.seeds)
+        probes, trials = sweep(train_one, schedule.lrs, bench.seeds)
         plan = {
             "name": schedule_name(self.config.training, self.superb),
             **dataclasses.asdict(schedule),
@@ -151,7 +151,7 @@ class ProbeTask(LearnedTask):
         return probes, trials, {**plan, "passes": round(schedule.steps * schedule.batch / len(train), 2)}
 
     def schedule(self, items: int, bench: Workbench) -> Schedule:
-        """The updates for so many training items; says how many they are when they were not asked for."""
+        """The schedule for this many training items. Prints the number of updates unless the user set it."""
         training: Training = self.config.training
         schedule = training.schedule(items, self.short, self.superb)
         if training.steps is None:
@@ -164,7 +164,7 @@ class ProbeTask(LearnedTask):
 
     @torch.inference_mode()
     def rows(self, probe: Probe, examples: Examples[Any], device: torch.device) -> Rows:
-        """`count` of every item, in order. Raises NotFinite when an output is not a number."""
+        """(N, K): `count` of each item, in order. Raises NotFinite when an output is NaN."""
         features = examples.features
         counts: dict[int, Any] = {}
         size = 512 if features.kind == "pooled" else 16
@@ -174,14 +174,14 @@ class ProbeTask(LearnedTask):
             batch = features.batch(items).to(device)
             outputs = probe(batch)
             if any(part.isnan().any() for part in tensors(outputs)):
-                raise NotFinite("what the head says is not finite")
+                raise NotFinite("the head's output is not finite")
             counts.update(zip(items, self.count(outputs, batch.lengths, [examples.targets[i] for i in items]), strict=True))
         return np.stack([counts[i] for i in range(len(examples))])
 
-    def teaching_nothing(self, subject: Subject, train: Examples[Any], bench: Workbench) -> list[Skipped]:
-        """The training recordings that the loss passes over, counted aloud. ValueError when these are all."""
+    def untrainable(self, subject: Subject, train: Examples[Any], bench: Workbench) -> list[Skipped]:
+        """The training recordings that the loss ignores; prints their number. ValueError when there are no others."""
         places = self.too_long(train.targets, train.features.frames)
-        return passed_over(self.name, [train.features.pieces[i].recording.path for i in places], len(train), subject, bench.say)
+        return skip_too_long(self.name, [train.features.pieces[i].recording.path for i in places], len(train), subject, bench.say)
 
     def _sets(self, subject: Subject, fold: Fold, bench: Workbench) -> list[Examples[Any]]:
         """Train, dev and test, with their features."""
@@ -204,8 +204,8 @@ class ProbeTask(LearnedTask):
         return bench.store.get(subject, pieces, self.kind, progress)
 
 
-class Ahead:
-    """Tells `bench` how far the training of all folds is."""
+class FoldProgress:
+    """Reports to `bench` how far the training of all folds is."""
 
     def __init__(self, bench: Workbench, fold: int, folds: int) -> None:
         self.bench, self.fold, self.folds = bench, fold, folds
@@ -214,8 +214,8 @@ class Ahead:
         self.bench.progress("training", self.fold * total + done, self.folds * total)
 
 
-def passed_over(task: str, paths: Sequence[str], total: int, subject: Subject, say: Callable[[str], None]) -> list[Skipped]:
-    """Training recordings whose tokens do not fit into their frames, said and as a list. ValueError when these are all."""
+def skip_too_long(task: str, paths: Sequence[str], total: int, subject: Subject, say: Callable[[str], None]) -> list[Skipped]:
+    """The training recordings with more tokens than frames; prints their number. ValueError when there are no others."""
     if not paths:
         return []
     if len(paths) == total:
@@ -230,7 +230,7 @@ def passed_over(task: str, paths: Sequence[str], total: int, subject: Subject, s
 def check_finite(
     task: str, subject: Subject, trials: Sequence[Mapping[str, Any]], any_model: bool, say: Callable[[str], None]
 ) -> None:
-    """Says which trials are left out, and why. ValueError when no model is left."""
+    """Prints which trials are left out, and why. ValueError when no model is left."""
     reasons = {named(trial): trial["left_out"] for trial in trials if "left_out" in trial}
     if not any_model:
         listed = "; ".join(f"{trial}: {reason}" for trial, reason in reasons.items())
@@ -239,19 +239,19 @@ def check_finite(
         say(f"{subject.name}  {task}  left out: {trial}, since {reason}")
 
 
-def left_out(trials: Sequence[Mapping[str, Any]], asked: Sequence[int], used: Sequence[int]) -> dict[str, Any]:
-    """For a record's details: how many trials were left out, and which seeds; nothing where there were none."""
+def left_out(trials: Sequence[Mapping[str, Any]], seeds: Sequence[int], used: Sequence[int]) -> dict[str, Any]:
+    """For the record: the number of trials that were left out, and the seeds without a model. Empty if there are none."""
     count = sum("left_out" in trial for trial in trials)
-    return {"left_out": {"trials": count, "of": len(trials), "seeds": sorted(set(asked) - set(used))}} if count else {}
+    return {"left_out": {"trials": count, "of": len(trials), "seeds": sorted(set(seeds) - set(used))}} if count else {}
 
 
 def schedule_name(training: Training, superb: Training) -> str:
-    """What a record calls the schedule."""
+    """The name of the schedule in a record."""
     return "superb" if training == superb else "passes" if training.steps is None else "steps"
 
 
 def named(trial: Mapping[str, Any]) -> str:
-    """A trial's record in a few words."""
+    """A short name for a trial."""
     return f"seed {trial['seed']}, " + (f"lr {trial['lr']:g}" if "lr" in trial else f"L2 {trial['l2']:g}")
 
 

@@ -1,4 +1,4 @@
-"""Recording sessions, as file names tell them (LibriSpeech: ``^[^-]*-[^-]*``)."""
+"""Recording sessions, read from file names by a pattern (LibriSpeech: ``^[^-]*-[^-]*``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sottovoce.data import Recording
 
 
 def check_session(pattern: str) -> None:
-    """ValueError when it is not a regular expression."""
+    """ValueError when `pattern` is not a regular expression."""
     try:
         re.compile(pattern)
     except re.error as problem:
@@ -17,6 +17,6 @@ def check_session(pattern: str) -> None:
 
 
 def session_of(recording: Recording, pattern: str) -> str | None:
-    """What the pattern reads off the file's name; None where it finds nothing."""
+    """The part of the file's name that the pattern matches; None without a match."""
     match = re.search(pattern, Path(recording.id).stem)
     return match.group() if match else None

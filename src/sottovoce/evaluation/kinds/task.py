@@ -1,4 +1,4 @@
-"""What every evaluation task is, and what it gives back."""
+"""Base class of evaluation tasks, and the results that they return."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sottovoce.evaluation.subjects.subject import Subject
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that a task reports. unit: "%" or ""; better: which way is good."""
+    """A number that a task reports. unit: "%" or ""; better: whether higher or lower values are."""
 
     name: str
     unit: str = "%"
@@ -30,7 +30,7 @@ class Metric:
 
 
 def leading(metrics: tuple[Metric, ...], name: str) -> tuple[Metric, ...]:
-    """The metrics with the one of this name first, which makes it the primary one."""
+    """The metrics with the one of this name first: the primary metric."""
     return tuple(sorted(metrics, key=lambda metric: metric.name != name))
 
 
@@ -53,11 +53,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task found. measures: the first is the task's primary one. trials: every learning rate tried (see `probing.probe`).
+    """The result of a task on a model. measures: the primary one first. trials: records of all trials (see `heads.probe.Trial`).
 
-    layer_weights: for each seed the share of every layer. data: sizes of the splits. skipped: recordings that could not be used.
-    seconds: by part (features, training, scoring). rows, groups: where answers are to single recordings, what the scores are computed
-    from, one array for each seed, and whom each row belongs to; they are compared and not recorded.
+    layer_weights: the weight of each layer, per seed. data: sizes of the splits. skipped: recordings that could not be used.
+    seconds: time per part (features, training, scoring). rows, groups: of tasks that score single recordings, the numbers per
+    recording, one array per seed, and the group of each row; `compare` needs them, and records do not hold them.
     """
 
     measures: list[Measure]
@@ -71,7 +71,7 @@ class Outcome:
     groups: Sequence[str] = ()
 
     def record(self) -> dict[str, Any]:
-        """The part of a ledger entry that a task decides."""
+        """The part of a record that the task provides."""
         return {
             "data": {**self.data, "skipped": len(self.skipped)},
             "measures": {measure.metric.name: measure.record() for measure in self.measures},
@@ -95,10 +95,10 @@ def unmoved(stage: str, done: float, total: float) -> None:
 
 @dataclass(frozen=True)
 class Workbench:
-    """What tasks work with.
+    """What a task needs besides the model and the recordings.
 
-    seeds: of heads and batches. reference: the teacher, for tasks that compare. say: told what a reader should know. progress: told how
-    far the task is, as (stage, done, to do), e.g. ("features", 12, 300). Both must be picklable.
+    seeds: of heads and batches. reference: the teacher, for tasks that compare. say: called with messages. progress: called
+    with (stage, done, total), e.g. ("features", 12, 300). Both must be picklable.
     """
 
     store: FeatureStore
@@ -112,13 +112,12 @@ class Workbench:
 class Task:
     """Measures a model. A subclass is one file: ``@TASKS.register("name")``, a nested frozen ``Config``, `title` and `measure`.
 
-    version: how the task scores. A change after which old numbers must not stand beside new ones raises it; records of another version
-    no longer count as measured.
-    The Config's defaults are the benchmark's values. reads: the fields of the recordings that it needs, in words, for messages.
-    compares: whether it measures against `Workbench.reference`, so that measuring the reference itself says nothing.
-    held_out: whether it can measure a student beside its teacher on audio without labels, with a method ``run(student, teacher, batches)``
-    that returns plain data. A stage of kind evaluate gives it the run's held-out recordings where it is given no data.
-    timed: whether it wants to know how long every recording is; files whose header knows it are then looked at before it begins.
+    version: raise it when scores change so that old and new ones must not be compared. Records of another version are measured again.
+    The Config's defaults are the benchmark's values. reads: the fields that it needs, as text for messages.
+    compares: whether it measures against `Workbench.reference`; the reference itself is then not measured.
+    held_out: whether it has a method ``run(student, teacher, batches)`` that needs no labels and returns plain data. The stage `evaluate`
+    runs it on the run's held-out recordings if no data is given.
+    timed: whether it needs the durations of all recordings; missing ones are then read from the files' headers first.
     """
 
     name: ClassVar[str]
@@ -135,19 +134,19 @@ class Task:
 
     @classmethod
     def version_of(cls, version: int, config: Mapping[str, Any]) -> int:
-        """The version by which a record of `version` with these settings (as plain data) counts: a change of the scoring that leaves
-        some settings as they were leaves their records as they were, too."""
+        """The version that a record of `version` with these settings (as plain data) counts as. Override it where a new version
+        scores some settings as before, so that their records remain valid."""
         return version
 
     def check(self, recordings: Recordings) -> None:
-        """ValueError as `measure` raises it, as far as it can be known without a model and without reading audio. By default nothing."""
+        """Raises the ValueErrors of `measure` that need neither a model nor audio. By default none."""
 
     def files(self) -> Sequence[str]:
-        """Files besides the recordings that decide what is measured."""
+        """Further files that the result depends on, e.g. a lexicon."""
         return ()
 
     def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
-        """Scores `subject` on `recordings`. ValueError, with the way out, when they lack what the task reads."""
+        """Scores `subject` on `recordings`. ValueError when they lack what the task reads."""
         raise TypeError(f"{type(self).__name__} must define measure")
 
     def settings(self) -> dict[str, Any]:

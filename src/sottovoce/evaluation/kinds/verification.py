@@ -1,4 +1,4 @@
-"""Speaker verification: the trials that its tasks have in common, and what is made of a trial's scores."""
+"""Base class of speaker verification tasks: trials and their scores."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from sottovoce.evaluation.kinds.task import Measure, Metric
 from sottovoce.evaluation.statistics.bootstrap import interval
 from sottovoce.evaluation.statistics.metrics import equal_error_rate, min_dcf
 
-PAIRED = 2000  # recordings that trials are made of at most; their pairs are two million
+PAIRED = 2000  # most recordings to make trials from: two million pairs
 PARTS = {"dev": "train", "test": "test"}  # of VoxCeleb1
-SAMPLES = 300  # of the bootstrap; two scores of many thousand trials for each take their time
+SAMPLES = 300  # of the bootstrap; each scores many thousand trials twice
 
 
 class VerificationTask(LearnedTask):
-    """Whether two recordings are of the same person, a stranger in training. A task's file makes an embedding of a recording.
+    """Decides whether two recordings are of the same speaker, who is not in the training data. A task's file defines the embedding.
 
-    A trial's score is the cosine between two embeddings. minDCF: target prior 0.05. The rows that scores are computed from are an item's
-    number and its embedding, of length 1. The interval draws speakers again, when there are enough, and a trial counts as often as both
-    of its speakers were drawn.
+    A trial's score is the cosine between two embeddings. minDCF: target prior 0.05. Rows are (N, 1 + D): the item's number and its
+    embedding of length 1. The bootstrap draws speakers, if there are enough; a trial counts as often as the product of the counts of
+    its speakers.
     """
 
     reads = "the speaker in a column 'speaker'"
@@ -37,10 +37,10 @@ class VerificationTask(LearnedTask):
 
     @dataclass(frozen=True)
     class Config:
-        """max_seconds: length of training crops; crops: how many of an utterance, ``None`` as many as there are; min_seconds: shorter
-        training utterances and rests are left out. test_seconds: how much of a dev or test recording is heard (``None``: all).
-        session: a pattern that reads the recording session off a file's name (LibriSpeech: ``^[^-]*-[^-]*``); two recordings of one
-        session are then no trial. trials: most target trials, and most non-target trials, where the data has no list of its own.
+        """max_seconds: length of training crops; crops: the most per utterance (``None``: all); min_seconds: shorter training utterances
+        and crops are left out. test_seconds: how much of a dev or test recording is used (``None``: all).
+        session: a pattern that matches the recording session in a file's name (LibriSpeech: ``^[^-]*-[^-]*``); target trials are then
+        of two sessions. trials: the most target and the most non-target trials, if the data has no trial list.
         """
 
         max_seconds: float = 8.0
@@ -58,8 +58,8 @@ class VerificationTask(LearnedTask):
                 raise ValueError("trials and crops must be at least 1")
 
     def arrange(self, recordings: Recordings) -> Recordings:
-        """Speakers as groups, so that a dev set taken from train is of other speakers. Where a corpus has parts of disjoint speakers
-        (VoxCeleb1), these are the splits, whatever its lists for identification say."""
+        """Sets the group of each recording to its speaker, so that a dev set taken from train has other speakers. Where a corpus has
+        parts of disjoint speakers (VoxCeleb1), they become the splits."""
         self.listed = recordings.trials
         arranged = Recordings(skipped=recordings.skipped, trials=recordings.trials)
         for item in recordings:
@@ -84,9 +84,9 @@ class VerificationTask(LearnedTask):
         return [Piece(recording, i * size, size) for i in range(min(count, self.config.crops or count))]
 
     def prepare(self, fold: Fold) -> Fold:
-        """Numbers the training speakers, makes the trials, and leaves out dev and test recordings that are in none.
+        """Numbers the training speakers, makes the trials, and drops dev and test recordings that are in no trial.
 
-        A dev or test item's target is its number; those of test follow those of dev.
+        The target of a dev or test item is its number; test numbers follow dev numbers.
         """
         speakers = {name: i for i, name in enumerate(sorted({item.target for item in fold.train}))}
         shared = sorted(speakers.keys() & {item.target for item in (*fold.dev, *fold.test)})
@@ -130,7 +130,7 @@ class VerificationTask(LearnedTask):
         return trials
 
     def scored(self, rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
-        """(N, 2) score and target of every trial whose recordings could be read, and (N, 2) the numbers of these."""
+        """(N, 2) score and target of each trial whose recordings are readable; (N, 2) numbers of these recordings."""
         numbers = rows[:, 0].astype(int)
         trials = self.trials["test" if numbers.max() >= self.first_test else "dev"]
         place = np.full(max(int(trials.pairs.max()), int(numbers.max())) + 1, -1)
@@ -149,7 +149,7 @@ class VerificationTask(LearnedTask):
         """As `ProbeTask.measures`, over trials."""
         speaker = dict(zip(rows[0][:, 0].astype(int).tolist(), groups, strict=True))
         trials = [self.scored(part)[0] for part in rows]
-        # two people of whom each may be hard to tell from others; one person's own trials name that person once
+        # a target trial names its one speaker once
         people = [tuple({speaker[a]: None, speaker[b]: None}) for a, b in self.scored(rows[0])[1].tolist()]
         flat = np.column_stack([*(part[:, 0] for part in trials), trials[0][:, 1]])
         measures = []
@@ -173,18 +173,18 @@ class VerificationTask(LearnedTask):
 
 @dataclass(frozen=True)
 class Trials:
-    """pairs: (N, 2) places of the recordings. same: (N,) whether it is one speaker."""
+    """pairs: (N, 2) indices of recordings. same: (N,) whether both are of one speaker."""
 
     pairs: NDArray[np.int64]
     same: NDArray[np.bool_]
 
 
 def make_trials(recordings: Sequence[Recording], session: str, most: int) -> Trials:
-    """The same trials for the same recordings, in whatever order they come: up to `most` target and up to `most` non-target ones.
+    """Makes up to `most` target and up to `most` non-target trials; the order of the recordings does not matter.
 
-    Target trials are of two sessions, where `session` reads one off both file names. Non-target trials are of two speakers of the same sex
-    (fields ``sex`` or ``gender``), where both are known. When there are more than `most`, every speaker, or every pair of speakers, gives
-    equally many. Of more than 2000 recordings that many are chosen by a hash, and the others are in no trial.
+    Target trials are of two sessions, if the pattern `session` matches both file names. Non-target trials are of two speakers of the same
+    sex (fields ``sex`` or ``gender``), if both are known. If there are more than `most`, each speaker, or pair of speakers, gives equally
+    many. At most 2000 recordings, chosen by a hash, are used.
     """
     chosen = np.array(
         sorted(range(len(recordings)), key=lambda i: (draw(recordings[i].id), recordings[i].id))[:PAIRED], dtype=int
@@ -199,28 +199,28 @@ def make_trials(recordings: Sequence[Recording], session: str, most: int) -> Tri
     other = ~same & ((sexes[a] == sexes[b]) | (sexes[a] < 0) | (sexes[b] < 0))
     low, high = np.minimum(speakers[a], speakers[b]), np.maximum(speakers[a], speakers[b])
     parts = []
-    for wanted in (target, other):
-        places = np.flatnonzero(wanted)
+    for kind in (target, other):
+        places = np.flatnonzero(kind)
         parts.append(places[_evenly(low[places] * (len(items) + 1) + high[places], most)])
     trials = np.concatenate(parts)
     return Trials(chosen[np.column_stack([a, b])[trials]], np.repeat([True, False], [len(part) for part in parts]))
 
 
 def _codes(names: Sequence[str]) -> NDArray[np.int64]:
-    """A number for every different name, -1 for none."""
+    """A number for each distinct name; -1 for an empty one."""
     codes = {name: i for i, name in enumerate(sorted(set(names) - {""}))}
     return np.array([codes.get(name, -1) for name in names], dtype=np.int64)
 
 
 def _evenly(groups: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Places of up to `most` items, as equally many of every group as can be."""
+    """Indices of up to `most` items, spread evenly over the groups."""
     order = np.random.default_rng(0).permutation(len(groups))
     by_group = order[np.argsort(groups[order], kind="stable")]
     _, starts, counts = np.unique(groups[by_group], return_index=True, return_counts=True)
-    rank = np.arange(len(groups)) - np.repeat(starts, counts)  # which of its group an item is
+    rank = np.arange(len(groups)) - np.repeat(starts, counts)  # index of an item within its group
     return np.sort(by_group[np.argsort(rank, kind="stable")[:most]])
 
 
 def _crops_to_utterances(items: list[Item]) -> list[Item]:
-    """Dev items that were taken from train, of which every utterance gives one: two crops of it are no trial."""
+    """One crop per utterance, for dev items taken from train: two crops of an utterance are no trial."""
     return list({item.piece.recording.id: item for item in reversed(items)}.values())[::-1]

@@ -1,5 +1,5 @@
-"""How far a score depends on which items it was measured on (Efron 1979; for groups Field and Welsh 2007; for items of several groups
-Davezies, D'Haultfœuille and Guyonvarch 2021)."""
+"""Bootstrap intervals of scores over test items (Efron 1979; groups: Field and Welsh 2007; items of several groups: Davezies,
+D'Haultfœuille and Guyonvarch 2021)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-MIN_GROUPS = 8  # fewer, drawn with replacement, say too little about how groups differ
+MIN_GROUPS = 8  # fewer groups say too little about how groups differ
 
 
 def ratio(rows: NDArray[np.float64]) -> float:
-    """100 x the sum of column 0 over the sum of column 1: WER from (errors, words), accuracy from (right, 1). NaN over nothing."""
+    """100 x the sum of column 0 over the sum of column 1: WER from (errors, words), accuracy from (correct, 1). NaN if that is 0."""
     total = rows[:, 1].sum()
     return float(100 * rows[:, 0].sum() / total) if total else float("nan")
 
@@ -26,7 +26,7 @@ def interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """(low, high) of `statistic` by percentile bootstrap: see `resampled`. (NaN, NaN) when no sample has a value."""
+    """(low, high) of `statistic` by percentile bootstrap; see `resampled`. (NaN, NaN) if no sample has a value."""
     values = resampled(rows, statistic, groups, samples, seed)
     if not len(values):
         return float("nan"), float("nan")
@@ -41,15 +41,14 @@ def resampled(
     samples: int = 1000,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """`statistic` of rows drawn again with replacement, so many times: the same call gives the same values.
+    """`statistic` of `samples` bootstrap samples of the rows. Deterministic for a seed.
 
-    rows: (N, K), one row per item. statistic: from rows in any order and number to one number; a sample for which it is NaN is left
-    out.
+    rows: (N, K), one row per item. statistic: maps rows, in any order and number, to a number; samples where it is NaN are left out.
 
-    groups: one name per row, the speaker for instance; a row without a name is a group of its own. With at least `MIN_GROUPS` of them
-    whole groups are drawn, since items of one speaker are not independent; with fewer, or without, single items are drawn, and the
-    interval says nothing about other speakers. Where rows have tuples of names, as conversations have, names are drawn, and a row counts
-    as often as the product of how often each of its names was. ValueError when groups and rows do not match.
+    groups: one name per row, e.g. its speaker; "" is a group of its own. With at least `MIN_GROUPS` groups, whole groups are drawn, since
+    items of a speaker are not independent; otherwise single items are drawn, and the interval says nothing about other speakers. If rows
+    have tuples of names, as conversations do, names are drawn, and a row counts as often as the product of the counts of its names.
+    ValueError when groups and rows do not match.
     """
     items = np.asarray(rows, dtype=float)
     if items.ndim != 2:
@@ -64,7 +63,7 @@ def resampled(
 
 
 def _samples(groups: Sequence[str] | Sequence[tuple[str, ...]], samples: int, random: Generator) -> Iterator[NDArray[np.int64]]:
-    """Rows of every sample, a row as often as it was drawn."""
+    """The row indices of each sample, with repetitions."""
     several = any(isinstance(group, tuple) for group in groups)
     rows = [group if isinstance(group, tuple) else (group,) for group in groups]
     names = [[(name, 0 if name else i) for name in row or ("",)] for i, row in enumerate(rows)]
@@ -81,7 +80,7 @@ def _samples(groups: Sequence[str] | Sequence[tuple[str, ...]], samples: int, ra
             yield np.concatenate([parts[j] for j in random.integers(count, size=count)])
     else:
         wide = max(map(len, member))
-        table = np.array([row + [count] * (wide - len(row)) for row in member])  # the last place counts once, always
+        table = np.array([row + [count] * (wide - len(row)) for row in member])  # the last column of counts is always 1
         for _ in range(samples):
             drawn = np.append(np.bincount(random.integers(count, size=count), minlength=count), 1)
             yield np.repeat(np.arange(size), drawn[table].prod(axis=1))

@@ -1,7 +1,7 @@
 """Scores of the evaluation tasks, as plain functions.
 
-A recording's share of a score is a pair (errors, total); the pairs of a corpus are summed, and intervals resample them
-(`evaluation.statistics.bootstrap`). The libraries behind the scores are the extra ``eval``, imported when a function is called.
+A recording has a pair (errors, total); scores sum the pairs of a corpus, and intervals resample them (`evaluation.statistics.bootstrap`).
+The libraries for the scores are in the extra ``eval`` and imported on use.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ library = partial(optional, extra="eval", purpose="this score")
 
 
 def token_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[int, int]:
-    """(Levenshtein distance, reference tokens), of phones for instance. An empty reference makes every token an error, out of 0."""
+    """(Levenshtein distance, reference tokens), e.g. of phones. With an empty reference each token is an error."""
     # One character for each distinct token (from the private use area: jiwer strips white space), so that a token may be any text.
     code = {token: chr(0xE000 + i) for i, token in enumerate(dict.fromkeys([*reference, *hypothesis]))}
     texts = ("".join(code[token] for token in tokens) for tokens in (reference, hypothesis))
@@ -28,7 +28,7 @@ def token_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[i
 
 
 def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
-    """(errors, reference words), words being what white space separates. Case and punctuation are the caller's business."""
+    """(errors, reference words), split at white space. The caller normalises case and punctuation."""
     return token_errors(reference.split(), hypothesis.split())
 
 
@@ -38,27 +38,27 @@ def character_errors(reference: str, hypothesis: str) -> tuple[int, int]:
 
 
 class CorpusScore:
-    """BLEU or chrF as sacrebleu computes them (Post 2018), from parts that sum up over sentences: samples of them can be scored too.
+    """BLEU or chrF as sacrebleu computes them (Post 2018), from counts per sentence, so that bootstrap samples can be scored.
 
-    options: sacrebleu's own, e.g. ``tokenize="zh"`` for ``BLEU``. signature: what to publish beside the number. ValueError for options
-    that sacrebleu does not take, or not without further packages.
+    options: sacrebleu's own, e.g. ``tokenize="zh"`` for ``BLEU``. signature: to publish beside the score. ValueError for options
+    that sacrebleu does not take, or that need further packages.
     """
 
     def __init__(self, name: Literal["BLEU", "CHRF"], **options: Any) -> None:
         metric = getattr(library("sacrebleu.metrics"), name)
         try:
             self._metric = metric(**options)
-        except Exception as problem:  # other people's code: assertions, missing keys, missing packages
+        except Exception as problem:  # it raises AssertionError, KeyError, ImportError, ...
             raise ValueError(f"sacrebleu does not take {options}: {problem!r}") from problem
         self.width = len(self.parts("a", "a"))
 
     def parts(self, hypothesis: str, reference: str) -> list[float]:
         """(width,) counts of one sentence."""
-        (counts,) = self._metric._extract_corpus_statistics([hypothesis], [[reference]])  # what its own bootstrap sums up
+        (counts,) = self._metric._extract_corpus_statistics([hypothesis], [[reference]])  # as in its own bootstrap
         return [float(count) for count in counts]
 
     def score(self, parts: ArrayLike) -> float:
-        """The score, 0 to 100, of the sentences whose parts are the rows of (N, width); NaN of none."""
+        """The score, 0 to 100, of N sentences with `parts`, (N, width); NaN for none."""
         rows = np.asarray(parts)
         if not len(rows):
             return float("nan")
@@ -71,15 +71,15 @@ class CorpusScore:
 
 def _trade_off(scores: ArrayLike, targets: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(false alarm rate, miss rate) at every threshold, from the strictest to the loosest."""
-    wanted = np.asarray(targets, dtype=bool)
-    if wanted.all() or not wanted.any():
+    same = np.asarray(targets, dtype=bool)
+    if same.all() or not same.any():
         raise ValueError("the trials are all of one kind: error rates need target and non-target trials")
-    false_alarms, hits, _ = library("sklearn.metrics").roc_curve(wanted, np.asarray(scores, float), drop_intermediate=False)
+    false_alarms, hits, _ = library("sklearn.metrics").roc_curve(same, np.asarray(scores, float), drop_intermediate=False)
     return false_alarms, 1 - hits
 
 
 def equal_error_rate(scores: ArrayLike, targets: ArrayLike) -> float:
-    """Where misses and false alarms are equally frequent, in percent, on straight lines between the thresholds.
+    """The error rate in percent at which misses and false alarms are equal, interpolated linearly between thresholds.
 
     scores: (N,), higher for targets. targets: (N,) true or 1 for trials of the same speaker. ValueError when one kind is missing.
     """
@@ -91,7 +91,7 @@ def equal_error_rate(scores: ArrayLike, targets: ArrayLike) -> float:
 
 
 def min_dcf(scores: ArrayLike, targets: ArrayLike, p_target: float = 0.05, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
-    """The smallest detection cost of any threshold, over the cost of always or never accepting (NIST SRE; defaults of VoxSRC).
+    """Minimum detection cost over all thresholds, relative to always or never accepting (NIST SRE; defaults of VoxSRC).
 
     Arguments as in `equal_error_rate`. 0 is perfect, 1 is useless.
     """
@@ -103,14 +103,14 @@ def min_dcf(scores: ArrayLike, targets: ArrayLike, p_target: float = 0.05, c_mis
 def mtwv(
     scores: ArrayLike, relevant: ArrayLike, p_target: float = 0.0008, c_miss: float = 100.0, c_fa: float = 1.0
 ) -> tuple[float, float]:
-    """(maximum term-weighted value, its threshold) of query-by-example search: 1 is perfect, 0 is to accept nothing.
+    """(maximum term-weighted value, its threshold) of query-by-example search: 1 is perfect, accepting nothing gives 0.
 
     TWV = 1 - mean over queries of (P_miss + beta P_fa), beta = c_fa / c_miss * (1 / p_target - 1), with one threshold for all queries
     and a trial being a (query, document) pair. The constants are those of ``score-TWV-Cnxe.sh`` of MediaEval QUESST, which SUPERB
     calls: beta = 12.49. As there, a query that no document answers is left out.
 
     scores: (queries, documents), higher for a match, comparable between queries (normalise them first). relevant: the same shape, bool.
-    A trial at the threshold is accepted; it is infinite when nothing is worth accepting. ValueError for shapes and NaN.
+    Trials at the threshold are accepted; it is infinite if accepting nothing is best. ValueError for wrong shapes and NaN.
     """
     values, right = np.asarray(scores, dtype=float), np.asarray(relevant, dtype=bool)
     if values.ndim != 2 or values.shape != right.shape:
@@ -123,7 +123,7 @@ def mtwv(
     values, right = values[answered], right[answered]
     beta = c_fa / c_miss * (1 / p_target - 1)
     hits, others = right.sum(axis=1, keepdims=True), (~right).sum(axis=1, keepdims=True)
-    worth = np.where(right, 1 / hits, -beta / np.maximum(others, 1)) / len(right)  # what accepting a trial adds to the TWV
+    worth = np.where(right, 1 / hits, -beta / np.maximum(others, 1)) / len(right)  # gain in TWV from accepting a trial
     order = np.argsort(-values, axis=None, kind="stable")
     threshold, value = values.ravel()[order], np.cumsum(worth.ravel()[order])
     value[:-1][threshold[:-1] == threshold[1:]] = -np.inf  # equal scores are accepted together
@@ -134,12 +134,12 @@ def mtwv(
 def diarization_errors(
     reference: ArrayLike, hypothesis: ArrayLike, permutation: Sequence[int] | None = None, collar: int = 0
 ) -> tuple[int, int]:
-    """(missed + falsely heard + confused, spoken) in frames summed over speakers; the ratio is the diarization error rate.
+    """(missed + false alarm + confused, spoken) frames, summed over speakers; the ratio is the diarization error rate.
 
     As in SUPERB (EEND's ``calc_diarization_error``): overlap is scored, and by default there is no collar.
 
-    reference, hypothesis: (T, speakers) 0/1, not necessarily with as many speakers. permutation: for each reference speaker its
-    column of `hypothesis`; without it the best one. collar: frames left out on either side of each change in `reference`.
+    reference, hypothesis: (T, speakers) 0/1; the numbers of speakers may differ. permutation: for each reference speaker its
+    column of `hypothesis`; ``None``: the best one. collar: frames left out on either side of each change in `reference`.
     ValueError when they are not equally long.
     """
     spoken, detected = np.asarray(reference, dtype=bool), np.asarray(hypothesis, dtype=bool)
@@ -169,7 +169,7 @@ Slots = Sequence[tuple[str, str]]  # (slot, value), as in ("city", "berlin")
 def slot_f1(reference: Slots, hypothesis: Slots) -> tuple[float, int]:
     """(F1 of the slot types of one utterance, 0 to 1; 1 for the utterance): SUPERB averages the F1 of utterances.
 
-    A type counts once however often it occurs, and values do not matter (s3prl's ``slot_type_f1``). Two empty lists agree.
+    Each type counts once, and values are ignored (s3prl's ``slot_type_f1``). Two empty lists have F1 1.
     """
     expected, predicted = {slot for slot, _ in reference}, {slot for slot, _ in hypothesis}
     return (2 * len(expected & predicted) / (len(expected) + len(predicted)) if expected or predicted else 1.0), 1
@@ -178,8 +178,8 @@ def slot_f1(reference: Slots, hypothesis: Slots) -> tuple[float, int]:
 def slot_value_cer(reference: Slots, hypothesis: Slots) -> tuple[int, int]:
     """(character errors, characters) of the slot values of one utterance (s3prl's ``slot_value_cer``).
 
-    Every reference value is compared with the nearest value that was heard for its slot, with nothing when there is none; values that
-    were heard too often cost nothing here, `slot_f1` sees them.
+    Each reference value is compared with the nearest predicted value of its slot, or with the empty text. Superfluous values are not
+    counted; `slot_f1` counts them.
     """
     predicted: dict[str, list[str]] = {}
     for slot, value in hypothesis:
@@ -208,10 +208,10 @@ def _correlation(name: str, a: ArrayLike, b: ArrayLike) -> float:
 
 
 def unit_agreement(a: ArrayLike, b: ArrayLike) -> dict[str, float]:
-    """How far two labellings of the same frames agree, whatever the labels are called; both numbers are 0 to 1.
+    """Agreement of two labellings of the same frames, independent of label names; both numbers are 0 to 1.
 
-    nmi: mutual information over the mean of the two entropies. purity: share of frames that carry the label of `b` which is the
-    commonest among the frames with their label of `a`. Both grow by chance with many labels and few frames.
+    nmi: mutual information over the mean of the two entropies. purity: share of frames whose label in `b` is the most
+    frequent one among frames with the same label in `a`. Both grow by chance with many labels and few frames.
     """
     metrics = library("sklearn.metrics")
     table = metrics.cluster.contingency_matrix(np.asarray(a), np.asarray(b), sparse=True)
@@ -219,7 +219,7 @@ def unit_agreement(a: ArrayLike, b: ArrayLike) -> dict[str, float]:
     return {"nmi": float(metrics.normalized_mutual_info_score(np.asarray(a), np.asarray(b))), "purity": purity}
 
 
-# SUPERB's leaderboard: filter banks score 0 in each task and the best model of the time 1000. In percent, as published: (base, top).
+# (base, top) of SUPERB's leaderboard, in percent as published: filter banks score 0 in each task, the best model then 1000.
 SUPERB: dict[str, tuple[float, float]] = {
     "pr": (82.01, 3.53),
     "asr": (23.18, 3.62),
@@ -239,12 +239,12 @@ def superb_score(results: Mapping[str, float]) -> float:
     """The SUPERB score of a model: 0 for filter banks, 1000 for the best published model of 2021 in every task; the mean of ten tasks.
 
     results: the metric of each task of `SUPERB`, all in percent, as published (PER, WER, accuracies, F1, CER, EER, DER); qbe is
-    MTWV x 100. Slot filling counts once, as the mean of its two metrics. ValueError names what is missing.
+    MTWV x 100. Slot filling counts once, as the mean of its two metrics. ValueError lists missing tasks.
     """
     missing = [name for name in SUPERB if name not in results]
     if missing:
         raise ValueError(f"the SUPERB score needs all ten tasks: give {', '.join(missing)} as well")
-    # An error rate e is scored as 100 - e there, which comes to the same: both differences change their sign.
+    # SUPERB scores an error rate e as 100 - e, which gives the same: both differences change sign.
     points = {name: 1000 * (results[name] - base) / (top - base) for name, (base, top) in SUPERB.items()}
     slots = (points.pop("sf_f1") + points.pop("sf_cer")) / 2
     return float(np.mean([*points.values(), slots]))

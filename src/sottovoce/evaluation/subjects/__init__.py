@@ -1,1 +1,1 @@
-"""Models under evaluation: encoders, exported files, and controls, behind one interface."""
+"""Models under evaluation: encoders, exported files and controls, with one interface."""

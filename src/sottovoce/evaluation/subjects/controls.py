@@ -15,7 +15,7 @@ from sottovoce.evaluation.subjects.subject import Subject
 class Spectrum(nn.Module):
     """(B, S) samples -> 80 log-mel energies and their first and second differences, 240 numbers in a frame.
 
-    hop: samples from one frame to the next. reach: frames to each side from which a difference is computed (as the slope of a line).
+    hop: samples between frames. reach: frames on each side for a difference (the slope of a fitted line).
     """
 
     size, hop, reach = 400, 320, 1
@@ -25,7 +25,7 @@ class Spectrum(nn.Module):
         raise TypeError(f"{type(self).__name__} must define energies")
 
     def finished(self, x: Tensor, frames: Tensor | None) -> Tensor:
-        """(B, T, 240), of which (B,) `frames` are valid, as the control has it."""
+        """Last step of a control, on (B, T, 240) with (B,) valid frames. By default nothing."""
         return x
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
@@ -44,7 +44,7 @@ class Spectrum(nn.Module):
 
 
 class LogMelFeatures(Spectrum):
-    """Every 20 ms, with the level and the room in them: all that an encoder could know of a spectrum."""
+    """Log-mel features every 20 ms, without normalisation: they still contain the level and the room."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class SuperbFbank(Spectrum):
         self.bank = Fbank(FbankConfig(mels=80, stack=1, normalize=False))
 
     def energies(self, wave: Tensor) -> Tensor:
-        # The benchmark leaves samples between -1 and 1, where Kaldi has 16-bit numbers: the energies' floor is the same, and so higher.
+        # The benchmark has samples between -1 and 1, Kaldi 16-bit integers. The floor of the energies is the same, so relatively higher.
         return self.bank.logarithms(wave.float() / 2.0**15)
 
     def finished(self, x: Tensor, frames: Tensor | None) -> Tensor:
@@ -74,18 +74,18 @@ class SuperbFbank(Spectrum):
 
 
 def _held(x: Tensor, at: Tensor | None) -> Tensor:
-    """(B, T, D) with frame ``at[b, t]`` in place t: the last valid one repeated to the end."""
+    """(B, T, D) with frame ``at[b, t]`` at position t: repeats the last valid frame in the padding."""
     return x if at is None else x.gather(1, at[..., None].expand_as(x))
 
 
-CONTROLS: dict[str, tuple[type[Spectrum], str]] = {  # by name: what makes it, and the fingerprint of what it makes
+CONTROLS: dict[str, tuple[type[Spectrum], str]] = {  # by name: its class and fingerprint
     "log-mel": (LogMelFeatures, "log-mel-80-delta2-20ms"),
     "fbank": (SuperbFbank, "superb-fbank-80-delta2-10ms-cmvn"),
 }
 
 
 def open_control(source: str, name: str | None = None) -> Subject:
-    """The control of that name among `CONTROLS`."""
+    """The control with this name in `CONTROLS`."""
     spectrum, fingerprint = CONTROLS[source]
     rate = SAMPLE_RATE / spectrum.hop
     return Subject(name or source, "control", spectrum().eval(), False, 1, 240, rate, fingerprint, source, 0)

@@ -1,4 +1,4 @@
-"""An exported ONNX file as a subject: what it gives through onnxruntime is measured like any encoder's output."""
+"""An exported ONNX file as a subject, run by onnxruntime."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NEEDED = ("sottovoce", "layers", "dim", "frame_rate", "kernel", "family", "preci
 
 
 class RuntimeEncoder(nn.Module):
-    """(B, S) raw 16 kHz samples and (B,) valid samples, or ``None`` -> `Features`, computed by onnxruntime on the CPU, on as many
-    threads as torch has.
+    """(B, S) raw 16 kHz samples and (B,) valid samples, or ``None`` -> `Features`, computed by onnxruntime on the CPU, with
+    torch's number of threads.
 
-    A file with one layer gives it as `embedded`, as `last` and as both of `hidden`; a file with all of them gives them as transformers
-    lists them: ``hidden[0]`` is what the first layer reads, the last one is normed where the model does so.
+    A file with one layer returns it as `embedded`, as `last` and twice in `hidden`. A file with all layers returns them as transformers
+    lists them: ``hidden[0]`` is the input of the first layer; the last one is normalised if the model does so.
 
-    facts: the file's metadata. ValueError when the file is not one of ours, or damaged, or onnxruntime is missing.
+    facts: the file's metadata. ValueError when sottovoce did not export the file, when it is damaged, or without onnxruntime.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -45,12 +45,12 @@ class RuntimeEncoder(nn.Module):
         options.log_severity_level = 3  # errors
         try:
             self.session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
-        except Exception as problem:  # its exceptions have no common ancestor but this one
+        except Exception as problem:  # onnxruntime's exceptions have no other common base class
             raise ValueError(f"{self.path}: onnxruntime {onnxruntime.__version__} cannot load it: {problem}") from None
         self.facts: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "session"}  # sessions stay in their process
+        return {key: value for key, value in self.__dict__.items() if key != "session"}  # sessions cannot be pickled
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -58,7 +58,7 @@ class RuntimeEncoder(nn.Module):
 
     @property
     def layers(self) -> list[str]:
-        """Names of the hidden states that it gives."""
+        """Names of the hidden states that the file returns."""
         return layers_of(self.facts)
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
@@ -78,7 +78,7 @@ class RuntimeEncoder(nn.Module):
 
 
 def open_onnx(source: str | Path, name: str | None = None) -> Subject:
-    """The subject that an exported file is. ValueError as `RuntimeEncoder` raises it."""
+    """The subject of an exported file. Raises the ValueErrors of `RuntimeEncoder`."""
     encoder = RuntimeEncoder(source)
     return subject_of(
         encoder, encoder.facts, encoder.path, name or f"{encoder.facts['source']}-onnx-{encoder.facts['precision']}"
@@ -86,13 +86,13 @@ def open_onnx(source: str | Path, name: str | None = None) -> Subject:
 
 
 def subject_of(encoder: nn.Module, facts: Mapping[str, str], path: Path, name: str) -> Subject:
-    """An encoder that runs the exported file `path`, which says `facts` of itself."""
+    """The subject of an encoder that runs the exported file `path` with metadata `facts`."""
     origin = json.loads(facts.get("origin", "null"))
     return Subject(
         name=name,
         role="student" if origin is not None and origin.get("teacher") else "teacher",
         encoder=encoder.eval(),
-        normalize=False,  # the file does it
+        normalize=False,  # the file normalises waves itself
         layers=len(layers_of(facts)),
         dim=int(facts["dim"]),
         frame_rate=float(facts["frame_rate"]),
@@ -105,13 +105,13 @@ def subject_of(encoder: nn.Module, facts: Mapping[str, str], path: Path, name: s
 
 
 def layers_of(facts: Mapping[str, str]) -> list[str]:
-    """Names of the hidden states that a file gives."""
+    """Names of the hidden states that a file returns."""
     layers: list[str] = json.loads(facts["layers"])
     return layers
 
 
 def features_of(states: Tensor, lengths: Tensor | None) -> Features:
-    """(B, T, D) of a file with one layer, which stands for all that is asked for; or (B, layers, T, D)."""
+    """states: (B, T, D) of a file with one layer, or (B, layers, T, D)."""
     hidden = list(states.unbind(1)) if states.dim() == 4 else [states, states]
     return Features(hidden, lengths, hidden[0], hidden[-1])
 

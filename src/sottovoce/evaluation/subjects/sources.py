@@ -20,7 +20,7 @@ from sottovoce.hub.pretrained import Pretrained, load_pretrained
 from sottovoce.pruning import encoder_cost, total
 
 UNTRAINED = "untrained:"
-RECORD = Path("run") / "result.json"  # what a run of ours leaves beside its model
+RECORD = Path("run") / "result.json"  # written by our runs
 
 
 def open_subject(source: str, name: str | None = None) -> Subject:
@@ -33,7 +33,7 @@ def open_subject(source: str, name: str | None = None) -> Subject:
     if source.startswith(UNTRAINED):
         of, _, seed = source.removeprefix(UNTRAINED).partition("#")
         if seed and not seed.isdigit():
-            raise ValueError(f"'{source}': after # stands a whole number, the seed, e.g. untrained:{of}#2")
+            raise ValueError(f"'{source}': after # give the seed, a whole number, e.g. untrained:{of}#2")
         loaded = load_pretrained(of)
         default_name = f"untrained:{_short(of)}" + (f"#{seed}" if seed else "")
         with torch.random.fork_rng(devices=[]):
@@ -48,7 +48,7 @@ def open_subject(source: str, name: str | None = None) -> Subject:
 
 
 def subject_of(loaded: Pretrained, name: str, role: Role) -> Subject:
-    """A model that is loaded already."""
+    """The subject of a loaded model."""
     encoder = loaded.encoder
     cost = None if loaded.config is None else total(encoder_cost(loaded.config))
     return Subject(
@@ -74,7 +74,7 @@ def frame_rate(encoder: nn.Module) -> float:
 
 
 def fingerprint(encoder: nn.Module, normalized: bool) -> str:
-    """Digest of the weights, the shape and the treatment of the input."""
+    """Hash of the weights, the shape and the preparation of the input."""
     digest = hashlib.sha256(f"{type(encoder).__name__} {getattr(encoder, 'config', '')} {normalized}".encode())
     extractor = getattr(encoder, "extractor", None)  # of a model that runs inside transformers
     if extractor is not None and hasattr(extractor, "to_dict"):
@@ -95,7 +95,7 @@ def _short(source: str) -> str:
 
 
 def origin_of(folder: Path) -> dict[str, Any] | None:
-    """Which run made the model in `folder`; ``None`` when it says nothing of that."""
+    """The run that made the model in `folder`; ``None`` if it has no record of one."""
     try:
         result = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         budget = result.get("budget") or {}

@@ -1,4 +1,4 @@
-"""What recordings sound like, as one digest: a repaired file under the name that it had is other data."""
+"""A digest of the content of all audio files, to notice files that have changed under the same name."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from sottovoce.data.recording import Recording, file_state
 Progress = Callable[[int, int], None]
 FILE = "digests.sqlite"
 CHUNK = 1 << 20  # bytes read at a time
-SLICE = 4096  # files whose digests are kept at a time
+SLICE = 4096  # files whose digests are stored at a time
 
 
-def audio_digest(recordings: Recordings, kept: Path | None = None, progress: Progress | None = None) -> str | None:
-    """Digest of the content of all files that `recordings` are read from, the same on every machine; ``None`` when one cannot be read.
+def audio_digest(recordings: Recordings, store: Path | None = None, progress: Progress | None = None) -> str | None:
+    """Digest of the content of all files of `recordings`, the same on every machine; ``None`` if one cannot be read.
 
-    kept: a file for the digests of single files; a file whose size and time of change are what they were is not read again. progress:
-    called with (files done, files to do).
+    store: an SQLite file with digests of single files; files whose size and time of change are the same are not read again. progress:
+    called with (files done, files in all).
     """
     paths = list(dict.fromkeys(path for item in recordings for path in files_of(item)))
     states = {path: file_state(path) for path in paths}
     if not paths or not all(states.values()):
         return None
-    stored = {} if kept is None else _read(kept, paths)
+    stored = {} if store is None else _read(store, paths)
     digests = {path: stored[path][1] for path in paths if path in stored and stored[path][0] == states[path]}
     todo = [path for path in paths if path not in digests]
     with ThreadPoolExecutor(max_workers=4) as pool:
@@ -42,16 +42,16 @@ def audio_digest(recordings: Recordings, kept: Path | None = None, progress: Pro
                 digests[path], fresh[path] = digest, (states[path], digest)
                 if progress is not None:
                     progress(len(digests), len(paths))
-            if kept is not None:
-                _write(kept, fresh)
-    together = hashlib.blake2b(digest_size=8)
-    for item in sorted(recordings, key=lambda item: item.id):  # which recording has which audio
-        together.update(repr((item.id, [digests[path] for path in files_of(item)])).encode("utf-8", "surrogateescape"))
-    return together.hexdigest()
+            if store is not None:
+                _write(store, fresh)
+    digest_of_all = hashlib.blake2b(digest_size=8)
+    for item in sorted(recordings, key=lambda item: item.id):  # the digest also depends on which recording has which file
+        digest_of_all.update(repr((item.id, [digests[path] for path in files_of(item)])).encode("utf-8", "surrogateescape"))
+    return digest_of_all.hexdigest()
 
 
 def files_of(recording: Recording) -> tuple[str, ...]:
-    """The files that a recording's audio comes from; none where its loader does not say."""
+    """The files of a recording's audio; none if its loader does not list them."""
     named = getattr(recording.loader, "files", None)
     if isinstance(named, (list, tuple)):
         return tuple(map(str, named))

@@ -47,18 +47,17 @@ def compare(
     overrides: Sequence[str] = (),
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """Measures two models on the same recordings and returns the record of their differences, which is added to ``out/records.jsonl``.
+    """Compares two models on the same recordings by paired bootstrap. Returns the record, which is also added to ``out/records.jsonl``.
 
-    A model's own interval contains what makes recordings hard for every model, so two intervals may overlap although one model is better
-    nearly everywhere. Here each resampling of speakers (or sessions, or whatever the task's interval draws) serves both models (paired
-    bootstrap, 2,000 samples).
+    Some recordings are hard for all models, which widens the interval of each model. So two intervals may overlap although one model is
+    better nearly everywhere. Here both models share each of the 2,000 bootstrap samples of speakers (or of the groups of the task).
 
-    The record's ``tasks[entry]["measures"][metric]`` holds ``models`` (both values), ``better`` (by how much the first model is better,
-    with its 95 % interval; positive means better also for errors), ``p`` (two-sided, from the same samples) and, for a task's first
+    The record's ``tasks[entry]["measures"][metric]`` holds ``models`` (both values), ``better`` (the advantage of the first model,
+    with its 95 % interval; positive is better also for errors), ``p`` (two-sided, from the same samples) and, for a task's first
     metric, ``p_holm``: corrected for the number of tasks (Holm 1979).
 
     one, other, data, tasks, root, seeds, overrides, cache: as for `evaluate`. out: ``None`` writes nothing. ValueError for models or data
-    that cannot be opened, for models that could not use the same recordings, and for tasks whose scores are not of single recordings
+    that cannot be opened, for models that could not use the same recordings, and for tasks that do not score single recordings
     (verification, queries, fidelity).
     """
     ledger.commit()
@@ -96,7 +95,7 @@ def compare(
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """The p-values corrected for their number, so that the chance of any false "better" stays below the level (Holm 1979)."""
+    """p-values corrected for their number, so that the level bounds the chance of any false "better" (Holm 1979)."""
     corrected, least = [0.0] * len(p), 0.0
     for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
         least = max(least, min(1.0, (len(p) - rank) * p[i]))
@@ -104,14 +103,14 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _comparable(suite: Suite, asked: Sequence[str], say: Say) -> Suite:
-    """The tasks whose answers are to single recordings. ValueError when none is, or when another was asked for by name."""
+def _comparable(suite: Suite, names: Sequence[str], say: Say) -> Suite:
+    """The tasks that score single recordings. ValueError when there is none, or when the user named another task."""
     kinds = {name: entry.task.cls for name, entry in suite.tasks.items()}
     refused = [name for name, kind in kinds.items() if not issubclass(kind, LearnedTask) or issubclass(kind, VerificationTask)]
-    if refused and ("all" not in asked or len(refused) == len(kinds)):
+    if refused and ("all" not in names or len(refused) == len(kinds)):
         raise ValueError(
-            f"{', '.join(refused)}: no answers to single recordings that could be compared; leave it out, and see the models' own "
-            "intervals in sottovoce evaluate"
+            f"{', '.join(refused)}: no scores of single recordings to compare; leave it out, and see the intervals of "
+            "sottovoce evaluate"
         )
     if refused:
         say(f"left out, because their scores are not of single recordings: {', '.join(refused)}")
@@ -130,7 +129,7 @@ def _task(subjects: Sequence[Subject], entry: SuiteEntry, recordings: Recordings
 
     def better(sample: Rows, number: int) -> float:
         scores = [task.scores(part)[number] for part in np.split(sample, sample.shape[1] // width, axis=1)]
-        seeds = len(ones.rows)  # a model of which a seed was left out has fewer
+        seeds = len(ones.rows)  # fewer if a seed was left out
         return task.metrics[number].sign * float(np.mean(scores[:seeds]) - np.mean(scores[seeds:]))
 
     measures = {}
@@ -152,13 +151,13 @@ def _task(subjects: Sequence[Subject], entry: SuiteEntry, recordings: Recordings
 
 
 def _p_value(differences: np.ndarray) -> float:
-    """Two-sided, of no difference: how often resampled differences have the other sign. At least 2 / (samples + 1)."""
+    """Two-sided p-value of no difference: how often bootstrap differences change sign. At least 2 / (samples + 1)."""
     fewer = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return min(1.0, 2 * (fewer + 1) / (len(differences) + 1))
 
 
 def _line(name: str, result: Mapping[str, Any]) -> str:
-    """The task's first metric in words."""
+    """The result for the task's first metric, as text."""
     metric, measure = next(iter(result["measures"].items()))
     values = ", ".join(f"{model} {of['value']:.4g}" for model, of in measure["models"].items())
     return f"{name}  {metric}  {values}  better by {measure['better']['value']:+.4g}"

@@ -24,13 +24,12 @@ SUPERB = "superb"
 
 @dataclass(frozen=True)
 class Source:
-    """Where recordings come from.
+    """A source of recordings.
 
-    path: whatever `open_source` takes; relative to the suite's root. where: only rows with these values. fields: new column: old
-    column, e.g. {label: language}. split: old name of a split: new name, for data that calls its splits otherwise than by one of the usual
-    names (see `sottovoce.data.splits`). limit: at most so
-    many recordings of a split, chosen by a hash of their ids, the same everywhere. degrade: hear every recording in a room, through a
-    microphone and in noise of its own (see `data/degrade.py`).
+    path: as for `open_source`, relative to the suite's root. where: only rows with these values. fields: {new column: old column},
+    e.g. {label: language}. split: {name in the data: new name}, for unusual names of splits (see `sottovoce.data.splits`). limit: the
+    most recordings per split, chosen by a hash of their ids. degrade: add a room, a microphone and noise of its own to each recording
+    (see `data/degrade.py`).
     """
 
     path: str
@@ -78,7 +77,7 @@ class SuiteEntry:
 
     @staticmethod
     def expand(given: Any) -> Any:
-        """`data: PATH` and lists of paths are short for mappings with a path, and a schedule of steps has the benchmark's other values."""
+        """Expands shorthand: `data: PATH` and lists of paths; and the benchmark's values for a schedule of steps."""
         if not isinstance(given, Mapping):
             return given
         expanded = {**given, "task": scheduled(given["task"])} if "task" in given else dict(given)
@@ -100,7 +99,7 @@ class SuiteEntry:
 
 @dataclass(frozen=True)
 class Suite:
-    """A task file. root: what relative paths start from (default: the file's folder). seeds: of heads and batches."""
+    """A task file. root: the folder of relative paths (default: that of the file). seeds: of heads and batches."""
 
     tasks: Mapping[str, SuiteEntry]
     root: str = ""
@@ -113,7 +112,7 @@ class Suite:
             raise ValueError("seeds must name at least one seed")
 
     def choose(self, names: Sequence[str]) -> Suite:
-        """Only the entries of these names, or of tasks of these names; all for ``all`` or none. ValueError for unknown ones."""
+        """The entries with these names, or with tasks of these names; all for ``all`` or no names. ValueError for unknown names."""
         wanted = [name for name in names if name != "all"]
         if not wanted:
             return self
@@ -121,7 +120,7 @@ class Suite:
         for name in wanted:
             if name not in known:
                 raise ValueError(f"the task file has no task '{name}'{suggestion(name, known)}")
-        kinds = set(wanted) - set(self.tasks)  # an entry's own name means that entry alone
+        kinds = set(wanted) - set(self.tasks)  # an entry's name selects only that entry
         tasks = {name: entry for name, entry in self.tasks.items() if name in wanted or entry.task.name in kinds}
         return replace(self, tasks=tasks)
 
@@ -129,9 +128,9 @@ class Suite:
 def load_suite(
     source: str | Path, overrides: Sequence[str] = (), root: str | Path | None = None, schedule: str | None = None
 ) -> Suite:
-    """A task file, or the name of a shipped one, with ``key=value`` laid over it. ConfigError lists all mistakes.
+    """Reads a task file, or a shipped one by name, with overrides ``key=value``. ConfigError lists all mistakes.
 
-    schedule: "superb" gives the benchmark's schedule to the probes of all entries that do not say their number of steps.
+    schedule: "superb" gives the benchmark's schedule to all probes whose entry does not set its number of steps.
     """
     path = Path(source).expanduser()
     if not path.is_file():
@@ -141,22 +140,22 @@ def load_suite(
             )
         path = recipes.FOLDER / f"{source}.yaml"
     data = override(read_yaml(path, path.parent), overrides)
-    suite = build(Suite, asked_for(data, schedule))
+    suite = build(Suite, with_schedule(data, schedule))
     return replace(suite, root=str(root if root is not None else path.parent / suite.root))
 
 
 def single(task: str, data: str | Path, overrides: Sequence[str] = (), schedule: str | None = None) -> Suite:
-    """One task on one source; overrides are of the task's own fields. schedule: as in `load_suite`."""
+    """A suite of one task on one source; overrides set fields of the task. schedule: as in `load_suite`."""
     settings: dict[str, Any] = {"name": task}
     if overrides:
         settings = overlay(settings, override({}, overrides))
     entry = {"task": settings, "data": [{"path": str(data)}]}
-    return replace(build(Suite, asked_for({"tasks": {task: entry}}, schedule)), root=".")
+    return replace(build(Suite, with_schedule({"tasks": {task: entry}}, schedule)), root=".")
 
 
 def limited(recordings: Recordings, most: int) -> Recordings:
-    """At most so many recordings of each split, evenly spread over their ids in order: the same on every machine. One of each stretch of
-    ids is taken, by a hash."""
+    """At most `most` recordings per split, the same on every machine: the sorted ids are cut into equal parts, and a hash chooses one
+    recording from each."""
     splits: dict[str, list[Recording]] = {}
     for item in recordings:
         splits.setdefault(item.fields.get("split", ""), []).append(item)
@@ -170,8 +169,8 @@ def limited(recordings: Recordings, most: int) -> Recordings:
     return recordings.with_items(item for item in recordings if id(item) in chosen)
 
 
-def asked_for(data: Mapping[str, Any], schedule: str | None) -> Mapping[str, Any]:
-    """A task file's data, with the schedule that is asked for."""
+def with_schedule(data: Mapping[str, Any], schedule: str | None) -> Mapping[str, Any]:
+    """The content of a task file, with the requested schedule."""
     tasks = data.get("tasks")
     if schedule is None or not isinstance(tasks, Mapping):
         return data
@@ -183,7 +182,7 @@ def asked_for(data: Mapping[str, Any], schedule: str | None) -> Mapping[str, Any
 
 
 def scheduled(task: Any, schedule: str | None = None) -> Any:
-    """A task's settings; a schedule of steps takes what it does not say from the benchmark's schedule of that task."""
+    """A task's settings. In a schedule of steps, missing fields get the values of the benchmark's schedule."""
     settings = dict(task) if isinstance(task, Mapping) else nested("name", task)
     name, training = settings.get("name"), settings.get("training", {})
     name = name.value if isinstance(name, Given) else name

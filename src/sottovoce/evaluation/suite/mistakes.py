@@ -1,4 +1,4 @@
-"""What is wrong with what was asked for, said all at once and before hours are spent."""
+"""Collects the mistakes in a request, to report all of them before anything runs."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Iterator, Sequence
 
 
 class Mistakes:
-    """Collects ValueErrors and unreadable files instead of ending at the first."""
+    """Collects ValueErrors and OSErrors instead of stopping at the first."""
 
     def __init__(self) -> None:
-        self.found: list[str] = []
+        self.texts: list[str] = []
 
     @contextlib.contextmanager
     def of(self, who: str) -> Iterator[None]:
-        """A mistake within the block is noted as `who`'s, and what comes behind the block goes on."""
+        """Records an error in the block as a mistake of `who`; the code after the block continues."""
         try:
             yield
         except (ValueError, OSError) as problem:
-            self.found.append(f"{who}: {problem}")
+            self.texts.append(f"{who}: {problem}")
 
     def stop(self) -> None:
-        """ValueError with all that was found, if anything was."""
-        if self.found:
-            raise ValueError(block("nothing was run, because of", self.found))
+        """ValueError with all mistakes, if there are any."""
+        if self.texts:
+            raise ValueError(block("nothing was run, because of", self.texts))
 
 
 def block(head: str, rows: Sequence[str]) -> str:
-    """``head 2 mistakes:`` and a line for each; one alone on the same line."""
+    """``HEAD 2 mistakes:`` and a line for each; a single mistake is on the same line."""
     if len(rows) == 1:
         return f"{head} a mistake: {rows[0]}"
     return "\n  ".join([f"{head} {len(rows)} mistakes:", *rows])

@@ -1,4 +1,4 @@
-"""One task entry on one model: what was asked, whether it is measured already, and its entry in the ledger."""
+"""One task entry on one model: its request, its earlier records, and its new record."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from sottovoce.evaluation.suite.config import SuiteEntry
 
 SKIPPED = "skipped.jsonl"
 
-Known = Mapping[tuple[str, str], Sequence[dict[str, Any]]]  # (model, task entry): its records, the oldest first
+Known = Mapping[tuple[str, str], Sequence[dict[str, Any]]]  # (model, task entry): its records, oldest first
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One measured pair. path: the file of its record; new: measured now, not read from an earlier run."""
+    """One measured pair. path: the file of its record; new: False if the record is of an earlier run."""
 
     path: Path
     record: dict[str, Any]
@@ -34,8 +34,8 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Pair:
-    """A task entry on a model. asked: what a record must say to be of this pair. path: the file for its record. audio: the digest of
-    what is heard (see `audio_digest`), where it is known. limit: the most recordings of a split, for a first look."""
+    """A task entry on a model. asked: the values that a record of this pair must have. path: the file for its record. audio: see
+    `audio_digest`; ``None`` if unknown. limit: the most recordings per split, for a quick look."""
 
     subject: Subject
     name: str
@@ -54,12 +54,12 @@ class Failure:
     reason: str
 
     def line(self) -> str:
-        """In words."""
+        """The failure as text."""
         return f"{self.pair.subject.name}  {self.pair.name}  not measured: {self.reason}"
 
 
 def pair_of(subject: Subject, name: str, entry: SuiteEntry, data: str, bench: Workbench, out: Path) -> Pair:
-    """data: the `fingerprint` of what the entry reads."""
+    """A pair with its request. data: the `fingerprint` of the entry's data."""
     kind = entry.task.cls
     asked = {
         "version": kind.version,
@@ -74,11 +74,11 @@ def pair_of(subject: Subject, name: str, entry: SuiteEntry, data: str, bench: Wo
 
 
 def records_of(pairs: Sequence[Pair]) -> Known:
-    """All that was measured before in the folder of `pairs`. Ledgers of one file per record, ``MODEL/TASK.json``, are read, too."""
+    """All earlier records in the folder of `pairs`, also those of older versions in files ``MODEL/TASK.json``."""
     records: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for pair in pairs:
         single = pair.path.parent / slug(pair.subject.name) / f"{pair.name}.json"
-        if Path(pair.name).name == pair.name and single.exists():  # a name with a path in it is no file's of ours
+        if Path(pair.name).name == pair.name and single.exists():  # names with a folder never had such a file
             records[pair.subject.name, pair.name].append(ledger.read(single))
     for path in dict.fromkeys(pair.path for pair in pairs):
         for record in ledger.read_all(path):
@@ -88,11 +88,10 @@ def records_of(pairs: Sequence[Pair]) -> Known:
 
 
 def earlier(pair: Pair, known: Known, audio: Callable[[], str | None] = lambda: None) -> TaskResult | None:
-    """The pair's newest record, if it is measured already, its task scores as it did then, and the audio is what it was.
+    """The pair's newest valid record; ``None`` if there is none. Its task must score as now, and its audio must be the same.
 
-    audio: the digest of the audio as it is now, asked for when a record says which it was; ``None`` where it cannot be known, and then the
-    record counts, as one does that does not know its audio. ValueError when all that was measured of the model on the task entry is of
-    other data, settings or seeds.
+    audio: returns the digest of the present audio, and is called only for records with a digest. Without either digest the record
+    counts. ValueError when all records of the model on the task entry are of other data, settings or seeds.
     """
     changes: list[list[str]] = []
     for record in reversed(known.get((pair.subject.name, pair.name), ())):
@@ -101,7 +100,7 @@ def earlier(pair: Pair, known: Known, audio: Callable[[], str | None] = lambda: 
             if not _other_audio(record, audio()):
                 return TaskResult(pair.path, record, False)
             continue
-        if "version" not in changed:  # what was scored otherwise stands in nobody's way
+        if "version" not in changed:  # records of another version are no conflict
             changes.append(changed)
     if not changes:
         return None
@@ -113,7 +112,7 @@ def earlier(pair: Pair, known: Known, audio: Callable[[], str | None] = lambda: 
 
 
 def why_anew(pair: Pair, known: Known, audio: Callable[[], str | None] = lambda: None) -> str:
-    """Why a pair that has a record is measured again; "" for one that has none."""
+    """Why a pair with a record is measured again; "" if it has no record."""
     for record in reversed(known.get((pair.subject.name, pair.name), ())):
         changed = _changed(pair, record)
         if not changed and _other_audio(record, audio()):
@@ -124,14 +123,14 @@ def why_anew(pair: Pair, known: Known, audio: Callable[[], str | None] = lambda:
 
 
 def _other_audio(record: Mapping[str, Any], current: str | None) -> bool:
-    """Whether a record is of audio that is no longer there. False where either is not known."""
+    """Whether the audio has changed since the record. False if either digest is unknown."""
     recorded = record["data"].get("audio")
     return recorded is not None and current is not None and recorded != current
 
 
 def _changed(pair: Pair, record: Mapping[str, Any]) -> list[str]:
-    """What of `Pair.asked` is different in a record. One of an older version counts where that version scored these settings as this
-    one does, and all else is the same."""
+    """The keys of `Pair.asked` that differ in a record. A record of an older version is valid if that version scored these settings as
+    now (`Task.version_of`) and all else is the same."""
     kind, version = pair.entry.task.cls, ledger.task_version(record)
     recorded = {
         "version": kind.version_of(version, record["task"]["config"]),
@@ -147,7 +146,7 @@ def _changed(pair: Pair, record: Mapping[str, Any]) -> list[str]:
 
 
 def measure(pair: Pair, recordings: Recordings, bench: Workbench) -> TaskResult | Failure:
-    """The pair's task on its model, and writes its record. What is wrong with the data, and shows only now, is a Failure."""
+    """Measures a pair and writes its record. A ValueError becomes a Failure."""
     task = task_of(pair.entry)
     try:
         outcome = task.measure(pair.subject, recordings, bench)
@@ -181,9 +180,9 @@ def measure(pair: Pair, recordings: Recordings, bench: Workbench) -> TaskResult 
 
 
 def list_skipped(path: Path, task: str, skipped: Sequence[Skipped], notes: Sequence[Note] = ()) -> None:
-    """Adds what a task could not use to the list at `path`, and what is noted of its data, unless it is there from a measurement before."""
+    """Adds skipped recordings and notes on the data to the list at `path`, without duplicates."""
     listed = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
-    rows = [  # results are shared, folders are private; in ASCII, since a file's name may be no text
+    rows = [  # without private folders; in ASCII, since a file's name may not be valid text
         json.dumps({"task": task, **row, "path": "/".join(Path(row["path"]).parts[-2:])}) for row in (*skipped, *notes)
     ]
     if new := list(dict.fromkeys(row for row in rows if row not in listed)):
@@ -196,7 +195,7 @@ def task_of(entry: SuiteEntry) -> Task:
 
 
 def fingerprint(recordings: Recordings, files: Sequence[str] = ()) -> str:
-    """Digest of what is heard and what is to be said of it, the same on every machine. files: others that decide it, by their content."""
+    """Digest of the recordings' ids, parts and labels, and of the content of `files`; the same on every machine."""
     digest = hashlib.sha256()
     contents: dict[str, str] = {}
 
@@ -215,7 +214,7 @@ def fingerprint(recordings: Recordings, files: Sequence[str] = ()) -> str:
 
 
 def _content(path: str) -> str:
-    """Digest of a file; its name where it cannot be read."""
+    """Digest of a file; its name if it cannot be read."""
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError:
@@ -223,5 +222,5 @@ def _content(path: str) -> str:
 
 
 def slug(name: str) -> str:
-    """A folder's name for a model's."""
+    """The name of a model's folder."""
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip("-.") or "model"

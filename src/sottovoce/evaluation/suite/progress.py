@@ -1,4 +1,4 @@
-"""How far an evaluation is: what it does now, and how long all that is left takes."""
+"""Progress of an evaluation: the present step and the remaining time."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from statistics import fmean
 
 STAGES = ("features", "training", "scoring")
-OFTEN = 0.2  # seconds between two words on how far a stage is
-SHARE = 0.5  # of the stages before it, for a stage of which nothing is known yet
+OFTEN = 0.2  # seconds between two reports on a stage
+SHARE = 0.5  # assumed time of a stage that has not begun, as a share of the stages before it
 UNITS = {"features": "recordings"}
 
 
 @dataclass(frozen=True)
 class State:
-    """What is shown. text: what is done now. share: of the whole command that is done, 0 to 1. left: seconds until all is done; None
-    while nothing is known."""
+    """What is shown. text: the present step. share: done part of the command, 0 to 1. left: estimated seconds until the end, or None."""
 
     text: str
     share: float
@@ -28,35 +27,35 @@ Watch = Callable[[State], None]
 
 @dataclass
 class Running:
-    """A pair that is being measured. since: when its stage began, which is when the one before was heard of last."""
+    """A pair in work. since: start of its stage, which is the last report of the stage before. reported: time of the last report."""
 
     began: float
     stage: str = ""
     since: float = 0.0
-    heard: float | None = None
+    reported: float | None = None
     done: float = 0.0
     total: float = 0.0
 
     def moved(self, stage: str, done: float, total: float, now: float) -> None:
         if stage != self.stage:
-            self.stage, self.since = stage, self.began if self.heard is None else self.heard
-        self.done, self.total, self.heard = done, total, now
+            self.stage, self.since = stage, self.began if self.reported is None else self.reported
+        self.done, self.total, self.reported = done, total, now
 
     def left(self, now: float) -> float | None:
-        """Seconds that the pair still takes: the stage goes on as fast as it went, later stages take a share of those before."""
+        """Estimated seconds until the pair is done, from the speed of its stage; a later stage takes a share of those before."""
         if not self.stage or self.done <= 0:
             return None
-        here = (now - self.since) * max(0.0, self.total - self.done) / self.done
+        rest = (now - self.since) * max(0.0, self.total - self.done) / self.done
         later = STAGES[STAGES.index(self.stage) + 1 :] if self.stage in STAGES else ()
         if self.stage == "features" and "training" in later:
-            here += SHARE * (now - self.since + here)
-        return here
+            rest += SHARE * (now - self.since + rest)
+        return rest
 
 
 class Course:
-    """All pairs of a command, several of them at a time perhaps. watch: told whenever something has moved.
+    """Progress of all pairs of a command. watch: called with each new `State`.
 
-    names: of the pairs, as (what it is called, what pairs of like length have in common).
+    names: (name, kind) of each pair; pairs of a kind take a similar time. lanes: pairs in work at a time.
     """
 
     def __init__(self, watch: Watch, clock: Callable[[], float] = time.monotonic) -> None:
@@ -65,14 +64,14 @@ class Course:
         self.running: dict[int, Running] = {}
         self.finished: dict[int, float] = {}
         self.lanes = 1
-        self.told = float("-inf")
+        self.shown = float("-inf")
 
     def preparing(self, text: str) -> None:
-        """Something that comes before the first pair."""
+        """Reports a step before the first pair."""
         self.watch(State(text, 0.0, None))
 
     def begin(self, names: list[tuple[str, str]], lanes: int) -> None:
-        """The pairs are known. lanes: how many are measured at a time."""
+        """Sets the pairs, and how many are in work at a time."""
         self.names, self.lanes = names, max(1, lanes)
 
     def start(self, number: int) -> None:
@@ -84,8 +83,8 @@ class Course:
             return
         now = self.clock()
         self.running.setdefault(number, Running(now)).moved(stage, done, total, now)
-        if now - self.told >= OFTEN:  # a probe makes thousands of updates a second
-            self.told = now
+        if now - self.shown >= OFTEN:  # a probe makes thousands of updates a second
+            self.shown = now
             self._tell(number)
 
     def end(self, number: int) -> None:
@@ -94,7 +93,7 @@ class Course:
         self._tell(None)
 
     def left(self) -> float | None:
-        """Seconds until all pairs are done."""
+        """Estimated seconds until all pairs are done."""
         now = self.clock()
         running = {number: each.left(now) for number, each in self.running.items()}
         estimates = {number: now - self.running[number].began + rest for number, rest in running.items() if rest is not None}
@@ -116,7 +115,7 @@ class Course:
         return total / min(self.lanes, max(1, len(self.names) - len(self.finished)))
 
     def share(self) -> float:
-        """Of all pairs, counting the parts of those that are running."""
+        """The done part of all pairs, 0 to 1."""
         now, parts = self.clock(), float(len(self.finished))
         for each in self.running.values():
             rest = each.left(now)

@@ -47,7 +47,7 @@ Say = Callable[[str], None]
 
 
 class Unmeasured(ValueError):
-    """Some pairs could not be measured, `failures`. results: of the others, which are written."""
+    """Some pairs, `failures`, could not be measured. results: those of the other pairs, whose records are written."""
 
     def __init__(self, failures: Sequence[Failure], results: list[TaskResult]) -> None:
         head = f"{len(results)} of {len(results) + len(failures)} pairs are measured; the others were left out because of"
@@ -76,19 +76,19 @@ def evaluate(
     say: Say = lambda text: None,
     watch: Watch = lambda state: None,
 ) -> list[TaskResult]:
-    """Runs `tasks` on `models` and, beside them, on `vs`, whose first one is the teacher that fidelity compares with.
+    """Runs `tasks` on `models` and on `vs`, models to compare with; fidelity compares with the first of these.
 
     models, vs: folders, hub ids, ``demo``, ``log-mel``, ``fbank``, ``untrained:MODEL``. data: a task file (``.yaml``), the shipped
-    ``testbed``, or one source of recordings for a single task. The record of each pair is added to ``out/records.jsonl``, and the pair is
-    not measured again unless the task has a newer version; with `fresh` it is.
-    jobs: so many tasks at a time, each on one core. schedule: "superb" for the benchmark's own number of updates of every probe whose
-    number of steps is not said; by default linear heads are solved and others pass over the data (see `Training`). allow_commands: run
-    the commands, and fetch from the addresses, that Lhotse manifests name. limit: at most so many recordings of each split, for a first
-    look; its entries are called ``NAME@LIMIT``, so that their numbers never stand beside full ones. overrides: ``key=value`` of the task
-    file, or of the single task. say: told what a reader should know; watch: told how far all of it is, often, from other threads too.
+    ``testbed``, or one source of recordings for a single task. The record of each pair is added to ``out/records.jsonl``. A pair with a
+    valid record is not measured again, except with `fresh`.
+    jobs: tasks to run at a time, each on one core. schedule: "superb" for the benchmark's number of updates, for probes whose entry sets
+    none; by default linear heads are solved and others are trained by passes over the data (see `Training`). allow_commands: run
+    commands and open addresses in Lhotse manifests. limit: the most recordings per split, for a quick look; its entries are called
+    ``NAME@LIMIT`` and never mixed with full ones. overrides: ``key=value`` for the task file or the single task. say: called with
+    messages; watch: called with a `State` of progress, often and also from other threads.
 
-    ValueError for anything that cannot be done, before hours are spent: models and data are opened and looked at first, and all that is
-    wrong with them is said together. `Unmeasured`, which is a ValueError too, at the end, when a pair failed all the same.
+    ValueError lists all mistakes in models and data before anything runs. `Unmeasured`, also a ValueError, is raised at the end if pairs
+    have failed.
     """
     ledger.commit()
     if schedule not in (None, SUPERB):
@@ -128,8 +128,8 @@ def evaluate(
         if not (suite.tasks[name].task.cls.compares and subject is reference)
     ]
     results, todo, failures = _sorted(pairs, fresh, audio, say)
-    asked_for = {pair.name: pair.entry for pair in todo}
-    for name, entry in asked_for.items():
+    entries = {pair.name: pair.entry for pair in todo}
+    for name, entry in entries.items():
         opened[name] = present(opened[name])
         with mistakes.of(name):
             task_of(entry).check(opened[name])
@@ -141,12 +141,12 @@ def evaluate(
         say(failure.line())
     if blind := sum("audio" not in result.record["data"] for result in results):
         say(f"{blind} of these records do not say which audio they are of, and count as measured; --fresh measures them again")
-    for name, entry in asked_for.items():
+    for name, entry in entries.items():
         course.preparing(f"reading the files of {name}")
         opened[name] = with_durations(name, entry, opened[name], store, say)
     todo = [replace(pair, audio=audio(pair.name)) for pair in todo]
     course.begin([(f"{pair.subject.name} on {pair.name}", pair.name) for pair in todo], jobs)
-    for outcome in carried_out([(pair, opened[pair.name], bench) for pair in todo], jobs, course, say):
+    for outcome in outcomes([(pair, opened[pair.name], bench) for pair in todo], jobs, course, say):
         if isinstance(outcome, Failure):
             failures.append(outcome)
             say(outcome.line())
@@ -161,7 +161,7 @@ def evaluate(
 def _sorted(
     pairs: Sequence[Pair], fresh: bool, audio: AudioDigests, say: Say
 ) -> tuple[list[TaskResult], list[Pair], list[Failure]]:
-    """What is measured already, what is to be measured, and what stands in the way of an earlier measurement."""
+    """Pairs with a valid record, pairs to measure, and pairs with a conflicting record."""
     results: list[TaskResult] = []
     todo: list[Pair] = []
     failures: list[Failure] = []
@@ -181,10 +181,10 @@ def _sorted(
     return results, todo, failures
 
 
-def _without_comparisons(suite: Suite, asked: Sequence[str], say: Say) -> Suite:
-    """What can be measured without a teacher. ValueError when nothing can, or when a comparison was asked for by name."""
+def _without_comparisons(suite: Suite, names: Sequence[str], say: Say) -> Suite:
+    """The suite without tasks that need a teacher. ValueError when no task is left, or when the user named such a task."""
     comparing = [name for name, entry in suite.tasks.items() if entry.task.cls.compares]
-    if comparing and ("all" not in asked or len(comparing) == len(suite.tasks)):
+    if comparing and ("all" not in names or len(comparing) == len(suite.tasks)):
         raise ValueError(f"{', '.join(comparing)} compares with a teacher; name it with --vs")
     if comparing:
         say(f"left out, since no teacher is named with --vs: {', '.join(comparing)}")
@@ -192,28 +192,28 @@ def _without_comparisons(suite: Suite, asked: Sequence[str], say: Say) -> Suite:
 
 
 class AudioDigests:
-    """The digest of each entry's audio, computed when it is first asked for."""
+    """The digest of each entry's audio, computed at its first use."""
 
     def __init__(self, opened: Mapping[str, Recordings], store: FeatureStore, course: Course) -> None:
         self.opened, self.course = dict(opened), course
-        self.kept = store.folder / DIGESTS if store.limit > 0 else None
-        self.known: dict[str, str | None] = {}
+        self.file = store.folder / DIGESTS if store.limit > 0 else None
+        self.digests: dict[str, str | None] = {}
 
     def __call__(self, name: str) -> str | None:
-        if name not in self.known:
+        if name not in self.digests:
 
             def moved(done: int, total: int) -> None:
                 self.course.preparing(f"reading the audio files of {name}: {done:,} of {total:,}")
 
-            self.known[name] = audio_digest(self.opened[name], self.kept, moved)
-        return self.known[name]
+            self.digests[name] = audio_digest(self.opened[name], self.file, moved)
+        return self.digests[name]
 
 
 Job = tuple[Pair, Recordings, Workbench]
 
 
-def carried_out(todo: Sequence[Job], jobs: int, course: Course, say: Say) -> Iterator[TaskResult | Failure]:
-    """`measure` of everything, as it gets done; in so many processes of one thread each when there are to be several."""
+def outcomes(todo: Sequence[Job], jobs: int, course: Course, say: Say) -> Iterator[TaskResult | Failure]:
+    """Measures all pairs and yields each outcome; `jobs` above 1 uses that many processes of one thread each."""
     if jobs <= 1 or not todo:
         first = once(say)
         for number, (pair, recordings, bench) in enumerate(todo):
@@ -223,12 +223,10 @@ def carried_out(todo: Sequence[Job], jobs: int, course: Course, say: Say) -> Ite
             yield outcome
         return
     context = get_context("spawn")
-    told_by_workers = context.SimpleQueue()
-    listener = threading.Thread(target=_listen, args=(told_by_workers, course, once(say)), daemon=True)
+    messages = context.SimpleQueue()
+    listener = threading.Thread(target=_listen, args=(messages, course, once(say)), daemon=True)
     listener.start()
-    with ProcessPoolExecutor(
-        min(jobs, len(todo)), context, initializer=_start_worker, initargs=(os.getpid(), told_by_workers)
-    ) as pool:
+    with ProcessPoolExecutor(min(jobs, len(todo)), context, initializer=_start_worker, initargs=(os.getpid(), messages)) as pool:
         futures = {pool.submit(_measure, number, *job): number for number, job in enumerate(todo)}
         try:
             workers.own(pool._processes.values())
@@ -236,17 +234,17 @@ def carried_out(todo: Sequence[Job], jobs: int, course: Course, say: Say) -> Ite
                 outcome = future.result()
                 course.end(futures[future])
                 yield outcome
-        except KeyboardInterrupt:  # the workers leave it to us, and what they do may take an hour
+        except KeyboardInterrupt:  # workers ignore it, and a task may take an hour
             workers.end(list(pool._processes.values()))
             raise
         finally:
-            pool.shutdown(cancel_futures=True)  # after an error that is no user's the rest is not begun
-            told_by_workers.put(None)
+            pool.shutdown(cancel_futures=True)  # after an unexpected error, starts no other pair
+            messages.put(None)
             listener.join(timeout=5)
 
 
 def once(say: Say) -> Say:
-    """Says a text the first time only."""
+    """A `say` that drops texts it has said before."""
     texts: set[str] = set()
 
     def say_once(text: str) -> None:
@@ -257,25 +255,25 @@ def once(say: Say) -> Say:
     return say_once
 
 
-def _listen(told_by_workers: Any, course: Course, say: Say) -> None:
-    """Passes on what workers tell, until there is nothing more."""
-    while (message := told_by_workers.get()) is not None:
+def _listen(messages: Any, course: Course, say: Say) -> None:
+    """Passes on the messages of workers until it reads None."""
+    while (message := messages.get()) is not None:
         if isinstance(message, str):
             say(message)
         else:
             course.moved(*message)
 
 
-_to_parent: Any = None  # a worker's way to tell something
-OFTEN = 0.5  # seconds between two words of a worker on how far it is
+_to_parent: Any = None  # a worker's queue to the parent
+OFTEN = 0.5  # seconds between two progress reports of a worker
 
 
-def _start_worker(parent: int, told_by_workers: Any) -> None:
+def _start_worker(parent: int, messages: Any) -> None:
     global _to_parent
-    workers.start(parent, in_main_thread=False)  # the pool starts some of them from a thread of its own
+    workers.start(parent, in_main_thread=False)  # the pool starts some workers from another thread
     torch.set_num_threads(1)
     ledger.commit()
-    _to_parent = told_by_workers
+    _to_parent = messages
 
 
 def _measure(number: int, pair: Pair, recordings: Recordings, bench: Workbench) -> TaskResult | Failure:
@@ -292,21 +290,19 @@ def _measure(number: int, pair: Pair, recordings: Recordings, bench: Workbench) 
 
 
 def with_durations(name: str, entry: SuiteEntry, recordings: Recordings, store: FeatureStore, say: Say) -> Recordings:
-    """The recordings with their durations, where the task wants to know them; what is missing or broken is counted aloud."""
-    made = recordings
+    """The recordings, with durations if the task needs them. Prints how many recordings are missing or broken."""
     if entry.task.cls.timed:
         file = store.folder / DURATIONS if store.limit > 0 else None
-        made = timed(recordings, file, _now_and_then(say, f"{name}: reading how long the recordings are"))
-    for text in summary_of(made.notes):
+        recordings = timed(recordings, file, _now_and_then(say, f"{name}: reading how long the recordings are"))
+    for text in summary_of(recordings.notes):
         say(f"{name}: {text}")
-    if made.skipped:
-        total = len(made) + len(made.skipped)
-        say(f"{name}: {len(made.skipped)} of {total} recordings left out ({count_reasons(made.skipped)})")
-    return made
+    if skipped := recordings.skipped:
+        say(f"{name}: {len(skipped)} of {len(recordings) + len(skipped)} recordings left out ({count_reasons(skipped)})")
+    return recordings
 
 
 def _now_and_then(say: Say, text: str, seconds: float = 10.0) -> Callable[[int, int], None]:
-    """Progress in words, every so many seconds."""
+    """A progress callback that prints at most once per `seconds`."""
     last = time.monotonic()
 
     def progress(done: int, total: int) -> None:
@@ -319,8 +315,7 @@ def _now_and_then(say: Say, text: str, seconds: float = 10.0) -> Callable[[int, 
 
 
 def named(sources: Sequence[str], mistakes: Mistakes) -> dict[str, Subject]:
-    """The models by source, each under a name of its own: as much of its path as tells it from the others. Those that cannot be opened
-    are mistakes."""
+    """The models by source, with distinct names: of two equal names, the folder is added. Others go to `mistakes`."""
     subjects: dict[str, Subject] = {}
     for source in dict.fromkeys(sources):
         with mistakes.of(source):
@@ -333,7 +328,7 @@ def named(sources: Sequence[str], mistakes: Mistakes) -> dict[str, Subject]:
 
 
 def line(result: TaskResult) -> str:
-    """One measured pair in words."""
+    """The result of a pair, as text."""
     record = result.record
     skipped = f", {record['data']['skipped']} skipped" if record["data"]["skipped"] else ""
     took = f"{record['cost']['seconds']:.0f} s" if result.new else "measured before"
@@ -341,7 +336,7 @@ def line(result: TaskResult) -> str:
 
 
 def scores(record: Mapping[str, Any]) -> str:
-    """The primary measure of a record; where it has no value, that, and those that have one."""
+    """The primary measure of a record, as text; if it has no value, the measures that have one."""
     measures = record["measures"]
     without = [name for name, measure in measures.items() if measure["value"] is None]
     primary = next(iter(measures))
@@ -359,16 +354,16 @@ def _measured(name: str, measure: Mapping[str, Any]) -> str:
 def suite_of(
     tasks: Sequence[str], data: str | Path, root: str | Path | None, overrides: Sequence[str], schedule: str | None = None
 ) -> tuple[Suite, Path]:
-    """The suite and the folder its paths start from."""
+    """The suite and the folder of its relative paths."""
     text = str(data)
     shipped = text in recipes.task_files() and not Path(text).exists()
     if text.endswith((".yaml", ".yml")) or shipped:
         suite = load_suite(data, overrides, root, schedule).choose(tasks)
         base = Path(suite.root).expanduser()
         if root is None and shipped:
-            raise ValueError(f"'{text}' needs its corpora; say where they are with --root FOLDER")
+            raise ValueError(f"'{text}' needs its corpora; give their folder with --root FOLDER")
         if not base.is_dir():
-            raise ValueError(f"{base}, which the tasks' paths start from, is not a folder; give --root")
+            raise ValueError(f"the root of the tasks' paths, {base}, is not a folder; give --root")
         return suite, base
     if len(tasks) != 1 or tasks[0] == "all":
         raise ValueError("say which task the data is for, e.g. --task asr, or give a task file (.yaml) as --data")
