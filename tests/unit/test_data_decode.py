@@ -175,7 +175,7 @@ def test_scan_reports_each_fault_and_keeps_the_rest(tmp_path: Path) -> None:
     assert [row["reason"] for row in found.skipped] == [
         "shorter than 2 s",
         "missing",
-        "starts after its end",
+        "starts after the end of its file",
         "a folder, not a file",
     ]
     assert seen[-1] == (4, 4)  # files

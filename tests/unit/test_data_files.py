@@ -140,16 +140,16 @@ def test_audio_that_is_not_read_is_listed(tmp_path: Path) -> None:
     assert [item.id for item in found] == ["a/good.wav"]
     assert {os.path.relpath(row["path"], tmp_path): row["reason"].split(";")[0] for row in found.skipped} == {
         "a/.hidden.wav": "hidden: its name begins with a dot",
-        "a/x.take1": "audio with a suffix that is not known",
+        "a/x.take1": "audio with an unknown suffix",
         "b/pcm.raw": ".raw is not read",
         "b/x.m4a": ".m4a is not read",
         "b/y.AMR": ".amr is not read",
         "b/z.webm": ".webm is not read",
     }
-    assert [note["note"] for note in found.notes] == ["1 .tar.gz not looked into; unpack what holds recordings"]
+    assert [note["note"] for note in found.notes] == ["1 .tar.gz not opened; unpack archives that hold recordings"]
     summary = open_data(tmp_path, DataConfig(valid_share=0)).summary()
     assert "6 skipped (1 .amr is not read" in summary
-    assert "1 .tar.gz not looked into" in summary
+    assert "1 .tar.gz not opened" in summary
     with pytest.raises(ValueError, match=r"\.m4a is not read; convert it"):
         open_source(tmp_path / "b" / "x.m4a")
     with pytest.raises(ValueError, match=r"no audio files that can be read \(1 \.amr is not read"):

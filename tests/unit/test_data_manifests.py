@@ -85,7 +85,7 @@ def test_a_length_that_may_be_of_text_is_not_taken_and_said(corpus: Path) -> Non
     found = table(corpus, "path,length,n_frames,speech_start", "8000.wav,7,120,1")
     assert found[0].duration is None
     assert found[0].fields == {"length": "7", "n_frames": "120", "speech_start": "1"}
-    assert found.notes[0]["note"].startswith("not taken as times: length, n_frames, speech_start;")
+    assert found.notes[0]["note"].startswith("not used as times: length, n_frames, speech_start;")
     assert not layout(("path", "text_length", "sentence_end", "sample_rate", "label")).unused
 
 
@@ -126,7 +126,7 @@ def test_one_id_one_recording(corpus: Path) -> None:
     found = table(corpus, *rows)
     assert [item.id for item in found] == ["8000.wav", "8000.wav@1", "8000.wav~2", "16000.wav"]
     assert {item.group for item in found[:3]} == {"8000.wav"}
-    assert [row["reason"] for row in found.skipped] == ["the same recording again"]
+    assert [row["reason"] for row in found.skipped] == ["duplicate recording"]
     assert [note["note"] for note in found.notes] == ["2 recordings have the id of another one; a suffix makes it unique"]
 
 
@@ -162,7 +162,7 @@ def test_addresses_and_commands_are_no_files(corpus: Path) -> None:
     found = table(corpus, "path", "8000.wav", "https://example.org/a.wav", "s3://b/c.wav", "sox a.wav -t wav - |")
     assert len(found) == 1
     assert [row["reason"] for row in found.skipped] == [
-        "an address, from which nothing is fetched", "an address, from which nothing is fetched", "a command, which is not run"
+        "an address, which is not fetched", "an address, which is not fetched", "a command, which is not run"
     ]  # fmt: skip
 
 
@@ -219,7 +219,7 @@ def test_cuts_with_one_id_keep_their_own_audio(tmp_path: Path) -> None:
     (tmp_path / "cuts.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = scan(open_source(tmp_path / "cuts.jsonl"), DataConfig(min_seconds=0.5))
     assert [(item.id, item.recording.start) for item in found.utterances] == [("same", 0), ("same~2", 1), ("n", 0)]
-    assert [row["reason"] for row in found.skipped] == ["starts after its end"]
+    assert [row["reason"] for row in found.skipped] == ["starts after the end of its file"]
 
 
 def test_names_of_splits(corpus: Path) -> None:
@@ -227,7 +227,7 @@ def test_names_of_splits(corpus: Path) -> None:
     assert [canonical(name) for name in names] == ["train"] * 3 + ["dev"] * 4 + ["test"] * 3
     assert canonical("other") == "other"
     assert remarks({"train": 3, "val": 2, "extra": 1, "": 9}) == [
-        "the split 'val' (2) is taken as dev", "recordings of the splits 'extra' (1) are in none of train, dev and test"
+        "the split 'val' (2) is used as dev", "the splits 'extra' (1) are not train, dev or test, so no task uses them"
     ]  # fmt: skip
     table(corpus, "path,split", "8000.wav,validation", "16000.wav,training")
     data = open_data(corpus / "m.csv", DataConfig(where={"split": "dev"}, workers=0))

@@ -129,7 +129,7 @@ def test_list_single_file_and_several_sources(corpus: Path) -> None:
     own = Recording("mine", str(corpus / "three.WAV"))
     found = open_source([corpus, corpus / "list.txt", own])
     assert [item.id for item in found] == ["a/one.wav", "b/two.flac", "three.WAV", "mine"]
-    assert [row["reason"] for row in found.skipped] == ["the same recording again"] * 2
+    assert [row["reason"] for row in found.skipped] == ["duplicate recording"] * 2
 
 
 def cut(identity: str, path: Path, start: float, duration: float, **changes: object) -> dict[str, object]:
@@ -223,7 +223,7 @@ def test_shar_shards(tmp_path: Path) -> None:
         ("list.jsonl", b'{"name": "x", "size": 1}\n', "neither 'audio_filepath' nor 'path'.*name, size"),
         ("list.jsonl.gz", b"not gzip", "cannot read"),
         ("list.txt", b"\n", "no usable rows"),
-        ("speech.docx", b"?", "no known kind"),
+        ("speech.docx", b"?", "an unknown kind"),
     ],
 )
 def test_wrong_manifests_say_what_was_found(tmp_path: Path, name: str, content: bytes, message: str) -> None:

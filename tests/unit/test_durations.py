@@ -46,7 +46,7 @@ def test_headers_say_how_long_and_what_is_broken_is_listed(recordings: Recording
     assert [(item.id, item.start, item.duration) for item in found] == [
         ("a", 0, 2.0), ("b", 1, 2.0), ("a", 0, 1.5), ("loaded", 0, None)
     ]  # fmt: skip
-    reasons = ["starts after its end", "not audio, or broken", "empty file"]
+    reasons = ["starts after the end of its file", "not audio, or broken", "empty file"]
     assert [row["reason"] for row in found.skipped] == reasons
     assert recordings.skipped == []
 

@@ -70,7 +70,7 @@ def allowed(item: Recording, length: float | str | None, into: Recordings) -> fl
         return length
     left = length - item.start
     if left <= 0:
-        return "starts after its end"
+        return "starts after the end of its file"
     if item.duration is None:
         return left
     if item.duration > left + TOLERATED:

@@ -30,10 +30,10 @@ def json_rows(path: Path) -> Iterator[Row]:
             except RecursionError:
                 row = f"{MALFORMED}: nested more than {DEEPEST} deep"
             except ValueError:
-                row = f"{MALFORMED}: no JSON"
+                row = f"{MALFORMED}: not JSON"
             if isinstance(row, dict) and line.count("[") + line.count("{") > DEEPEST and _depth(row) > DEEPEST:
                 row = f"{MALFORMED}: nested more than {DEEPEST} deep"
-            yield number, row if isinstance(row, (dict, str)) else f"{MALFORMED}: no JSON object"
+            yield number, row if isinstance(row, (dict, str)) else f"{MALFORMED}: not a JSON object"
 
 
 def _depth(value: Any) -> int:

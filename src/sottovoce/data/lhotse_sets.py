@@ -71,7 +71,7 @@ def outside(row: Any) -> str:
                 if kind == "command":
                     return "its audio is a command, which is not run without --allow-commands"
                 if kind == "url" or (kind == "file" and "://" in str(value["source"])):
-                    return "its audio is an address, from which nothing is fetched without --allow-commands"
+                    return "its audio is an address, which is not fetched without --allow-commands"
                 if kind not in ("file", "memory", "shar"):
                     return f"{MALFORMED}: an unknown kind of source"
     return ""

@@ -206,7 +206,7 @@ def _from_rows(path: Path, numbered_rows: Iterator[Row]) -> Recordings:
                 nan_counts[key] = nan_counts.get(key, 0) + 1
     if unused:
         recordings.note(
-            path, f"not taken as times: {', '.join(sorted(unused))}; name a column start, end or duration, with _ms or _samples"
+            path, f"not used as times: {', '.join(sorted(unused))}; name a column start, end or duration, with _ms or _samples"
         )
     for key, count in nan_counts.items():
         recordings.note(
@@ -275,7 +275,7 @@ def foreign(name: str) -> str:
     if name.rstrip().endswith("|"):
         return "a command, which is not run"
     if "://" in name and not os.path.exists(name):
-        return "an address, from which nothing is fetched"
+        return "an address, which is not fetched"
     return ""
 
 

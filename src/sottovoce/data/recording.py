@@ -118,7 +118,7 @@ def distinct(recordings: Recordings) -> Recordings:
         if item.id in ids:
             first = ids[item.id]
             if _same(first, item):
-                recordings.skip(item, "the same recording again")
+                recordings.skip(item, "duplicate recording")
                 continue
             name, number = item.id, 2
             if item.channel not in (None, first.channel) and f"{item.id}@{item.channel}" not in ids:

@@ -101,7 +101,7 @@ def _open(spec: Spec, allow_commands: bool) -> Recordings:
         return Recordings([Recording(printable(path.name), str(path))])
     if path.suffix.lower() in OTHER_AUDIO:
         raise ValueError(f"{shown}: {path.suffix.lower()} is not read; convert it to WAV or FLAC")
-    raise ValueError(f"{shown} is of no known kind; give {KINDS}")
+    raise ValueError(f"{shown} is of an unknown kind; give {KINDS}")
 
 
 def _corpus(folder: Path) -> Corpus | None:
@@ -135,9 +135,9 @@ def read_folder(folder: Path) -> Recordings:
         elif kind := next((kind for kind in ARCHIVES if plain.endswith(kind)), ""):
             archives[kind] = archives.get(kind, 0) + 1
         elif not plain.startswith(".") and suffix not in NO_AUDIO and _holds_audio(os.path.join(folder, name)):
-            recordings.skipped.append({"path": os.path.join(folder, name), "reason": "audio with a suffix that is not known"})
+            recordings.skipped.append({"path": os.path.join(folder, name), "reason": "audio with an unknown suffix"})
     for kind, count in sorted(archives.items()):
-        recordings.note(folder, f"{count} {kind} not looked into; unpack what holds recordings")
+        recordings.note(folder, f"{count} {kind} not opened; unpack archives that hold recordings")
     if not files:
         details = f" ({count_reasons(recordings.skipped)})" if recordings.skipped else f" ({', '.join(sorted(AUDIO))})"
         raise ValueError(f"{printable(str(folder))} holds no audio files that can be read{details}; give {KINDS}")

@@ -20,7 +20,7 @@ def canonical(name: str) -> str:
 def remarks(counts: Mapping[str, int]) -> list[str]:
     """Remarks about renamed splits and about splits that no task uses. counts: recordings per split name."""
     texts = [
-        f"the split '{name}' ({count}) is taken as {canonical(name)}"
+        f"the split '{name}' ({count}) is used as {canonical(name)}"
         for name, count in sorted(counts.items())
         if canonical(name) != name
     ]
@@ -29,5 +29,5 @@ def remarks(counts: Mapping[str, int]) -> list[str]:
         names = ", ".join(f"'{name}' ({count})" for name, count in sorted(other.items())[:8]) + (
             ", ..." if len(other) > 8 else ""
         )
-        texts.append(f"recordings of the splits {names} are in none of train, dev and test")
+        texts.append(f"the splits {names} are not train, dev or test, so no task uses them")
     return texts
