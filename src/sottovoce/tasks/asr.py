@@ -1,4 +1,4 @@
-"""Speech recognition (SUPERB ASR): the words that are said, letter by letter."""
+"""Speech recognition (SUPERB ASR) with characters."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class SpeechRecognition(CTC):
     """Speech recognition: characters with CTC, no language model; word and character error rate."""
 
     title = "Speech recognition"
-    reads = "what is said in a column 'text'"
+    reads = "the transcript in a column 'text'"
     metrics: tuple[Metric, ...] = (Metric("wer", better="lower"), Metric("cer", better="lower"))
 
     @dataclass(frozen=True)
     class Config(Recurrent):
         """SUPERB's values (s3prl, asr).
 
-        primary: what is tuned on the dev set and comes first. With little data or a weak model nearly all words are wrong, whatever is
-        tried, and only "cer" tells one trial from another.
+        primary: the metric that is tuned on the dev set and reported first. With little data or a weak model nearly all words are wrong in
+        all trials, and only "cer" can rank them.
         """
 
         primary: Literal["wer", "cer"] = "wer"

@@ -17,17 +17,17 @@ from sottovoce.evaluation.kinds.probing import Fold, ProbeTask, Rows
 from sottovoce.evaluation.kinds.verification import VerificationTask
 
 LAYERS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))  # (kernel, dilation) of the x-vector's time-delay layers
-CONTEXT = sum((kernel - 1) * dilation for kernel, dilation in LAYERS)  # frames that they take away
+CONTEXT = sum((kernel - 1) * dilation for kernel, dilation in LAYERS)  # frames lost at the ends
 
 
 @TASKS.register("asv")
 class SpeakerVerification(VerificationTask, ProbeTask):
-    """Automatic speaker verification: whether two recordings are of the same person, strangers in training; EER.
+    """Automatic speaker verification of speakers who are not in the training data; EER.
 
-    SUPERB (Yang et al. 2021): an x-vector network (Snyder et al. 2018) on the weighted sum learns to tell the training speakers apart
-    with the additive-margin softmax loss (Wang et al. 2018); a trial's score is the cosine between the embeddings after the first layer
-    behind the pooling. Departures: silence is not cut away, and training crops are consecutive stretches of an utterance instead of
-    random ones, so that their features can be kept. Trials, minDCF and interval: see `VerificationTask`.
+    SUPERB (Yang et al. 2021): an x-vector network (Snyder et al. 2018) on the weighted sum learns to classify the training speakers with
+    the additive-margin softmax loss (Wang et al. 2018). A trial's score is the cosine between the embeddings after the first layer behind
+    the pooling. Deviations: silence is not removed, and training crops are consecutive parts of an utterance, not random ones, so that
+    their features can be kept. Trials, minDCF and interval: see `VerificationTask`.
     """
 
     title = "Speaker verification"
@@ -68,7 +68,7 @@ class SpeakerVerification(VerificationTask, ProbeTask):
 class XVector(nn.Module):
     """(B, T, dim), (B,) lengths -> embedding (B, width), and the cosine to every training speaker (B, speakers).
 
-    Snyder et al. 2018 as s3prl has it: a linear map to `width`, five time-delay layers without padding, mean and standard deviation over
+    Snyder et al. 2018, as in s3prl: a linear map to `width`, five time-delay layers without padding, mean and standard deviation over
     time, two layers; ReLU after each. The embedding comes after the first of the two, the speakers after the second.
     """
 
@@ -97,5 +97,5 @@ class XVector(nn.Module):
 
 
 def additive_margin_loss(cosines: Tensor, speakers: Tensor, scale: float, margin: float) -> Tensor:
-    """Cross-entropy of scale x (cosine - margin for the right class) (Wang et al. 2018, eq. 6). cosines: (B, C); wanted: (B,)."""
+    """Cross-entropy of scale x (cosine - margin for the correct class) (Wang et al. 2018, eq. 6). cosines: (B, C); speakers: (B,)."""
     return F.cross_entropy(scale * (cosines - margin * F.one_hot(speakers, cosines.shape[1])), speakers)

@@ -1,4 +1,4 @@
-"""Speaker verification without labels: what the encoder itself says of who speaks, before any probe has learned from speakers."""
+"""Speaker verification without speaker labels: cosines of the encoder's own features."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from sottovoce.evaluation.subjects.subject import Subject
 class CosineVerification(VerificationTask):
     """Speaker verification without any speaker label: the cosine between two recordings' statistics of one layer; EER.
 
-    Mean and standard deviation over time of one layer, standardised by training crops whose speakers are not asked for, and whitened by
-    their principal components. The layer, and how many components or whether to whiten at all, is what is best on dev. `asv` beside it
-    says what a probe makes of the layers with many labelled speakers; this one says how far speakers lie apart in the encoder as it is,
-    as `qbe` does for words. All values are ours.
+    The vectors are mean and standard deviation over time of one layer, standardised by training crops and whitened by their principal
+    components, without use of speaker labels. Layer and number of components (0: no whitening) are chosen on dev. `asv` shows what a
+    probe can learn from labelled speakers; this task shows how well the features themselves separate speakers, as `qbe` does for words.
+    Not part of SUPERB.
     """
 
     title = "Speaker verification without labels"
 
     @dataclass(frozen=True)
     class Config(VerificationTask.Config):
-        """components: how many principal components to keep, each tried on dev; 0: standardised only, not whitened. crops_used: training
-        crops that they come from, chosen by a hash."""
+        """components: numbers of principal components to try on dev; 0: standardised, not whitened. crops_used: training crops to
+        compute them from, chosen by a hash."""
 
         components: tuple[int, ...] = (0, 20, 100)
         crops_used: int = 4000
@@ -109,10 +109,10 @@ class CosineVerification(VerificationTask):
 
 
 class Whitening:
-    """Standardises (N, K) vectors as those it was made of ask for, and whitens them by their principal components, up to `components`.
+    """Standardises and whitens (N, K) vectors by statistics of `vectors` and up to `components` of their principal components.
 
-    A call takes vectors and how many components to keep (0: standardised only), and gives vectors of length 1. most: components there
-    are, fewer than asked for where there are fewer vectors or dimensions.
+    A call takes vectors and the number of components (0: standardises only) and returns vectors of length 1. most: available components,
+    fewer than `components` if there are few vectors or dimensions.
     """
 
     def __init__(self, vectors: NDArray[np.float32], components: int) -> None:
@@ -133,6 +133,6 @@ class Whitening:
 
 
 def statistics(features: FeatureSet) -> NDArray[np.float32]:
-    """(N, L, 2 D): mean and standard deviation over time of every item."""
+    """(N, L, 2 D): mean and standard deviation over time of each item."""
     frames = features.each(range(len(features)))
     return torch.stack([torch.cat([each.mean(0), each.std(0, correction=0)], dim=-1) for each in frames]).numpy()

@@ -1,4 +1,4 @@
-"""Clustering: whether k-means, which sees no label, finds the labels."""
+"""Clustering: agreement of k-means clusters with labels."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sottovoce.evaluation.kinds.lookup import LookupTask, Part
 from sottovoce.evaluation.kinds.task import Metric
 from sottovoce.evaluation.statistics.metrics import library
 
-STARTS = 4  # of k-means, of which the best is taken
+STARTS = 4  # of k-means; the best one counts
 
 
 @TASKS.register("clustering")
 class Clustering(LookupTask):
-    """k-means on the test recordings, as many clusters as labels: normalised mutual information with the labels, and purity.
+    """k-means on the test recordings, with as many clusters as labels: normalised mutual information with the labels, and purity.
 
-    The mutual information is over the mean of the two entropies, which makes it the V-measure (Rosenberg and Hirschberg 2007). Both numbers
-    grow by chance with few recordings and many labels: `details.chance` is what shuffled labels give.
+    The mutual information is divided by the mean of the two entropies, so it is the V-measure (Rosenberg and Hirschberg 2007). Both numbers
+    grow by chance with few recordings and many labels: `details.chance` has those of shuffled labels.
     """
 
     title = "Clustering"
@@ -35,7 +35,7 @@ class Clustering(LookupTask):
         return np.column_stack([means.fit_predict(queries.vectors[layer]), queries.labels]).astype(np.float64)
 
     def scores(self, rows: Rows) -> tuple[float, ...]:
-        """In percent, as `unit_agreement` gives them; written out, since intervals ask for them thousands of times."""
+        """In percent, as in `unit_agreement`; a faster version, since intervals call it thousands of times."""
         clusters, labels = rows.astype(np.int64).T
         table = np.zeros((clusters.max() + 1, labels.max() + 1))
         np.add.at(table, (clusters, labels), 1 / len(rows))
@@ -54,6 +54,6 @@ class Clustering(LookupTask):
 
 
 def entropy(shares: NDArray[np.float64]) -> float:
-    """In nats, of shares that sum to 1."""
+    """Entropy in nats of shares that sum to 1."""
     positive = shares[shares > 0]
     return float(-(positive * np.log(positive)).sum())

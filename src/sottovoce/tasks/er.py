@@ -1,4 +1,4 @@
-"""Emotion recognition (SUPERB ER): which emotion an utterance carries, over folds of speakers."""
+"""Emotion recognition (SUPERB ER), over folds of speakers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sottovoce.evaluation.kinds.probing import Fold, Item
 
 @TASKS.register("er")
 class EmotionRecognition(Classification):
-    """Emotion recognition: which emotion, tested on speakers not trained on, over folds; accuracy over all folds."""
+    """Emotion recognition on speakers who are not in the training data; accuracy over all folds."""
 
     title = "Emotion recognition"
     reads = "the emotion in a column 'label' (and 'fold' or 'speaker', to make folds of)"
@@ -26,7 +26,7 @@ class EmotionRecognition(Classification):
     class Config(UtteranceHead):
         """SUPERB's values (s3prl, iemocap): five folds, and a fifth of the training folds as dev set.
 
-        folds: 0 takes the data's own split; otherwise a column 'fold' is used or, without one, speakers are dealt into so many folds.
+        folds: 0 uses the data's own split; otherwise a column 'fold' is used or, without one, speakers are divided into `folds` folds.
         """
 
         folds: int = 5

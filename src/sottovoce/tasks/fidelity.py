@@ -1,4 +1,4 @@
-"""How much of the teacher is still in the student, layer by layer, without labels."""
+"""Similarity of a student to its teacher, per layer, without labels."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from sottovoce.evaluation.kinds.task import Measure, Metric, Outcome, Task, Work
 from sottovoce.evaluation.statistics.metrics import library, unit_agreement
 from sottovoce.evaluation.subjects.subject import Subject
 
-Frames = list[Tensor]  # of one layer: for each batch its valid frames, (n, D) float32
+Frames = list[Tensor]  # of one layer: the valid frames of each batch, (n, D) float32
 REVERB = "reverb"
-REMEMBERED = 200  # labellings
-_labels: dict[tuple[bytes, int, int], NDArray[np.int32]] = {}  # the teacher's are the same for every student
+REMEMBERED = 200  # most labellings in the cache
+_labels: dict[tuple[bytes, int, int], NDArray[np.int32]] = {}  # cache: all students share the teacher's labels
 
 
 @TASKS.register("fidelity")
 class Fidelity(Task):
-    """Per-layer likeness to the teacher: cosine, best linear map, CKA; in full also discrete units, noise and reverberation."""
+    """Per-layer similarity to the teacher: cosine, best linear map, CKA; in full also discrete units, noise and reverberation."""
 
     @dataclass(frozen=True)
     class Config:
-        """frames: at most so many frames are compared. ridge: regularisation of the linear map, as a share of the mean variance.
+        """frames: the most frames to compare. ridge: regularisation of the linear map, as a share of the mean variance.
 
-        full: also compare k-means units of so many clusters each (`units`), and both models on audio that was made worse
-        (`corruptions`): with noise of each kind `snr_db` dB below the speech, and in a room whose sound falls by 60 dB in `rt60` s.
+        full: also compare k-means units (`units`: numbers of clusters), and both models on corrupted audio (`corruptions`): with noise
+        `snr_db` dB below the speech, and in a room with a reverberation time (60 dB) of `rt60` s.
         """
 
         frames: int = 20_000
@@ -62,11 +62,11 @@ class Fidelity(Task):
     reads = "audio only"
     compares = True
     held_out = True
-    timed = False  # it stops when it has heard enough
+    timed = False  # it stops when it has enough audio
 
     def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
-        """On recordings of the split "test" where there is one, in the order of a hash, until there are enough frames. Intervals and
-        seeds have no place here: the teacher's own frames are the whole of what is compared with."""
+        """Uses the split "test" if there is one, in the order of a hash, until there are enough frames. There are no intervals and
+        no seeds."""
         if bench.reference is None:
             raise ValueError("fidelity compares with a teacher; name it with --vs")
         began = time.monotonic()
@@ -109,8 +109,8 @@ class Fidelity(Task):
 
     @torch.no_grad()
     def run(self, model: nn.Module, reference: nn.Module, batches: Sequence[Batch]) -> dict[str, Any]:
-        """`layers`: what `compare` says of each student layer and the teacher's layer at the same share of the depth, in full with what
-        `discrete` says; `mean`: over the layers but 0. In full also `robustness`. ValueError without audio."""
+        """`layers`: the result of `compare` (in full also of `discrete`) for each student layer and the teacher layer at the same
+        relative depth; `mean`: over the layers except 0. In full also `robustness`. ValueError without audio."""
         student, teacher, left_out = self.frames_of_layers(model, reference, batches)
         batches = [batch for i, batch in enumerate(batches) if i not in left_out]
         rows = [self.compare(x, y) for x, y in zip(student, teacher, strict=True)]
@@ -125,8 +125,8 @@ class Fidelity(Task):
     def frames_of_layers(
         self, model: nn.Module, reference: nn.Module, batches: Iterable[Batch]
     ) -> tuple[list[Frames], list[Frames], list[int]]:
-        """For each student layer its frames, and those of the teacher's layer at the same share of the depth; and the places of batches
-        that are left out, because a model gives values that are not finite. ValueError when nothing is left."""
+        """The frames of each student layer; those of the teacher layer at the same relative depth; and the indices of batches that are
+        left out because a model gives values that are not finite. ValueError when no batch is left."""
         student_frames: list[Frames] = []
         teacher_frames: list[Frames] = []
         frame_count = 0
@@ -160,9 +160,9 @@ class Fidelity(Task):
         return student_frames, teacher_frames, left_out
 
     def compare(self, student: Frames, teacher: Frames) -> dict[str, float | None]:
-        """cosine: mean over frames; ``None`` when the widths differ, because then it is not comparable. mapped: the cosine after the best
-        linear map to the teacher, fitted on every other batch and measured on the rest. explained: share of the teacher's variance
-        that this map gives. error: the share that it leaves. cka: `linear_cka`."""
+        """cosine: mean over frames; ``None`` when the widths differ. mapped: the cosine after the best linear map to the teacher, fitted
+        on every other batch and measured on the rest. explained: share of the teacher's variance that the map explains. error: the
+        rest. cka: `linear_cka`."""
         pairs = list(zip(student, teacher, strict=True))
         if len(pairs) == 1:  # one batch: split it in time
             x, y = pairs[0]
@@ -188,11 +188,11 @@ class Fidelity(Task):
         }
 
     def discrete(self, student: Frames, teacher: Frames) -> dict[str, float]:
-        """For each number of units: nmi and purity between the student's units and the teacher's (`unit_agreement`).
+        """For each number of units: nmi and purity between the student's and the teacher's units (`unit_agreement`).
 
-        Each model gets its own codebook, k-means on its own frames; the two labellings of the same frames are compared, so no map
-        between the models is needed. k-means depends on where it starts: ``refit`` is the teacher against itself from another start,
-        the agreement that a perfect student of different coordinates could hope for.
+        k-means on the frames of each model labels them, and the two labellings are compared, so no map between the models is needed.
+        k-means depends on its start: ``refit`` compares the teacher with itself from another start, the agreement
+        that a perfect student with other coordinates could expect.
         """
         agreement: dict[str, float] = {}
         for count in self.config.units:
@@ -206,7 +206,7 @@ class Fidelity(Task):
         return agreement
 
     def labels(self, frames: Frames, count: int, start: int = 0) -> NDArray[np.int32]:
-        """Nearest of `count` centroids, found by mini-batch k-means as in HuBERT (Hsu et al. 2021). ValueError with too few frames."""
+        """Labels from mini-batch k-means with `count` clusters, as in HuBERT (Hsu et al. 2021). ValueError with too few frames."""
         x = torch.cat(frames).cpu().numpy()
         if len(x) < count:
             raise ValueError(f"{len(x)} frames are too few for {count} units: give more audio, or ask for fewer units")
@@ -215,7 +215,7 @@ class Fidelity(Task):
         labels = _labels.pop(key, None)
         if labels is None:
             labels = library("sklearn.cluster").MiniBatchKMeans(count, n_init=1, random_state=seed).fit(x).labels_
-        _labels[key] = labels  # the last used last
+        _labels[key] = labels  # the most recently used is last
         if len(_labels) > REMEMBERED:
             del _labels[next(iter(_labels))]
         return labels
@@ -223,8 +223,8 @@ class Fidelity(Task):
     def robustness(
         self, model: nn.Module, reference: nn.Module, batches: Sequence[Batch], clean: list[Frames]
     ) -> dict[str, dict[str, dict[str, float | None]]]:
-        """For each corruption what `compare` says, mean over layers, of ``student`` and ``teacher`` on bad audio, each against the
-        teacher on the clean audio (`clean`): a student is robust when it loses no more than its teacher."""
+        """For each corruption, compares ``student`` and ``teacher`` on corrupted audio with the teacher on clean audio (`clean`); means
+        over layers. A student is robust if it loses no more than its teacher."""
         results = {}
         for name in self.config.corruptions:
             corrupted = (self.corrupt(name, batches, i) for i in range(len(batches)))
@@ -238,7 +238,7 @@ class Fidelity(Task):
         return results
 
     def corrupt(self, name: str, batches: Sequence[Batch], index: int) -> Batch:
-        """Batch `index` made worse. Babble of a batch of one comes from the next batches."""
+        """Batch `index`, corrupted. Voices for babble come from the next batches."""
         batch, seed = batches[index], self.config.seed + index
         if name == REVERB:
             wave = reverberate(batch.wave, batch.lengths, self.config.rt60, seed)
@@ -250,7 +250,7 @@ class Fidelity(Task):
 
 
 class SubjectModule(nn.Module):
-    """A subject as a module that takes waves as decoded."""
+    """A subject as a module on decoded waves."""
 
     def __init__(self, subject: Subject) -> None:
         super().__init__()
@@ -263,15 +263,15 @@ class SubjectModule(nn.Module):
 def linear_cka(x: Tensor, y: Tensor) -> float:
     """Linear centred kernel alignment (Kornblith et al. 2019, eq. 3 and 5): ``|Y'X|^2 / (|X'X| |Y'Y|)``, Frobenius, centred features.
 
-    x: (N, D), y: (N, D') of the same frames. 1 when they are the same up to rotation and scale, 0 when either does not vary. For
-    strangers it is near the number of dimensions that they use over N, so N should be many times the width.
+    x: (N, D), y: (N, D') of the same frames. 1 if they are equal up to rotation and scale, 0 if either does not vary. For
+    unrelated features it is near (dimensions in use) / N, so N should be many times the width.
     """
     a, b = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
     return float((b.T @ a).square().sum() / ((a.T @ a).norm() * (b.T @ b).norm()).clamp(min=1e-30))
 
 
 def mean(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Of each number, over the student's layers but 0, which is the front end; ``None`` where a layer has none."""
+    """The mean of each number over the layers except 0, the front end; ``None`` if a layer has no value."""
     means: dict[str, float | None] = {}
     for key in rows[0]:
         values = [value for row in rows[1:] if (value := row[key]) is not None]

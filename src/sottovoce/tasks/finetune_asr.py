@@ -18,15 +18,15 @@ from sottovoce.tasks.asr import SpeechRecognition
 class MultilingualRecognition(FineTuned, SpeechRecognition):
     """Multilingual speech recognition, encoder fine-tuned: characters with CTC; error rates, means over languages.
 
-    The alphabet is that of all training texts. As wav2vec 2.0 is fine-tuned (Baevski et al. 2020) and FLEURS scored (Conneau et al.
-    2022); what CoLLD (Chang et al. 2024) did beyond that is not known.
+    All languages share one alphabet. Fine-tuning follows wav2vec 2.0 (Baevski et al. 2020), scoring FLEURS (Conneau et al. 2022); what
+    else CoLLD (Chang et al. 2024) did is not known.
     """
 
     title = "Multilingual speech recognition"
 
     @dataclass(frozen=True)
     class Config:
-        """primary: what is tuned on the dev set and comes first; FLEURS reports "cer", since not all languages part their words.
+        """primary: tuned on the dev set and reported first; FLEURS reports "cer", since not all languages separate words.
 
         layers: of a BLSTM of `units` between encoder and output; 0, as in wav2vec 2.0: one linear layer. subsample: as in `BLSTM`.
         """

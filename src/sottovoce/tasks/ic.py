@@ -1,4 +1,4 @@
-"""Intent classification (SUPERB IC): what a spoken command asks for."""
+"""Intent classification (SUPERB IC) of spoken commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METRICS = (Metric("accuracy"), Metric("answers"))
 
 @TASKS.register("ic")
 class IntentClassification(Classification):
-    """Intent classification: action, object, location (or whatever the intent consists of), right when all are; accuracy."""
+    """Intent classification: action, object, location (or other questions); correct only if every answer is; accuracy."""
 
     title = "Intent classification"
     reads = "the intent in a column 'intent': a word, or a JSON object of questions and answers"
@@ -27,7 +27,7 @@ class IntentClassification(Classification):
     class Config(UtteranceHead):
         """SUPERB's values (s3prl, fluent_commands). field: the column with the intent.
 
-        primary: ``accuracy`` counts utterances with all answers right, ``answers`` single answers; the sweep maximises it.
+        primary: the metric to tune. ``accuracy`` counts utterances with all answers correct, ``answers`` single correct answers.
         """
 
         field: str = "intent"

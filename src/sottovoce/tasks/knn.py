@@ -1,4 +1,4 @@
-"""Classification by the nearest neighbours: what is near in the encoder's features, without training."""
+"""Classification by the nearest neighbours in the encoder's features, without training."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sottovoce.evaluation.statistics.metrics import library
 
 @TASKS.register("knn")
 class NearestNeighbours(LookupTask):
-    """k-nearest-neighbour classification: the label of most of the nearest training recordings, by cosine; accuracy."""
+    """k-nearest-neighbour classification: a vote of the nearest training recordings, by cosine; accuracy."""
 
     title = "Nearest neighbours"
     metrics = (Metric("accuracy"),)
 
     @dataclass(frozen=True)
     class Config(LookupTask.Config):
-        """neighbours: how many vote, each number tried on dev. A vote counts one over the neighbour's distance."""
+        """neighbours: numbers of neighbours to try on dev. The weight of a vote is 1 / distance."""
 
         neighbours: tuple[int, ...] = (1, 5, 20)
 
@@ -38,7 +38,7 @@ class NearestNeighbours(LookupTask):
         return self.config.neighbours
 
     def rows(self, train: Part, queries: Part, layer: int, choice: Any, seed: int) -> Rows:
-        """(N, 2): right, 1."""
+        """(N, 2): whether correct, 1."""
         votes = min(choice, len(train.labels))
         model = library("sklearn.neighbors").KNeighborsClassifier(votes, weights="distance", metric="cosine", algorithm="brute")
         predicted = model.fit(train.vectors[layer], train.labels).predict(queries.vectors[layer])
@@ -48,6 +48,6 @@ class NearestNeighbours(LookupTask):
         return (ratio(rows),)
 
     def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
-        """What always saying the commonest training label would score."""
+        """The accuracy of always giving the most frequent training label."""
         counts = np.bincount([item.target for item in fold.train])
         return {"majority": round(100 * float(np.mean([item.target == counts.argmax() for item in fold.test])), 2)}

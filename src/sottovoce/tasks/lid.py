@@ -9,9 +9,9 @@ from sottovoce.evaluation.kinds.classification import Classification, field
 
 @TASKS.register("lid")
 class LanguageIdentification(Classification):
-    """Language identification: which language is spoken; accuracy. (Where every language is a corpus of its own, microphones tell.)
+    """Language identification: which language is spoken; accuracy. (If each language is a corpus of its own, its microphones reveal it.)
 
-    Not one of SUPERB's first ten; head and values are those of its other utterance tasks.
+    Not one of SUPERB's first ten tasks; head and values are those of its other utterance tasks.
     """
 
     title = "Language identification"

@@ -29,12 +29,12 @@ Source = Literal["auto", "phones", "lexicon", "espeak"]
 class PhoneRecognition(CTC):
     """Phone recognition: a linear head with CTC; phone error rate.
 
-    All phones of a run come from one source, since two of them disagree on what the phones are: the field ``phones`` (with spaces between
-    them), a lexicon, or espeak-ng for the field ``text`` in the field ``language`` (English where there is none).
+    All phones of a run come from one source, since sources have different phone sets: the field ``phones`` (separated by spaces), a
+    lexicon, or espeak-ng for the field ``text`` in the field ``language`` (default: English).
     """
 
     title = "Phone recognition"
-    reads = "phones in a column 'phones', or what is said in a column 'text'"
+    reads = "phones in a column 'phones', or the transcript in a column 'text'"
     superb = Training(lrs=(1e-2,), steps=100_000, batch=32, evaluate_every=1_000)
     short = Training(lrs=(3e-3, 1e-2), passes=20, batch=8, patience=6, layers_lr=0.03, standardize=True)
     metrics = (Metric("per", better="lower"),)
@@ -43,10 +43,10 @@ class PhoneRecognition(CTC):
     class Config:
         """SUPERB's values (s3prl, ctc/libriphone), with its 16 x 2 accumulated utterances in one batch of 32.
 
-        g2p: where phones come from; "auto" takes the field ``phones`` when any recording has it, else the lexicon when there is one, else
-        espeak-ng. lexicon: files of lines ``WORD  P1 P2 ...``; a word's first line counts, and an utterance with a word that is in none
-        of them is skipped. SUPERB reads librispeech-lexicon-200k-g2p.txt and librispeech-lexicon-allothers-g2p.txt. stress: keep the
-        digits that mark stress in such a lexicon (AH0, AH1), as SUPERB does.
+        g2p: source of phones; "auto" uses the field ``phones`` if any recording has it, else the lexicon if there is one, else espeak-ng.
+        lexicon: files of lines ``WORD  P1 P2 ...``; the first line of a word counts, and utterances with unknown words are skipped.
+        SUPERB reads librispeech-lexicon-200k-g2p.txt and librispeech-lexicon-allothers-g2p.txt. stress: keep the digits that mark stress
+        in a lexicon (AH0, AH1), as SUPERB does.
         """
 
         training: Training = Training()
@@ -58,7 +58,7 @@ class PhoneRecognition(CTC):
 
         def __post_init__(self) -> None:
             if self.g2p == "lexicon" and not self.lexicon:
-                raise ValueError("g2p is 'lexicon' and there is none: name a file in 'lexicon'")
+                raise ValueError("g2p is 'lexicon' but there is no lexicon: name a file in 'lexicon'")
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -122,7 +122,7 @@ def _language(recording: Recording) -> str:
 
 
 def read_lexicon(files: tuple[str, ...], stress: bool = True) -> dict[str, list[str]]:
-    """Word in capitals -> phones, the first pronunciation of each. ValueError for a file that is none."""
+    """Word in upper case -> phones of its first pronunciation. ValueError for a file that is no lexicon."""
     lexicon: dict[str, list[str]] = {}
     for name in files:
         entries = [entry for entry in map(str.split, read_lines(Path(name))) if len(entry) > 1]

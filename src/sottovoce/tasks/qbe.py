@@ -27,9 +27,9 @@ from sottovoce.evaluation.subjects.subject import Subject
 
 Distance = Literal["cosine_exp", "cosine", "cosine_log"]
 SHORTEST = 5  # frames of a query; s3prl does not search for shorter ones
-STATISTICS = 2000  # recordings that mean and deviation are taken from at most, spread over all
-BLOCK, CHUNK = 8, 16  # queries and documents compared at once: few enough for the processor's cache
-CELLS = 2e7  # trials times bootstrap samples at most, so that the interval does not take longer than the search
+STATISTICS = 2000  # most recordings for mean and deviation, spread over all
+BLOCK, CHUNK = 8, 16  # queries and documents per step: fits the processor's cache
+CELLS = 2e7  # most trials x bootstrap samples, so that the interval takes less time than the search
 
 
 @TASKS.register("qbe")
@@ -39,13 +39,13 @@ class QueryByExample(Task):
     SUPERB (Yang et al. 2021) after s3prl's quesst14_dtw: subsequence dynamic time warping between the frames of query and document, with
     features of one layer standardised over all frames, distance exp(1 - cosine) - 1 scaled to 0..1 over the document's frames for every
     query frame, and scores standardised for every query. The layer (and the distance, where several are given) is the best on dev.
-    Silence is not cut away, there as here. Where every dev MTWV is 0 the mean average precision decides.
+    As in s3prl, silence is not removed. If all dev MTWVs are 0, the mean average precision decides.
 
-    Recordings with a ``role`` are taken as they are (``doc``: ``matches`` lists the ids of the queries that it contains). Of others, the
-    ``label`` makes queries and documents: a document is relevant when its label is the query's. Queries then come from a third of a
-    split's speakers and documents from the others, when most of the labels are heard from both.
+    Recordings may have a ``role``: ``query``, or ``doc``, whose ``matches`` list the ids of the queries that it contains. Otherwise queries
+    and documents are made from the ``label``: a document is relevant if it has the label of the query. Then a third of a split's speakers
+    give the queries and the others the documents, if most labels occur in both groups.
 
-    The interval draws queries again; the documents stay.
+    The bootstrap draws queries; the documents are fixed.
     """
 
     title = "Query by example"
@@ -56,8 +56,8 @@ class QueryByExample(Task):
     class Config:
         """SUPERB's values (s3prl, quesst14_dtw).
 
-        distances: tried on dev; ``cosine_log`` is -log((1 + cosine) / 2). standardize: features first. max_seconds: heard of a recording.
-        queries_per_label, documents: the most of them that a split gives, where labels make them; chosen by a hash.
+        distances: to try on dev; ``cosine_log`` is -log((1 + cosine) / 2). standardize: the features. max_seconds: used of a recording.
+        queries_per_label, documents: the most per split if they are made from labels; chosen by a hash.
         """
 
         distances: tuple[Distance, ...] = ("cosine_exp",)
@@ -147,7 +147,7 @@ class QueryByExample(Task):
                 f"{self.name} finds {len(trials.queries)} queries and {len(trials.documents)} documents in the {split} split; "
                 f"it reads {self.reads}"
             )
-        answered = np.flatnonzero(trials.relevant.any(axis=1))  # MTWV leaves the others out
+        answered = np.flatnonzero(trials.relevant.any(axis=1))  # MTWV ignores the others
         return QueryTrials([trials.queries[i] for i in answered], trials.documents, trials.relevant[answered])
 
     def _from_labels(self, recordings: Sequence[Recording]) -> QueryTrials:
@@ -176,7 +176,7 @@ class QueryByExample(Task):
     def search(
         self, queries: FeatureSet, documents: FeatureSet, layers: Sequence[int], distances: Sequence[Distance], bench: Workbench
     ) -> NDArray[np.float64]:
-        """(distances, layers, queries, documents) scores, standardised for every query; 0 where a query is too short."""
+        """(distances, layers, queries, documents) scores, standardised per query; 0 if the query is too short."""
         chosen = torch.tensor(layers)
         mean, std = (statistics([queries, documents], chosen)) if self.config.standardize else (torch.zeros(()), torch.ones(()))
 
@@ -195,7 +195,7 @@ class QueryByExample(Task):
         return scores
 
     def measures(self, scores: NDArray[np.float64], relevant: NDArray[np.bool_]) -> list[Measure]:
-        """Values on test, and intervals over queries."""
+        """Values on test, with intervals over queries."""
         rows = np.concatenate([scores, relevant], axis=1)
         precision = np.array([average_precision(a, b) for a, b in zip(scores, relevant, strict=True)])[:, None]
 
@@ -214,7 +214,7 @@ class QueryByExample(Task):
 
 @dataclass(frozen=True)
 class QueryTrials:
-    """relevant: (queries, documents), whether the document is an answer."""
+    """relevant: (queries, documents), whether the document contains the query."""
 
     queries: list[Recording]
     documents: list[Recording]
@@ -222,14 +222,14 @@ class QueryTrials:
 
 
 def warp(queries: Sequence[Tensor], documents: Sequence[Tensor], distances: Sequence[Distance]) -> Tensor:
-    """(distances, L, queries, documents): the cost per query frame of the best way to find a query somewhere in a document.
+    """(distances, L, queries, documents): the cost per query frame of the best path of a query in a document.
 
-    queries, documents: (T, L, D) with vectors of length 1. Every query frame is matched to a frame of the document; from one to the next
-    the document goes on by 0, 1 or 2 frames, and begin and end anywhere (the asymmetric step pattern of dtw-python).
+    queries, documents: (T, L, D) with vectors of length 1. A path matches each query frame to a document frame and advances by 0, 1 or 2
+    document frames per query frame. It may begin and end anywhere (the asymmetric step pattern of dtw-python).
     """
     device, count = queries[0].device, len(documents)
     longest = max(len(each) for each in documents)
-    # Documents end in copies of their last frame: no distance range changes, and a path may stay on the last frame anyway.
+    # Pads documents with their last frame: this changes no range of distances, and a path may stay on the last frame anyway.
     padded = torch.stack([torch.cat([each, each[-1:].expand(longest - len(each), -1, -1)]) for each in documents])
     padded = padded.permute(2, 3, 0, 1).flatten(2).contiguous()  # (L, D, count x longest)
     costs = torch.empty(len(distances), len(padded), len(queries), count, device=device)
@@ -244,10 +244,10 @@ def warp(queries: Sequence[Tensor], documents: Sequence[Tensor], distances: Sequ
             cosine = (batch[:, :, layer].flatten(0, 1) @ padded[layer]).view(len(block), -1, count, longest)
             for number, distance in enumerate(distances):
                 local = _local(cosine if number == len(distances) - 1 else cosine.clone(), distance)
-                cost = local[:, 0].clone()  # (B, count, longest): of paths that end at a frame; a query's last row is its result
+                cost = local[:, 0].clone()  # (B, count, longest): of the best paths that end at each frame
                 for t in range(1, len(active)):
                     before = cost[: active[t]]
-                    step = local[: active[t], t]  # its memory is not needed again
+                    step = local[: active[t], t]  # its memory is reused
                     best = before.clone()
                     torch.minimum(before[..., 1:], before[..., :-1], out=best[..., 1:])
                     torch.minimum(best[..., 2:], before[..., :-2], out=best[..., 2:])
@@ -257,9 +257,9 @@ def warp(queries: Sequence[Tensor], documents: Sequence[Tensor], distances: Sequ
 
 
 def _local(cosine: Tensor, distance: Distance) -> Tensor:
-    """Distances in the place of cosines (..., frames of a document), scaled to 0..1 over the frames."""
+    """Replaces cosines (..., document frames) by distances in place, scaled to 0..1 over the frames."""
     if distance == "cosine_exp":
-        cosine.neg_().exp_()  # exp(1 - cosine) - 1 but for a factor and a shift, which the scaling takes away
+        cosine.neg_().exp_()  # exp(1 - cosine) - 1 up to a factor and a shift, which the scaling removes
     elif distance == "cosine_log":
         cosine.add_(1).clamp_(min=1e-6).log_().neg_()
     else:
@@ -275,7 +275,7 @@ def statistics(sets: Sequence[FeatureSet], layers: Tensor) -> tuple[Tensor, Tens
 
 
 def average_precision(scores: NDArray[np.float64], relevant: NDArray[np.bool_]) -> float:
-    """Percent, of one query."""
+    """Average precision of one query, in percent."""
     return float(100 * library("sklearn.metrics").average_precision_score(relevant, scores))
 
 

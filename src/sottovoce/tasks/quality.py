@@ -1,4 +1,4 @@
-"""Speech quality: a regression of human ratings."""
+"""Speech quality: regression of human ratings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SpeechQuality(ProbeTask):
 
     @dataclass(frozen=True)
     class Config(UtteranceHead):
-        """No values are published for this head; those of SUPERB's utterance tasks. field: the column with the rating."""
+        """Values of SUPERB's utterance tasks, since none are published for this one. field: the column with the rating."""
 
         field: str = "score"
 
@@ -47,7 +47,7 @@ class SpeechQuality(ProbeTask):
         return value
 
     def prepare(self, fold: Fold) -> Fold:
-        """Ratings in standard deviations from the training mean, which is what the head learns."""
+        """Standardises the ratings by mean and deviation of the train split."""
         values = [item.target for item in fold.train]
         self.mean, self.std = float(np.mean(values)), float(np.std(values))
         if not self.std:
@@ -67,13 +67,13 @@ class SpeechQuality(ProbeTask):
         return F.mse_loss(outputs[0][:, 0], torch.tensor(targets, device=lengths.device))
 
     def count(self, outputs: list[Tensor], lengths: Tensor, targets: list[float]) -> Rows:
-        """(B, 2): rating said and rating given, on the raters' scale."""
+        """(B, 2): predicted and human rating, on the raters' scale."""
         predicted = outputs[0][:, 0].double().cpu().numpy()
         rows: Rows = np.column_stack([predicted, np.array(targets, dtype=np.float64)]) * self.std + self.mean
         return rows
 
     def dev_score(self, rows: Rows) -> float:
-        """The correlation, or where all dev ratings are equal, so that there is none, the error."""
+        """The correlation; minus the RMSE if all dev ratings are equal, which leaves no correlation."""
         predicted, rated = rows.T
         if np.ptp(rated) == 0:
             return -float(np.sqrt(np.mean((predicted - rated) ** 2)))

@@ -1,4 +1,4 @@
-"""Retrieval: whether recordings of one label are each other's nearest, without training."""
+"""Retrieval of recordings with the same label, without training."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sottovoce.evaluation.statistics.metrics import library
 
 @TASKS.register("retrieval")
 class Retrieval(LookupTask):
-    """Same-label retrieval: each test recording asks for the others of its label, by cosine; mean average precision.
+    """Same-label retrieval: each test recording is a query for the others of its label, by cosine; mean average precision.
 
-    A recording to which no other test recording is an answer asks nothing. The interval draws queries again; what is searched stays.
+    A recording without another of its label is no query. The bootstrap draws queries; the recordings to search are fixed.
     """
 
     title = "Same-label retrieval"
@@ -26,8 +26,8 @@ class Retrieval(LookupTask):
 
     @dataclass(frozen=True)
     class Config(LookupTask.Config):
-        """apart: recordings of the same speaker are no answers to each other and are not searched, so that the voice does not help to find
-        a word. It needs a column 'speaker'."""
+        """apart: search only recordings of other speakers, so that the voice does not help to find a word. Needs a column
+        'speaker'."""
 
         apart: bool = False
 
@@ -37,7 +37,7 @@ class Retrieval(LookupTask):
         return super().prepare(fold)
 
     def rows(self, train: Part, queries: Part, layer: int, choice: Any, seed: int) -> Rows:
-        """(N, 3): average precision, whether the nearest has the label, and 1; zeros for a recording that asks nothing."""
+        """(N, 3): average precision, whether the nearest recording has the label, and 1; zeros for a recording that is no query."""
         x = queries.vectors[layer]
         x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
         near = x @ x.T
@@ -53,14 +53,14 @@ class Retrieval(LookupTask):
         return table
 
     def scores(self, rows: Rows) -> tuple[float, ...]:
-        """In percent; NaN where nobody asks."""
+        """In percent; NaN without queries."""
         count = rows[:, 2].sum()
         return (
             (float("nan"),) * 2 if not count else (float(100 * rows[:, 0].sum() / count), float(100 * rows[:, 1].sum() / count))
         )
 
     def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
-        """Queries, and the precision of an order drawn at random (the share of each query's answers, on average)."""
+        """Number of queries, and the precision of a random order (the mean share of relevant recordings)."""
         labels = [item.target for item in fold.test]
         counts = np.bincount(labels)
         chance = float(np.mean([(counts[label] - 1) / max(1, len(labels) - 1) for label in labels]))

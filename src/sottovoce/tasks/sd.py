@@ -35,12 +35,12 @@ TURN = '[[0, 1, "a"]]'
 class SpeakerDiarization(ProbeTask):
     """Speaker diarization: who speaks when, overlaps included; DER.
 
-    SUPERB (Yang et al. 2021): one LSTM layer says for every frame which of two speakers are heard, trained with the permutation-invariant
-    loss of Fujita et al. 2019 (EEND); decisions by a threshold, then a median filter. DER counts frames of the model's rate, without a
-    collar. Two departures: SUPERB reports the best of its thresholds and filters on the test set, here dev chooses; and dev is judged by
-    DER, not by frame accuracy. A recording that is cut into pieces (`max_seconds`) is scored with the best permutation of every piece.
+    SUPERB (Yang et al. 2021): one LSTM layer predicts for each frame which speakers are active, trained with the permutation-invariant loss
+    of Fujita et al. 2019 (EEND); then a threshold and a median filter. DER counts frames of the model's rate, without a collar. Two
+    deviations: SUPERB reports the best threshold and filter on the test set, here they are chosen on dev; and the dev score is DER, not
+    frame accuracy. Pieces of a recording (`max_seconds`) are scored with the best permutation of each.
 
-    The interval draws speakers: a conversation counts as often as the product of how often its speakers were drawn.
+    The bootstrap draws speakers: a conversation counts as often as the product of the counts of its speakers.
     """
 
     title = "Speaker diarization"
@@ -54,10 +54,10 @@ class SpeakerDiarization(ProbeTask):
     class Config:
         """SUPERB's values (s3prl, diarization): batches of 8 with 4 accumulated, chunks of 2000 frames of 10 ms.
 
-        hidden: units of the LSTM. speakers: the most in one recording, and outputs of the head; recordings with more are left out, and so
-        are mixtures of more (`mixtures.speakers` may be a range, e.g. [2, 4]). chunk_seconds: length of the
-        pieces that train and dev recordings are cut into; max_seconds: the same of test recordings (``None``: whole). medians (frames) and
-        thresholds: tried on dev. mixtures: conversations made of the recordings that say only who their one speaker is.
+        hidden: units of the LSTM. speakers: the most in a recording, and outputs of the head; recordings with more are left out
+        (`mixtures.speakers` may be a range, e.g. [2, 4]). chunk_seconds: length of the pieces of train and dev recordings; max_seconds: of
+        test recordings (``None``: no pieces). medians (frames) and thresholds: to try on dev. mixtures: conversations to make from
+        recordings of single speakers.
         """
 
         training: Training = Training()
@@ -86,7 +86,7 @@ class SpeakerDiarization(ProbeTask):
         return super().measure(subject, recordings, bench)
 
     def check(self, recordings: Recordings) -> None:
-        """Without making the conversations, which reads audio; and at the frame rate of most encoders."""
+        """Does not make the conversations, which reads audio; assumes the frame rate of most encoders."""
         self.rate = 50.0
         plan: MixtureConfig | None = self.config.mixtures
         if plan is None:
@@ -121,7 +121,7 @@ class SpeakerDiarization(ProbeTask):
         size = self.config.max_seconds if split == "test" else self.config.chunk_seconds
         if size is None or recording.duration is None or recording.duration <= size:
             return [Piece(recording, 0.0, size)]
-        # A rest of less than half a piece has too little in it to tell people apart.
+        # Drops a rest shorter than half a piece: it is too short to separate speakers.
         count = max(1, round(recording.duration / size))
         return [Piece(recording, i * size, size) for i in range(count)]
 
@@ -131,7 +131,7 @@ class SpeakerDiarization(ProbeTask):
                 replace(item, target=(frame_labels(_within(item), self.rate, self.config.speakers), choose)) for item in items
             ]
 
-        # Whether an item is of the set that the threshold is chosen on goes with it.
+        # Each target says whether it is of dev, where the threshold is chosen.
         return Fold(labelled(fold.train, False), labelled(fold.dev, True), labelled(fold.test, False))
 
     def head(self, dim: int) -> nn.Module:
@@ -142,7 +142,7 @@ class SpeakerDiarization(ProbeTask):
         return permutation_free_loss(outputs, wanted.to(outputs.device), lengths)
 
     def count(self, outputs: Tensor, lengths: Tensor, targets: list[Any]) -> Rows:
-        """(B, 1 + choices): frames spoken, and the errors with every median and threshold."""
+        """(B, 1 + choices): speech frames, and the errors with each threshold and median."""
         probabilities = outputs.sigmoid().cpu().numpy()
         rows = []
         for i, (labels, _) in enumerate(targets):
@@ -154,11 +154,11 @@ class SpeakerDiarization(ProbeTask):
 
     @property
     def choices(self) -> list[tuple[float, int]]:
-        """(threshold, median) of every way to decide."""
+        """All pairs (threshold, median)."""
         return list(itertools.product(self.config.thresholds, self.config.medians))
 
     def rows(self, probe: Probe, examples: Examples[Any], device: torch.device) -> Rows:
-        """(N, 2): errors and frames spoken. On dev the probe settles on its best way to decide, and keeps to it."""
+        """(N, 2): errors and speech frames. On dev, stores the best threshold and median in the probe."""
         counts = super().rows(probe, examples, device)
         assert isinstance(probe.head, Diarizer)
         if any(choose for _, choose in examples.targets):
@@ -180,8 +180,7 @@ class SpeakerDiarization(ProbeTask):
 class Diarizer(nn.Module):
     """(B, T, dim) -> (B, T, speakers) logits by one LSTM layer (s3prl's diarization model).
 
-    choice: how its outputs become decisions, a place in `SpeakerDiarization.choices`; a buffer, so that it stays with the weights that it
-    was chosen for.
+    choice: index into `SpeakerDiarization.choices`; a buffer, so that it is stored with the weights that it was chosen for.
     """
 
     choice: Tensor
@@ -198,13 +197,13 @@ class Diarizer(nn.Module):
 
 
 def permutation_free_loss(logits: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
-    """Binary cross-entropy per frame and speaker, for every item with the order of speakers that fits best (Fujita et al. 2019, eq. 2).
+    """Binary cross-entropy per frame and speaker, for the best order of speakers of each item (Fujita et al. 2019, eq. 2).
 
-    logits, wanted: (B, T, speakers). lengths: (B,) frames that count. The mean over items.
+    logits, labels: (B, T, speakers). lengths: (B,) valid frames. The mean over items.
     """
     speakers = logits.shape[2]
     valid = inside(logits.shape[1], lengths)[..., None].to(logits.dtype)
-    pairs = torch.stack(  # (B, speakers, speakers): of every output as every speaker
+    pairs = torch.stack(  # (B, speakers, speakers): loss of each output for each speaker
         [
             (F.binary_cross_entropy_with_logits(logits, labels[..., j : j + 1].expand_as(logits), reduction="none") * valid).sum(
                 1
@@ -221,7 +220,7 @@ def permutation_free_loss(logits: Tensor, labels: Tensor, lengths: Tensor) -> Te
 def frame_labels(turns: Sequence[Turn], rate: float, speakers: int) -> Labels:
     """(T, speakers) of 0 and 1 at `rate` frames a second, until the last turn ends; speakers in order of their names.
 
-    A turn covers the frames from its rounded start to its rounded end, as in EEND. Columns that no one needs stay 0.
+    A turn covers the frames from its rounded start to its rounded end, as in EEND. Unused columns are 0.
     """
     names = sorted({who for _, _, who in turns})
     labels = np.zeros((max((round(end * rate) for _, end, _ in turns), default=0), speakers), np.float32)
@@ -231,12 +230,12 @@ def frame_labels(turns: Sequence[Turn], rate: float, speakers: int) -> Labels:
 
 
 def fitted(labels: Labels, frames: int) -> Labels:
-    """The first `frames` of `labels` (T, speakers), with silence behind them where they are fewer."""
+    """labels (T, speakers), cut or padded with silence to `frames`."""
     return np.pad(labels[:frames], ((0, max(0, frames - len(labels))), (0, 0)))
 
 
 def decide(probabilities: NDArray[np.float32], threshold: float, median: int) -> NDArray[np.bool_]:
-    """(T, speakers) of what is above the threshold after a median filter over `median` frames; outside there is silence."""
+    """(T, speakers): probabilities above the threshold, after a median filter of `median` frames, padded with silence."""
     active = probabilities > threshold
     if median == 1:
         return active
@@ -250,7 +249,7 @@ def _has_turns(recording: Recording) -> bool:
 
 
 def _apart(recordings: Recordings) -> tuple[list[Recording], Recordings]:
-    """Those of which it is known who speaks when, and those that conversations are made of."""
+    """The recordings with turns, and the others, from which conversations are made."""
     return [item for item in recordings if _has_turns(item)], Recordings(item for item in recordings if not _has_turns(item))
 
 

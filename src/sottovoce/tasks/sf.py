@@ -1,4 +1,4 @@
-"""Slot filling (SUPERB SF): the parts of a spoken request that matter, each with its name."""
+"""Slot filling (SUPERB SF): names and values of the slots in a spoken request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Slots = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Request:
-    """slots: (name, value) in order. text: all that is said, "" where unknown. Values and text are normalised."""
+    """slots: (name, value) in order. text: the transcript, "" if unknown. Values and text are normalised."""
 
     slots: Slots
     text: str = ""
@@ -35,7 +35,7 @@ class Request:
 
 @dataclass
 class UnorderedLabel(Label):
-    """A label whose order is found in training. parts: the tokens of every slot. seen: how often it came up."""
+    """A label whose order of slots is learned. parts: the tokens of each slot. seen: how often it was in a batch."""
 
     parts: list[list[int]]
     seen: int = 0
@@ -45,22 +45,22 @@ class UnorderedLabel(Label):
 class SlotFilling(CTC):
     """Slot filling: characters and slot tags with CTC; F1 of the slot types and character error rate of the slot values.
 
-    With a transcript, in the field ``text``, tags stand around the words of every slot, as in SUPERB (and Lai et al. 2021). Without
-    one, which is ours and not SUPERB's, the model says the slots and nothing else.
+    With a transcript in the field ``text``, tags surround the words of each slot, as in SUPERB (and Lai et al. 2021). Without one (not in
+    SUPERB), the model outputs only the slots.
     """
 
     title = "Slot filling"
-    reads = "slots in a column 'slots' (JSON: a list of [slot, value] or an object), with what is said in a column 'text' if it is known"
+    reads = "slots in a column 'slots' (JSON: a list of [slot, value] or an object), with the transcript in a column 'text' if it is known"
     metrics = (Metric("slot_f1"), Metric("slot_value_cer", better="lower"))
 
     @dataclass(frozen=True)
     class Config(Recurrent):
         """SUPERB's values (s3prl, ctc/snips); its masks grow with the recording there.
 
-        field: the column with the slots. order: "given", or "free" where nobody knows the order in which slots without a transcript
-        are spoken. Then an utterance is trained with that order of its slots which the model finds likeliest, among at most `max_orders`
-        (the one it had, and others drawn anew), chosen again at every `revisit`-th time that it comes up. The first `warm_up` times its
-        order is drawn, since a model that chose at once would take to any order, e.g. the same for all. Scores ignore the order.
+        field: the column with the slots. order: "given", or "free" if the spoken order of slots without a transcript is unknown. Then an
+        utterance is trained with the order of its slots that is likeliest under the model, among at most `max_orders` (the last one
+        and random ones). It is chosen again at each `revisit`-th use. In its first `warm_up` uses the order is random, since an
+        untrained model would settle on any order. Scores ignore the order.
         """
 
         field: str = "slots"
@@ -77,7 +77,7 @@ class SlotFilling(CTC):
         slots = read_slots(field(recording, self.config.field))
         request = Request(slots, normalized(recording.fields.get("text", "").replace("&", " and ")))
         if request.text:
-            tagged(request)  # may be unusable
+            tagged(request)  # raises Unusable if a slot is not in the text
         return request
 
     def tokens(self, answer: Request) -> list[str]:
@@ -102,7 +102,7 @@ class SlotFilling(CTC):
         return replace(prepared, train=train)
 
     def head(self, dim: int) -> nn.Module:
-        for label in self.unordered:  # a new head knows nothing of the orders that another one found
+        for label in self.unordered:  # a new head must not start with the orders of another
             label.ids, label.seen = _joined(label.parts, range(len(label.parts))), 0
         head: nn.Module = self.config.head(dim, len(self.alphabet) + 1)
         return head
@@ -130,7 +130,7 @@ class SlotFilling(CTC):
 
 @torch.no_grad()
 def likeliest_order(outputs: Outputs, due: Sequence[tuple[int, UnorderedLabel]], most: int) -> None:
-    """Gives every label that order of its parts which has the least CTC loss. due: (row of the outputs, label)."""
+    """Sets each label to the order of its parts with the least CTC loss. due: (row of the outputs, label)."""
     log_probs, frames = outputs
     candidates = [[label.ids, *_orders(label.parts, most)] for _, label in due]
     rows = torch.tensor([row for (row, _), ids in zip(due, candidates, strict=True) for _ in ids], device=frames.device)
@@ -141,7 +141,7 @@ def likeliest_order(outputs: Outputs, due: Sequence[tuple[int, UnorderedLabel]],
 
 
 def _orders(parts: list[list[int]], most: int) -> list[list[int]]:
-    """All orders, or `most` - 1 drawn at random where there are more than `most`."""
+    """All orders, or `most` - 1 random ones if there are more than `most`."""
     count = len(parts)
     if math.factorial(count) <= most:
         orders = list(itertools.permutations(range(count)))
@@ -168,7 +168,7 @@ def read_slots(text: str) -> Slots:
 
 
 def tagged(request: Request) -> list[str]:
-    """The tokens of the text with tags around the words of every slot. Raises Unusable when they are not in the text."""
+    """The tokens of the text with tags around the words of each slot. Raises Unusable if a slot is not in the text."""
     words = request.text.split()
     tokens, at = [], 0
     for slot, value in request.slots:
@@ -183,7 +183,7 @@ def tagged(request: Request) -> list[str]:
 
 
 def slots_in(tokens: Sequence[str]) -> Slots:
-    """What stands between a tag and the next end of the same slot, other tags within it left out (s3prl's rule)."""
+    """The text between each begin tag and the next end tag of its slot, without other tags in it (as in s3prl)."""
     slots: Slots = []
     at = 0
     while at < len(tokens):
@@ -203,5 +203,5 @@ def _around(slot: str, value: str) -> list[str]:
 
 
 def _spaced(words: list[str]) -> list[str]:
-    """The words' characters, a space after each word."""
+    """The characters of the words, with a space after each word."""
     return [token for word in words for token in (*word, SPACE)]

@@ -1,4 +1,4 @@
-"""Speaker identification (SUPERB SID): which of the known speakers is heard."""
+"""Speaker identification (SUPERB SID): which of the known speakers speaks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sottovoce.evaluation.kinds.sessions import check_session, session_of
 
 @TASKS.register("sid")
 class SpeakerIdentification(Classification):
-    """Speaker identification: which of the training speakers is heard; accuracy."""
+    """Speaker identification: which of the training speakers speaks; accuracy."""
 
     title = "Speaker identification"
     reads = "the speaker in a column 'speaker'"
@@ -24,11 +24,11 @@ class SpeakerIdentification(Classification):
     class Config(UtteranceHead):
         """SUPERB's values (s3prl, voxceleb1).
 
-        session: a pattern that reads the recording session off a file's name. Where it is given, the data's own splits are set aside
-        (speakers of train and test are often disjoint, and then nothing can be identified), and every session is tested once, by a
-        classifier that heard only the speakers' other sessions, so that the room and the microphone do not give the speaker away:
-        in each of `folds` folds one session of every speaker with two or more is for testing and, of every third speaker that has
-        another two, one is the dev set (where there are none, a tenth of the training recordings). All folds count together.
+        session: a pattern that matches the recording session in a file's name. If it is given, the data's own splits are ignored
+        (train and test often have different speakers). Each session is tested by a classifier that is trained on other sessions of the
+        speakers, so that room and microphone do not reveal the speaker. In each of `folds` folds, one session of each speaker with
+        two or more is the test set. One session of every third speaker with at least three is the dev set; if there is none, a tenth
+        of the training recordings. Scores are over all folds together.
         """
 
         session: str = ""
@@ -51,7 +51,7 @@ class SpeakerIdentification(Classification):
             return
         items = [item for part in splits.values() for item in part]
         turns = {id(item): int(item.piece.recording.fields["turn"]) for item in items}
-        several = {item.group for item in items if turns[id(item)] >= 2}  # two sessions besides the one that is tested
+        several = {item.group for item in items if turns[id(item)] >= 2}  # at least three sessions
         with_dev = set(sorted(several, key=draw)[::3])
         for fold in range(self.config.folds):
             parts: dict[str, list[Item]] = {"train": [], "dev": [], "test": []}
@@ -67,7 +67,7 @@ class SpeakerIdentification(Classification):
 
 
 def with_sessions(recordings: Recordings, pattern: str) -> Recordings:
-    """The recordings of speakers with several sessions; a field ``turn`` counts each speaker's sessions from 0. ValueError without any."""
+    """The recordings of speakers with several sessions. A field ``turn`` numbers each speaker's sessions from 0. ValueError without any."""
     sessions: dict[str, set[str]] = {}
     for item in recordings:
         session = session_of(item, pattern)

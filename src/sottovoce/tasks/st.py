@@ -1,4 +1,4 @@
-"""Speech translation (SUPERB-SG ST): what is said in another language, by a text decoder."""
+"""Speech translation (SUPERB-SG ST) with a text decoder."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Translating:
-    """How speech is translated. Defaults: SUPERB-SG's (Tsai et al. 2022; s3prl's, whose model is fairseq's S2T Transformer),
-    but the size of a batch, there 80,000 frames (some 290 recordings of CoVoST 2), and that of the vocabulary are ours.
+    """Settings of translation. Defaults: SUPERB-SG's (Tsai et al. 2022; s3prl's, whose model is fairseq's S2T Transformer),
+    except for the batch size (there 80,000 frames, about 290 recordings of CoVoST 2) and the vocabulary.
 
-    primary: what is tuned on the dev set and comes first. "perplexity", that of the reference's tokens, needs no search on the dev set
-    and tells weak models apart whose sentences all are wrong; it compares models with the same units.
+    primary: the metric that is tuned on the dev set and reported first. "perplexity" of the reference's tokens needs no search on dev and
+    ranks weak models whose sentences are all wrong; compare it only between models with the same units.
     target: the language to translate into, for data with several; "": the column 'translation'. units: characters, or "bpe": at most
-    `vocabulary` sub-words, learned from the training translations. stride: so many frames become one before the decoder.
-    encoder_layers: of a Transformer over those, with the decoder's sizes.
-    decoder: "" for a Transformer of our own, of dim, layers, heads, ffn_dim and dropout; or a model of transformers, by name or folder,
-    with its own tokens and sizes. smoothing: of labels. beam: hypotheses kept on the test set (the dev set: greedy search). length_penalty:
-    a hypothesis is scored by log-probability / tokens ** length_penalty. max_tokens: most tokens said; never more than half
-    as many again as the longest training translation. tokenize: sacrebleu's for BLEU, "zh" or "ja-mecab" for instance.
+    `vocabulary` sub-words, learned from the training translations. stride: factor by which frames are reduced before the decoder.
+    encoder_layers: of a Transformer on the reduced frames, with the decoder's sizes.
+    decoder: "" for our Transformer, of dim, layers, heads, ffn_dim and dropout; or a model from transformers, by name or folder, with its
+    own tokens and sizes. smoothing: of labels. beam: hypotheses on the test set (dev: greedy search). length_penalty: a hypothesis has
+    the score log-probability / tokens ** length_penalty. max_tokens: most output tokens; also limited to 1.5 times the longest training
+    translation. tokenize: sacrebleu's for BLEU, e.g. "zh" or "ja-mecab".
     """
 
     training: Any = Training()
@@ -70,17 +70,17 @@ class Translating:
 
 @dataclass(frozen=True)
 class Reference:
-    """A translation: as text, and for training as tokens without start and end."""
+    """A reference translation: its text, and its tokens without start and end."""
 
     text: str
     ids: list[int]
 
 
 class Translation(LearnedTask):
-    """Translation of what is said, by a decoder that attends to the encoder's frames. BLEU and chrF by sacrebleu, and perplexity.
+    """Speech translation by a decoder that attends to the encoder's frames. BLEU and chrF by sacrebleu, and perplexity.
 
-    With a `target`, a recording's translation is its field ``translation_TARGET``, else what any recording of the same ``sentence`` in
-    that language (its ``language`` or ``locale``) has as ``text``; recordings in the target language are left out.
+    With a `target`, the translation of a recording is its field ``translation_TARGET``, else the ``text`` of a recording of the same
+    ``sentence`` in that language (field ``language`` or ``locale``). Recordings in the target language are left out.
     """
 
     reads = (
@@ -135,21 +135,21 @@ class Translation(LearnedTask):
         return Translator(dim, self.units, self.config)
 
     def loss(self, outputs: SpeechMemory, lengths: Tensor, targets: list[Reference]) -> Tensor:
-        """Cross-entropy with smoothed labels, the mean over all tokens of the batch and their ends."""
+        """Cross-entropy with smoothed labels, mean over all tokens of the batch including end tokens."""
         logits, tokens = self.read(outputs, targets)
         return F.cross_entropy(
             logits.flatten(0, 1), tokens.flatten(), ignore_index=IGNORED, label_smoothing=self.config.smoothing
         )
 
     def read(self, outputs: SpeechMemory, targets: list[Reference]) -> tuple[Tensor, Tensor]:
-        """(B, L, V) logits of every token of the references, those before it known; (B, L) the tokens, IGNORED after a row's end."""
+        """(B, L, V) logits of the reference tokens (teacher forcing); (B, L) these tokens, IGNORED in the padding."""
         start, end, device = self.units.start, self.units.end, outputs.memory.device
         ids = [target.ids[: self.longest] for target in targets]
         tokens = padded([[*each, end] for each in ids], IGNORED, device)
         return outputs.decoder(padded([[start, *each] for each in ids], end, device), outputs.memory, outputs.frames), tokens
 
     def count(self, outputs: SpeechMemory, lengths: Tensor, targets: list[Reference]) -> Rows:
-        """(B, parts of BLEU, then of chrF, then the reference's cross-entropy in nats and its tokens)."""
+        """(B, K): counts for BLEU, counts for chrF, cross-entropy of the reference in nats, its tokens."""
         logits, references = self.read(outputs, targets)
         nats = F.cross_entropy(logits.mT.float(), references, ignore_index=IGNORED, reduction="none").sum(1).tolist()
         tokens = (references != IGNORED).sum(1).tolist()
@@ -161,7 +161,7 @@ class Translation(LearnedTask):
         return np.array(rows, dtype=np.float64)
 
     def translations(self, outputs: SpeechMemory) -> list[str]:
-        """What is understood, as text."""
+        """The translations that beam search finds."""
         decoder, memory = outputs.decoder, outputs.memory
         state = decoder.begin(memory, outputs.frames)
         limits = [self.longest] * len(memory)
@@ -184,7 +184,7 @@ class Translation(LearnedTask):
         return tuple(values[metric.name] for metric in self.metrics)
 
     def details(self, fold: Fold, rows: list[Rows]) -> dict[str, Any]:
-        """The signatures of sacrebleu, to be published beside the scores, and how many units there are."""
+        """Signatures of sacrebleu, to publish with the scores; the number of units and the longest output."""
         signatures = {"bleu": self.bleu.signature, "chrf": self.chrf.signature}
         return {"signatures": signatures, "units": self.units.size, "longest": self.longest}
 
@@ -207,7 +207,7 @@ class SpeechTranslation(ProbeTask, Translation):
 
 @dataclass(frozen=True)
 class SpeechMemory:
-    """What a decoder attends to: (B, T, D) and (B,) frames; and the width of a search in it, 0 where nothing is to be said."""
+    """Input of a decoder: (B, T, D) and (B,) frames. beam: width of the search, 0 for none."""
 
     memory: Tensor
     frames: Tensor
@@ -216,7 +216,7 @@ class SpeechMemory:
 
 
 class Translator(nn.Module):
-    """Adapter, encoder and decoder. The decoder runs in the loss, which knows what was said before, and in the search."""
+    """Adapter, encoder and decoder. The decoder runs in the loss, with teacher forcing, and in the search."""
 
     def __init__(self, dim: int, units: Units, config: Translating) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ class Translator(nn.Module):
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
-    """(B, longest) of rows filled up with `value`."""
+    """(B, longest): rows padded with `value`."""
     return nn.utils.rnn.pad_sequence([torch.tensor(row, device=device) for row in rows], True, value)
 
 
