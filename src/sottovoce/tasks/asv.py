@@ -1,4 +1,4 @@
-"""Automatic speaker verification (SUPERB ASV): whether two recordings are of the same person."""
+"""Automatic speaker verification (SUPERB ASV)."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from sottovoce.evaluation.subjects.subject import Subject
 
 Frames = list[Tensor]  # of one layer: the valid frames of each batch, (n, D) float32
 REVERB = "reverb"
-REMEMBERED = 200  # most labellings in the cache
+CACHE_SIZE = 200  # most labellings in the cache
 _labels: dict[tuple[bytes, int, int], NDArray[np.int32]] = {}  # cache: all students share the teacher's labels
 
 
@@ -216,7 +216,7 @@ class Fidelity(Task):
         if labels is None:
             labels = library("sklearn.cluster").MiniBatchKMeans(count, n_init=1, random_state=seed).fit(x).labels_
         _labels[key] = labels  # the most recently used is last
-        if len(_labels) > REMEMBERED:
+        if len(_labels) > CACHE_SIZE:
             del _labels[next(iter(_labels))]
         return labels
 

@@ -91,7 +91,7 @@ class SpeakerDiarization(ProbeTask):
         plan: MixtureConfig | None = self.config.mixtures
         if plan is None:
             return super().check(recordings)
-        labelled, voices = _apart(recordings)
+        labelled, voices = _by_turns(recordings)
         check_voices(voices, plan)
         counts = {"train": plan.train, "dev": plan.dev, "test": plan.test}
         placeholders = [
@@ -103,7 +103,7 @@ class SpeakerDiarization(ProbeTask):
         plan: MixtureConfig | None = self.config.mixtures
         if plan is None:
             return recordings
-        labelled, voices = _apart(recordings)
+        labelled, voices = _by_turns(recordings)
         return Recordings([*labelled, *mixtures(voices, plan)], recordings.skipped)
 
     def target(self, recording: Recording) -> list[Turn]:
@@ -128,7 +128,8 @@ class SpeakerDiarization(ProbeTask):
     def prepare(self, fold: Fold) -> Fold:
         def labelled(items: list[Item], choose: bool) -> list[Item]:
             return [
-                replace(item, target=(frame_labels(_within(item), self.rate, self.config.speakers), choose)) for item in items
+                replace(item, target=(frame_labels(_turns_in_piece(item), self.rate, self.config.speakers), choose))
+                for item in items
             ]
 
         # Each target says whether it is of dev, where the threshold is chosen.
@@ -248,12 +249,12 @@ def _has_turns(recording: Recording) -> bool:
     return bool(recording.fields.get("turns") or recording.fields.get("rttm"))
 
 
-def _apart(recordings: Recordings) -> tuple[list[Recording], Recordings]:
+def _by_turns(recordings: Recordings) -> tuple[list[Recording], Recordings]:
     """The recordings with turns, and the others, from which conversations are made."""
     return [item for item in recordings if _has_turns(item)], Recordings(item for item in recordings if not _has_turns(item))
 
 
-def _within(item: Item) -> list[Turn]:
+def _turns_in_piece(item: Item) -> list[Turn]:
     """The turns of an item's piece, in seconds from its start."""
     begin = item.piece.start
     end = float("inf") if item.piece.seconds is None else begin + item.piece.seconds

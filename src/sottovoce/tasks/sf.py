@@ -83,7 +83,7 @@ class SlotFilling(CTC):
     def tokens(self, answer: Request) -> list[str]:
         if answer.text:
             return tagged(answer)
-        return [token for slot in answer.slots for token in _around(*slot)]
+        return [token for slot in answer.slots for token in _with_tags(*slot)]
 
     def prepare(self, fold: Fold) -> Fold:
         prepared = super().prepare(fold)
@@ -95,7 +95,7 @@ class SlotFilling(CTC):
         for item in prepared.train:
             request: Request = item.target.answer
             if not request.text and len(request.slots) > 1:
-                parts = [[number[token] for token in _around(*slot)] for slot in request.slots]
+                parts = [[number[token] for token in _with_tags(*slot)] for slot in request.slots]
                 self.unordered.append(UnorderedLabel(item.target.ids, request, parts))
                 item = replace(item, target=self.unordered[-1])
             train.append(item)
@@ -177,7 +177,7 @@ def tagged(request: Request) -> list[str]:
         begin = next((i for i in places if words[i : i + len(words_of_slot)] == words_of_slot), None)
         if begin is None:
             raise Unusable("a slot that the text does not have, or not in this order")
-        tokens += [*(_spaced(words[at:begin])), *_around(slot, value), SPACE]
+        tokens += [*(_spaced(words[at:begin])), *_with_tags(slot, value), SPACE]
         at = begin + len(words_of_slot)
     return (tokens + _spaced(words[at:]))[:-1]
 
@@ -198,7 +198,7 @@ def slots_in(tokens: Sequence[str]) -> Slots:
     return slots
 
 
-def _around(slot: str, value: str) -> list[str]:
+def _with_tags(slot: str, value: str) -> list[str]:
     return [BEGIN + slot, *spelled(value), END + slot]
 
 

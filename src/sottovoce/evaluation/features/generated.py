@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sottovoce.evaluation.features.pieces import Piece
 
-LEFT = 0.9  # of the limit, once room has been made
+KEPT_SHARE = 0.9  # of the limit: left by a cleanup
 
 
 class MadeAudio:
@@ -42,7 +42,7 @@ class MadeAudio:
 
     def _keep(self, path: Path, wave: Tensor) -> None:
         size = wave.numel() * wave.element_size()
-        if size > LEFT * self.limit:
+        if size > KEPT_SHARE * self.limit:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         used = self._size
@@ -58,7 +58,7 @@ class MadeAudio:
         """Deletes files until `size_needed` more bytes fit. Returns the bytes that are left."""
         files = [(entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(self.folder)]
         total = sum(size for _, size, _ in files)
-        goal = total if total + size_needed <= self.limit else LEFT * self.limit - size_needed
+        goal = total if total + size_needed <= self.limit else KEPT_SHARE * self.limit - size_needed
         for _, size, path in sorted(files):
             if total <= goal:
                 break

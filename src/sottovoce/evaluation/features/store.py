@@ -40,8 +40,8 @@ Progress = Callable[[int, int], None]
 
 FORMAT = 1
 ON_CPU, ON_GPU = 8.0, 240.0  # seconds of audio encoded at once in training: fits a CPU's cache; keeps a GPU busy
-MADE = 0.1  # of the limit, in addition to it, for generated audio
-AT_ONCE = 8  # items in memory at a time in a pass over a set
+GENERATED_SHARE = 0.1  # of the limit, in addition to it, for generated audio
+ITEMS_IN_MEMORY = 8  # items in memory at a time in a pass over a set
 
 _warned: dict[Path, float] = {}  # size of a bank, in bytes, in this process's last warning
 
@@ -87,8 +87,8 @@ class FeatureSet:
 
     def each(self, items: Sequence[int]) -> Iterator[Tensor]:
         """`states` one by one, with few in memory."""
-        for begin in range(0, len(items), AT_ONCE):
-            yield from self.states(items[begin : begin + AT_ONCE])
+        for begin in range(0, len(items), ITEMS_IN_MEMORY):
+            yield from self.states(items[begin : begin + ITEMS_IN_MEMORY])
 
     def batch(self, items: Sequence[int]) -> Rows:
         """Features of `items`, in half precision if they are kept."""
@@ -136,7 +136,7 @@ class FeatureStore:
         self.folder = (folder or cache_home() / "features").expanduser()
         self.limit = limit_gb * 1e9
         self.seconds_per_batch = seconds_per_batch
-        self.generated = MadeAudio(self.folder / "made", MADE * self.limit)
+        self.generated = MadeAudio(self.folder / "made", GENERATED_SHARE * self.limit)
 
     def foresee(self, subject: Subject, pieces: Sequence[Piece], kind: Kind, say: Callable[[str], None]) -> float:
         """Estimates the size of the bank with these pieces, in bytes, and warns if it is above the limit.
@@ -150,8 +150,8 @@ class FeatureStore:
         wanted = {piece.key: piece for piece in pieces}
         lengths = [piece.length for key, piece in wanted.items() if not bank.kept(key)]
         known_lengths = [length for length in lengths if length is not None]
-        usual = sum(known_lengths) / len(known_lengths) if known_lengths else 0.0
-        frames = [1.0 if kind == "pooled" else (usual if length is None else length) * subject.frame_rate for length in lengths]
+        mean = sum(known_lengths) / len(known_lengths) if known_lengths else 0.0
+        frames = [1.0 if kind == "pooled" else (mean if length is None else length) * subject.frame_rate for length in lengths]
         total = bank.size + sum(frames) * subject.layers * subject.dim * 2
         if total > self.limit and total > 1.2 * _warned.get(bank.folder, 0.0):
             _warned[bank.folder] = total
@@ -174,11 +174,11 @@ class FeatureStore:
             return _select(subject, pieces, keys, kind, index, None)
         bank = self._bank(subject, kind)
         bank.read()
-        doubtful = {key for key in wanted if key in bank.index and bank.index[key].reason}
-        mended = {key for key in doubtful if readable(wanted[key])}  # e.g. a disk is mounted again
+        unreadable = {key for key in wanted if key in bank.index and bank.index[key].reason}
+        readable_again = {key for key in unreadable if readable(wanted[key])}  # e.g. a disk is mounted again
         try:
-            if self._lacks(bank, subject, wanted, mended):  # no lock is needed otherwise
-                self._fill(bank, subject, wanted, mended, progress)
+            if self._has_work(bank, subject, wanted, readable_again):  # no lock is needed otherwise
+                self._fill(bank, subject, wanted, readable_again, progress)
             bank.open()
         except OSError as problem:  # e.g. the disk is full
             warnings.warn(
@@ -191,19 +191,19 @@ class FeatureStore:
         features = _select(subject, pieces, keys, kind, bank.index, bank)
         return replace(features, seconds=time.monotonic() - began)
 
-    def _lacks(self, bank: Bank, subject: Subject, wanted: Mapping[str, Piece], mended: set[str]) -> bool:
+    def _has_work(self, bank: Bank, subject: Subject, wanted: Mapping[str, Piece], readable_again: set[str]) -> bool:
         """Whether pieces are missing, or fit now after they did not before."""
-        if mended or any(key not in bank.index for key in wanted):
+        if readable_again or any(key not in bank.index for key in wanted):
             return True
         frames = [bank.rows_of(bank.index[key]) for key in wanted if not bank.kept(key) and not bank.index[key].reason]
         return bool(frames) and self._room(bank, min(frames) * subject.layers * subject.dim * 2)
 
     def _fill(
-        self, bank: Bank, subject: Subject, wanted: Mapping[str, Piece], mended: set[str], progress: Progress | None
+        self, bank: Bank, subject: Subject, wanted: Mapping[str, Piece], readable_again: set[str], progress: Progress | None
     ) -> None:
         """Computes the missing features until the bank is full; for the other pieces, adds entries without rows."""
         with bank.writing():
-            for key in mended:
+            for key in readable_again:
                 if not bank.kept(key):
                     bank.index.pop(key, None)
             todo = {

@@ -83,7 +83,7 @@ class Best(Generic[N]):
         self.curve: list[tuple[int, float]] = []
         self._state = copy.deepcopy(model.state_dict())
 
-    def look(self, step: int, score: float) -> None:
+    def update(self, step: int, score: float) -> None:
         """Keeps the weights if `score` is the best so far; NaN never is."""
         if math.isfinite(score):
             self.curve.append((step, round(score, 4)))
@@ -245,7 +245,7 @@ def fit(
                 probe.eval()
                 try:
                     with torch.inference_mode():
-                        best.look(step, judge(probe))
+                        best.update(step, judge(probe))
                 except NotFinite as problem:
                     reason = f"{problem} at update {step}"
                     break
@@ -277,17 +277,17 @@ def sweep(
     Returns the model of each seed, and a record of each trial; ``chosen`` marks trials whose model is used. Trials that are not finite are
     left out, and their records say why, so a seed may have no model, or none has one.
     """
-    tried = [train_one(seeds[0], lr) for lr in lrs]
+    trials = [train_one(seeds[0], lr) for lr in lrs]
     models: dict[int, M] = {}
-    finite = [each for each in tried if each[1].finite]
+    finite = [each for each in trials if each[1].finite]
     if finite:
         best = max(finite, key=lambda each: each[1].dev)
         assert best[1].lr is not None
         others = [train_one(seed, best[1].lr) for seed in seeds[1:]]
         chosen = [best, *(each for each in others if each[1].finite)]
         models = {trial.seed: model for model, trial in chosen}
-        tried += others
+        trials += others
         used = {id(trial) for _, trial in chosen}
     else:
         used = set()
-    return models, [{**trial.record(), "chosen": id(trial) in used} for _, trial in tried]
+    return models, [{**trial.record(), "chosen": id(trial) in used} for _, trial in trials]

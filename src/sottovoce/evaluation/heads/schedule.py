@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 L2 = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-LEAST, LOOKS = 200, 20  # of a schedule of passes: the fewest updates, and the dev evaluations
+MIN_UPDATES, DEV_EVALUATIONS = 200, 20  # of a schedule of passes: the fewest updates, and the dev evaluations
 FILLED: dict[str, Any] = {  # defaults of a schedule of steps
     "lrs": (1e-4,),
     "batch": 32,
@@ -110,9 +110,9 @@ class Training:
             assert batch is not None, "a task's short schedule says its batch"
             assert passes is not None, "and how often it passes over the data"
             assert most is not None, "and the benchmark's its updates"
-            steps = min(most, max(LEAST, math.ceil(passes * math.ceil(items / batch))))
+            steps = min(most, max(MIN_UPDATES, math.ceil(passes * math.ceil(items / batch))))
             settings = replace(
-                settings, steps=steps, passes=None, evaluate_every=settings.evaluate_every or max(1, steps // LOOKS)
+                settings, steps=steps, passes=None, evaluate_every=settings.evaluate_every or max(1, steps // DEV_EVALUATIONS)
             )
         values = {spec.name: getattr(settings, spec.name) for spec in fields(Schedule)}
         return Schedule(**values)

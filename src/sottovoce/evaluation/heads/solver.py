@@ -22,8 +22,8 @@ from sottovoce.evaluation.heads.linear import MeanPool, Scaled
 from sottovoce.evaluation.heads.probe import Best, Examples, NotFinite, Probe, Trial, without_denormals
 
 ITERATIONS = 500  # of L-BFGS for each strength
-GRADIENT, CHANGE = 1e-5, 1e-7  # converged: largest entry of the gradient, or change per iteration
-WORSE = 2  # weaker strengths to try after the best one
+GRADIENT_TOLERANCE, CHANGE_TOLERANCE = 1e-5, 1e-7  # converged: largest entry of the gradient, or change per iteration
+PATIENCE = 2  # weaker strengths to try after the best one
 PIECE = 256  # items copied at a time
 
 Progress = Callable[[float, float], None]
@@ -47,8 +47,8 @@ def minimise(
         parameters,
         max_iter=ITERATIONS,
         max_eval=2 * ITERATIONS,
-        tolerance_grad=GRADIENT,
-        tolerance_change=CHANGE,
+        tolerance_grad=GRADIENT_TOLERANCE,
+        tolerance_change=CHANGE_TOLERANCE,
         history_size=20,
         line_search_fn="strong_wolfe",
     )
@@ -93,8 +93,8 @@ def solve(
     """The probe whose strength of L2 is best on the dev set, and a record of every trial; ``None`` when no trial has a finite score.
 
     Each strength starts from equal weights of the layers, which are scaled alike first, so that the penalty prefers no layer. Strengths are
-    tried from the strongest on, until `WORSE` in a row are no better than the best. Arguments as in `probe.fit`. seed: for the start of a
-    head that is narrower than its outputs, whose loss is not convex; other heads start at zero.
+    tried from the strongest on, until `PATIENCE` in a row are no better than the best. Arguments as in `probe.fit`. seed: for the start of
+    a head that is narrower than its outputs, whose loss is not convex; other heads start at zero.
     """
     features = train.features
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -120,11 +120,11 @@ def solve(
             reason = str(problem)
         trial = Trial(seed, score, iterations, iterations, time.monotonic() - began, l2=l2, reason=reason)
         trials.append(trial.record() | ({} if reason else {"loss": round(value, 6)}))
-        best.look(number, score)
+        best.update(number, score)
         if score > float("-inf") and best.step == number:
             chosen = number
         progress(number + 1, len(strengths))
-        if reason or (chosen >= 0 and number - chosen >= WORSE):
+        if reason or (chosen >= 0 and number - chosen >= PATIENCE):
             break
     records = [{**trial, "chosen": number == chosen} for number, trial in enumerate(trials)]
     return (best.restore() if chosen >= 0 else None), records

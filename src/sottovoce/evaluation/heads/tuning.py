@@ -226,7 +226,7 @@ def tune(
                     except NotFinite as problem:
                         reason = f"{problem} at update {step}"
                         break
-                    best.look(step, score)
+                    best.update(step, score)
                     say(f"seed {seed}, lr {lr:g}, update {step} of {tuning.steps}: dev {score:.4g}, best {best.score:.4g}")
                     if (step - max(best.step, tuning.freeze_steps)) // tuning.evaluate_every >= tuning.patience:
                         break

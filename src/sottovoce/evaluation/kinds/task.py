@@ -85,12 +85,12 @@ class Outcome:
         }
 
 
-def quiet(text: str) -> None:
-    """Says nothing."""
+def no_message(text: str) -> None:
+    """Drops a message."""
 
 
-def unmoved(stage: str, done: float, total: float) -> None:
-    """Tells nobody."""
+def no_progress(stage: str, done: float, total: float) -> None:
+    """Drops a progress report."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ class Workbench:
     seeds: tuple[int, ...] = (1, 2, 3)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     reference: Subject | None = None
-    say: Callable[[str], None] = quiet
-    progress: Callable[[str, float, float], None] = unmoved
+    say: Callable[[str], None] = no_message
+    progress: Callable[[str, float, float], None] = no_progress
 
 
 class Task:

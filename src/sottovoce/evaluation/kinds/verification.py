@@ -19,7 +19,7 @@ from sottovoce.evaluation.kinds.task import Measure, Metric
 from sottovoce.evaluation.statistics.bootstrap import interval
 from sottovoce.evaluation.statistics.metrics import equal_error_rate, min_dcf
 
-PAIRED = 2000  # most recordings to make trials from: two million pairs
+MAX_RECORDINGS = 2000  # most recordings to make trials from: two million pairs
 PARTS = {"dev": "train", "test": "test"}  # of VoxCeleb1
 SAMPLES = 300  # of the bootstrap; each scores many thousand trials twice
 
@@ -187,7 +187,7 @@ def make_trials(recordings: Sequence[Recording], session: str, most: int) -> Tri
     many. At most 2000 recordings, chosen by a hash, are used.
     """
     chosen = np.array(
-        sorted(range(len(recordings)), key=lambda i: (draw(recordings[i].id), recordings[i].id))[:PAIRED], dtype=int
+        sorted(range(len(recordings)), key=lambda i: (draw(recordings[i].id), recordings[i].id))[:MAX_RECORDINGS], dtype=int
     )
     items = [recordings[i] for i in chosen]
     sessions = _codes([session_of(item, session) or "" for item in items])

@@ -36,9 +36,9 @@ class Spectrum(nn.Module):
         if lengths is not None:
             frames = windows(lengths, self.size, self.hop).clamp(min=1)
             at = torch.minimum(torch.arange(x.shape[1], device=x.device), frames[:, None] - 1)  # differences must not see padding
-        parts = [_held(x, at)]
+        parts = [_repeat_last(x, at)]
         for _ in range(2):
-            parts.append(_held(slope(parts[-1], self.reach), at))
+            parts.append(_repeat_last(slope(parts[-1], self.reach), at))
         x = self.finished(torch.cat(parts, dim=-1), frames)
         return Features([x, x], frames, x, x)
 
@@ -73,7 +73,7 @@ class SuperbFbank(Spectrum):
         return standardised(x, frames)
 
 
-def _held(x: Tensor, at: Tensor | None) -> Tensor:
+def _repeat_last(x: Tensor, at: Tensor | None) -> Tensor:
     """(B, T, D) with frame ``at[b, t]`` at position t: repeats the last valid frame in the padding."""
     return x if at is None else x.gather(1, at[..., None].expand_as(x))
 

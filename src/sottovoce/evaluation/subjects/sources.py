@@ -78,14 +78,14 @@ def fingerprint(encoder: nn.Module, normalized: bool) -> str:
     digest = hashlib.sha256(f"{type(encoder).__name__} {getattr(encoder, 'config', '')} {normalized}".encode())
     extractor = getattr(encoder, "extractor", None)  # of a model that runs inside transformers
     if extractor is not None and hasattr(extractor, "to_dict"):
-        digest.update(json.dumps(extractor.to_dict(), sort_keys=True, default=_of_numbers).encode())
+        digest.update(json.dumps(extractor.to_dict(), sort_keys=True, default=_as_lists).encode())
     for key, value in sorted(encoder.state_dict().items()):
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
 
 
-def _of_numbers(value: Any) -> Any:
+def _as_lists(value: Any) -> Any:
     """Arrays (mel filters, windows) as lists."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
 

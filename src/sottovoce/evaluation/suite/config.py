@@ -116,10 +116,10 @@ class Suite:
         wanted = [name for name in names if name != "all"]
         if not wanted:
             return self
-        known = {*self.tasks, *(entry.task.name for entry in self.tasks.values())}
+        available = {*self.tasks, *(entry.task.name for entry in self.tasks.values())}
         for name in wanted:
-            if name not in known:
-                raise ValueError(f"the task file has no task '{name}'{suggestion(name, known)}")
+            if name not in available:
+                raise ValueError(f"the task file has no task '{name}'{suggestion(name, available)}")
         kinds = set(wanted) - set(self.tasks)  # an entry's name selects only that entry
         tasks = {name: entry for name, entry in self.tasks.items() if name in wanted or entry.task.name in kinds}
         return replace(self, tasks=tasks)

@@ -20,7 +20,7 @@ from sottovoce.evaluation.suite.config import SuiteEntry
 
 SKIPPED = "skipped.jsonl"
 
-Known = Mapping[tuple[str, str], Sequence[dict[str, Any]]]  # (model, task entry): its records, oldest first
+Records = Mapping[tuple[str, str], Sequence[dict[str, Any]]]  # (model, task entry): its records, oldest first
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Pair:
-    """A task entry on a model. asked: the values that a record of this pair must have. path: the file for its record. audio: see
+    """A task entry on a model. request: the values that a record of this pair must have. path: the file for its record. audio: see
     `audio_digest`; ``None`` if unknown. limit: the most recordings per split, for a quick look."""
 
     subject: Subject
     name: str
     entry: SuiteEntry
-    asked: dict[str, Any]
+    request: dict[str, Any]
     path: Path
     audio: str | None = None
     limit: int | None = None
@@ -61,7 +61,7 @@ class Failure:
 def pair_of(subject: Subject, name: str, entry: SuiteEntry, data: str, bench: Workbench, out: Path) -> Pair:
     """A pair with its request. data: the `fingerprint` of the entry's data."""
     kind = entry.task.cls
-    asked = {
+    request = {
         "version": kind.version,
         "model": subject.fingerprint,
         "config": ledger.portable(plain(entry.task.config)),
@@ -69,11 +69,11 @@ def pair_of(subject: Subject, name: str, entry: SuiteEntry, data: str, bench: Wo
         "seeds": list(bench.seeds),
     }
     if kind.compares and bench.reference is not None:
-        asked["reference"] = bench.reference.fingerprint
-    return Pair(subject, name, entry, asked, out / ledger.RECORDS)
+        request["reference"] = bench.reference.fingerprint
+    return Pair(subject, name, entry, request, out / ledger.RECORDS)
 
 
-def records_of(pairs: Sequence[Pair]) -> Known:
+def records_of(pairs: Sequence[Pair]) -> Records:
     """All earlier records in the folder of `pairs`, also those of older versions in files ``MODEL/TASK.json``."""
     records: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for pair in pairs:
@@ -87,14 +87,14 @@ def records_of(pairs: Sequence[Pair]) -> Known:
     return records
 
 
-def earlier(pair: Pair, known: Known, audio: Callable[[], str | None] = lambda: None) -> TaskResult | None:
+def earlier(pair: Pair, records: Records, audio: Callable[[], str | None] = lambda: None) -> TaskResult | None:
     """The pair's newest valid record; ``None`` if there is none. Its task must score as now, and its audio must be the same.
 
     audio: returns the digest of the present audio, and is called only for records with a digest. Without either digest the record
     counts. ValueError when all records of the model on the task entry are of other data, settings or seeds.
     """
     changes: list[list[str]] = []
-    for record in reversed(known.get((pair.subject.name, pair.name), ())):
+    for record in reversed(records.get((pair.subject.name, pair.name), ())):
         changed = _changed(pair, record)
         if not changed:
             if not _other_audio(record, audio()):
@@ -111,14 +111,14 @@ def earlier(pair: Pair, known: Known, audio: Callable[[], str | None] = lambda: 
     )
 
 
-def why_anew(pair: Pair, known: Known, audio: Callable[[], str | None] = lambda: None) -> str:
+def why_anew(pair: Pair, records: Records, audio: Callable[[], str | None] = lambda: None) -> str:
     """Why a pair with a record is measured again; "" if it has no record."""
-    for record in reversed(known.get((pair.subject.name, pair.name), ())):
+    for record in reversed(records.get((pair.subject.name, pair.name), ())):
         changed = _changed(pair, record)
         if not changed and _other_audio(record, audio()):
             return "its record is of other audio: files have changed since"
         if "version" in changed:
-            return f"its record is of version {ledger.task_version(record)} of the task, this is {pair.asked['version']}"
+            return f"its record is of version {ledger.task_version(record)} of the task, this is {pair.request['version']}"
     return ""
 
 
@@ -129,7 +129,7 @@ def _other_audio(record: Mapping[str, Any], current: str | None) -> bool:
 
 
 def _changed(pair: Pair, record: Mapping[str, Any]) -> list[str]:
-    """The keys of `Pair.asked` that differ in a record. A record of an older version is valid if that version scored these settings as
+    """The keys of `Pair.request` that differ in a record. A record of an older version is valid if that version scored these settings as
     now (`Task.version_of`) and all else is the same."""
     kind, version = pair.entry.task.cls, ledger.task_version(record)
     recorded = {
@@ -139,9 +139,9 @@ def _changed(pair: Pair, record: Mapping[str, Any]) -> list[str]:
         "data": record["data"]["fingerprint"],
         "seeds": record["seeds"],
     }
-    if "reference" in pair.asked:
+    if "reference" in pair.request:
         recorded["reference"] = record["details"]["reference"]["fingerprint"]
-    changed = [key for key, value in pair.asked.items() if recorded[key] != value]
+    changed = [key for key, value in pair.request.items() if recorded[key] != value]
     return ["version", *changed] if changed and "version" not in changed and version != kind.version else changed
 
 
@@ -161,17 +161,17 @@ def measure(pair: Pair, recordings: Recordings, bench: Workbench) -> TaskResult 
             "name": task.name,
             "version": task.version,
             "title": task.title,
-            "config": pair.asked["config"],
+            "config": pair.request["config"],
         },
         **outcome_record,
         "data": {
             "source": [Path(source.path).parent.name or Path(source.path).name for source in pair.entry.data],
-            "fingerprint": pair.asked["data"],
+            "fingerprint": pair.request["data"],
             **({} if pair.audio is None else {"audio": pair.audio}),
             **({} if pair.limit is None else {"limit": pair.limit}),
             **outcome_record["data"],
         },
-        "seeds": pair.asked["seeds"],
+        "seeds": pair.request["seeds"],
         "cost": {**outcome_record["cost"], "cached": bench.store.limit > 0},
     }
     ledger.write(pair.path, record)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 STAGES = ("features", "training", "scoring")
-OFTEN = 0.2  # seconds between two reports on a stage
+REPORT_SECONDS = 0.2  # seconds between two reports on a stage
 SHARE = 0.5  # assumed time of a stage that has not begun, as a share of the stages before it
 UNITS = {"features": "recordings"}
 
@@ -83,7 +83,7 @@ class Course:
             return
         now = self.clock()
         self.running.setdefault(number, Running(now)).moved(stage, done, total, now)
-        if now - self.shown >= OFTEN:  # a probe makes thousands of updates a second
+        if now - self.shown >= REPORT_SECONDS:  # a probe makes thousands of updates a second
             self.shown = now
             self._tell(number)
 

@@ -127,7 +127,7 @@ def evaluate(
         for name, digest in digests.items()
         if not (suite.tasks[name].task.cls.compares and subject is reference)
     ]
-    results, todo, failures = _sorted(pairs, fresh, audio, say)
+    results, todo, failures = _sort_pairs(pairs, fresh, audio, say)
     entries = {pair.name: pair.entry for pair in todo}
     for name, entry in entries.items():
         opened[name] = present(opened[name])
@@ -158,7 +158,7 @@ def evaluate(
     return results
 
 
-def _sorted(
+def _sort_pairs(
     pairs: Sequence[Pair], fresh: bool, audio: AudioDigests, say: Say
 ) -> tuple[list[TaskResult], list[Pair], list[Failure]]:
     """Pairs with a valid record, pairs to measure, and pairs with a conflicting record."""
@@ -265,7 +265,7 @@ def _listen(messages: Any, course: Course, say: Say) -> None:
 
 
 _to_parent: Any = None  # a worker's queue to the parent
-OFTEN = 0.5  # seconds between two progress reports of a worker
+REPORT_SECONDS = 0.5  # seconds between two progress reports of a worker
 
 
 def _start_worker(parent: int, messages: Any) -> None:
@@ -282,7 +282,7 @@ def _measure(number: int, pair: Pair, recordings: Recordings, bench: Workbench) 
 
     def moved(stage: str, done: float, total: float) -> None:
         nonlocal last
-        if time.monotonic() - last >= OFTEN:
+        if time.monotonic() - last >= REPORT_SECONDS:
             last = time.monotonic()
             _to_parent.put((number, stage, done, total))
 
@@ -293,7 +293,7 @@ def with_durations(name: str, entry: SuiteEntry, recordings: Recordings, store: 
     """The recordings, with durations if the task needs them. Prints how many recordings are missing or broken."""
     if entry.task.cls.timed:
         file = store.folder / DURATIONS if store.limit > 0 else None
-        recordings = timed(recordings, file, _now_and_then(say, f"{name}: reading how long the recordings are"))
+        recordings = timed(recordings, file, _throttled(say, f"{name}: reading how long the recordings are"))
     for text in summary_of(recordings.notes):
         say(f"{name}: {text}")
     if skipped := recordings.skipped:
@@ -301,7 +301,7 @@ def with_durations(name: str, entry: SuiteEntry, recordings: Recordings, store: 
     return recordings
 
 
-def _now_and_then(say: Say, text: str, seconds: float = 10.0) -> Callable[[int, int], None]:
+def _throttled(say: Say, text: str, seconds: float = 10.0) -> Callable[[int, int], None]:
     """A progress callback that prints at most once per `seconds`."""
     last = time.monotonic()
 
