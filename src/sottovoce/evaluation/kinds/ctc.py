@@ -51,11 +51,11 @@ class CTC(ProbeTask):
         return [i for i, (count, available) in enumerate(zip(needed, frames, strict=True)) if count > -(-available // size)]
 
     def tokens(self, answer: Any) -> Sequence[str]:
-        """The tokens that the model learns to say for what `target` gave."""
+        """The tokens of a reference from `target`."""
         raise TypeError(f"{type(self).__name__} must define tokens")
 
-    def errors(self, answer: Any, said: list[str]) -> tuple[float, ...]:
-        """The numbers of one utterance that `scores` sums up. said: the tokens recognised."""
+    def errors(self, answer: Any, tokens: list[str]) -> tuple[float, ...]:
+        """The numbers of one utterance, which `scores` sums. tokens: the recognised ones."""
         raise TypeError(f"{type(self).__name__} must define errors")
 
     def prepare(self, fold: Fold) -> Fold:
