@@ -86,7 +86,7 @@ class LeftOut:
 
 
 @dataclass
-class Found:
+class Gathered:
     """Everything under the given paths, in the order of their names."""
 
     runs: list[ReportedRun] = field(default_factory=list)
@@ -96,9 +96,9 @@ class Found:
     left_out: list[LeftOut] = field(default_factory=list)
 
 
-def gather(paths: Sequence[Path]) -> Found:
+def gather(paths: Sequence[Path]) -> Gathered:
     """Reads run folders, folders that hold runs or results, and single results. ValueError when there are none, or not that path."""
-    found, seen = Found(), set[Path]()
+    found, seen = Gathered(), set[Path]()
     for path in paths:
         if not path.exists():
             raise ValueError(f"there is no {path}; give the folder of a run, or a folder or file of results")
@@ -145,7 +145,7 @@ def _shown(path: Path, root: Path) -> str:
     return name if path == root else f"{name}/{path.relative_to(root).as_posix()}"
 
 
-def _run_folder(folder: Path, shown: str, found: Found) -> None:
+def _run_folder(folder: Path, shown: str, found: Gathered) -> None:
     inside = folder / RUN
     record = _read(inside / "result.json")
     reasons = [] if record is None else problems(record)
@@ -175,7 +175,7 @@ def _run_folder(folder: Path, shown: str, found: Found) -> None:
         _file(file, f"{shown}/{file.relative_to(folder).as_posix()}", found, run=key)
 
 
-def _file(file: Path, shown: str, found: Found, run: str = "") -> None:
+def _file(file: Path, shown: str, found: Gathered, run: str = "") -> None:
     """A JSON file with one record, or a ``.jsonl`` file with one in each line."""
     try:
         if file.suffix != ".jsonl":
@@ -188,7 +188,7 @@ def _file(file: Path, shown: str, found: Found, run: str = "") -> None:
         found.left_out.append(LeftOut(shown, reason or "cannot be read"))
 
 
-def _record(text: str, shown: str, key: str, found: Found, run: str) -> None:
+def _record(text: str, shown: str, key: str, found: Gathered, run: str) -> None:
     """A record as JSON. shown: its file, and its line where the file has several. key: the same in full."""
     try:
         record = _parse(text)
@@ -211,7 +211,7 @@ def _record(text: str, shown: str, key: str, found: Found, run: str) -> None:
         )
 
 
-def _newest_only(found: Found) -> None:
+def _newest_only(found: Gathered) -> None:
     """One evaluation per model and question: a copy is dropped, an older measurement is left out and said to be.
 
     Within a ``records.jsonl`` a later line replaces an earlier one of the same model name, task entry and seeds (``evaluate --fresh``).

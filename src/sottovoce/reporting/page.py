@@ -20,7 +20,7 @@ from sottovoce.core.extras import optional
 from sottovoce.reporting import bars, curves, pareto, probes, speed, style, table, text
 from sottovoce.reporting import board as boards
 from sottovoce.reporting.board import Board, Row, TaskColumn
-from sottovoce.reporting.collect import Found, ReportedRun, gather, is_run, question
+from sottovoce.reporting.collect import Gathered, ReportedRun, gather, is_run, question
 from sottovoce.reporting.composition import picture
 from sottovoce.reporting.figure import Chart, all_of
 
@@ -59,7 +59,7 @@ def report(paths: Sequence[str | Path] = (), out: str | Path | None = None) -> P
     return out
 
 
-def render(found: Found) -> str:
+def render(found: Gathered) -> str:
     """The page as text. ValueError when an optional library is missing."""
     template = _template()
     plotly: str = library("plotly.offline").get_plotlyjs()
@@ -254,7 +254,7 @@ def _unit(unit: Any) -> str:
 class View:
     """Everything the template shows, in its order."""
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: Gathered) -> None:
         self.found = found
         self.board = boards.build(found.evaluations)
         shown = [run for run in found.runs if run.began] or found.runs
