@@ -68,9 +68,11 @@ def check_size(run: Run) -> None:
     recipe, teacher = run.recipe, run.teachers.origin
     if teacher is None or not isinstance(teacher.encoder, Encoder) or recipe.student.cls.is_teacher:
         return
+    if any(stage.meets_budget for stage in recipe.build_stages()):  # the cut decides the size
+        return
     ours, theirs = cost_of(recipe.student.build().build(teacher)), cost_of(teacher.encoder)
     larger = {name: ours[name] / theirs[name] for name in ours if ours[name] > LARGER * theirs[name]}
-    if larger and not any(stage.meets_budget for stage in recipe.build_stages()):
+    if larger:
         raise ValueError(
             f"the student of '{recipe.name}' would have {_more(larger)} its teacher; choose a smaller shape (student.dim), "
             "a recipe that starts from the teacher (dphubert; dphubert-demo for a small one), or give --allow-larger"
