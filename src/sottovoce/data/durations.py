@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from sottovoce.data.decode import BadAudio, header_seconds
+from sottovoce.data.file_table import FileTable, State
 from sottovoce.data.files import MISSING, fault
 from sottovoce.data.recording import Recording, Recordings, Timed, file_state
 
 Progress = Callable[[int, int], None]
-State = tuple[int, ...]  # see `file_state`
 
 SLICE = 4096  # files between two writes of the cache; an interrupt loses at most these
 FILE = "lengths.sqlite"  # an older cache under another name believed every header; do not reuse that name
@@ -83,7 +80,7 @@ def lengths(
 ) -> dict[str, float | str]:
     """Path -> seconds, or the reason why a file cannot be read. Covers recordings without a loader; parameters as in `timed`."""
     paths = list(dict.fromkeys(item.path for item in recordings if item.loader is None))
-    known = {} if cache is None else _read(cache, paths)
+    known = {} if cache is None else _table(cache).read(paths)
     states = {path: file_state(path) for path in paths} if cache is not None else {}
     results: dict[str, float | str] = {path: known[path][1] for path in paths if path in known and known[path][0] == states[path]}
     unknown = [path for path in paths if path not in results]
@@ -101,7 +98,7 @@ def lengths(
                 if progress is not None and (done % 256 == 0 or done == len(paths)):
                     progress(done, len(paths))
             if cache is not None:
-                _write(cache, new)
+                _table(cache).write(new)
     return results
 
 
@@ -114,29 +111,5 @@ def _length(path: str) -> float | str:
         return f"unreadable ({type(problem).__name__})"
 
 
-def _read(file: Path, paths: Iterable[str]) -> dict[str, tuple[State, float]]:
-    """Path -> (file state, seconds) for the paths in the cache."""
-    entries: dict[str, tuple[State, float]] = {}
-    with contextlib.suppress(sqlite3.Error, OSError):
-        if file.is_file():
-            with contextlib.closing(sqlite3.connect(file)) as database:
-                for path in paths:
-                    rows = database.execute("SELECT size, changed, seconds FROM lengths WHERE path = ?", (_name(path),))
-                    for size, changed, seconds in rows:
-                        entries[path] = (size, changed), seconds
-    return entries
-
-
-def _write(file: Path, lengths: Mapping[str, tuple[State, float]]) -> None:
-    rows = [(_name(path), *state, seconds) for path, (state, seconds) in lengths.items()]
-    with contextlib.suppress(sqlite3.Error, OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(file)) as database, database:
-            database.execute(
-                "CREATE TABLE IF NOT EXISTS lengths (path BLOB PRIMARY KEY, size INTEGER, changed INTEGER, seconds REAL)"
-            )
-            database.executemany("INSERT OR REPLACE INTO lengths VALUES (?, ?, ?, ?)", rows)
-
-
-def _name(path: str) -> bytes:
-    return os.fsencode(os.path.abspath(path))
+def _table(cache: Path) -> FileTable:
+    return FileTable(cache, "lengths", "seconds", "REAL")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sottovoce.data import Recordings
+from sottovoce.data.file_table import FileTable
 from sottovoce.data.recording import Recording, file_state
 
 Progress = Callable[[int, int], None]
@@ -29,7 +28,7 @@ def audio_digest(recordings: Recordings, store: Path | None = None, progress: Pr
     states = {path: file_state(path) for path in paths}
     if not paths or not all(states.values()):
         return None
-    stored = {} if store is None else _read(store, paths)
+    stored = {} if store is None else _table(store).read(paths)
     digests = {path: stored[path][1] for path in paths if path in stored and stored[path][0] == states[path]}
     todo = [path for path in paths if path not in digests]
     with ThreadPoolExecutor(max_workers=4) as pool:
@@ -43,7 +42,7 @@ def audio_digest(recordings: Recordings, store: Path | None = None, progress: Pr
                 if progress is not None:
                     progress(len(digests), len(paths))
             if store is not None:
-                _write(store, fresh)
+                _table(store).write(fresh)
     digest_of_all = hashlib.blake2b(digest_size=8)
     for item in sorted(recordings, key=lambda item: item.id):  # the digest also depends on which recording has which file
         digest_of_all.update(repr((item.id, [digests[path] for path in files_of(item)])).encode("utf-8", "surrogateescape"))
@@ -69,26 +68,5 @@ def _digest(path: str) -> str | None:
     return digest.hexdigest()
 
 
-def _read(file: Path, paths: Iterable[str]) -> dict[str, tuple[tuple[int, ...], str]]:
-    stored: dict[str, tuple[tuple[int, ...], str]] = {}
-    with contextlib.suppress(sqlite3.Error, OSError):
-        if file.is_file():
-            with contextlib.closing(sqlite3.connect(file)) as base:
-                for path in paths:
-                    ask = base.execute("SELECT size, changed, digest FROM digests WHERE path = ?", (_name(path),))
-                    for size, changed, digest in ask:
-                        stored[path] = (size, changed), digest
-    return stored
-
-
-def _write(file: Path, digests: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
-    rows = [(_name(path), *state, digest) for path, (state, digest) in digests.items()]
-    with contextlib.suppress(sqlite3.Error, OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(file)) as base, base:
-            base.execute("CREATE TABLE IF NOT EXISTS digests (path BLOB PRIMARY KEY, size INTEGER, changed INTEGER, digest TEXT)")
-            base.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", rows)
-
-
-def _name(path: str) -> bytes:
-    return os.fsencode(os.path.abspath(path))
+def _table(store: Path) -> FileTable:
+    return FileTable(store, "digests", "digest", "TEXT")
