@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from sottovoce.data import DataConfig, Recordings, open_data, open_source, read_audio, scan
 from sottovoce.data.columns import layout
@@ -232,6 +233,33 @@ def test_names_of_splits(corpus: Path) -> None:
     table(corpus, "path,split", "8000.wav,validation", "16000.wav,training")
     data = open_data(corpus / "m.csv", DataConfig(where={"split": "dev"}, workers=0))
     assert [item.recording.id for item in data.train.plan.utterances] == ["8000.wav"]
+
+
+def test_a_text_belongs_to_a_whole_recording(tmp_path: Path) -> None:
+    for name, seconds in (("a.wav", 2.0), ("b.wav", 2.2), ("c.wav", 4.0)):
+        tone(tmp_path / name, seconds)
+    table(tmp_path, "path,text", "a.wav,one", "b.wav,", "c.wav,two words")
+    config = {"text": "text", "crop": "none", "workers": 0, "valid_share": 0, "min_seconds": 1.0}
+    data = open_data(tmp_path / "m.csv", DataConfig(**config))
+    assert "1 of 3 utterances have no text 'text'" in data.summary()
+    batch = next(data.train)
+    assert dict(zip(batch.ids, batch.texts, strict=True)) == {"a.wav": "one", "b.wav": "", "c.wav": "two words"}
+    assert batch.to(torch.device("cpu")).texts == batch.texts
+    data = open_data(tmp_path / "m.csv", DataConfig(**config, max_seconds=3.0))
+    assert "3 of 4 utterances have no text 'text', 2 of them because their recording is split" in data.summary()
+    batch = next(data.train)
+    assert sorted(zip(batch.ids, batch.texts, strict=True)) == [
+        ("a.wav", "one"),
+        ("b.wav", ""),
+        ("c.wav", ""),
+        ("c.wav@2.00", ""),
+    ]
+    with pytest.raises(ValueError, match=r"raise data\.max_seconds"):
+        open_data(tmp_path / "m.csv", DataConfig(**config, max_seconds=1.9))
+    with pytest.raises(ValueError, match="no recording has the text 'txt'; did you mean 'text'"):
+        open_data(tmp_path / "m.csv", DataConfig(**{**config, "text": "txt"}))
+    with pytest.raises(ValueError, match="text needs crop: none"):
+        DataConfig(text="text")
 
 
 def test_labels_that_are_asked_for_and_not_there(corpus: Path) -> None:

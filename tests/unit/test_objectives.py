@@ -178,3 +178,43 @@ def test_labels_are_learned_and_rows_without_one_do_not_count() -> None:
     unknown = loss(("ann", "", "", "ann"))
     assert 0 < float(unknown.total.detach()) < float(known.total.detach())
     assert float(loss(("", "", "", "")).total.detach()) == 0
+
+
+def test_characters_are_learned_and_rows_that_cannot_be_aligned_do_not_count() -> None:
+    torch.manual_seed(0)
+    cls = OBJECTIVES.get("ctc")
+    objective = cls(cls.Config(characters="abc "), EncoderShape(8, 2), EncoderShape(8, 2))
+    sounds = {character: torch.randn(8) for character in "abc "}
+    optimizer = torch.optim.Adam(objective.parameters(), 0.05)
+
+    def batch(texts: tuple[str, ...], shown: tuple[str, ...]) -> tuple[Features, torch.Tensor, Batch]:
+        x = torch.stack([torch.stack([sounds[c] for c in text for _ in range(2)]) for text in shown]) + 0.1 * torch.randn(1)
+        frames = torch.ones(x.shape[:2], dtype=torch.bool)
+        return Features([x] * 3, None, x, x), frames, Batch(torch.zeros(len(x), 1), texts=texts)
+
+    for _ in range(80):
+        student, frames, audio = batch(("A B  c.", "cab a"), ("a b c", "cab a"))
+        loss = objective(student, None, frames, audio).total / objective.denominator(frames, audio)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.1
+    assert int(objective.denominator(frames, audio)) == 10
+    for texts in (
+        ("b", ""),
+        ("b", "abcabcabcab"),
+        ("b", "aaaaaa"),
+    ):  # no text; 11 characters and 11 frames with repeats in 10 frames
+        student, frames, audio = batch(texts, ("b    ", "abc a"))
+        both = objective(student, None, frames, audio)
+        student, frames, alone = batch(("b",), ("b    ",))
+        assert int(objective.denominator(torch.ones(2, 10, dtype=torch.bool), audio)) == 1
+        torch.testing.assert_close(both.total, objective(student, None, frames, alone).total, atol=0.05, rtol=0.5)
+
+
+def test_accents_and_capitals_are_read_as_letters() -> None:
+    cls = OBJECTIVES.get("ctc")
+    objective = cls(cls.Config(characters="ae "), EncoderShape(8, 2), EncoderShape(8, 2))
+    assert objective.spelled(" É\u00e0  xA") == [2, 1, 3, 1]
+    with pytest.raises(ValueError, match="each once"):
+        cls.Config(characters="aa")

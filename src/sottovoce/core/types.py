@@ -21,12 +21,14 @@ class Batch:
 
     wave: (B, S) float32, 16 kHz, as decoded (not normalised). lengths: (B,) int64 valid samples per row, or ``None`` if no row is padded;
     attention then needs no mask. ids: one name per row, for messages. labels: one label per row, "" if unknown; () without a label column.
+    texts: what is said in each row, "" if unknown or if the row is a part of a recording; () without a text column.
     """
 
     wave: Tensor
     lengths: Tensor | None = None
     ids: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -36,7 +38,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         lengths = None if self.lengths is None else self.lengths.to(device, non_blocking=True)
-        return Batch(self.wave.to(device, non_blocking=True), lengths, self.ids, self.labels)
+        return Batch(self.wave.to(device, non_blocking=True), lengths, self.ids, self.labels, self.texts)
 
 
 @dataclass(frozen=True)

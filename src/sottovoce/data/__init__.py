@@ -82,7 +82,7 @@ def open_data(
     scanned = scan(recordings, config, progress)
     log = SkipLog(skipped_file)
     log.add(scanned.skipped, write=rank == 0)  # every rank scans the same recordings
-    log.note([*scanned.notes, *_unlabelled(scanned.utterances, config.label, spec)], write=rank == 0)
+    log.note([*scanned.notes, *_unlabelled(scanned.utterances, config, spec)], write=rank == 0)
     train, valid = hold_out(scanned.utterances, config)
     return Data(
         train=Stream(Plan(train, config, seed, rank, world, multiple), log),
@@ -93,15 +93,24 @@ def open_data(
     )
 
 
-def _unlabelled(utterances: Sequence[Utterance], label: str, spec: Spec) -> list[Note]:
-    """A note that counts the utterances without the requested label. ValueError when no utterance has it."""
-    without = sum(not utterance.recording.fields.get(label) for utterance in utterances) if label else 0
-    if not without:
-        return []
-    if without == len(utterances):
-        columns = {name for utterance in utterances for name in utterance.recording.fields}
-        raise ValueError(f"no recording has the label '{label}'{suggestion(label, columns)}")
-    return [Note(path=str(spec), note=f"{without} of {len(utterances)} utterances have no label '{label}'")]
+def _unlabelled(utterances: Sequence[Utterance], config: DataConfig, spec: Spec) -> list[Note]:
+    """Notes that count the utterances without the requested label or text. ValueError when no utterance has it."""
+    notes = []
+    for what, column in (("label", config.label), ("text", config.text)):
+        has = [bool(utterance.recording.fields.get(column)) for utterance in utterances] if column else []
+        parts = [not utterance.whole for utterance in utterances] if what == "text" else [False] * len(has)
+        used = sum(known and not part for known, part in zip(has, parts, strict=False))
+        if used == len(has):
+            continue
+        if not any(has):
+            columns = {name for utterance in utterances for name in utterance.recording.fields}
+            raise ValueError(f"no recording has the {what} '{column}'{suggestion(column, columns)}")
+        if not used:
+            raise ValueError("all recordings with a text are split, so none can be learned; raise data.max_seconds")
+        split = sum(known and part for known, part in zip(has, parts, strict=False))
+        why = f", {split} of them because their recording is split" if split else ""
+        notes.append(Note(path=str(spec), note=f"{len(has) - used} of {len(has)} utterances have no {what} '{column}'{why}"))
+    return notes
 
 
 def _splits(utterances: Sequence[Utterance]) -> tuple[str, ...]:

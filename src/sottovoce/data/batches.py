@@ -26,8 +26,8 @@ class Job:
     """One batch to decode. It is sent to a worker and holds all that the worker needs.
 
     epoch, index: the position of the step, see `Plan`. begins: first sample of each row within its utterance. samples: length of each
-    row. padded: whether rows keep their own lengths. min_samples: shorter rows are dropped. label: the column with the labels. speed: the
-    playback speed of all rows.
+    row. padded: whether rows keep their own lengths. min_samples: shorter rows are dropped. label, text: the columns with labels and
+    transcripts. speed: the playback speed of all rows.
     """
 
     epoch: int
@@ -39,6 +39,7 @@ class Job:
     min_samples: int
     label: str = ""
     speed: float = 1.0
+    text: str = ""
 
 
 def rng(*seeds: int) -> np.random.Generator:
@@ -94,7 +95,8 @@ def make_job(
         spare = np.array([length - shortest for length in lengths])
         begins = (spare // 2 if generator is None else generator.integers(0, spare, endpoint=True)).tolist()
     speed = float(generator.choice(config.speeds)) if generator is not None and config.speeds else 1.0
-    return Job(epoch, index, tuple(utterances), tuple(begins), tuple(samples), padded, config.min_samples, config.label, speed)
+    rows = tuple(utterances), tuple(begins), tuple(samples)
+    return Job(epoch, index, *rows, padded, config.min_samples, config.label, speed, config.text)
 
 
 class Plan:

@@ -24,6 +24,8 @@ class DataConfig:
     valid_share, valid_max_seconds: largest share and most seconds held out for validation (0: none). Whole recordings are chosen by a
         hash of their id.
     label: the manifest's column with the labels for objectives that need them (``speaker``). No published method here needs one.
+    text: the manifest's column with the transcripts (``text``), for objectives that learn them. Recordings that are split have none. Needs
+        ``crop: none``.
     speeds: each training batch is played at one of these speeds, drawn at random. Pitch and formants change too, so a speaker at another
         speed counts as another speaker (Yamamoto et al. 2019) and the label includes the speed. Empty: no change.
     keep_targets: most disk space for teacher targets in half precision (``2GB``, or bytes; 0: none). Later epochs read the targets
@@ -42,6 +44,7 @@ class DataConfig:
     valid_share: float = 0.01
     valid_max_seconds: float = 300.0
     label: str = ""
+    text: str = ""
     speeds: tuple[float, ...] = ()
     keep_targets: str = "0"
     where: Mapping[str, str] = field(default_factory=dict)
@@ -64,6 +67,8 @@ class DataConfig:
             raise ValueError(f"workers must be 0 or more, not {self.workers}")
         if self.crop not in ("shortest", "none"):
             raise ValueError(f"crop must be 'shortest' or 'none', not {self.crop!r}")
+        if self.text and self.crop != "none":
+            raise ValueError("text needs crop: none, because a crop does not say all of its text")
         if self.target_bytes and self.crop != "none":
             raise ValueError("keep_targets needs crop: none, because random crops give other audio in every epoch")
 

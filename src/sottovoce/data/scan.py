@@ -19,11 +19,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A stretch of a recording for one row of a batch. start: seconds into the recording. seconds: its length."""
+    """A stretch of a recording for one row of a batch. start: seconds into the recording. seconds: its length. whole: whether it is the
+    whole recording."""
 
     recording: Recording
     start: float
     seconds: float
+    whole: bool = True
 
     @property
     def samples(self) -> int:
@@ -80,7 +82,7 @@ def split(recording: Recording, seconds: float, config: DataConfig) -> Iterator[
         return
     length = max(seconds / pieces, config.min_seconds)
     for piece in range(pieces):
-        yield Utterance(recording, piece * (seconds - length) / (pieces - 1), length)
+        yield Utterance(recording, piece * (seconds - length) / (pieces - 1), length, whole=False)
 
 
 def select(recordings: Sequence[Recording], where: Mapping[str, str]) -> list[Recording]:

@@ -38,11 +38,12 @@ class Decoded:
     ids: tuple[str, ...]
     skipped: list[Skipped] = field(default_factory=list)
     labels: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
     def batch(self) -> Batch:
         assert self.wave is not None
         lengths = None if self.lengths is None else torch.tensor(self.lengths, dtype=torch.int64)
-        return Batch(torch.from_numpy(self.wave), lengths, self.ids, self.labels)
+        return Batch(torch.from_numpy(self.wave), lengths, self.ids, self.labels, self.texts)
 
 
 def decode(job: Job) -> Decoded:
@@ -50,14 +51,19 @@ def decode(job: Job) -> Decoded:
     rows: list[Samples] = []
     ids: list[str] = []
     labels: list[str] = []
+    texts: list[str] = []
     skipped: list[Skipped] = []
     for utterance, begin, samples in zip(job.utterances, job.begins, job.samples, strict=True):
         try:
-            rows.append(played(_row(utterance, begin, samples, job.min_samples), job.speed))
+            row = _row(utterance, begin, samples, job.min_samples)
+            rows.append(played(row, job.speed))
             ids.append(utterance.id)
             if job.label:
                 label = utterance.recording.fields.get(job.label, "")
                 labels.append(f"{label} x{job.speed:g}" if label and job.speed != 1 else label)
+            if job.text:  # a part of a recording does not say all of its text
+                whole = utterance.whole and len(row) >= samples - SLACK
+                texts.append(utterance.recording.fields.get(job.text, "") if whole else "")
         except BadAudio as problem:
             skipped.append(skipped_row(utterance.recording, problem.reason))
     if not rows:
@@ -69,7 +75,7 @@ def decode(job: Job) -> Decoded:
     for target, row, size in zip(wave, rows, sizes, strict=True):
         target[:size] = row[:size]
     lengths = None if len(set(sizes)) == 1 else sizes
-    return Decoded(job.epoch, job.index, wave, lengths, tuple(ids), skipped, tuple(labels))
+    return Decoded(job.epoch, job.index, wave, lengths, tuple(ids), skipped, tuple(labels), tuple(texts))
 
 
 def _row(utterance: Utterance, begin: int, samples: int, min_samples: int) -> Samples:

@@ -44,7 +44,7 @@ class Needs:
     masked_input: the student gets masked input. targets: the teacher's outputs: "none"; "clean", for the clean audio; "masked", for the
     clean audio at masked frames and for the masked audio at visible frames. layers: numbers of the teacher's hidden states that it
     reads; ``None``: all. taps: teacher layers, from 1, whose feed-forward outputs it reads. compares_rows: the loss compares the rows of
-    a batch, so it depends on how batches are split.
+    a batch, so it depends on how batches are split. column: the field of ``data`` that must name a column ("text", "label"); "" for none.
     """
 
     masked_input: bool = False
@@ -52,6 +52,7 @@ class Needs:
     layers: tuple[int, ...] | None = None
     taps: tuple[int, ...] = ()
     compares_rows: bool = False
+    column: Literal["", "text", "label"] = ""
 
 
 def identity_(linear: nn.Linear, teacher: EncoderShape) -> nn.Linear:

@@ -41,7 +41,7 @@ class LabelClassification(Objective):
         self.classes = nn.Embedding(config.classes, config.dim)
 
     def needs(self) -> Needs:
-        return Needs(masked_input=True, targets="none")  # shares one student pass with masked prediction
+        return Needs(masked_input=True, targets="none", column="label")  # shares one student pass with masked prediction
 
     def frames(self, valid: Tensor, mask: Tensor | None) -> Tensor:
         return valid

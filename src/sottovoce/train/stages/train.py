@@ -75,7 +75,12 @@ class Train(Stage):
         return {"stages": {self.label: {"steps": steps, "warmup": min(steps, round(self.config.warmup * factor))}}}
 
     def prepare(self, work: Work, teachers: Teachers) -> None:
-        self.learner(work, teachers)  # raises if objectives, student and teachers do not fit together
+        learner = self.learner(work, teachers)  # raises if objectives, student and teachers do not fit together
+        for label, wants in learner.needs.items():
+            if wants.column and not getattr(self.recipe.data, wants.column):
+                raise ValueError(
+                    f"objectives.{label} learns from the data's {wants.column}s; name the manifest's column in data.{wants.column}"
+                )
 
     def learner(self, work: Work, teachers: Teachers) -> Learner:
         """The student with the objectives of this stage."""
