@@ -12,6 +12,7 @@ from sottovoce.train.recipe import load_recipe
 
 SMALL = ["data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2", "data.workers=0", "precision=fp32"]
 RANDOM = ["student.dim=32", "student.heads=4", "student.depth=2", "student.ffn_dim=48", "student.position_groups=4"]
+FBANK = [*RANDOM, "student.mels=20", "student.subsampler=16"]
 NARROW = ["student.dim=16", "student.depth=2", "student.heads=2", "student.ffn_dim=32", "student.glu_dim=0"]
 OWN = {
     "sotto": ["objectives.colld.layers=2"], "sotto-demo": ["objectives.colld.layers=2"],
@@ -26,6 +27,11 @@ OWN = {
     "pretrain-conformer": ["student.dim=32", "student.heads=4", "student.depth=2", "student.ffn_dim=48", "student.kernel=7",
                            "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
     "pretrain-voices": ["objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
+    "ensemble": ["teachers.second={teacher}"], "ensemble-averaged": ["teachers.all.others=[{teacher}]"],
+    "ensemble-concatenated": ["teachers.all.others=[{teacher}]"],
+    "usad": [*FBANK, "teachers.audio={teacher}", "objectives.speech.layers=2", "objectives.audio.layers=2"],
+    "usad2": [*FBANK, "teachers.audio={teacher}", "teachers.music={teacher}", "data.label=speaker",
+              *(f"objectives.{label}.layers=2" for label in ("speech", "audio", "music"))],
 }  # fmt: skip
 
 
@@ -40,10 +46,11 @@ def speakers(speech_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.mark.parametrize("name", recipes.recipes())
 def test_trains_three_steps(name: str, teacher_folder: Path, speakers: Path, tmp_path: Path) -> None:
-    recipe = load_recipe(name)
+    own = [each.replace("{teacher}", str(teacher_folder)) for each in OWN.get(name, [])]
+    recipe = load_recipe(name, [each for each in own if each.startswith("teachers.")])
     stages = [stage.label for stage in recipe.build_stages() if stage.updates]
     options = {"recipe": name, "data": speakers, "out": tmp_path / "out", "device": "cpu"}
-    options["overrides"] = [*SMALL, *OWN.get(name, []), "pruning.ramp=2"]
+    options["overrides"] = [*SMALL, *own, "pruning.ramp=2"]
     options["overrides"] += [f"stages.{stage}.{key}" for stage in stages for key in ("steps=3", "warmup=1")]
     if name.startswith("pretrain"):
         result = api.pretrain(teacher=teacher_folder if name.endswith(("second", "voices")) else "", **options)

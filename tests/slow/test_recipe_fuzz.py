@@ -22,6 +22,10 @@ from sottovoce.train import api, loop
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 SHIPPED = sorted(recipes.recipes())
+SOURCES = {
+    "usad": ["teachers.audio=demo"],
+    "usad2": ["teachers.audio=demo", "teachers.music=demo"],
+}  # that the recipe leaves open
 FILES, OVERRIDES, KEYS, RUNS = 300, 400, 200, 24
 TINY = [
     "data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2", "data.workers=0", "precision=fp32", "log_every=1",
@@ -149,7 +153,7 @@ def full(name: str) -> dict[str, Any]:
     """All fields of a shipped recipe."""
     from sottovoce.core.config import plain as fields
 
-    resolved = fields(api.resolve(name, teacher="demo"))
+    resolved = fields(api.resolve(name, SOURCES.get(name, ()), teacher="demo"))
     assert isinstance(resolved, dict)
     return resolved
 

@@ -14,7 +14,7 @@ from sottovoce.cli.base import app, guarded
 __all__ = ["app", "main"]
 
 # The help lists the verbs in this order; others follow by name.
-_ORDER = ["compress", "pretrain", "evaluate", "compare", "report", "inspect", "bench", "export", "listing", "demo"]
+_ORDER = ["compress", "pretrain", "evaluate", "compare", "report", "inspect", "merge", "bench", "export", "listing", "demo"]
 
 
 def _import_verbs() -> None:

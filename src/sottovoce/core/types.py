@@ -5,7 +5,7 @@ Letters for shapes in all of sottovoce: B batch, S samples, T frames, D width of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -40,6 +40,12 @@ class Batch:
         lengths = None if self.lengths is None else self.lengths.to(device, non_blocking=True)
         return Batch(self.wave.to(device, non_blocking=True), lengths, self.ids, self.labels, self.texts)
 
+    def rows(self, which: Sequence[int]) -> Batch:
+        """The batch of these rows."""
+        lengths = None if self.lengths is None else self.lengths[list(which)]
+        ids, labels, texts = (tuple(names[i] for i in which) if names else () for names in (self.ids, self.labels, self.texts))
+        return Batch(self.wave[list(which)], lengths, ids, labels, texts)
+
 
 @dataclass(frozen=True)
 class Features:
@@ -66,6 +72,13 @@ class Features:
         if self.lengths is None:
             return torch.ones(rows, frames, dtype=torch.bool, device=self.last.device)
         return torch.arange(frames, device=self.last.device) < self.lengths[:, None]
+
+    def rows(self, which: Sequence[int]) -> Features:
+        """The features of these rows."""
+        at = list(which)
+        lengths, mask = (None if x is None else x[at] for x in (self.lengths, self.mask))
+        hidden, ffn = [x[at] for x in self.hidden], [x[at] for x in self.ffn]
+        return Features(hidden, lengths, self.embedded[at], self.last[at], ffn, mask)
 
     def on_frames(self, frames: int, join: int = 1, rate: float = 0.0) -> Features:
         """These features on the `frames` frames of another encoder of the same audio.
@@ -126,6 +139,10 @@ class Vectors:
     """The outputs of an utterance teacher for a batch. vectors: (B, D), one per recording; a score is a vector of width 1."""
 
     vectors: Tensor
+
+    def rows(self, which: Sequence[int]) -> Vectors:
+        """The vectors of these rows."""
+        return Vectors(self.vectors[list(which)])
 
 
 Answer = Features | Vectors

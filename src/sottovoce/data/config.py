@@ -23,7 +23,7 @@ class DataConfig:
     workers: decoding processes; 0 decodes in the training process. The audio is the same for any number.
     valid_share, valid_max_seconds: largest share and most seconds held out for validation (0: none). Whole recordings are chosen by a
         hash of their id.
-    label: the manifest's column with the labels for objectives that need them (``speaker``). No published method here needs one.
+    label: the manifest's column with the labels for objectives that need them (``speaker``), or with the domains of teachers (``domain``).
     text: the manifest's column with the transcripts (``text``), for objectives that learn them. Recordings that are split have none. Needs
         ``crop: none``.
     speeds: each training batch is played at one of these speeds, drawn at random. Pitch and formants change too, so a speaker at another

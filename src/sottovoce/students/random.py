@@ -33,9 +33,12 @@ class Random(Student):
         join: number of front-end frames that become one before the first layer (time reduction).
 
         frontend: "wave", convolutions over the waveform (conv_dims, conv_kernels, conv_strides, norm), or "fbank", a log-mel filter bank,
-        which is much cheaper. normalize: normalises each bin of the filter bank per utterance. layer: "transformer", or "conformer" as in
-        w2v-BERT 2.0: convolutions over `kernel` frames, learned distances in attention up to `left` frames back and `right` ahead, no
-        positional convolution.
+        which is much cheaper. normalize: normalises each bin of the filter bank per utterance. mels: its bins. subsampler: channels of a
+        convolution of stride 2 over its 10 ms frames, `subsampler_kernel` wide; 0: pairs of frames are joined instead.
+
+        layer: "transformer", or "conformer" as in w2v-BERT 2.0: convolutions over `kernel` frames, learned distances in attention up to
+        `left` frames back and `right` ahead, no positional convolution. position_depth: positional convolutions in a row; of several, each
+        has a norm behind it (data2vec-audio).
         """
 
         like: str = ""
@@ -46,11 +49,15 @@ class Random(Student):
         layer: Literal["transformer", "conformer"] = "transformer"
         frontend: Literal["wave", "fbank"] = "wave"
         normalize: bool = True
+        mels: int = 80
+        subsampler: int = 0
+        subsampler_kernel: int = 5
         conv_dims: tuple[int, ...] = (512,) * 7
         conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
         conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
         position_kernel: int = 128
         position_groups: int = 16
+        position_depth: int = 1
         join: int = 1
         norm: Literal["group", "layer"] = "group"
         norm_first: bool = False
@@ -101,7 +108,9 @@ class Random(Student):
         return EncoderConfig(
             frontend=self.front(),
             dim=options.dim,
-            position=PositionConfig(options.position_kernel, options.position_groups),
+            position=PositionConfig(
+                options.position_kernel, options.position_groups, options.position_depth, norm=options.position_depth > 1
+            ),
             layers=(LayerConfig(options.heads, options.dim // options.heads, options.ffn_dim),) * options.depth,
             norm_first=options.norm_first,
             dropout=dropout,
@@ -110,8 +119,18 @@ class Random(Student):
     def front(self) -> FrontendConfig:
         options: Random.Config = self.config
         if options.frontend == "fbank":
-            return FrontendConfig((), fbank=FbankConfig(normalize=options.normalize), join=options.join)
+            return fbank_frontend(options.mels, options.normalize, options.subsampler, options.subsampler_kernel, options.join)
         if not len(options.conv_dims) == len(options.conv_kernels) == len(options.conv_strides):
             raise ValueError("student.conv_dims, conv_kernels and conv_strides must have the same length")
         sizes = zip(options.conv_dims, options.conv_kernels, options.conv_strides, strict=True)
         return FrontendConfig(tuple(ConvConfig(*size) for size in sizes), norm=options.norm, join=options.join)
+
+
+def fbank_frontend(mels: int, normalize: bool, subsampler: int = 0, kernel: int = 5, join: int = 1) -> FrontendConfig:
+    """Kaldi's filter bank at 50 frames a second: pairs of its frames, or a convolution of stride 2 with `subsampler` channels over them."""
+    if not subsampler:
+        return FrontendConfig((), fbank=FbankConfig(mels, normalize=normalize), join=join)
+    if kernel % 2 == 0:
+        raise ValueError(f"student.subsampler_kernel is {kernel}; it must be odd")
+    conv = ConvConfig(subsampler, kernel, 2, padding=kernel // 2)
+    return FrontendConfig((conv,), norm="none", bias=True, fbank=FbankConfig(mels, stack=1, normalize=normalize), join=join)

@@ -144,9 +144,9 @@ def run_recipe(recipe: Recipe, data: str, out: Path, device: str, fresh: bool, p
     """Runs the stages; writes the student and its record. ValueError for an `out` that other commands would take for another model."""
     if str(out) == "demo":
         raise ValueError("--out cannot be 'demo', which names the built-in teacher; choose another folder, e.g. students/demo")
-    refuse_overlap(
-        out, [*(choice.config.source for choice in recipe.teachers.values()), getattr(recipe.student.config, "like", "")]
-    )
+    configs = [choice.config for choice in recipe.teachers.values()]
+    sources = [source for config in configs for source in (config.source, *getattr(config, "others", ()))]
+    refuse_overlap(out, [*sources, getattr(recipe.student.config, "like", "")])
     ledger.commit()
     with Run(out, recipe, data, connect(device), permissions.check).open(fresh) as run:
         finished = run.folder / RESULT

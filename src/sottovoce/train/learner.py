@@ -14,6 +14,7 @@ from sottovoce.core.types import Answer, Batch, Features, Loss
 from sottovoce.data.augment import Augment
 from sottovoce.encoder import Encoder
 from sottovoce.objectives import EncoderShape, Needs, Objective
+from sottovoce.train.domains import Domains
 from sottovoce.train.recipe import Masking, ObjectiveChoice
 from sottovoce.train.targets import Teachers
 from sottovoce.train.teachers import prepared
@@ -64,6 +65,7 @@ class Learner(nn.Module):
         self.weights = {label: part.weight for label, part in objectives.items()}
         self.objectives = nn.ModuleDict({label: self._build(label, part, shape) for label, part in objectives.items()})
         self.needs: dict[str, Needs] = {label: objective.needs() for label, objective in self._objectives()}
+        self.domains = Domains(objectives)
         self._check()
         self.compiled: Callable[..., Features] | None = None  # the student by torch.compile, where it is to be run so
         self.masking, self.augment = masking, augment or Augment()
@@ -84,6 +86,8 @@ class Learner(nn.Module):
         """ValueError if the teacher of an objective is missing, or gives the wrong kind of answers."""
         for label, objective in self._objectives():
             needs, teacher = self.needs[label], self.teacher_of[label]
+            if needs.compares_rows and self.domains.of.get(label):
+                raise ValueError(f"objectives.{label} compares recordings with each other, so it can have no domain")
             if needs.targets == "none":
                 continue
             if not teacher:
@@ -242,5 +246,5 @@ class Learner(nn.Module):
                 outputs[needs.masked_input] = student(drawn.student_wave, drawn.batch.lengths, mask=mask, mask_vector=vector)
             teacher = None if needs.targets == "none" else targets[self.teacher_of[label], needs.targets]
             frames = objective.frames(drawn.valid, drawn.mask)
-            losses[label] = objective(outputs[needs.masked_input], teacher, frames, drawn.batch)
+            losses[label] = self.domains.loss(label, objective, outputs[needs.masked_input], teacher, frames, drawn.batch)
         return losses

@@ -66,7 +66,7 @@ def estimate(recipe: Recipe, student: Encoder, teachers: Iterable[Teacher], larg
     copies = max(stage.copies for stage in recipe.build_stages())
     weights = sum(weight.numel() for weight in student.parameters())
     theirs = loaded = loading = 0.0
-    for teacher in teachers:
+    for teacher in (model for each in teachers for model in each.models):
         config = None if teacher.pretrained is None else teacher.pretrained.config
         if config is None:
             continue

@@ -54,11 +54,17 @@ class StudentChoice(Component):
 
 @dataclass(frozen=True)
 class ObjectiveChoice(Component):
-    """An objective under a label. teacher: label of its teacher; the first by default. weight: of its loss in the sum."""
+    """An objective under a label. teacher: label of its teacher; the first by default. weight: of its loss in the sum.
+
+    domain: what ``data.label`` says of the recordings that its teacher knows best; "" if it has no domain. domain_weight: how many times
+    more than the other teachers this one weighs on them (w of USAD 2.0; see `train.domains`).
+    """
 
     registry: ClassVar[Registry] = OBJECTIVES
     teacher: str = ""
     weight: float = 1.0
+    domain: str = ""
+    domain_weight: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ class Recipe:
         self._check_order()
         if not self.objectives:
             raise ValueError("a recipe needs at least one objective; see 'sottovoce list objectives'")
+        self._check_domains()
 
     def _check_teachers(self) -> None:
         """ValueError for a label that cannot name a module, an unknown teacher, or a teacher of the wrong kind."""
@@ -149,6 +156,16 @@ class Recipe:
                         f"objectives.{label} learns {what[reads]} and its teacher '{teacher}' gives {what[gives]}; name another "
                         f"in objectives.{label}.teacher ({f'such as {fits[0]}' if fits else 'there is none in teachers'})"
                     )
+
+    def _check_domains(self) -> None:
+        """ValueError if recordings cannot be weighed by their domain."""
+        for label, objective in self.objectives.items():
+            if objective.domain and not self.data.label:
+                raise ValueError(f"objectives.{label}.domain needs data.label, the manifest's column that names the domain")
+            if objective.domain and self.data.speeds:
+                raise ValueError(f"objectives.{label}.domain cannot be used with data.speeds, which change the labels")
+            if objective.domain_weight <= 0:
+                raise ValueError(f"objectives.{label}.domain_weight must be above 0, not {objective.domain_weight:g}")
 
     @property
     def main(self) -> str:

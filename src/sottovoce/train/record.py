@@ -52,6 +52,8 @@ def about(teacher: Teacher) -> dict[str, Any]:
     if pretrained is not None and pretrained.config is not None:
         cost = total(encoder_cost(pretrained.config))
         record |= {"params": float(cost.params), "macs_per_s": float(cost.macs)}
+    if len(teacher.models) > 1:
+        record["others"] = [ledger.portable(model.config.source) for model in teacher.models[1:]]
     return record
 
 
@@ -78,7 +80,9 @@ def card(run: Run, record: Mapping[str, Any]) -> Card:
         numbers.append({"measure": "the same after the best linear map", "student": f"{mean['mapped']:.3f}"})
     where = ", ".join(f"{key}={value}" for key, value in data["where"].items())
     source = f"`{data['source']}`" + (f" ({where})" if where else "") + f", seed {record['seed']}: {run.data.summary()}."
-    others = [f"`{other['name']}`" for label, other in record["teachers"].items() if label != run.teachers.main]
+    names = [other["name"] for label, other in record["teachers"].items() if label != run.teachers.main]
+    names += [name for each in record["teachers"].values() for name in each.get("others", ())]
+    others = [f"`{name}`" for name in names]
     learned = f" The student also learned from {' and '.join(others)}." if others else ""
     whose = "their licences" if others else "its licence"
     licence = f"The weights derive from `{teacher.get('name', 'random weights')}`; {whose} and that of the data apply.{learned}"

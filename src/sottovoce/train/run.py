@@ -134,7 +134,7 @@ class Run:
         """ValueError if the folder holds a run with other settings."""
         path = self.folder / RECIPE
         if path.exists():
-            mine, had = self._settings(), _read_recipe(path)
+            mine, had = self._settings(), read_recipe(path)
             self.processes = int(had.pop(PROCESSES, self.world.size))
             source = {"data_source": had.pop("data_source", None)}
             try:  # an older version's settings, with the defaults of newer fields
@@ -279,7 +279,7 @@ def _unsealed(text: bytes) -> dict[str, Any] | None:
     return report if digest is None or json.loads(_sealed(report))[DIGEST] == digest else None
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path) -> dict[str, Any]:
     """ValueError when it cannot be read."""
     try:
         had = yaml.safe_load(path.read_text(encoding="utf-8"))

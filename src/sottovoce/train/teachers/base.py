@@ -65,6 +65,11 @@ class Teacher:
         return self.pretrained is not None and self.pretrained.normalize
 
     @property
+    def models(self) -> list[Teacher]:
+        """The loaded models that it consists of, for memory and records; by default itself alone."""
+        return [self]
+
+    @property
     def shape(self) -> EncoderShape:
         """Width, depth and stride of its answers; an utterance teacher has no layers."""
         raise TypeError(f"{type(self).__name__} must define shape")
