@@ -322,6 +322,16 @@ class Family:
             head == "feature_extractor" and (inside or re.match(r"feature_extractor\.conv_layers\.", name))
         )
 
+    def heads(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of heads, by the names that the class with the head has for them."""
+        outer = "model." if all(name.startswith("model.") for name in tensors) else ""
+        inner = self.inner_names(tensors)
+        return {
+            name.removeprefix(outer): tensor
+            for name, tensor in tensors.items()
+            if inner[name] != MASK_VECTOR and self.is_head(name, inner[name])
+        }
+
     def left_out(self, tensors: Iterable[str]) -> tuple[str, ...]:
         """Heads that the checkpoint has, and that are not loaded."""
         heads = {name.split(".")[0] for outer, name in self.inner_names(tensors).items() if self.is_head(outer, name)}

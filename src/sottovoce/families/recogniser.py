@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from sottovoce.encoder import DropoutConfig, EncoderConfig, LayerConfig, PositionConfig
 from sottovoce.families.base import Family
 
@@ -41,6 +43,10 @@ class RecogniserEncoder(Family):
 
     def is_head(self, outer: str, name: str) -> bool:
         return name.split(".")[0] in ("decoder", "proj_out", "projector", "classifier", "layer_weights")
+
+    def heads(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        inner = self.inner_names(tensors)
+        return {name: tensor for name, tensor in tensors.items() if self.is_head(name, inner[name])}
 
     def normalize(self, hf: Mapping[str, Any]) -> bool:
         return False

@@ -76,12 +76,29 @@ class Pretrained:
         return self.config
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that was read, with what of it is not the encoder.
+
+    folder: where its files are. heads: tensors on top of the encoder, by their names in the checkpoint.
+    """
+
+    pretrained: Pretrained
+    folder: Path
+    heads: dict[str, Tensor] = field(default_factory=dict)
+
+
 def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretrained:
     """The model at `source`: a folder in Hugging Face format or written by sottovoce, a hub id, or ``demo``.
 
     ValueError, one that says what to do, on anything that does not load exactly: an unknown or damaged checkpoint, missing or
     unexpected weights, a sampling rate other than 16 kHz, pickled code.
     """
+    return load_checkpoint(source, revision=revision).pretrained
+
+
+def load_checkpoint(source: str | Path, *, revision: str | None = None) -> Checkpoint:
+    """`load_pretrained`, with the tensors that are not the encoder's."""
     try:
         folder, remote = _locate(source, revision)
         hf = read_json(folder / "config.json")
@@ -102,7 +119,9 @@ def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretr
         if family is None or config is None:
             generic = load_generic(folder, hf, tensors)
             wants = generic.extractor is None and _normalize(extractor, hf, Family(), folder)
-            return Pretrained(generic, None, "generic", wants, str(source), extractor or {}, hf, left_out=generic.left_out)
+            return Checkpoint(
+                Pretrained(generic, None, "generic", wants, str(source), extractor or {}, hf, left_out=generic.left_out), folder
+            )
         wants = _normalize(extractor, hf, family, folder)
         mask_vector = family.mask_vector(tensors, config)
         state, left_out = family.to_encoder(tensors, config), family.left_out(tensors)
@@ -111,9 +130,10 @@ def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretr
         raise ValueError(f"{source}: {problem}") from problem.__cause__
     encoder = Encoder(config)
     encoder.load_state_dict(state, assign=True)  # and not a copy into weights that were made only to be overwritten
-    return Pretrained(
+    pretrained = Pretrained(
         encoder.eval(), config, family.name, wants, str(source), extractor or {}, hf, projections, mask_vector, left_out
     )
+    return Checkpoint(pretrained, folder, family.heads(tensors))
 
 
 def _family(hf: Mapping[str, Any]) -> Family | None:

@@ -1,0 +1,28 @@
+"""What hosts with a head on the encoder share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sottovoce.core.types import Batch, Features
+from sottovoce.hosts.base import Host, Outputs
+from sottovoce.hosts.rest import head
+
+
+class HeadHost(Host):
+    """A head of transformers on the encoder's states."""
+
+    def build_rest(self, hf: dict[str, Any]) -> nn.Module:
+        return head(hf, self.suffix)
+
+    def outputs(self, features: Features, batch: Batch, tokens: Tensor | None = None) -> Outputs:
+        states = self.states(features)
+        mask = states.mask()
+        logits = self.rest(states, attention_mask=mask).logits
+        if self.answers == "classes":
+            return Outputs(logits[:, None], logits.new_ones(len(logits), 1, dtype=torch.bool))
+        valid = logits.new_ones(logits.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
+        return Outputs(logits, valid)

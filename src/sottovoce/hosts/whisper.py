@@ -1,0 +1,87 @@
+"""Whisper (Radford et al., arXiv 2212.04356)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sottovoce.core.registry import HOSTS
+from sottovoce.core.types import Batch, Features
+from sottovoce.hosts.decoders import DecoderHost
+from sottovoce.hosts.rest import States
+
+
+@HOSTS.register("whisper")
+class WhisperHost(DecoderHost):
+    """Whisper with its decoder, which reads as many frames as 30 s have, whatever the recording's length.
+
+    Frames after the end are those of the encoder's padded window where it gives them (`listen`); where it does not, because it heard the
+    recording alone, they are its answer to silence at the same places.
+    """
+
+    model_types = ("whisper",)
+    silence: Tensor | None
+
+    def complete(self) -> None:
+        super().complete()
+        self.frames = int(self.hf["max_source_positions"])
+        self.register_buffer("silence", None)
+
+    def listen(self, batch: Batch) -> Features:
+        encoder = self.encoder
+        if not encoder.config.window:
+            return super().listen(batch)
+        samples, window = batch.wave.shape[1], encoder.config.window
+        if samples > window:
+            raise ValueError(
+                f"a recording of {samples} samples is longer than the {window} that Whisper's decoder hears at once; cut it"
+            )
+        wave = batch.wave
+        if batch.lengths is not None:
+            wave = wave * (torch.arange(samples, device=wave.device) < batch.lengths[:, None]).to(wave.dtype)
+        out = encoder.run(F.pad(wave, (0, window - samples)), None, None, None, False)
+        frames = encoder.config.frontend.frames
+        ends = torch.full((len(wave),), samples, device=wave.device) if batch.lengths is None else batch.lengths
+        return Features(out.hidden, frames(ends), out.embedded, out.last)
+
+    def states(self, features: Features) -> States:
+        states = super().states(features)
+        count = states.last.shape[1]
+        if count >= self.frames:
+            return States(states.last[:, : self.frames])
+        silence = self.quiet().to(states.last)
+        last = torch.cat([states.last, silence[:, count:].expand(len(states.last), -1, -1)], dim=1)
+        mask = states.mask()
+        if mask is not None:
+            inside = F.pad(mask.bool(), (0, self.frames - count))
+            last = torch.where(inside[..., None], last, silence)
+        return States(last)
+
+    @torch.no_grad()
+    def quiet(self) -> Tensor:
+        """(1, frames, D'), the answer of the encoder that was loaded to a window of silence. Computed once."""
+        if self.silence is None:
+            encoder = self.pretrained.encoder
+            wave = torch.zeros(1, self.frames * self.pretrained.shape.frontend.stride, device=next(encoder.parameters()).device)
+            self.silence = encoder(wave).last
+        silence = self.silence
+        assert silence is not None
+        return silence
+
+    def given(self, tokens: Tensor) -> Any:
+        config = self.rest.generation_config
+        ids = {config.decoder_start_token_id, getattr(config, "no_timestamps_token_id", None)}
+        for known in ("lang_to_id", "task_to_id"):
+            ids |= set((getattr(config, known, None) or {}).values())
+        start = torch.tensor(sorted(ids - {None}), device=tokens.device)
+        return torch.isin(tokens, start).long().cumprod(1).sum(1, keepdim=True)
+
+    @torch.no_grad()
+    def greedy(self, features: Features, batch: Batch, **options: Any) -> Tensor:
+        """`Host.greedy`, without time stamps. options: of transformers' ``generate``, such as ``language`` and ``task``."""
+        options = {"return_timestamps": False, "return_dict_in_generate": True, **options}
+        tokens: Tensor = self.generated(features, **options).sequences
+        return tokens
