@@ -71,6 +71,7 @@ def test_what_does_not_fit_is_refused() -> None:
         fill(torch.zeros(1, 2, 3), None, answer)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MODEL.is_dir(), reason="whisper-tiny.en is not there; name the folder that holds it in SOTTOVOCE_MODELS")
 @pytest.mark.skipif(not SPEECH.is_dir(), reason="shared/speech is not beside the checkout")
 @torch.no_grad()
