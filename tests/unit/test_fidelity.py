@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sottovoce.core.registry import TASKS
+from sottovoce.core.similarity import linear_cka
 from sottovoce.core.types import Batch, Features
 from sottovoce.data import Recordings
 from sottovoce.data.corrupt import add_noise, impulse_responses, reverberate
@@ -20,7 +21,7 @@ from sottovoce.evaluation.features.pieces import NOT_FINITE
 from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.kinds.task import Workbench
 from sottovoce.tasks import fidelity
-from sottovoce.tasks.fidelity import Fidelity, linear_cka
+from sottovoce.tasks.fidelity import Fidelity
 from tests.conftest import tiny_shape
 from tests.unit.probing_helpers import SYMBOLS, Levels, levels_subject, recording
 

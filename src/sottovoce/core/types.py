@@ -22,6 +22,7 @@ class Batch:
     wave: (B, S) float32, 16 kHz, as decoded (not normalised). lengths: (B,) int64 valid samples per row, or ``None`` if no row is padded;
     attention then needs no mask. ids: one name per row, for messages. labels: one label per row, "" if unknown; () without a label column.
     texts: what is said in each row, "" if unknown or if the row is a part of a recording; () without a text column.
+    heard: (B, S), the audio that the student hears instead of `wave`, with noise for example; ``None`` if it is the same.
     """
 
     wave: Tensor
@@ -29,6 +30,7 @@ class Batch:
     ids: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    heard: Tensor | None = None
 
     @property
     def seconds(self) -> float:
@@ -44,7 +46,8 @@ class Batch:
         """The batch of these rows."""
         lengths = None if self.lengths is None else self.lengths[list(which)]
         ids, labels, texts = (tuple(names[i] for i in which) if names else () for names in (self.ids, self.labels, self.texts))
-        return Batch(self.wave[list(which)], lengths, ids, labels, texts)
+        heard = None if self.heard is None else self.heard[list(which)]
+        return Batch(self.wave[list(which)], lengths, ids, labels, texts, heard)
 
 
 @dataclass(frozen=True)

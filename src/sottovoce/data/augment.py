@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sottovoce.core.types import SAMPLE_RATE
-from sottovoce.data.corrupt import add_noise, as_loud, valid_samples, voices
+from sottovoce.data.corrupt import add_noise, as_loud, reverberate, valid_samples, voices
 
 BANDS = 10  # control points of a random equaliser, equally spaced in log frequency from 60 Hz up
 FADE = 0.02  # seconds of cross-fade between the two equalisers of a row
@@ -21,16 +21,21 @@ FADE = 0.02  # seconds of cross-fade between the two equalisers of a row
 class Augment:
     """share: share of batches that are augmented (0: none). equalizer_db: standard deviation of a random equaliser's gains in dB; each half
     of a row has its own equaliser. snr_db: lowest and highest signal-to-noise ratio in dB, drawn once for each batch. voices: share of
-    the augmented batches whose noise is babble from other rows of the batch; the others get pink noise."""
+    the augmented batches whose noise is babble from other rows of the batch; the others get pink noise. rooms: share of the augmented
+    batches in which each row is in a random room; half of these have no noise. rt60: shortest and longest reverberation, in seconds."""
 
     share: float = 0.0
     equalizer_db: float = 6.0
     snr_db: tuple[float, ...] = (5.0, 30.0)
     voices: float = 0.5
+    rooms: float = 0.0
+    rt60: tuple[float, ...] = (0.15, 0.6)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1 or not 0 <= self.voices <= 1:
-            raise ValueError("share and voices must be between 0 and 1")
+        if not all(0 <= share <= 1 for share in (self.share, self.voices, self.rooms)):
+            raise ValueError("share, voices and rooms must be between 0 and 1")
+        if len(self.rt60) != 2 or not 0 < self.rt60[0] <= self.rt60[1]:
+            raise ValueError("rt60 must be two numbers of seconds, the shortest and the longest, e.g. [0.15, 0.6]")
         if len(self.snr_db) != 2 or self.snr_db[0] > self.snr_db[1]:
             raise ValueError("snr_db must be two numbers, the lowest and the highest, e.g. [5, 30]")
 
@@ -45,6 +50,13 @@ class Augment:
         augmented = wave * valid
         if self.equalizer_db:
             augmented = recolour(augmented, self.equalizer_db)
+        if self.rooms:
+            room, time = torch.rand(2).tolist()
+            if room < self.rooms:
+                rt60 = self.rt60[0] + time * (self.rt60[1] - self.rt60[0])
+                augmented = reverberate(augmented, lengths, rt60, int(torch.randint(2**31, ())))
+                if room < self.rooms / 2:
+                    return as_loud(augmented, wave, valid)
         others = float(chance[1]) < self.voices and sum(bool(row.any()) for row in voices(wave, lengths)) > 1
         snr = self.snr_db[0] + float(chance[2]) * (self.snr_db[1] - self.snr_db[0])
         augmented = add_noise(augmented, lengths, "babble" if others else "pink", snr, int(torch.randint(2**31, ())))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sottovoce.core.registry import TASKS
+from sottovoce.core.similarity import linear_cka
 from sottovoce.core.types import SAMPLE_RATE, Batch, Features
 from sottovoce.data import Recordings, Skipped
 from sottovoce.data.corrupt import NOISES, add_noise, reverberate, voices
@@ -258,16 +259,6 @@ class SubjectModule(nn.Module):
 
     def forward(self, wave: Tensor, lengths: Tensor | None) -> Features:
         return self.subject.features(Batch(wave, lengths))
-
-
-def linear_cka(x: Tensor, y: Tensor) -> float:
-    """Linear centred kernel alignment (Kornblith et al. 2019, eq. 3 and 5): ``|Y'X|^2 / (|X'X| |Y'Y|)``, Frobenius, centred features.
-
-    x: (N, D), y: (N, D') of the same frames. 1 if they are equal up to rotation and scale, 0 if either does not vary. For
-    unrelated features it is near (dimensions in use) / N, so N should be many times the width.
-    """
-    a, b = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
-    return float((b.T @ a).square().sum() / ((a.T @ a).norm() * (b.T @ b).norm()).clamp(min=1e-30))
 
 
 def mean(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:

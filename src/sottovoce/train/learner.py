@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
@@ -237,6 +237,7 @@ class Learner(nn.Module):
 
     def forward(self, drawn: Drawn, targets: Targets) -> dict[str, Loss]:
         losses: dict[str, Loss] = {}
+        batch = replace(drawn.batch, heard=drawn.student_wave)
         outputs: dict[bool, Features] = {}
         for label, objective in self._objectives():
             needs = self.needs[label]
@@ -246,5 +247,5 @@ class Learner(nn.Module):
                 outputs[needs.masked_input] = student(drawn.student_wave, drawn.batch.lengths, mask=mask, mask_vector=vector)
             teacher = None if needs.targets == "none" else targets[self.teacher_of[label], needs.targets]
             frames = objective.frames(drawn.valid, drawn.mask)
-            losses[label] = self.domains.loss(label, objective, outputs[needs.masked_input], teacher, frames, drawn.batch)
+            losses[label] = self.domains.loss(label, objective, outputs[needs.masked_input], teacher, frames, batch)
         return losses
