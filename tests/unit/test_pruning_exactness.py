@@ -99,7 +99,7 @@ def test_closed_for_good(style: str, closed: str) -> None:
     plan = make_plan(prepare(encoder, units).config, units)
     if closed not in ("all heads", "everything", *(group.name for group in plan)):
         pytest.skip("no such part, or a row of positional convolutions, which is not pruned")
-    values = draw(plan)
+    values = draw(plan, closed=0.2)
     for group in plan:
         if group.name == closed or (closed == "all heads" and group.kind == "head"):
             values[group.name].zero_()

@@ -162,6 +162,10 @@ class FactoredLinear(nn.Module):
         """(M, R): one row per output, as in a plain layer."""
         return self.outer.weight
 
+    @property
+    def bias(self) -> Tensor | None:
+        return self.outer.bias
+
     def forward(self, x: Tensor) -> Tensor:
         outputs: Tensor = self.outer(self.inner(x))
         return outputs

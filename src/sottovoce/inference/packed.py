@@ -29,7 +29,7 @@ from sottovoce.encoder.encoder import Encoder
 from sottovoce.encoder.frontend import ConvBlock, WaveFrontend
 from sottovoce.encoder.modules import ChannelNorm, LayerNorm
 from sottovoce.encoder.position import ConvPosition
-from sottovoce.encoder.product import FEW, TIMED, has_onednn, onednn_is_faster, product
+from sottovoce.encoder.product import FEW, TIMED, FactoredLinear, has_onednn, onednn_is_faster, product
 
 PIECE = 50  # frames per piece in the waveform convolutions: a second of audio
 STEP = 5  # the last piece is rounded up to a multiple of this, because oneDNN has to set up every new size
@@ -106,7 +106,9 @@ def _pack_linears(module: nn.Module) -> None:
             setattr(module, name, PackedLinear(child.weight, child.bias))
         else:
             _pack_linears(child)
-    if isinstance(module, FeedForward) and isinstance(up := getattr(module, "up_proj", None), PackedLinear):
+    up = getattr(module, "up_proj", None)
+    up = up.outer if isinstance(up, FactoredLinear) else up
+    if isinstance(module, FeedForward) and isinstance(up, PackedLinear):
         if module.act in FUSED:
             up.act, module.act = FUSED[module.act], nn.Identity()
 

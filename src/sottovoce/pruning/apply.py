@@ -85,7 +85,14 @@ def cut(encoder: Encoder, plan: PruningPlan, values: Values) -> Encoder:
     A value of 1 for every unit that stays cuts the closed units and leaves the other weights as they are.
     """
     tensors, kept = named_tensors(encoder), open_units(plan, values)
-    return rebuild(encoder, narrow(encoder.config, plan, kept), {**tensors, **gather(tensors, plan, values)})
+    smaller = {**tensors, **gather(tensors, plan, values)}
+    return rebuild(encoder, narrow(encoder.config, plan, kept), {**smaller, **_biases(encoder, smaller)})
+
+
+def _biases(encoder: Encoder, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The biases of factored layers by the names that they have where nothing but the bias is left of the layer."""
+    biases = ((f"{name}.bias", f"{name}.outer.bias") for name, _ in encoder.config.factored)
+    return {plain: tensors[outer] for plain, outer in biases if outer in tensors}
 
 
 def _select(

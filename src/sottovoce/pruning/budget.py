@@ -100,10 +100,10 @@ class Budget:
         budget.encoder, budget.plan = encoder, plan
         return budget
 
-    def _cost(self, encoder: EncoderConfig, widths: Mapping[str, Width] | None = None) -> Width:
+    def _cost(self, encoder: EncoderConfig, widths: Mapping[str, Width] | None = None, merged: bool = False) -> Width:
         if self.latency is not None:
-            return self.latency.total(encoder, widths)
-        cost = total(encoder_cost(encoder, widths, self.config.seconds))
+            return self.latency.total(encoder, widths, merged)
+        cost = total(encoder_cost(encoder, widths, self.config.seconds, merged))
         return cost.params if self.config.unit == "params" else cost.macs
 
     def share(self, widths: Mapping[str, Width]) -> Width:
@@ -117,8 +117,8 @@ class Budget:
         return sparsity
 
     def measure(self, counts: Mapping[str, int]) -> float:
-        """Exact relative cost of a cut encoder. counts: units by group."""
-        return float(self.share(counts))
+        """Exact relative cost of a cut encoder, after `factors.merge`. counts: units by group."""
+        return float(self._cost(self.encoder, counts, merged=True) / self.reference)
 
     def lowest(self) -> float:
         """The smallest reachable share."""

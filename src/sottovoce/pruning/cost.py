@@ -15,14 +15,16 @@ from sottovoce.pruning.parts import encoder_parts
 from sottovoce.pruning.unit import Width
 
 
-def encoder_cost(config: EncoderConfig, widths: Mapping[str, Width] | None = None, seconds: float = 10.0) -> dict[str, Cost]:
+def encoder_cost(
+    config: EncoderConfig, widths: Mapping[str, Width] | None = None, seconds: float = 10.0, merged: bool = False
+) -> dict[str, Cost]:
     """Cost of each part for one clip of `seconds` (in longer clips attention costs more per second).
 
     widths: group name -> (expected) number of open units, for the groups that differ from `config`. Parts have the names of their modules,
     such as "frontend.convs.0" and "layers.3.ffn"; "frontend.projection" includes its norm, "norms" are the norms of the layers.
-    params: elements of the state dict. macs: half of what `torch.utils.flop_counter` counts.
+    merged: after `factors.merge`. params: elements of the state dict. macs: half of what `torch.utils.flop_counter` counts.
     """
-    parts = encoder_parts(config, widths, seconds)
+    parts = encoder_parts(config, widths, seconds, merged)
     if config.window:  # as long as a window, a clip is as dear as its audio; longer ones are so many windows
         seconds = min(seconds, config.window / SAMPLE_RATE)
     return {name: Cost(part.params, part.macs / seconds) for name, part in parts.items()}

@@ -49,6 +49,10 @@ class GatedEncoder(nn.Module):
         tensors = named_tensors(self.encoder)
         smaller = gather(tensors, self.plan, values)
         empty = [tensor.sum() for tensor in smaller.values() if tensor.numel() == 0 and tensor.requires_grad]
+        for name, _ in self.encoder.config.factored:  # one factor is not used where the other is empty
+            factors = [smaller.get(part, tensors.get(part)) for part in (f"{name}.inner.weight", f"{name}.outer.weight")]
+            if any(factor is not None and factor.numel() == 0 for factor in factors):
+                empty += [0 * factor.sum() for factor in factors if factor is not None and factor.numel()]
         if empty:
             smaller["frontend.projection.bias"] = tensors["frontend.projection.bias"] + torch.stack(empty).sum()
         return smaller

@@ -37,13 +37,13 @@ class LatencyModel:
         """CPU, threads and clip, for messages."""
         return f"{self.cpu}, {self.threads} thread{'s' if self.threads > 1 else ''}, {self.seconds:g} s"
 
-    def predict(self, config: EncoderConfig, widths: Mapping[str, Width] | None = None) -> dict[str, Width]:
-        """Milliseconds of each part for one clip. Names and `widths` are those of `encoder_cost`."""
-        return {name: self.of(part) for name, part in encoder_parts(config, widths, self.seconds).items()}
+    def predict(self, config: EncoderConfig, widths: Mapping[str, Width] | None = None, merged: bool = False) -> dict[str, Width]:
+        """Milliseconds of each part for one clip. Names, `widths` and `merged` are those of `encoder_cost`."""
+        return {name: self.of(part) for name, part in encoder_parts(config, widths, self.seconds, merged).items()}
 
-    def total(self, config: EncoderConfig, widths: Mapping[str, Width] | None = None) -> Width:
+    def total(self, config: EncoderConfig, widths: Mapping[str, Width] | None = None, merged: bool = False) -> Width:
         """Milliseconds of the whole encoder."""
-        return sum(self.predict(config, widths).values(), start=0.0)
+        return sum(self.predict(config, widths, merged).values(), start=0.0)
 
     def of(self, part: PartCost) -> Width:
         """Milliseconds of one part. ValueError if its kind was not timed."""

@@ -13,9 +13,11 @@ from sottovoce.encoder.relative_log_mel import BINS as LOG_MEL_BINS
 from sottovoce.pruning.unit import PartCost, UnitKind, Width, Workload, kinds
 
 
-def encoder_parts(config: EncoderConfig, widths: Mapping[str, Width] | None = None, seconds: float = 10.0) -> dict[str, PartCost]:
-    """All parts by name, for one clip of `seconds`. widths: as in `encoder_cost`. ValueError for a clip too short for one frame."""
-    workload, units = Workload.of(config, widths, seconds), kinds()
+def encoder_parts(
+    config: EncoderConfig, widths: Mapping[str, Width] | None = None, seconds: float = 10.0, merged: bool = False
+) -> dict[str, PartCost]:
+    """All parts by name, for one clip of `seconds`. widths, merged: as in `encoder_cost`. ValueError for a clip too short for one frame."""
+    workload, units = Workload.of(config, widths, seconds, merged), kinds()
     parts = [*_without_units(workload), *(part for kind in units for part in kind.parts(workload))]
     for kind in units:
         if type(kind).recost is not UnitKind.recost:

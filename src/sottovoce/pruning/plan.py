@@ -39,9 +39,10 @@ class PruningPlan:
 def make_plan(config: EncoderConfig, units: Sequence[str]) -> PruningPlan:
     """The groups of the given kinds in an encoder, which may be pruned already; parts that it does not have get no group.
 
-    ValueError for an unknown kind (see `sottovoce list units`) and for a kind that cannot be pruned in this encoder.
+    units: names of kinds, with a pattern of groups if not all of them are meant (see `kinds`). ValueError for an unknown kind (see
+    `sottovoce list units`) and for a kind that cannot be pruned in this encoder.
     """
-    placed = [(kind.place(group.name), group) for kind in kinds(units) for group in kind.groups(config)]
+    placed = [(kind.place(group.name), group) for kind in kinds(units) for group in kind.groups(config) if kind.wants(group.name)]
     return PruningPlan(tuple(_in_factors(group, config) for _, group in sorted(placed, key=lambda item: item[0])))
 
 

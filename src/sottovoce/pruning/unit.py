@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
@@ -78,11 +79,12 @@ class PartCost:
         return {name: value if name == "call" else value / 1e6 for name, value in self.latency_terms().items()}
 
     def plus(self, params: Width, macs: Width, terms: Mapping[str, Width]) -> PartCost:
-        """Adds to each cost (a negative number subtracts): for a kind of unit that changes how a part is computed."""
+        """Adds to each cost (a negative number subtracts): for a kind of unit that changes how a part is computed. Terms that the part
+        does not have are left out."""
 
         def more() -> Mapping[str, Width]:
             before = self.latency_terms()
-            return {**before, **{name: before[name] + value for name, value in terms.items()}}
+            return {**before, **{name: before[name] + value for name, value in terms.items() if name in before}}
 
         return replace(self, params=self.params + params, macs=self.macs + macs, latency_terms=more)
 
@@ -92,16 +94,18 @@ class Workload:
     """What costs depend on: an encoder's shape, the (expected) number of units in every group, and a clip of `samples`, which are those of
     one window where the encoder hears all in windows of one length.
 
-    presence: see `present`; entries for the parts that can be gated as a whole.
+    presence: see `present`; entries for the parts that can be gated as a whole. merged: linear layers of two factors count as what is
+    smaller, the factors or one matrix (numbers only, no expectations).
     """
 
     config: EncoderConfig
     sizes: Mapping[str, Width]
     samples: int
     presence: Mapping[str, Width]
+    merged: bool = False
 
     @classmethod
-    def of(cls, config: EncoderConfig, widths: Mapping[str, Width] | None, seconds: float) -> Workload:
+    def of(cls, config: EncoderConfig, widths: Mapping[str, Width] | None, seconds: float, merged: bool = False) -> Workload:
         """widths: (expected) units of the groups that differ from `config`. ValueError if `seconds` is too short for one frame."""
         sizes: dict[str, Width] = dict(full_widths(config))
         assert widths is None or sizes.keys() >= widths.keys(), "widths are named after the groups of a plan"
@@ -110,7 +114,7 @@ class Workload:
         for kind in kinds():
             for part, group in kind.covers(config).items():
                 presence[part] = presence[part] * sizes[group] if part in presence else sizes[group]
-        workload = cls(config, sizes, config.window or round(seconds * SAMPLE_RATE), presence)
+        workload = cls(config, sizes, config.window or round(seconds * SAMPLE_RATE), presence, merged)
         if workload.frames < 1:
             raise ValueError(f"{seconds} s are too short for one frame; use a longer clip")
         return workload
@@ -135,12 +139,20 @@ class Workload:
 class UnitKind:
     """A kind of unit. A subclass is one file: ``@UNITS.register("name")``, `sizes`, `groups`, `narrow`, and what differs from the defaults.
 
-    The first line of its docstring is shown by ``sottovoce list units``. It keeps no state.
+    The first line of its docstring is shown by ``sottovoce list units``. It keeps no state but the patterns it is asked for with.
     """
 
     name: ClassVar[str]
     order: ClassVar[int] = 100  # of its groups among those of a layer; whole parts come after the units in them
     rounded: ClassVar[bool] = False  # kept in multiples of `budget.round_to`; for units that are single rows and columns
+
+    def __init__(self, patterns: tuple[str, ...] = ()) -> None:
+        """patterns: shell patterns of names of groups; only those that match one are gated. (): all."""
+        self.patterns = patterns
+
+    def wants(self, group: str) -> bool:
+        """Whether a group of this name is to be gated."""
+        return not self.patterns or any(fnmatchcase(group, pattern) for pattern in self.patterns)
 
     # The units of an encoder.
 
@@ -230,12 +242,18 @@ class UnitKind:
 
 
 def kinds(names: Iterable[str] | None = None) -> list[UnitKind]:
-    """The kinds of the given names, or all, in alphabetical order. ValueError for an unknown kind."""
+    """The kinds of the given names, or all, in alphabetical order. ``ffn:layers.[6-9]*`` is the kind ``ffn`` for the groups that match the
+    pattern; several such names of one kind add up. ValueError for an unknown kind."""
     known = UNITS.names()
-    for name in names or ():
+    if names is None:
+        return [UNITS.get(name)() for name in known]
+    patterns: dict[str, tuple[str, ...]] = {}
+    for given in names:
+        name, _, pattern = given.partition(":")
         if name not in known:
             raise ValueError(f"cannot prune '{name}'{suggestion(name, known)} (known: {', '.join(known)})")
-    return [UNITS.get(name)() for name in (known if names is None else sorted(set(names)))]
+        patterns[name] = (*patterns.get(name, ()), pattern or "*")
+    return [UNITS.get(name)(() if "*" in patterns[name] else patterns[name]) for name in sorted(patterns)]
 
 
 def kind_of(group: Group) -> UnitKind:

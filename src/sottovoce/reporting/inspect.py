@@ -27,7 +27,11 @@ def inspect(source: str) -> dict[str, Any]:
         {"layer": i + 1, "kind": layer.kind, **dataclasses.asdict(layer), "heads": layer.num_heads}
         for i, layer in enumerate(config.layers)
     ]
-    labels = {name: label for kind in kinds() for name, label in kind.labels(config).items()} | _front(config)
+    labels = _front(config)
+    for kind in kinds():
+        for name, (title, shape) in kind.labels(config).items():
+            before = labels.get(name)
+            labels[name] = (title, shape) if before is None else (before[0], f"{before[1]}; {shape}")
     frontend = config.frontend
     everything = total(costs)
     return {

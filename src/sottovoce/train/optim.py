@@ -66,6 +66,6 @@ def carry_over(
         for kind in kinds
     }
     for name, parameter in new.items():
-        state = before.state.get(old[name])
+        state = before.state.get(old[name]) if name in old else None
         if state:
             after.state[parameter] = {key: moved[key][name].clone() if key in moved else value for key, value in state.items()}

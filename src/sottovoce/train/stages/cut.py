@@ -9,6 +9,7 @@ import torch
 
 from sottovoce.core.registry import STAGES
 from sottovoce.pruning import GatedEncoder, combine_cuts, meet_budget, open_units
+from sottovoce.pruning.factors import merge
 from sottovoce.train.run import Run
 from sottovoce.train.stages.base import Stage
 from sottovoce.train.stages.prune import GATES, set_budget
@@ -39,7 +40,7 @@ class Cut(Stage):
         assert work.budget is not None
         report = meet_budget(gated.gates, work.budget.of(gated.encoder.config, gated.plan))
         values = gated.gates.evaluate()
-        encoder = gated.cut(values)
+        encoder = merge(gated.cut(values))  # ranks at which two factors do not pay
         run.say(report.text)
         if report.warning:
             run.say(report.warning)
