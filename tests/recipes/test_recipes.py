@@ -13,6 +13,7 @@ from sottovoce.train.recipe import load_recipe
 SMALL = ["data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2", "data.workers=0", "precision=fp32"]
 RANDOM = ["student.dim=32", "student.heads=4", "student.depth=2", "student.ffn_dim=48", "student.position_groups=4"]
 FBANK = [*RANDOM, "student.mels=20", "student.subsampler=16"]
+LABELS = ["objectives.labels.clusters=20", "objectives.labels.fit_frames=1000"]
 NARROW = ["student.dim=16", "student.depth=2", "student.heads=2", "student.ffn_dim=32", "student.glu_dim=0"]
 OWN = {
     "sotto": ["objectives.colld.layers=2"], "sotto-demo": ["objectives.colld.layers=2"],
@@ -32,6 +33,9 @@ OWN = {
     "deep-narrow": [*RANDOM, "objectives.layer_to_layer.layers=[['1'],['2']]"], "shallow-wide": ["student.count=2"],
     "star": RANDOM, "robustdistiller": ["objectives.denoising.hidden=8"], "distilxlsr": ["student.count=3"],
     "dicehubert": [*RANDOM, "objectives.cluster_distribution.clusters=20", "objectives.cluster_distribution.fit_frames=1000"],
+    "effective-deep": [*RANDOM, *LABELS, "objectives.layer_to_layer.layers=[['1'],['2']]"], "effective-wide": LABELS,
+    "effective-deleted": [*LABELS, "student.count=2", "objectives.layer_to_layer.layers=[['1'],['2']]"],
+    "effective-fbank": [*LABELS, "student.mels=20", "student.subsampler=16", "feature_masks.band_width=4"],
     "skill": ["objectives.layer_groups.groups=2"],
     "usad": [*FBANK, "teachers.audio={teacher}", "objectives.speech.layers=2", "objectives.audio.layers=2"],
     "usad2": [*FBANK, "teachers.audio={teacher}", "teachers.music={teacher}", "data.label=speaker",

@@ -1,14 +1,16 @@
-"""Augmentation of the student's input with equalisers and noise, so that the student does not depend on rooms and microphones.
+"""Augmentation of the student's input with equalisers, noise, rooms and masks, so that it does not depend on rooms and microphones.
 
 The teacher and all targets use the clean audio, as in WavLM's denoising (Chen et al. 2022) and RobustDistiller (Guimaraes et al. 2023).
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.corrupt import add_noise, as_loud, reverberate, valid_samples, voices
@@ -86,3 +88,49 @@ def equalize(wave: Tensor, curve: Tensor) -> Tensor:
     weight = band - low
     gain = 10 ** ((curve[..., low] * (1 - weight) + curve[..., low + 1] * weight) / 20)
     return torch.fft.irfft(torch.fft.rfft(wave) * gain.to(wave.device), n=samples)
+
+
+@dataclass(frozen=True)
+class FeatureMasks:
+    """Masks on the student's filter bank in training (SpecAugment, Park et al. 2019, arXiv 1904.08779, without warping).
+
+    bands, times: masks per recording over mel bins and over time. band_width, time_width: their largest widths, in bins and in frames of
+    10 ms; each width is drawn from 0 up. Masked values become the recording's mean.
+    """
+
+    bands: int = 0
+    band_width: int = 30
+    times: int = 0
+    time_width: int = 40
+
+    def __post_init__(self) -> None:
+        if min(self.bands, self.times) < 0 or min(self.band_width, self.time_width) < 1:
+            raise ValueError("bands and times must be at least 0, band_width and time_width at least 1")
+
+    def __bool__(self) -> bool:
+        return bool(self.bands or self.times)
+
+    def __call__(self, x: Tensor, stack: int = 1) -> Tensor:
+        """(B, T, stack * mels) -> the same with masks. stack: 10 ms frames in each of x's. Draws from torch's global generator."""
+        rows, frames, width = x.shape
+        mels = width // stack
+        hidden = torch.zeros(rows, frames, mels, dtype=torch.bool)
+        for count, size, axis in ((self.bands, self.band_width, 2), (self.times, -(-self.time_width // stack), 1)):
+            total = hidden.shape[axis]
+            widths, places = torch.rand(2, rows, count)
+            widths = (widths * (min(size, total) + 1)).long()
+            first = (places * (total - widths + 1)).long()
+            at = torch.arange(total)
+            masks = ((at >= first[..., None]) & (at < (first + widths)[..., None])).any(1)
+            hidden |= masks[:, None] if axis == 2 else masks[:, :, None]
+        mean = x.mean((1, 2), keepdim=True)
+        return torch.where(hidden.repeat(1, 1, stack).to(x.device), mean, x)
+
+    @contextlib.contextmanager
+    def on(self, features: nn.Module, stack: int = 1) -> Iterator[None]:
+        """Masks what `features`, the filter bank of a front end, gives while this lasts."""
+        handle = features.register_forward_hook(lambda module, given, x: self(x, stack))
+        try:
+            yield
+        finally:
+            handle.remove()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from sottovoce.encoder import Encoder, ProjectionConfig
+from sottovoce.encoder import ConvConfig, Encoder, FbankConfig, FrontendConfig, ProjectionConfig
 from sottovoce.hub.pretrained import Pretrained
 from sottovoce.pruning.plan import rebuild
 
@@ -74,3 +74,13 @@ def own_encoder(teacher: Pretrained | None) -> Encoder:
             f"a '{teacher.family}' model can teach, but its weights cannot be copied; choose another student (sottovoce list students)"
         )
     return teacher.encoder
+
+
+def fbank_frontend(mels: int, normalize: bool, subsampler: int = 0, kernel: int = 5, join: int = 1) -> FrontendConfig:
+    """Kaldi's filter bank at 50 frames a second: pairs of its frames, or a convolution of stride 2 with `subsampler` channels over them."""
+    if not subsampler:
+        return FrontendConfig((), fbank=FbankConfig(mels, normalize=normalize), join=join)
+    if kernel % 2 == 0:
+        raise ValueError(f"student.subsampler_kernel is {kernel}; it must be odd")
+    conv = ConvConfig(subsampler, kernel, 2, padding=kernel // 2)
+    return FrontendConfig((conv,), norm="none", bias=True, fbank=FbankConfig(mels, stack=1, normalize=normalize), join=join)

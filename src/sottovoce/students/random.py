@@ -13,13 +13,12 @@ from sottovoce.encoder import (
     DropoutConfig,
     Encoder,
     EncoderConfig,
-    FbankConfig,
     FrontendConfig,
     LayerConfig,
     PositionConfig,
 )
 from sottovoce.hub.pretrained import Pretrained, load_pretrained
-from sottovoce.students.base import Student
+from sottovoce.students.base import Student, fbank_frontend
 
 
 @STUDENTS.register("random")
@@ -124,13 +123,3 @@ class Random(Student):
             raise ValueError("student.conv_dims, conv_kernels and conv_strides must have the same length")
         sizes = zip(options.conv_dims, options.conv_kernels, options.conv_strides, strict=True)
         return FrontendConfig(tuple(ConvConfig(*size) for size in sizes), norm=options.norm, join=options.join)
-
-
-def fbank_frontend(mels: int, normalize: bool, subsampler: int = 0, kernel: int = 5, join: int = 1) -> FrontendConfig:
-    """Kaldi's filter bank at 50 frames a second: pairs of its frames, or a convolution of stride 2 with `subsampler` channels over them."""
-    if not subsampler:
-        return FrontendConfig((), fbank=FbankConfig(mels, normalize=normalize), join=join)
-    if kernel % 2 == 0:
-        raise ValueError(f"student.subsampler_kernel is {kernel}; it must be odd")
-    conv = ConvConfig(subsampler, kernel, 2, padding=kernel // 2)
-    return FrontendConfig((conv,), norm="none", bias=True, fbank=FbankConfig(mels, stack=1, normalize=normalize), join=join)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from sottovoce.core.registry import OBJECTIVES
 from sottovoce.core.types import Answer, Batch, Features, Loss
-from sottovoce.data.augment import Augment
+from sottovoce.data.augment import Augment, FeatureMasks
 from sottovoce.encoder import Encoder
 from sottovoce.objectives import EncoderShape, Needs, Objective
 from sottovoce.train.domains import Domains
@@ -54,6 +56,7 @@ class Learner(nn.Module):
         teachers: Teachers,
         masking: Masking,
         augment: Augment | None = None,
+        feature_masks: FeatureMasks | None = None,
     ) -> None:
         super().__init__()
         shape = EncoderShape(encoder.config.dim, len(encoder.config.layers), encoder.config.frontend.stride)
@@ -66,9 +69,9 @@ class Learner(nn.Module):
         self.objectives = nn.ModuleDict({label: self._build(label, part, shape) for label, part in objectives.items()})
         self.needs: dict[str, Needs] = {label: objective.needs() for label, objective in self._objectives()}
         self.domains = Domains(objectives)
+        self.masking, self.augment, self.feature_masks = masking, augment or Augment(), feature_masks or FeatureMasks()
         self._check()
         self.compiled: Callable[..., Features] | None = None  # the student by torch.compile, where it is to be run so
-        self.masking, self.augment = masking, augment or Augment()
         masks = any(needs.masked_input for needs in self.needs.values())
         self.mask_vector = nn.Parameter(torch.empty(shape.dim).uniform_()) if masks else None
 
@@ -84,6 +87,8 @@ class Learner(nn.Module):
 
     def _check(self) -> None:
         """ValueError if the teacher of an objective is missing, or gives the wrong kind of answers."""
+        if self.feature_masks and self.encoder.frontend.features is None:
+            raise ValueError("feature_masks masks a filter bank, and this student reads the waveform; leave them out")
         for label, objective in self._objectives():
             needs, teacher = self.needs[label], self.teacher_of[label]
             if needs.compares_rows and self.domains.of.get(label):
@@ -244,8 +249,16 @@ class Learner(nn.Module):
             if needs.masked_input not in outputs:  # one student pass for all clean objectives, one for all masked ones
                 mask, vector = (drawn.mask, self.mask_vector) if needs.masked_input else (None, None)
                 student = self.compiled or self.student
-                outputs[needs.masked_input] = student(drawn.student_wave, drawn.batch.lengths, mask=mask, mask_vector=vector)
+                with self._masked_features():
+                    outputs[needs.masked_input] = student(drawn.student_wave, drawn.batch.lengths, mask=mask, mask_vector=vector)
             teacher = None if needs.targets == "none" else targets[self.teacher_of[label], needs.targets]
             frames = objective.frames(drawn.valid, drawn.mask)
             losses[label] = self.domains.loss(label, objective, outputs[needs.masked_input], teacher, frames, batch)
         return losses
+
+    def _masked_features(self) -> AbstractContextManager[None]:
+        """Masks the student's filter bank while it lasts, in training and if the recipe asks for it."""
+        features, shape = self.encoder.frontend.features, self.encoder.config.frontend.fbank
+        if not (self.training and self.feature_masks) or features is None:
+            return contextlib.nullcontext()
+        return self.feature_masks.on(features, 1 if shape is None else shape.stack)

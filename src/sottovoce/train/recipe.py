@@ -25,7 +25,7 @@ from sottovoce.core.config import (
 )
 from sottovoce.core.registry import FAMILIES, OBJECTIVES, STAGES, STUDENTS, TEACHER_KINDS, Registry, suggestion
 from sottovoce.data import DataConfig
-from sottovoce.data.augment import Augment
+from sottovoce.data.augment import Augment, FeatureMasks
 from sottovoce.pruning import PruningConfig
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class Recipe:
     pruning: PruningConfig = PruningConfig()
     masking: Masking = Masking()
     augment: Augment = Augment()
+    feature_masks: FeatureMasks = FeatureMasks()
     data: DataConfig = DataConfig()
     seed: int = 2022
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
@@ -131,6 +132,8 @@ class Recipe:
         if not self.objectives:
             raise ValueError("a recipe needs at least one objective; see 'sottovoce list objectives'")
         self._check_domains()
+        if self.feature_masks and self.compile:
+            raise ValueError("feature_masks cannot be drawn in a compiled student; set compile: false")
 
     def _check_teachers(self) -> None:
         """ValueError for a label that cannot name a module, an unknown teacher, or a teacher of the wrong kind."""

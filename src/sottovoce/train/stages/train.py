@@ -86,7 +86,7 @@ class Train(Stage):
         """The student with the objectives of this stage."""
         recipe, labels = self.recipe, self.config.objectives
         chosen = {label: part for label, part in recipe.objectives.items() if not labels or label in labels}
-        return Learner(work.encoder, chosen, teachers, recipe.masking, recipe.augment)
+        return Learner(work.encoder, chosen, teachers, recipe.masking, recipe.augment, recipe.feature_masks)
 
     def phase(self, run: Run, learner: Learner, work: Work) -> Phase:
         """What the stage adds to the training loop. The learner is on the run's device. Its student is the encoder of `work`, which may
