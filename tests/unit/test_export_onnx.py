@@ -30,7 +30,7 @@ from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.exporting import api, audio, check, half, proto, quantize
 from sottovoce.exporting import onnx as export_onnx
 from sottovoce.exporting.check import LayerView
-from sottovoce.exporting.graph import ALL, Graph, PlainFbank
+from sottovoce.exporting.graph import ALL, Graph, PlainFbank, longest
 from sottovoce.hub.pretrained import load_pretrained
 
 from .test_export_hf import HUBERT, SHAPES, W2V_BERT, encoder, waves
@@ -112,6 +112,19 @@ def test_the_file_says_what_the_model_says(style: str, tmp_path: Path) -> None:
     least = graph.encoder.config.frontend.kernel
     short = torch.randn(2, least), torch.tensor([least, least])
     assert (file(*short).last - LayerView(graph)(*short).last).abs().max() < 1e-4  # one frame, too
+
+
+@pytest.mark.slow
+def test_a_student_of_whisper_takes_recordings_longer_than_the_table(tmp_path: Path) -> None:
+    """Of 1 s: two turns of the table and a part of a third."""
+    config = dataclasses.replace(SHAPES["whisper"], window=0, positions=50, sinusoids=SHAPES["whisper"].dim)
+    graph = Graph(encoder(config), normalize=False, layer=ALL).eval()
+    assert longest(config) == 64 * 16_000
+    audio = padded([36_000, 15_000, 17_000])
+    want = encoder(config)(audio.wave, audio.lengths)
+    for found in (LayerView(graph), opened(export_onnx.translate(graph), tmp_path, graph)):
+        states = found(audio.wave, audio.lengths)
+        assert (states.last - want.last)[want.valid()].abs().max() < 1e-4
 
 
 @pytest.mark.slow

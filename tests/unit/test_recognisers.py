@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import sottovoce
 from sottovoce.core.registry import FAMILIES, STUDENTS
 from sottovoce.encoder import Encoder, EncoderConfig, LogMelConfig
+from sottovoce.encoder.position import continued, sinusoid_columns, sinusoid_rates, sinusoid_table
 from sottovoce.encoder.relative_log_mel import RelativeLogMel
 from sottovoce.exporting.graph import PlainLogMel
 from sottovoce.hub.pretrained import load_pretrained, save_pretrained
@@ -177,7 +178,7 @@ def test_rows_too_short_for_a_frame_harm_nothing(style: str, tmp_path: Path) -> 
 
 
 @torch.no_grad()
-def test_long_recordings_are_heard_by_windows_and_refused_without(tmp_path: Path) -> None:
+def test_long_recordings_are_heard_by_windows(tmp_path: Path) -> None:
     found = load_pretrained(save("80 mels", tmp_path))
     wave, sizes = speech([100_000, 20_000])  # windows of 48,000 samples
     features = found.encoder(wave, sizes, taps=True)
@@ -188,11 +189,47 @@ def test_long_recordings_are_heard_by_windows_and_refused_without(tmp_path: Path
         parts = torch.cat([getattr(piece, which) for piece in (first, second, third)], dim=1)
         assert torch.allclose(getattr(features, which)[:1], parts, atol=1e-4)
     assert torch.allclose(features.ffn[1][1, :63], found.encoder(wave[1:, :20_000], taps=True).ffn[1][0], atol=1e-4)
-    student = STUDENTS.get("copy")
-    free = student(student.Config()).build(found).eval()
+
+
+@torch.no_grad()
+def test_students_hear_recordings_longer_than_the_window(tmp_path: Path) -> None:
+    """In any batch; where positions are learned, the table's end is that of a recording."""
+    found = load_pretrained(save("80 mels", tmp_path))  # 150 positions
+    copy, narrow = STUDENTS.get("copy"), STUDENTS.get("narrow")
+    wave, sizes = speech([100_000, 60_000])
+    for cls, options in ((copy, {}), (narrow, {"dim": 32}), (narrow, {"dim": 32, "start": "random"})):
+        free = cls(cls.Config(**options)).build(found).eval()
+        assert free.config.longest == 0
+        features = free(wave, sizes)
+        assert features.last.shape[1] == 313
+        for row, size in enumerate(sizes.tolist()):
+            alone = free(wave[row : row + 1, :size])
+            for ours, other in zip((features.embedded, features.last), (alone.embedded, alone.last), strict=True):
+                assert (ours[row, : other.shape[1]] - other[0]).abs().max() < 1e-4
+        place = features.embedded - features.hidden[0]
+        if free.config.dim == 48:
+            assert (place[0] - sinusoid_table(313, 48)).abs().max() < 1e-5
+    free = copy(copy.Config()).build(found).eval()
+    free.load_state_dict({**free.state_dict(), "positions": torch.randn(150, 48)})
     assert free(wave[:, :48_000]).last.shape[1] == 150
+    with pytest.raises(ValueError, match="holds no sinusoids"):
+        free(wave)
+    free.config = dataclasses.replace(free.config, sinusoids=0)
     with pytest.raises(ValueError, match=r"313 frames, and this encoder knows 150 positions \(3 s\); cut it into pieces"):
         free(wave)
+
+
+@pytest.mark.parametrize("width", [384, 512])
+def test_tables_go_on_as_sinusoids_do(width: int) -> None:
+    """As the released checkpoints store them, in half precision; whole, and what is left of one in a narrow student."""
+    whole = sinusoid_table(40_000, width)
+    rate, _ = sinusoid_rates(width)
+    assert (whole[39_999, 3] - torch.sin(39_999 * rate[3]).float()).abs() < 1e-6
+    stored = whole[:1500].half().float()
+    assert (continued(stored, width, 40_000)[1500:] - whole[1500:]).abs().max() < 1e-6
+    some = torch.randperm(width, generator=torch.Generator().manual_seed(0))[: width // 3].sort().values
+    assert sinusoid_columns(stored[:, some], width).tolist() == some.tolist()
+    assert (continued(stored[:, some], width, 2_000)[1500:] - whole[1500:2_000, some]).abs().max() < 1e-6
 
 
 @torch.no_grad()
@@ -337,6 +374,7 @@ RECIPES = {
     "dphubert-demo": [],
     "colld": ["student.dim=16", "student.depth=2", "student.heads=2", "student.ffn_dim=32", "student.glu_dim=0"],
     "sotto": ["objectives.colld.layers=2"],
+    "whisper-any-length": [],
 }
 
 

@@ -341,9 +341,11 @@ class EncoderConfig(Shape):
     their own input and output whatever `norm_first` says. factored: linear layers that are two factors, each with its rank, such as
     ("layers.0.ffn.up_proj", 64); a layer that is gone is passed over.
 
-    positions: rows of a table that is added to the frames one by one; longer recordings are refused. 0: none. attention_bias: which of
-    the projections of queries, keys, values and outputs have a bias, by their first letters. norm_bias: whether the layers' norms have.
-    window: samples to which every recording is padded with zeros, and of which longer ones are cut into several; 0: run as long as it is.
+    positions: rows of a table that is added to the frames one by one; longer recordings are refused. 0: none. sinusoids: the table's
+    columns are from a table of sinusoids of this width, which goes on behind its end, so that recordings may be longer; 0: they are not.
+    attention_bias: which of the projections of queries, keys, values and outputs have a bias, by their first letters. norm_bias: whether
+    the layers' norms have. window: samples to which every recording is padded with zeros, and of which longer ones are cut into several;
+    0: run as long as it is.
     """
 
     frontend: FrontendConfig
@@ -363,6 +365,7 @@ class EncoderConfig(Shape):
     attention_bias: str = field(default="qkvo", metadata=LATER)
     norm_bias: bool = field(default=True, metadata=LATER)
     window: int = field(default=0, metadata=LATER)
+    sinusoids: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.window % self.frontend.stride:
@@ -393,7 +396,7 @@ class EncoderConfig(Shape):
     @property
     def longest(self) -> int:
         """Samples at most in one pass; 0 without a limit."""
-        return self.window or self.positions * self.frontend.stride
+        return self.window or (0 if self.sinusoids else self.positions * self.frontend.stride)
 
     def with_layer(self, index: int, **fields: Any) -> EncoderConfig:
         """The same with these fields of one layer changed."""

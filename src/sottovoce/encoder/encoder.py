@@ -14,7 +14,7 @@ from sottovoce.encoder.conformer import ConformerLayer
 from sottovoce.encoder.distance import KeyDistance, shared_table
 from sottovoce.encoder.frontend import WaveFrontend
 from sottovoce.encoder.modules import LayerNorm
-from sottovoce.encoder.position import ConvPosition, RelativeTable, sinusoid_table
+from sottovoce.encoder.position import ConvPosition, RelativeTable, continued, sinusoid_table
 from sottovoce.encoder.product import FactoredLinear
 from sottovoce.encoder.window import by_windows, cut
 
@@ -87,13 +87,7 @@ class Encoder(nn.Module):
         if self.position is not None:
             x = self.position(x, None if self.config.frontend.norm_over_padding else inside)
         if self.positions is not None:
-            if x.shape[1] > len(self.positions):
-                seconds = len(self.positions) * self.config.frontend.stride / SAMPLE_RATE
-                raise ValueError(
-                    f"the recording has {x.shape[1]} frames, and this encoder knows {len(self.positions)} positions ({seconds:g} s); "
-                    "cut it into pieces"
-                )
-            x = x + self.positions[: x.shape[1]].to(x.dtype)
+            x = x + self.rows(self.positions, x.shape[1]).to(x.dtype)
         x = self.dropout(x if self.config.norm_first else self.norm(x))
         embedded = x
         table = None
@@ -108,6 +102,17 @@ class Encoder(nn.Module):
             outputs.append(tap)
         last = self.norm(x) if self.config.norm_first else x
         return Features(hidden, frames, embedded, last, outputs if taps else [], mask)
+
+    def rows(self, table: Tensor, frames: int) -> Tensor:
+        """(frames, D), the positions of so many frames, of the table of positions and behind its end."""
+        if frames <= len(table):
+            return table[:frames]
+        if self.config.sinusoids:
+            return continued(table, self.config.sinusoids, frames)
+        seconds = len(table) * self.config.frontend.stride / SAMPLE_RATE
+        raise ValueError(
+            f"the recording has {frames} frames, and this encoder knows {len(table)} positions ({seconds:g} s); cut it into pieces"
+        )
 
     @torch.no_grad()
     def reset_parameters(self) -> Encoder:

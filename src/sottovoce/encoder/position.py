@@ -85,8 +85,45 @@ class RelativeTable(nn.Module):
 
 def sinusoid_table(rows: int, dim: int) -> Tensor:
     """(rows, dim) sines and then cosines, of wavelengths from 2 pi to 20,000 pi frames (Vaswani et al., arXiv 1706.03762)."""
+    rate, phase = sinusoid_rates(dim)
+    # in double precision, because angles are large
+    return (torch.arange(rows, dtype=torch.float64)[:, None] * rate + phase).sin().float()
+
+
+def sinusoid_rates(dim: int) -> tuple[Tensor, Tensor]:
+    """(dim,) float64 each, in radians: how far the sine of a column of `sinusoid_table` goes on in each row, and where it starts."""
     half = dim // 2
-    rate = torch.exp(torch.arange(half) * (-math.log(10_000.0) / max(1, half - 1)))
-    angle = torch.arange(rows)[:, None] * rate
-    table = torch.cat([angle.sin(), angle.cos()], dim=1)
-    return F.pad(table, (0, dim - 2 * half))
+    rate = torch.exp(torch.arange(half, dtype=torch.float64) * (-math.log(10_000.0) / max(1, half - 1)))
+    phase = torch.zeros(dim, dtype=torch.float64)
+    phase[half : 2 * half] = math.pi / 2
+    return F.pad(rate.repeat(2), (0, dim - 2 * half)), phase
+
+
+def sinusoid_columns(table: Tensor, width: int) -> Tensor:
+    """For each column of a table (R, D), which column of `sinusoid_table(R, width)` it is: (D,).
+
+    Of a student that lost dimensions, the columns of the others are left. ValueError if a column is none of them: then it is not known
+    how the table goes on.
+    """
+    rows = torch.arange(len(table), device=table.device)
+    some = torch.cat([rows[:64], rows[64:][-64:]])  # neighbouring columns differ most at the end
+    known, given = sinusoid_table(len(table), width).to(table.device)[some].double(), table[some].double()
+    if table.shape[1] == width:
+        column, error = torch.arange(width, device=table.device), (given - known).abs().amax()
+    else:
+        far = (given.square().sum(0)[:, None] + known.square().sum(0) - 2 * given.t() @ known).clamp(min=0)
+        column = far.argmin(1)
+        error = (given - known[:, column]).abs().amax()
+    if float(error) > 1e-2:  # above what rounding to bfloat16 does
+        raise ValueError(
+            "the table of positions holds no sinusoids, so it is not known how it goes on behind its end; cut the recording into pieces"
+        )
+    return column
+
+
+def continued(table: Tensor, width: int, frames: int) -> Tensor:
+    """A table (R, D) of columns of sinusoids of this `width`, with the rows behind its end: (frames, D). ValueError as above."""
+    column = sinusoid_columns(table, width)
+    rate, phase = (x.to(table.device)[column] for x in sinusoid_rates(width))
+    at = torch.arange(len(table), frames, dtype=torch.float64, device=table.device)
+    return torch.cat([table, (at[:, None] * rate + phase).sin().to(table.dtype)])

@@ -10,19 +10,21 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from sottovoce.core.types import Features
-from sottovoce.encoder import Encoder, normalize
+from sottovoce.encoder import Encoder, EncoderConfig, normalize
 from sottovoce.encoder.kaldi_fbank import BINS, FFT, Fbank
 from sottovoce.encoder.log_mel import mel_filters
+from sottovoce.encoder.position import sinusoid_columns, sinusoid_rates
 from sottovoce.encoder.relative_log_mel import BINS as WINDOW_BINS
 from sottovoce.encoder.relative_log_mel import RelativeLogMel, slaney_filters
 
 LAST, ALL = "last", "all"
+TURNS = 64  # so many times the length of a table of sinusoids a file takes: 32 minutes for Whisper
 
 
 class Graph(nn.Module):
@@ -85,7 +87,40 @@ def traceable(encoder: Encoder) -> Encoder:
         twin.frontend.features = PlainFbank(features)
     elif isinstance(features, RelativeLogMel):
         twin.frontend.features = PlainLogMel(features)
+    if goes_on(twin.config):
+        assert twin.positions is not None
+        twin.rows = rows_by_turns(twin.positions, twin.config.sinusoids)  # type: ignore[method-assign]
     return twin
+
+
+def goes_on(config: EncoderConfig) -> bool:
+    """Whether recordings may be longer than the table of positions."""
+    return bool(config.sinusoids and config.positions and not config.window)
+
+
+def longest(config: EncoderConfig) -> int:
+    """Samples that a file takes at most; 0 without a limit."""
+    return config.longest or (TURNS * config.positions * config.frontend.stride if goes_on(config) else 0)
+
+
+def rows_by_turns(table: Tensor, width: int) -> Callable[[Tensor, int], Tensor]:
+    """`Encoder.rows` of a table (R, D) of sinusoids for any number of frames up to R times `TURNS`, without a choice between two ways.
+
+    Row a R + b is row b turned a times: sin(r (a R + b) + p) = sin(r b + p) cos(r a R) + cos(r b + p) sin(r a R). Behind the table, rows
+    are so as exact as the table is (3e-4 where it was stored in half precision).
+    """
+    column = sinusoid_columns(table, width)
+    rate, phase = (x[column] for x in sinusoid_rates(width))
+    turns = torch.arange(TURNS, dtype=torch.float64)[:, None] * len(table) * rate
+    cosine, sine = turns.cos().float(), turns.sin().float()
+    quarter = (torch.arange(len(table), dtype=torch.float64)[:, None] * rate + phase).cos().float()
+
+    def rows(table: Tensor, frames: int) -> Tensor:
+        at = torch.arange(frames)
+        turn, row = at // len(table), at % len(table)
+        return table[row] * cosine[turn] + quarter[row] * sine[turn]
+
+    return rows
 
 
 class PlainFbank(Fbank):

@@ -15,7 +15,7 @@ from sottovoce.encoder import Encoder
 from sottovoce.evaluation.subjects.onnx_file import open_onnx
 from sottovoce.evaluation.subjects.subject import Subject
 from sottovoce.exporting import half, quantize
-from sottovoce.exporting.graph import LAST, Graph, quiet
+from sottovoce.exporting.graph import LAST, Graph, longest, quiet
 from sottovoce.exporting.proto import INPUTS, OUTPUTS, SCOPES, drop_unused, library, weights
 from sottovoce.exporting.proto import PARTS as PARTS  # as an `ExportFormat` has them
 from sottovoce.exporting.proto import save as save
@@ -74,7 +74,7 @@ def facts(loaded: Pretrained, graph: Graph, precision: str, origin: Mapping[str,
         "frame_rate": str(SAMPLE_RATE / shape.frontend.stride),
         "kernel": str(shape.frontend.kernel),
         "stride": str(shape.frontend.stride),
-        **({"longest": str(shape.longest)} if shape.longest else {}),
+        **({"longest": str(longest(shape))} if longest(shape) else {}),
         "dim": str(shape.dim),
         "layer": graph.layer,
         "layers": json.dumps(graph.chosen),
@@ -143,7 +143,7 @@ def translate(graph: Graph) -> ModelProto:
     example = torch.randn(2, samples), torch.tensor([samples, samples - front.stride])
     batch = torch.export.Dim("batch")
     axes = {
-        "wave": {0: batch, 1: torch.export.Dim("samples", min=least, max=graph.encoder.config.longest or None)},
+        "wave": {0: batch, 1: torch.export.Dim("samples", min=least, max=longest(graph.encoder.config) or None)},
         "lengths": {0: batch},
     }
     with torch.no_grad(), quiet():

@@ -75,7 +75,19 @@ class StudentConfig:
         return shapes
 
 
-_MAY_BE_ZERO = ("num_heads", "ffn_dim", "ffn1_dim", "glu_dim", "left", "right", "width", "padding", "positions", "window")
+_MAY_BE_ZERO = (
+    "num_heads",
+    "ffn_dim",
+    "ffn1_dim",
+    "glu_dim",
+    "left",
+    "right",
+    "width",
+    "padding",
+    "positions",
+    "window",
+    "sinusoids",
+)
 _LARGEST = 2**20  # of any whole number in a shape
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
+
+from torch import Tensor
 
 from sottovoce.core.registry import FAMILIES
 from sottovoce.core.types import SAMPLE_RATE
@@ -18,7 +21,8 @@ FRONT = FrontendConfig((ConvConfig(1, 3, 1, 1),), log_mel=LogMelConfig(), projec
 class Whisper(RecogniserEncoder):
     """The encoder of Whisper, tiny to large, with 80 or 128 mel bands; it hears windows of 30 s.
 
-    Its positions are stored in half precision in the released checkpoints, so they are kept as a table, not computed.
+    Its positions are stored in half precision in the released checkpoints, so they are kept as a table, not computed. Behind the table's
+    end, for students on longer recordings, they are computed.
     """
 
     model_types = ("whisper",)
@@ -69,7 +73,14 @@ class Whisper(RecogniserEncoder):
 
     def special(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         positions = hf["max_source_positions"]
-        return {"positions": positions, "window": positions * FRONT.stride, "attention_bias": "qvo"}
+        window = positions * FRONT.stride
+        return {"positions": positions, "sinusoids": hf["d_model"], "window": window, "attention_bias": "qvo"}
+
+    def to_hf(
+        self, config: EncoderConfig, state: Mapping[str, Tensor], mask_vector: Tensor | None = None
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        # which sinusoids the table holds, does not matter within it
+        return super().to_hf(dataclasses.replace(config, sinusoids=config.dim), state, mask_vector)
 
     def dropout(self, hf: Mapping[str, Any]) -> DropoutConfig:
         return DropoutConfig(hidden=hf["dropout"], attention=hf["attention_dropout"], ffn=hf["activation_dropout"])

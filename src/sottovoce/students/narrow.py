@@ -57,6 +57,7 @@ class Narrow(Student):
         shallower = take(encoder, chosen(depth, options.depth or depth, "spaced"))
         config = self.shape(shallower.config)
         if options.start == "random":
+            config = dataclasses.replace(config, sinusoids=config.sinusoids and config.dim)  # a table of its own
             return options.fitted(Encoder(config)).reset_parameters()
         return options.fitted(thinner(fewer_units(shallower, config), config.dim))
 
