@@ -89,7 +89,7 @@ def traceable(encoder: Encoder) -> Encoder:
         twin.frontend.features = PlainLogMel(features)
     if goes_on(twin.config):
         assert twin.positions is not None
-        twin.rows = rows_by_turns(twin.positions, twin.config.sinusoids)  # type: ignore[method-assign]
+        twin.rows = rows_by_turns(twin.positions, twin.config.sinusoids)  # type: ignore[assignment, method-assign]
     return twin
 
 
