@@ -19,9 +19,10 @@ from sottovoce.data import Recording, Recordings, espeak
 from sottovoce.data.phones import phones
 from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.heads.schedule import Training
-from sottovoce.evaluation.kinds.ctc import BLSTM, FrameClassifier, Masks, ctc_loss, greedy, normalized, stack, stretches
+from sottovoce.evaluation.kinds.ctc import BLSTM, FrameClassifier, Masks, ctc_loss, greedy, stack, stretches
 from sottovoce.evaluation.kinds.probing import ProbeTask, Unusable
 from sottovoce.evaluation.kinds.task import Outcome, Workbench
+from sottovoce.evaluation.statistics.texts import normalized
 from sottovoce.tasks.asr import SpeechRecognition
 from sottovoce.tasks.pr import PhoneRecognition
 from sottovoce.tasks.sf import Request, SlotFilling, read_slots, slots_in, tagged

@@ -139,6 +139,20 @@ class Host(nn.Module):
         join = last.shape[1] // features.last.shape[1]
         return States(last, None, None if lengths is None else lengths * join)
 
+    def asked(self, task: str, language: str, beams: int = 1) -> dict[str, Any]:
+        """The options of `greedy` for a task: "transcribe", or "translate", into English. language: the code of the language that is
+        spoken, "" if it is not known. beams: hypotheses of the search. ValueError for what the host cannot do."""
+        if task != "transcribe" or not self.text:
+            raise ValueError(f"{self.pretrained.source}: a host of kind {self.name} cannot {task}")
+        if beams > 1:
+            raise ValueError(f"{self.pretrained.source}: a host of kind {self.name} has no search; leave beams at 1")
+        return {}
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The most tokens of one text; ``None`` where the recording's length is the limit."""
+        return None
+
     @property
     def sums_layers(self) -> bool:
         """Whether the head reads a weighted sum of all layers."""

@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from sottovoce.core.types import Batch, Features
 from sottovoce.hosts.base import Host, Outputs
 from sottovoce.hosts.rest import Heard, decoder
+
+START = 4  # the most tokens that a decoder is given
 
 
 class DecoderHost(Host):
@@ -51,6 +54,13 @@ class DecoderHost(Host):
         end = self.rest.generation_config.eos_token_id
         return int(end[0] if isinstance(end, list) else end)
 
+    def asked(self, task: str, language: str, beams: int = 1) -> dict[str, Any]:
+        return {**super().asked(task, language), **({"num_beams": beams} if beams > 1 else {})}
+
+    @property
+    def most_tokens(self) -> int | None:
+        return int(self.rest.generation_config.max_length) - START
+
     def given(self, tokens: Tensor) -> int:
         """How many tokens at the start of a transcript the decoder did not choose."""
         return 1
@@ -63,4 +73,9 @@ class DecoderHost(Host):
 
     def generated(self, features: Features, **options: Any) -> Any:
         """What transformers' ``generate`` gives."""
-        return self.rest.generate(encoder_outputs=self.heard(features), **{"do_sample": False, "num_beams": 1, **options})
+        before = logging.get_verbosity()
+        logging.set_verbosity_error()  # it speaks of arguments that this call does not need, and of its own future
+        try:
+            return self.rest.generate(encoder_outputs=self.heard(features), **{"do_sample": False, "num_beams": 1, **options})
+        finally:
+            logging.set_verbosity(before)

@@ -71,6 +71,18 @@ class WhisperHost(DecoderHost):
         assert silence is not None
         return silence
 
+    def asked(self, task: str, language: str, beams: int = 1) -> dict[str, Any]:
+        """`Host.asked`. A model of one language transcribes, whatever the language; others find out the language where it is not known."""
+        config = self.rest.generation_config
+        if not getattr(config, "is_multilingual", False):
+            return super().asked(task, language, beams)
+        known = getattr(config, "lang_to_id", {})
+        if language and f"<|{language}|>" not in known:
+            raise ValueError(
+                f"{self.pretrained.source} knows no language '{language}'; give another, or 'auto', with which it finds out the language"
+            )
+        return {**super().asked("transcribe", language, beams), "task": task, "language": language or None}
+
     def given(self, tokens: Tensor) -> Any:
         config = self.rest.generation_config
         ids = {config.decoder_start_token_id, getattr(config, "no_timestamps_token_id", None)}

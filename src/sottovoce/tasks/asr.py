@@ -10,11 +10,12 @@ from torch import nn
 from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording
 from sottovoce.evaluation.kinds.classification import field
-from sottovoce.evaluation.kinds.ctc import CTC, SPACE, Recurrent, normalized, spelled
+from sottovoce.evaluation.kinds.ctc import CTC, SPACE, Recurrent, spelled
 from sottovoce.evaluation.kinds.probing import Rows, Unusable
 from sottovoce.evaluation.kinds.task import Metric, leading
 from sottovoce.evaluation.statistics.bootstrap import ratio
 from sottovoce.evaluation.statistics.metrics import character_errors, word_errors
+from sottovoce.evaluation.statistics.texts import normalized
 
 
 @TASKS.register("asr")

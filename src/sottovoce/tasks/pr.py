@@ -16,11 +16,12 @@ from sottovoce.data.manifests import read_lines
 from sottovoce.data.phones import phones
 from sottovoce.evaluation.heads.schedule import Training
 from sottovoce.evaluation.kinds.classification import field
-from sottovoce.evaluation.kinds.ctc import CTC, FrameClassifier, normalized
+from sottovoce.evaluation.kinds.ctc import CTC, FrameClassifier
 from sottovoce.evaluation.kinds.probing import Fold, Rows, Unusable
 from sottovoce.evaluation.kinds.task import Metric
 from sottovoce.evaluation.statistics.bootstrap import ratio
 from sottovoce.evaluation.statistics.metrics import token_errors
+from sottovoce.evaluation.statistics.texts import normalized
 
 Source = Literal["auto", "phones", "lexicon", "espeak"]
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from sottovoce.core.registry import TASKS
 from sottovoce.data import Recording
 from sottovoce.evaluation.kinds.classification import field
-from sottovoce.evaluation.kinds.ctc import CTC, SPACE, Label, Outputs, Recurrent, ctc_loss, normalized, spelled
+from sottovoce.evaluation.kinds.ctc import CTC, SPACE, Label, Outputs, Recurrent, ctc_loss, spelled
 from sottovoce.evaluation.kinds.probing import Fold, Rows, Unusable
 from sottovoce.evaluation.kinds.task import Metric
 from sottovoce.evaluation.statistics.bootstrap import ratio
 from sottovoce.evaluation.statistics.metrics import slot_f1, slot_value_cer
+from sottovoce.evaluation.statistics.texts import normalized
 
 BEGIN, END = "B-", "E-"
 Slots = list[tuple[str, str]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -196,12 +195,6 @@ def stack(x: Tensor, lengths: Tensor, size: int) -> Outputs:
     x = x * inside(x.shape[1], lengths)[..., None]
     x = F.pad(x, (0, 0, 0, -x.shape[1] % size))
     return x.reshape(len(x), -1, size * x.shape[2]), (lengths + size - 1) // size
-
-
-def normalized(text: str) -> str:
-    """Upper-case text with letters, digits and apostrophes only; one space between words."""
-    text = unicodedata.normalize("NFKC", text).replace("’", "'").upper()
-    return " ".join("".join(c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in text).split())
 
 
 def spelled(text: str) -> list[str]:

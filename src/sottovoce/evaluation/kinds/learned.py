@@ -1,4 +1,4 @@
-"""Base class of tasks with labelled recordings, for frozen and for fine-tuned encoders."""
+"""Base classes of tasks with labelled recordings: those that score each recording, and those that train a head on an encoder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Item:
 
 
 class Unusable(Exception):
-    """Raised by `ProbeTask.target` for a recording that the task cannot use; the text is the reason."""
+    """Raised by `LabelledTask.target` for a recording that the task cannot use; the text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Fold:
     test: list[Item]
 
 
-class LearnedTask(Task):
-    """Trains a head on the outputs of an encoder. A task's file defines `target`, `prepare`, `head`, `loss`, `count` and `scores`.
+class LabelledTask(Task):
+    """Scores single recordings against their labels; `compare` takes such tasks. A task's file defines `target` and `scores`.
 
-    metrics: what `scores` returns. The first is the primary one: its value on the dev set selects the model.
+    metrics: what `scores` returns. The first is the primary one.
     """
 
     metrics: tuple[Metric, ...]
@@ -56,6 +56,61 @@ class LearnedTask(Task):
     def target(self, recording: Recording) -> Any:
         """The reference of a recording, e.g. its transcript. Raises Unusable."""
         raise TypeError(f"{type(self).__name__} must define target")
+
+    def scores(self, rows: Rows) -> tuple[float, ...]:
+        """The value of each metric over the items of `rows`, (N, K)."""
+        raise TypeError(f"{type(self).__name__} must define scores")
+
+    def arrange(self, recordings: Recordings) -> Recordings:
+        """The recordings after changes that the task needs, e.g. other splits or added fields."""
+        return recordings
+
+    def pieces(self, recording: Recording, split: str) -> list[Piece]:
+        """The parts of a recording that are used; each piece is an item."""
+        return [Piece(recording, 0.0, getattr(self.config, "max_seconds", None))]
+
+    def items(self, recordings: Recordings) -> tuple[dict[str, list[Item]], list[Skipped]]:
+        """Items by split ("" for items without one), and the recordings that the task cannot use."""
+        splits: dict[str, list[Item]] = {split: [] for split in (*SPLITS, "")}
+        skipped = list(recordings.skipped)
+        for recording in recordings:
+            split = recording.fields.get("split", "")
+            if split not in splits:
+                continue
+            try:
+                target = self.target(recording)
+            except Unusable as reason:
+                skipped.append(Skipped(path=recording.path, reason=str(reason)))
+                continue
+            group = recording.fields.get("speaker", "")
+            splits[split] += [Item(piece, target, group) for piece in self.pieces(recording, split)]
+        return splits, skipped
+
+    def drawn(self, groups: Sequence[str]) -> Sequence[str] | Sequence[tuple[str, ...]]:
+        """The groups that the bootstrap draws, from the group of each test item; see `interval`."""
+        return groups
+
+    def measures(self, rows: list[Rows], groups: Sequence[str]) -> list[Measure]:
+        """Values and intervals from the test rows of each seed. All seeds share the bootstrap samples."""
+        measures = []
+        flat, (seeds, width) = np.concatenate(rows, axis=1), (len(rows), rows[0].shape[1])
+        for i, metric in enumerate(self.metrics):
+            per_seed = tuple(self.scores(part)[i] for part in rows)
+
+            def mean(sample: Rows, i: int = i) -> float:
+                parts = [sample[:, seed * width : (seed + 1) * width] for seed in range(seeds)]
+                return float(np.mean([self.scores(part)[i] for part in parts]))
+
+            low, high = interval(flat, mean, self.drawn(groups))
+            measures.append(Measure(metric, float(np.mean(per_seed)), low, high, per_seed, len(flat)))
+        return measures
+
+
+class LearnedTask(LabelledTask):
+    """Trains a head on the outputs of an encoder. A task's file defines `target`, `prepare`, `head`, `loss`, `count` and `scores`.
+
+    The value of the first of the `metrics` on the dev set selects the model.
+    """
 
     def prepare(self, fold: Fold) -> Fold:
         """Collects what it needs from the training targets (classes, an alphabet). Returns the fold with targets for `loss`."""
@@ -72,10 +127,6 @@ class LearnedTask(Task):
         """(B, K) numbers per item, e.g. errors and words. `scores` computes the metrics from them."""
         raise TypeError(f"{type(self).__name__} must define count")
 
-    def scores(self, rows: Rows) -> tuple[float, ...]:
-        """The value of each metric over the items of `rows`, (N, K)."""
-        raise TypeError(f"{type(self).__name__} must define scores")
-
     def dev_score(self, rows: Rows) -> float:
         """The score that selects the model on the dev set, higher is better: the primary metric. NaN where it has no value."""
         return self.metrics[0].sign * self.scores(rows)[0]
@@ -83,14 +134,6 @@ class LearnedTask(Task):
     def too_long(self, targets: Sequence[Any], frames: Sequence[int]) -> list[int]:
         """Indices of the targets that are too long for their recordings, so that the loss ignores them. By default none."""
         return []
-
-    def arrange(self, recordings: Recordings) -> Recordings:
-        """The recordings after changes that the task needs, e.g. other splits or added fields."""
-        return recordings
-
-    def pieces(self, recording: Recording, split: str) -> list[Piece]:
-        """The parts of a recording that are used; each piece is an item."""
-        return [Piece(recording, 0.0, getattr(self.config, "max_seconds", None))]
 
     def stratum(self, item: Item) -> str:
         """The part of the data, e.g. a language, that must have its own dev set."""
@@ -120,23 +163,6 @@ class LearnedTask(Task):
         """Further facts for the record. fold: the last one; rows: its test rows, one array per seed."""
         return {}
 
-    def items(self, recordings: Recordings) -> tuple[dict[str, list[Item]], list[Skipped]]:
-        """Items by split ("" for items without one), and the recordings that the task cannot use."""
-        splits: dict[str, list[Item]] = {split: [] for split in (*SPLITS, "")}
-        skipped = list(recordings.skipped)
-        for recording in recordings:
-            split = recording.fields.get("split", "")
-            if split not in splits:
-                continue
-            try:
-                target = self.target(recording)
-            except Unusable as reason:
-                skipped.append(Skipped(path=recording.path, reason=str(reason)))
-                continue
-            group = recording.fields.get("speaker", "")
-            splits[split] += [Item(piece, target, group) for piece in self.pieces(recording, split)]
-        return splits, skipped
-
     def check(self, recordings: Recordings) -> None:
         splits, skipped = self.items(self.arrange(recordings))
         for fold in self.folds(splits):
@@ -151,25 +177,6 @@ class LearnedTask(Task):
                     f"{self.name} finds no usable {split} recordings{why}; it reads {self.reads}, and a column 'split' that says "
                     "train, dev or test"
                 )
-
-    def drawn(self, groups: Sequence[str]) -> Sequence[str] | Sequence[tuple[str, ...]]:
-        """The groups that the bootstrap draws, from the group of each test item; see `interval`."""
-        return groups
-
-    def measures(self, rows: list[Rows], groups: Sequence[str]) -> list[Measure]:
-        """Values and intervals from the test rows of each seed. All seeds share the bootstrap samples."""
-        measures = []
-        flat, (seeds, width) = np.concatenate(rows, axis=1), (len(rows), rows[0].shape[1])
-        for i, metric in enumerate(self.metrics):
-            per_seed = tuple(self.scores(part)[i] for part in rows)
-
-            def mean(sample: Rows, i: int = i) -> float:
-                parts = [sample[:, seed * width : (seed + 1) * width] for seed in range(seeds)]
-                return float(np.mean([self.scores(part)[i] for part in parts]))
-
-            low, high = interval(flat, mean, self.drawn(groups))
-            measures.append(Measure(metric, float(np.mean(per_seed)), low, high, per_seed, len(flat)))
-        return measures
 
 
 def held_out(names: Iterable[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -98,7 +99,8 @@ class Workbench:
     """What a task needs besides the model and the recordings.
 
     seeds: of heads and batches. reference: the teacher, for tasks that compare. say: called with messages. progress: called
-    with (stage, done, total), e.g. ("features", 12, 300). Both must be picklable.
+    with (stage, done, total), e.g. ("features", 12, 300). Both must be picklable. out: the folder of results, for what a task keeps
+    beside its records; ``None`` keeps nothing.
     """
 
     store: FeatureStore
@@ -107,6 +109,7 @@ class Workbench:
     reference: Subject | None = None
     say: Callable[[str], None] = no_message
     progress: Callable[[str, float, float], None] = no_progress
+    out: Path | None = None
 
 
 class Task:
@@ -115,6 +118,7 @@ class Task:
     version: raise it when scores change so that old and new ones must not be compared. Records of another version are measured again.
     The Config's defaults are the benchmark's values. reads: the fields that it needs, as text for messages.
     compares: whether it measures against `Workbench.reference`; the reference itself is then not measured.
+    hosted: whether it measures the whole model (`Subject.host`), decoder or head included, and not its encoder alone.
     held_out: whether it has a method ``run(student, teacher, batches)`` that needs no labels and returns plain data. The stage `evaluate`
     runs it on the run's held-out recordings if no data is given.
     timed: whether it needs the durations of all recordings; missing ones are then read from the files' headers first.
@@ -125,6 +129,7 @@ class Task:
     version: ClassVar[int] = 1
     reads: ClassVar[str] = ""
     compares: ClassVar[bool] = False
+    hosted: ClassVar[bool] = False
     held_out: ClassVar[bool] = False
     timed: ClassVar[bool] = True
     Config: ClassVar[type]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,13 +18,28 @@ from sottovoce.core.extras import optional
 library = partial(optional, extra="eval", purpose="this score")
 
 
-def token_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[int, int]:
-    """(Levenshtein distance, reference tokens), e.g. of phones. With an empty reference each token is an error."""
-    # One character for each distinct token (from the private use area: jiwer strips white space), so that a token may be any text.
+class Edits(NamedTuple):
+    """How a text differs from its reference, in tokens; tokens: of the reference."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    tokens: int
+
+
+def edits(reference: Sequence[str], hypothesis: Sequence[str]) -> Edits:
+    """The fewest edits between two lists of tokens, which may be any text. With an empty reference each token is an insertion."""
+    # One character for each distinct token (from the private use area: jiwer strips white space).
     code = {token: chr(0xE000 + i) for i, token in enumerate(dict.fromkeys([*reference, *hypothesis]))}
     texts = ("".join(code[token] for token in tokens) for tokens in (reference, hypothesis))
-    edits = library("jiwer").process_characters(*texts)
-    return edits.substitutions + edits.deletions + edits.insertions, len(reference)
+    found = library("jiwer").process_characters(*texts)
+    return Edits(found.substitutions, found.deletions, found.insertions, len(reference))
+
+
+def token_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[int, int]:
+    """(Levenshtein distance, reference tokens), e.g. of phones. With an empty reference each token is an error."""
+    found = edits(reference, hypothesis)
+    return sum(found[:3]), found.tokens
 
 
 def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:

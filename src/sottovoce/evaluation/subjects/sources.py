@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import nn
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import Encoder
 from sottovoce.evaluation.subjects.controls import CONTROLS, open_control
+from sottovoce.evaluation.subjects.fingerprints import fingerprint
 from sottovoce.evaluation.subjects.onnx_file import open_onnx
 from sottovoce.evaluation.subjects.subject import Role, Subject
 from sottovoce.hub.pretrained import Pretrained, load_pretrained
@@ -44,7 +44,7 @@ def open_subject(source: str, name: str | None = None) -> Subject:
     loaded = load_pretrained(source)
     origin = origin_of(Path(source)) if Path(source).is_dir() else None
     role: Role = "student" if origin is not None and origin["teacher"] else "teacher"
-    return replace(subject_of(loaded, name or _short(source), role), origin=origin)
+    return replace(subject_of(loaded, name or _short(source), role), origin=origin, source=source)
 
 
 def subject_of(loaded: Pretrained, name: str, role: Role) -> Subject:
@@ -71,23 +71,6 @@ def frame_rate(encoder: nn.Module) -> float:
     """Frames a second."""
     one, two = (encoder(torch.zeros(1, count * SAMPLE_RATE)).last.shape[1] for count in (1, 2))
     return float(two - one)
-
-
-def fingerprint(encoder: nn.Module, normalized: bool) -> str:
-    """Hash of the weights, the shape and the preparation of the input."""
-    digest = hashlib.sha256(f"{type(encoder).__name__} {getattr(encoder, 'config', '')} {normalized}".encode())
-    extractor = getattr(encoder, "extractor", None)  # of a model that runs inside transformers
-    if extractor is not None and hasattr(extractor, "to_dict"):
-        digest.update(json.dumps(extractor.to_dict(), sort_keys=True, default=_as_lists).encode())
-    for key, value in sorted(encoder.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:32]
-
-
-def _as_lists(value: Any) -> Any:
-    """Arrays (mel filters, windows) as lists."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _short(source: str) -> str:

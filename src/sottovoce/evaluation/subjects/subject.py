@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -11,6 +13,9 @@ from torch import Tensor, nn
 
 from sottovoce.core.types import Batch, Features
 from sottovoce.encoder import normalize
+from sottovoce.evaluation.subjects.fingerprints import fingerprint
+from sottovoce.hosts.base import Host
+from sottovoce.hosts.load import load_host
 from sottovoce.inference.packed import fastest
 
 Role = Literal["student", "teacher", "control"]
@@ -21,7 +26,8 @@ class Subject:
     """A model under evaluation: it gives `layers` hidden states of width `dim`, `frame_rate` frames a second.
 
     name: in results. role: in comparisons. normalize: whether waves are normalised first. fingerprint: hash of all that its output depends
-    on. params, macs_per_s: ``None`` if unknown. origin: for our own students, the run that made it.
+    on. params, macs_per_s: ``None`` if unknown. origin: for our own students, the run that made it. source: where it was opened from, if a
+    whole model (a host) may be there.
     """
 
     name: str
@@ -36,6 +42,7 @@ class Subject:
     params: float | None = None
     macs_per_s: float | None = None
     origin: dict[str, Any] | None = None
+    source: str = ""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def features(self, batch: Batch) -> Features:
@@ -49,6 +56,25 @@ class Subject:
     def frozen(self) -> Subject:
         """A copy for use without gradients, with a packed encoder on a CPU. Later changes of the weights have no effect."""
         return replace(self, encoder=fastest(self.encoder))
+
+    @cached_property
+    def host(self) -> Host:
+        """The whole model that the encoder is a part of, on the subject's device. ValueError for an encoder alone."""
+        host = load_host(self.source) if self.source else None
+        if host is None:
+            raise ValueError(
+                f"{self.name} is an encoder alone, without a decoder or a head; name a whole model, e.g. openai/whisper-base"
+            )
+        return host.to(self.device).eval()
+
+    @cached_property
+    def host_fingerprint(self) -> str:
+        """As `fingerprint`, of the whole model with its settings for decoding."""
+        host = self.host
+        settings: dict[str, Any] = getattr(getattr(host.rest, "generation_config", None), "to_dict", dict)()
+        settings.pop("transformers_version", None)
+        parts = [fingerprint(part, self.normalize) for part in (host.encoder, host.bridge, host.rest)]
+        return hashlib.sha256(json.dumps([*parts, settings], sort_keys=True, default=str).encode()).hexdigest()[:32]
 
     @torch.inference_mode()
     def states(self, batch: Batch) -> tuple[Tensor, Tensor]:

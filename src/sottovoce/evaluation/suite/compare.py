@@ -16,7 +16,7 @@ from sottovoce.core.config import plain
 from sottovoce.data import Recordings
 from sottovoce.data.durations import present
 from sottovoce.evaluation.features.store import FeatureStore
-from sottovoce.evaluation.kinds.learned import LearnedTask, Rows
+from sottovoce.evaluation.kinds.learned import LabelledTask, Rows
 from sottovoce.evaluation.kinds.task import Workbench
 from sottovoce.evaluation.kinds.verification import VerificationTask
 from sottovoce.evaluation.statistics.bootstrap import resampled
@@ -24,7 +24,7 @@ from sottovoce.evaluation.subjects.subject import Subject
 from sottovoce.evaluation.suite.config import Suite, SuiteEntry
 from sottovoce.evaluation.suite.mistakes import Mistakes
 from sottovoce.evaluation.suite.pairs import fingerprint, task_of
-from sottovoce.evaluation.suite.run import named, suite_of
+from sottovoce.evaluation.suite.run import check_hosts, named, suite_of
 
 SAMPLES, LEVEL = 2000, 0.95
 
@@ -65,7 +65,9 @@ def compare(
     suite = _comparable(replace(suite, seeds=tuple(seeds)) if seeds else suite, tasks, say)
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     mistakes, opened = Mistakes(), dict[str, Recordings]()
-    subjects = [subject.to(where) for subject in named([one, other], mistakes).values()]
+    opened_models = {source: subject.to(where) for source, subject in named([one, other], mistakes).items()}
+    check_hosts(opened_models, suite, mistakes)
+    subjects = list(opened_models.values())
     for name, entry in suite.tasks.items():
         with mistakes.of(name):
             opened[name] = present(entry.open(base, allow_commands))
@@ -73,7 +75,8 @@ def compare(
     mistakes.stop()
     if len(subjects) < 2:
         raise ValueError(f"'{one}' is named twice; name two models to compare")
-    bench = Workbench(FeatureStore(None if cache is None else Path(cache), cache_gb), suite.seeds, where, say=say)
+    store = FeatureStore(None if cache is None else Path(cache), cache_gb)
+    bench = Workbench(store, suite.seeds, where, say=say, out=None if out is None else Path(out))
     results = {}
     for name, entry in suite.tasks.items():
         results[name] = _task(subjects, entry, opened[name], bench)
@@ -106,7 +109,7 @@ def holm(p: Sequence[float]) -> list[float]:
 def _comparable(suite: Suite, names: Sequence[str], say: Say) -> Suite:
     """The tasks that score single recordings. ValueError when there is none, or when the user named another task."""
     kinds = {name: entry.task.cls for name, entry in suite.tasks.items()}
-    refused = [name for name, kind in kinds.items() if not issubclass(kind, LearnedTask) or issubclass(kind, VerificationTask)]
+    refused = [name for name, kind in kinds.items() if not issubclass(kind, LabelledTask) or issubclass(kind, VerificationTask)]
     if refused and ("all" not in names or len(refused) == len(kinds)):
         raise ValueError(
             f"{', '.join(refused)}: no scores of single recordings to compare; leave it out, and see the intervals of "
@@ -120,7 +123,7 @@ def _comparable(suite: Suite, names: Sequence[str], say: Say) -> Suite:
 def _task(subjects: Sequence[Subject], entry: SuiteEntry, recordings: Recordings, bench: Workbench) -> dict[str, Any]:
     """Both models on one task. ValueError when they could not use the same recordings."""
     task = task_of(entry)
-    assert isinstance(task, LearnedTask)
+    assert isinstance(task, LabelledTask)
     ones, others = (task.measure(subject, recordings, bench) for subject in subjects)
     skipped = [sorted(str(row["path"]) for row in outcome.skipped) for outcome in (ones, others)]
     if ones.groups != others.groups or skipped[0] != skipped[1]:

@@ -70,6 +70,8 @@ def pair_of(subject: Subject, name: str, entry: SuiteEntry, data: str, bench: Wo
     }
     if kind.compares and bench.reference is not None:
         request["reference"] = bench.reference.fingerprint
+    if kind.hosted:
+        request["host"] = subject.host_fingerprint
     return Pair(subject, name, entry, request, out / ledger.RECORDS)
 
 
@@ -141,6 +143,8 @@ def _changed(pair: Pair, record: Mapping[str, Any]) -> list[str]:
     }
     if "reference" in pair.request:
         recorded["reference"] = record["details"]["reference"]["fingerprint"]
+    if "host" in pair.request:
+        recorded["host"] = record["details"]["host"]["fingerprint"]
     changed = [key for key, value in pair.request.items() if recorded[key] != value]
     return ["version", *changed] if changed and "version" not in changed and version != kind.version else changed
 

@@ -117,15 +117,17 @@ def evaluate(
             digests[name] = fingerprint(opened[name], task_of(entry).files())
     course.preparing("opening the models")
     subjects = {source: subject.to(where) for source, subject in named([*models, *vs], mistakes).items()}
+    hostless = check_hosts(subjects, suite, mistakes)
     reference = subjects.get(vs[0]) if vs else None
     store = FeatureStore(None if cache is None else Path(cache), cache_gb)
-    bench = Workbench(store, suite.seeds, where, reference)
+    bench = Workbench(store, suite.seeds, where, reference, out=Path(out))
     audio = AudioDigests({name: recordings for name, recordings in opened.items() if name in digests}, store, course)
     pairs = [
         replace(pair_of(subject, name, suite.tasks[name], digest, bench, Path(out)), limit=limit)
         for subject in subjects.values()
         for name, digest in digests.items()
         if not (suite.tasks[name].task.cls.compares and subject is reference)
+        and not (suite.tasks[name].task.cls.hosted and subject.name in hostless)
     ]
     results, todo, failures = _sort_pairs(pairs, fresh, audio, say)
     entries = {pair.name: pair.entry for pair in todo}
@@ -325,6 +327,18 @@ def named(sources: Sequence[str], mistakes: Mistakes) -> dict[str, Subject]:
         source: replace(subject, name="-".join(Path(source).parts[-2:])) if names.count(subject.name) > 1 else subject
         for source, subject in subjects.items()
     }
+
+
+def check_hosts(subjects: Mapping[str, Subject], suite: Suite, mistakes: Mistakes) -> set[str]:
+    """The names of the models that are no hosts, if a task needs hosts; each is also added to `mistakes`."""
+    hosted = [name for name, entry in suite.tasks.items() if entry.task.cls.hosted]
+    hostless = set()
+    for subject in subjects.values() if hosted else ():
+        with mistakes.of(", ".join(hosted)):
+            hostless.add(subject.name)
+            _ = subject.host
+            hostless.remove(subject.name)
+    return hostless
 
 
 def line(result: TaskResult) -> str:

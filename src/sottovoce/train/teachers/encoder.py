@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sottovoce.core.registry import TEACHER_KINDS
 from sottovoce.core.types import SAMPLE_RATE, Answer, Batch, Features
-from sottovoce.evaluation.subjects.sources import fingerprint, frame_rate
+from sottovoce.evaluation.subjects.fingerprints import fingerprint
+from sottovoce.evaluation.subjects.sources import frame_rate
 from sottovoce.hub.pretrained import Pretrained, load_pretrained
 from sottovoce.inference.packed import fastest
 from sottovoce.objectives import EncoderShape
