@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sottovoce.pruning.apply import cut, cut_like, gather, named_tensors, narrow, open_units
-from sottovoce.pruning.budget import Budget, BudgetConfig, Lagrangian, Report, meet_budget, target_at
+from sottovoce.pruning.budget import Budget, BudgetConfig, Lagrangian, Report, choose, meet_budget, target_at
 from sottovoce.pruning.cost import encoder_cost, total
 from sottovoce.pruning.gated import GatedEncoder
 from sottovoce.pruning.gates import GateConfig, Gates, hard_concrete, open_probability
@@ -70,6 +70,7 @@ __all__ = [
     "Slice",
     "UnitKind",
     "Workload",
+    "choose",
     "combine_cuts",
     "cut",
     "cut_like",

@@ -178,16 +178,16 @@ def target_at(step: int, ramp: int, goal: float, start: float = 0.0) -> float:
 
 @dataclass(frozen=True)
 class Report:
-    """What `meet_budget` did.
+    """What `meet_budget` or `choose` did.
 
-    target, before, after: shares of the teacher's `unit`: the budget, what the gates kept at the end of training, what the cut keeps.
-    shift: added to every log_alpha. filled: units opened after the shift. met: whether the cut is within 1 % of the budget.
-    reason: why it is not, or "". counts: open units of each group. counted: the unit, for messages.
+    target, before, after: shares of the teacher's `unit`: the budget, what the gates kept at the end of training (``None`` without
+    gates), what the cut keeps. shift: added to every log_alpha. filled: units opened after the shift. met: whether the cut is within 1 % of
+    the budget. reason: why it is not, or "". counts: open units of each group. counted: the unit, for messages.
     """
 
     unit: str
     target: float
-    before: float
+    before: float | None
     after: float
     shift: float
     filled: int
@@ -206,6 +206,8 @@ class Report:
         """One line: the size, whether it meets the budget, and what training had reached."""
         verdict = "met" if self.met else f"NOT met: {self.reason}"
         size = f"keeps {100 * self.after:.2f} % of the teacher's {self.counted or UNITS[self.unit]}"
+        if self.before is None:
+            return f"{size}, budget {100 * self.target:.2f} % {verdict}."
         reached = f"Training reached {100 * self.before:.1f} %"
         if abs(self.before - self.after) < 0.0005:
             end = f"{reached}."
@@ -218,7 +220,7 @@ class Report:
     @property
     def warning(self) -> str:
         """A warning with advice if training ended more than a tenth away from the budget, else ""."""
-        if abs(self.before / self.target - 1) <= 0.1:
+        if self.before is None or abs(self.before / self.target - 1) <= 0.1:
             return ""
         # a higher gate_lr is no advice: the gates would overshoot and recover too late
         less = "raise pruning.multiplier_lr, the pressure towards the budget"
@@ -258,13 +260,11 @@ def meet_budget(gates: Gates, budget: Budget) -> Report:
         low, high = (middle, high) if fits(middle) else (low, middle)
     shifted = rounded(low)
     shift = 0.0 if shifted == rounded(0.0) else low  # keeps the soft values if the counts do not change
-    kept = _fill(shifted, flat, gates, budget)
-    if not _met(budget.measure(kept), keep):
-        kept = _open_parts(kept, flat, gates, budget)
+    kept = _filled(shifted, gates.split(flat), budget)
 
     for parameter in gates.log_alpha.values():
         parameter.add_(shift)
-    gates.choose({name: _likeliest(part, kept[name]) for name, part in gates.split(flat).items()})
+    gates.choose({name: best(part, kept[name]) for name, part in gates.split(flat).items()})
     after = budget.measure(kept)
     met = _met(after, keep)
     filled = sum(max(0, kept[name] - count) for name, count in shifted.items())
@@ -276,18 +276,57 @@ def _met(share: float, keep: float) -> bool:
     return abs(share / keep - 1) <= TOLERANCE
 
 
-def _likeliest(log_alpha: Tensor, count: int) -> list[int]:
-    """The `count` units of largest log_alpha; of equal ones the last, as in `Gates.counted_mask`."""
-    return sorted(log_alpha.argsort(stable=True)[len(log_alpha) - count :].tolist())
+@torch.no_grad()
+def choose(scores: Mapping[str, Tensor], budget: Budget) -> tuple[dict[str, list[int]], Report]:
+    """Chooses the units to keep under `budget` by scores alone, without gates: those above the lowest threshold that meets it.
+
+    scores: (size,) of each group of the plan; larger is more important, and numbers of different groups are compared. As in
+    `meet_budget`, what is left of the budget is filled with the next units. Returns the units of each group that stay, and a report.
+    """
+    scores = {group.name: scores[group.name].detach().cpu().double() for group in budget.plan}
+    closing = torch.cat(list(scores.values())).argsort(stable=True)
+    sizes = [len(part) for part in scores.values()]
+
+    def counts(closed: int) -> dict[str, int]:
+        mask = torch.ones(len(closing), dtype=torch.bool)
+        mask[closing[:closed]] = False
+        left = dict(zip(scores, (int(part.sum()) for part in mask.split(sizes)), strict=True))
+        return {group.name: budget.rounded(group, left[group.name]) for group in budget.plan}
+
+    low, high = 0, len(closing)  # too few are closed, enough are
+    if budget.measure(counts(low)) <= budget.config.keep:
+        high = low
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if budget.measure(counts(middle)) <= budget.config.keep else (middle, high)
+    chosen = counts(high)
+    kept = _filled(chosen, scores, budget)
+    after = budget.measure(kept)
+    met = _met(after, budget.config.keep)
+    filled = sum(max(0, kept[name] - count) for name, count in chosen.items())
+    reason = "" if met else _why(after, kept, budget)
+    report = Report(budget.config.unit, budget.config.keep, None, after, 0.0, filled, met, reason, kept, budget.unit)
+    return {name: best(part, kept[name]) for name, part in scores.items()}, report
 
 
-def _fill(counts: Mapping[str, int], flat: Tensor, gates: Gates, budget: Budget) -> dict[str, int]:
+def best(scores: Tensor, count: int) -> list[int]:
+    """The `count` units of largest score, in order; of equal ones the last, as in `Gates.counted_mask`."""
+    return sorted(scores.argsort(stable=True)[len(scores) - count :].tolist())
+
+
+def _filled(counts: Mapping[str, int], scores: Mapping[str, Tensor], budget: Budget) -> dict[str, int]:
+    """The counts with which the budget is used up, as far as its units allow."""
+    counts = _fill(counts, scores, budget)
+    return counts if _met(budget.measure(counts), budget.config.keep) else _open_parts(counts, scores, budget)
+
+
+def _fill(counts: Mapping[str, int], scores: Mapping[str, Tensor], budget: Budget) -> dict[str, int]:
     """Opens closed units, the likeliest first, while the cut stays within the budget. Returns the new counts."""
     counts = dict(counts)
-    # the log_alpha of each group, largest first: the first counts[name] units are open
-    ranked = {name: part.sort(descending=True).values.tolist() for name, part in gates.split(flat).items()}
+    # the scores of each group, largest first: the first counts[name] units are open
+    ranked = {name: part.sort(descending=True).values.tolist() for name, part in scores.items()}
     order = sorted(
-        ((value, i, group) for group in gates.plan for i, value in enumerate(ranked[group.name])), key=lambda at: -at[0]
+        ((value, i, group) for group in budget.plan for i, value in enumerate(ranked[group.name])), key=lambda at: -at[0]
     )
     share, opened = budget.measure(counts), True
     while opened:  # a second round only if a part was opened: its units were free before and now cost something
@@ -304,19 +343,19 @@ def _fill(counts: Mapping[str, int], flat: Tensor, gates: Gates, budget: Budget)
     return counts
 
 
-def _open_parts(counts: dict[str, int], flat: Tensor, gates: Gates, budget: Budget) -> dict[str, int]:
+def _open_parts(counts: dict[str, int], scores: Mapping[str, Tensor], budget: Budget) -> dict[str, int]:
     """Opens closed parts, the likeliest first and with the fewest allowed units, and fills again, until the budget is met.
 
-    A shift alone opens parts of equal log_alpha together, with all their units, which may be too large a step.
+    A threshold alone opens parts of equal scores together, with all their units, which may be too large a step.
     """
-    keep, likeliest = budget.config.keep, {name: float(part.max()) for name, part in gates.split(flat).items()}
+    keep, likeliest = budget.config.keep, {name: float(part.max()) for name, part in scores.items()}
     covers = {group: part for kind in kinds() for part, group in kind.covers(budget.encoder).items()}
     closed = [group.name for group in budget.plan if group.name in covers and not counts[group.name]]
     for name in sorted(closed, key=lambda name: -likeliest[name]):
         members = [group for group in budget.plan if kind_of(group).part_of(group.name) == covers[name] and group.name != name]
         trial = {**counts, **{group.name: budget.wider(group, group.minimum) for group in members}, name: 1}
         if not counts[name] and budget.measure(trial) <= keep and not _met(budget.measure(counts), keep):
-            filled = _fill(trial, flat, gates, budget)
+            filled = _fill(trial, scores, budget)
             counts = filled if budget.measure(filled) > budget.measure(counts) else counts
     return counts
 

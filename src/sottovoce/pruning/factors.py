@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sottovoce.encoder import Encoder, EncoderConfig
+from sottovoce.pruning.moments import Moments
 from sottovoce.pruning.plan import rebuild
 from sottovoce.pruning.unit import Width, any_unit
 
@@ -109,6 +110,51 @@ def factor_tensors(encoder: Encoder, names: Iterable[str], split: Callable[[str,
         if f"{name}.bias" in state:
             factors[f"{name}.outer.bias"] = state[f"{name}.bias"]
     return factors
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The principal directions of a projection's outputs, on calibration audio.
+
+    basis: (M, R) orthonormal, R the smaller of inputs and outputs; W = basis basis^T W. variances: (R,) of the outputs along them, largest
+    first. mean: (M,) of the outputs, or ``None`` for a projection without a bias, whose directions are those of E[y y^T].
+    """
+
+    basis: Tensor
+    variances: Tensor
+    mean: Tensor | None
+
+    def left_out(self) -> Tensor:
+        """(R,) for each direction, the share of the variance that is lost without it and all that follow."""
+        tail = self.variances.clamp(min=0).flip(0).cumsum(0).flip(0)
+        return tail / tail[0].clamp(min=torch.finfo(tail.dtype).tiny)
+
+    def truncated(self, weight: Tensor, bias: Tensor | None, rank: int) -> tuple[Factors, Tensor | None]:
+        """Factors and bias at this rank: V (V^T W), and the bias mean + V V^T (bias - mean)."""
+        kept = self.basis[:, :rank]
+        factors = kept, kept.t() @ weight.double()
+        if bias is None or self.mean is None:
+            return (factors[0].to(weight.dtype), factors[1].to(weight.dtype)), None
+        moved = self.mean + kept @ (kept.t() @ (bias.double() - self.mean))
+        return (factors[0].to(weight.dtype), factors[1].to(weight.dtype)), moved.to(bias.dtype)
+
+
+def directions(weight: Tensor, bias: Tensor | None, moments: Moments, of_inputs: bool) -> Directions:
+    """The principal directions of y = W x + b. moments: of x, or of y, whichever is narrower (LiteASR, arXiv 2502.20583: of y)."""
+    centred, flat = bias is not None, weight.double()
+    second = moments.second(centred)
+    mean = moments.mean.double()
+    if of_inputs:
+        values, vectors = torch.linalg.eigh(second)
+        # never 0, so that the basis spans all columns of W although some inputs do not vary on this audio
+        values = values.clamp(min=1e-9 * float(second.diagonal().mean()) + 1e-30)
+        basis, scale, _ = torch.linalg.svd(flat @ (vectors * values.sqrt()), full_matrices=False)
+        variances = scale.square()
+        mean = flat @ mean + (bias.double() if bias is not None else 0)
+    else:
+        values, vectors = torch.linalg.eigh(second)
+        basis, variances = vectors.flip(1), values.flip(0)
+    return Directions(basis, variances, mean if centred else None)
 
 
 @torch.no_grad()

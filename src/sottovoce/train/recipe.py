@@ -119,17 +119,18 @@ class Recipe:
                 raise ValueError(
                     f"'{label}' cannot be a stage's name; use small letters, digits, - and _ (and not result or demo)"
                 )
-        if not self.steps:
-            raise ValueError("a recipe needs at least one stage that trains, of kind train for example")
+        stages = self.build_stages()
+        if not any(stage.changes for stage in stages):
+            raise ValueError("a recipe needs at least one stage that changes the student, of kind train for example")
         if self.log_every < 1 or self.valid_every < 1:
             raise ValueError("log_every and valid_every must be at least 1")
         self._check_teachers()
         if self.format not in FAMILIES.names():
             raise ValueError(f"format is 'sottovoce' or a family, not '{self.format}'{suggestion(self.format, FAMILIES.names())}")
-        for stage in self.build_stages():
+        for stage in stages:
             stage.check()
         self._check_order()
-        if not self.objectives:
+        if not self.objectives and any(stage.updates for stage in stages):
             raise ValueError("a recipe needs at least one objective; see 'sottovoce list objectives'")
         self._check_domains()
         if self.feature_masks and self.compile:
@@ -212,6 +213,8 @@ class Recipe:
     def in_steps(self, total: int) -> dict[str, Any]:
         """The changes that make all stages together take `total` updates. ConfigError if a stage would get none."""
         trained = [stage for stage in self.build_stages() if stage.updates]
+        if not trained:
+            raise ConfigError(f"--steps {total}: no stage of this recipe trains")
         if total < len(trained):
             raise ConfigError(f"--steps {total}: there are {len(trained)} stages to train, with at least one update each")
         if total == self.steps:

@@ -28,7 +28,7 @@ class Stage:
     gives: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[tuple[str, ...]] = ()
     changes: ClassVar[bool] = True
-    meets_budget: ClassVar[bool] = False
+    meets_budget: bool = False
     copies: ClassVar[int] = 0
 
     @dataclass(frozen=True)

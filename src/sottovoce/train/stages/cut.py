@@ -22,7 +22,7 @@ class Cut(Stage):
     """Removes the units whose gates are closed, after moving all gates by as little as meets the budget exactly."""
 
     takes: ClassVar[tuple[str, ...]] = (GATES,)
-    meets_budget: ClassVar[bool] = True
+    meets_budget = True
 
     @dataclass(frozen=True)
     class Config:

@@ -89,8 +89,9 @@ class Prune(Train):
         return {"plan": dict(sizes), "student": target}
 
     def phase(self, run: Run, learner: Learner, work: Work) -> Phase:
-        assert work.budget is not None
         pruning = self.recipe.pruning
+        set_budget(work, pruning, run.teachers.config)  # a stage before may have changed the student's shape
+        assert work.budget is not None
         gated = GatedEncoder(work.encoder, pruning.units, pruning.gates)
         learner.student = gated
         return Pruning(learner, work.budget.of(gated.encoder.config, gated.plan), pruning, run.world.device)
