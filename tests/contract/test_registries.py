@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from sottovoce.cli import app
 from sottovoce.core.config import plain
 from sottovoce.core.registry import FAMILIES, OBJECTIVES, STAGES, STUDENTS, TASKS, TEACHER_KINDS, Registry
-from sottovoce.core.types import Answer, Batch, Features, Vectors
+from sottovoce.core.types import Answer, Batch, Features, Labels, Outputs, Posteriors, Vectors
 from sottovoce.data import open_source
 from sottovoce.encoder import Encoder
 from sottovoce.evaluation.features.store import FeatureStore
@@ -22,6 +23,7 @@ from sottovoce.evaluation.kinds.task import Workbench
 from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.hub.pretrained import Pretrained
 from sottovoce.objectives import EncoderShape, Objective
+from sottovoce.objectives.posteriors import posteriors
 from sottovoce.train.recipe import ObjectiveChoice
 from sottovoce.train.teachers import Teacher, TeacherSettings
 from tests.conftest import tiny_shape
@@ -74,15 +76,29 @@ def features(frames: int = 24, rows: int = 3, dim: int = 32, depth: int = 3) -> 
 
 def made(name: str) -> Objective:
     cls, shape = OBJECTIVES.get(name), EncoderShape(32, 3)
-    objective: Objective = cls(cls.Config(), shape, shape if cls.reads == "frames" else EncoderShape(8, 0))
+    objective: Objective = cls(cls.Config(), shape, EncoderShape(8, 0) if cls.reads == "utterance" else shape)
     return objective
 
 
-def answer(objective: Objective) -> Answer | None:
+def outputs(rows: int = 3, count: int = 24) -> Outputs:
+    """What a host says with a student inside."""
+    return Outputs(torch.randn(rows, count, 10, requires_grad=True), torch.ones(rows, count, dtype=torch.bool))
+
+
+def heard(objective: Objective) -> Features | Outputs:
+    """What an objective reads of a student, for three rows."""
+    return outputs() if objective.reads == "outputs" else features()
+
+
+def answer(objective: Objective) -> Answer | Posteriors | Labels | None:
     """What a teacher says of three rows, with nonsense in all that the objective does not say it reads."""
     needs = objective.needs()
     if needs.targets == "none":
         return None
+    if needs.targets == "outputs":
+        return posteriors(Outputs(torch.randn(3, 24, 10), torch.ones(3, 24, dtype=torch.bool)), needs.classes, needs.temperature)
+    if needs.targets == "labels":
+        return Labels("tokens", torch.randint(10, (3, 25)), torch.ones(3, 24, dtype=torch.bool))
     if objective.reads == "utterance":
         return Vectors(torch.randn(3, 8))
     found = features()
@@ -103,7 +119,7 @@ class TestObjectives:
         frames = objective.frames(valid, torch.rand(3, 24) > 0.5 if objective.needs().masked_input else None)
         rows_or_characters = 3
         assert int(objective.denominator(frames, batch)) in (int(frames.sum()), rows_or_characters)
-        loss = objective(features(), answer(objective), frames, batch)
+        loss = objective(heard(objective), answer(objective), frames, batch)
         assert torch.isfinite(loss.total)
         assert all(not value.requires_grad and torch.isfinite(value) for value in loss.logs.values())
 
@@ -114,17 +130,22 @@ class TestObjectives:
     def test_sums_add_up_over_rows(self, name: str) -> None:
         """The loss of a batch is the sum of its rows' losses, and so is what it is divided by: splitting it over machines or micro-batches
         changes nothing."""
-        objective, student = made(name).eval(), features()
+        objective = made(name).eval()
+        student = heard(objective)
         if objective.needs().compares_rows:
             pytest.skip("compares the rows of a batch with each other")
-        teacher: Answer | None = features()
+        teacher: Any = answer(objective) if objective.reads == "outputs" else features()
         if objective.reads == "utterance":
             teacher = Vectors(torch.randn(3, 8))
         wave, frames = torch.randn(3, 24 * 320 + 80), torch.ones(3, 24, dtype=torch.bool)
 
-        def row(which: Answer, i: int) -> Answer:
+        def row(which: Any, i: int) -> Any:
             if isinstance(which, Vectors):
                 return Vectors(which.vectors[i : i + 1])
+            if not isinstance(which, Features):
+                return dataclasses.replace(
+                    which, **{key: value[i : i + 1] for key, value in vars(which).items() if isinstance(value, torch.Tensor)}
+                )
             hidden = [layer[i : i + 1] for layer in which.hidden]
             return Features(hidden, None, hidden[0], hidden[-1], hidden[1:])
 
@@ -138,11 +159,13 @@ class TestObjectives:
         assert int(objective.denominator(frames, whole)) == sum(counts)
 
     def test_reaches_the_student_and_its_own_parameters(self, name: str) -> None:
-        objective, student = made(name), features()
+        objective = made(name)
+        student = heard(objective)
         batch = Batch(torch.randn(3, 24 * 320 + 80), labels=("a", "b", "c"), texts=("a", "b", "c"))
         loss = objective(student, answer(objective), torch.ones(3, 24, dtype=torch.bool), batch)
         loss.total.backward()
-        assert any(layer.grad is not None and layer.grad.any() for layer in student.hidden)
+        layers = [student.logits] if isinstance(student, Outputs) else student.hidden
+        assert any(layer.grad is not None and layer.grad.any() for layer in layers)
         assert all(p.grad is not None for p in objective.parameters())
 
 

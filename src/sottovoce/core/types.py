@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -149,6 +149,43 @@ class Vectors:
 
 
 Answer = Features | Vectors
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a host (a recogniser, a classifier) says of a batch. logits: (B, N, C); N counts frames, tokens, or is 1. valid: (B, N) bool."""
+
+    logits: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class Posteriors:
+    """The probabilities that a host gives at each output, with all but the likeliest classes taken as one.
+
+    tops: (B, N, K) int64, the K likeliest of C classes. log_probs: (B, N, K), or (B, N, K + 1) if K < C: natural logarithms, the last
+    that of all other classes together. valid: (B, N) bool. tokens: (B, N + 1), the transcript that the outputs continue, for hosts that
+    answer with tokens: output i is about token i + 1.
+    """
+
+    tops: Tensor
+    log_probs: Tensor
+    valid: Tensor
+    tokens: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the data say that a host should say of a batch.
+
+    kind: what the host answers with. ids: (B, N) tokens of a CTC recogniser; (B, N + 1) tokens of a decoder, whose output i is about
+    token i + 1; (B, 1) classes. valid: (B, N) bool, those to be learned. blank: the token of CTC's blank.
+    """
+
+    kind: Literal["frames", "tokens", "classes"]
+    ids: Tensor
+    valid: Tensor
+    blank: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,24 +7,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sottovoce.core.types import Batch, Features
+from sottovoce.core.types import Batch, Features, Outputs
 from sottovoce.encoder import Encoder, normalize
 from sottovoce.hosts.rest import States
 from sottovoce.hub.pretrained import Checkpoint
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What a host says of a batch. logits: (B, N, C); N counts frames, tokens, or is 1. valid: (B, N) bool."""
-
-    logits: Tensor
-    valid: Tensor
 
 
 class Bridge(nn.Module):
@@ -49,7 +40,8 @@ class Host(nn.Module):
     """A model of transformers with an encoder of ours inside. A subclass is one file: ``@HOSTS.register("name")`` and the methods below.
 
     suffix: what the names of its classes in transformers end with. auto_class: opens such checkpoints. answers: what `outputs` has one of:
-    "frames", "tokens" (text, one after the other), or "classes" (one per recording). text: whether `transcribe` works.
+    "frames", "tokens" (text, one after the other), or "classes" (one per recording). text: whether `transcribe` works. independent: whether
+    each class is a question of its own, so that several may hold at once.
     pretrained: its encoder as it was loaded. encoder: the same, or a student put in by `put`. bridge: (B, T, D) states of the student ->
     (B, T', D') what the rest reads; ``nn.Identity`` for the host as it was. rest: transformers' own modules, frozen unless a caller
     unfreezes them, in evaluation mode.
@@ -60,6 +52,7 @@ class Host(nn.Module):
     auto_class: ClassVar[str]
     answers: ClassVar[Literal["frames", "tokens", "classes"]]
     text: ClassVar[bool] = False
+    independent: ClassVar[bool] = False
     model_types: ClassVar[tuple[str, ...]] = ()  # of config.json; empty for all that have such a class
     rest: Any
 
@@ -92,6 +85,23 @@ class Host(nn.Module):
         tokens: (B, L), for hosts that answer with tokens, as `greedy` gives them: the N = L - 1 outputs are about ``tokens[:, 1:]``.
         """
         raise TypeError(f"{type(self).__name__} must define outputs")
+
+    def parts(self) -> dict[str, set[str]]:
+        """What of the rest can be trained with a student: "head" and, where there is one, "decoder", as names of parameters."""
+        return {"head": {name for name, _ in self.rest.named_parameters()}}
+
+    def spelled(self, text: str, **options: Any) -> list[int]:
+        """The tokens of a text; [] if it has characters that the tokenizer does not know. options: as of `greedy`."""
+        raise ValueError(f"a host of kind {self.name} has no texts")
+
+    def chosen(self, tokens: Tensor) -> Tensor:
+        """(B, L - 1) bool, which of ``tokens[:, 1:]`` a decoder chose: not those it was given, nor padding after the end."""
+        raise ValueError(f"a host of kind {self.name} does not answer with tokens")
+
+    @property
+    def end(self) -> int:
+        """The token that ends a text; of CTC, its blank."""
+        return int(self.rest.config.pad_token_id)
 
     # of all
 

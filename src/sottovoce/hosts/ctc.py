@@ -26,5 +26,16 @@ class CTCHost(HeadHost):
         out = self.outputs(features, batch)
         return out.logits.argmax(-1).masked_fill(~out.valid, self.rest.config.pad_token_id)
 
+    def spelled(self, text: str, **options: Any) -> list[int]:
+        """`Host.spelled`. In capital or small letters, whichever the tokenizer knows; without punctuation that it does not know."""
+        unknown = self.tokenizer.unk_token_id
+
+        def ids(form: str) -> list[int]:
+            kept = [x for x in form if x.isalnum() or x.isspace() or self.tokenizer.convert_tokens_to_ids(x) != unknown]
+            return list(self.tokenizer(" ".join("".join(kept).split()), add_special_tokens=False).input_ids)
+
+        best = min((ids(form) for form in (text, text.upper(), text.lower())), key=lambda found: found.count(unknown))
+        return [] if unknown in best else best
+
     def texts(self, tokens: Tensor) -> list[str]:
         return [str(text) for text in self.tokenizer.batch_decode(tokens)]  # which joins frames

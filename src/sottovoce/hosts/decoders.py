@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from sottovoce.core.types import Batch, Features
-from sottovoce.hosts.base import Host, Outputs
+from sottovoce.core.types import Batch, Features, Outputs
+from sottovoce.hosts.base import Host
 from sottovoce.hosts.rest import Heard, decoder
 
 START = 4  # the most tokens that a decoder is given
@@ -42,11 +42,28 @@ class DecoderHost(Host):
         if tokens is None:
             raise ValueError(f"a host of kind {self.name} has outputs for given tokens only, e.g. those of its greedy transcript")
         logits = self.rest(encoder_outputs=self.heard(features), decoder_input_ids=tokens[:, :-1]).logits
+        return Outputs(logits, self.chosen(tokens))
+
+    def chosen(self, tokens: Tensor) -> Tensor:
         ends = tokens == self.end
         ends[:, 0] = False
         after = ends.cumsum(1) - ends.long() > 0  # behind the first token that ends the text
         given = torch.arange(tokens.shape[1], device=tokens.device) < self.given(tokens)
-        return Outputs(logits, ~(after | given)[:, 1:])
+        return ~(after | given)[:, 1:]
+
+    def parts(self) -> dict[str, set[str]]:
+        every, head = super().parts()["head"], self.rest.get_output_embeddings().weight
+        return {"head": {name for name, parameter in self.rest.named_parameters() if parameter is head}, "decoder": every}
+
+    def spelled(self, text: str, **options: Any) -> list[int]:
+        """`Host.spelled`, from the tokens that the decoder is given to the one that ends the text. [] if the decoder cannot say as many."""
+        ids = [*self.start(**options), *self.tokenizer(text, add_special_tokens=False).input_ids, self.end]
+        most = getattr(self.rest.config, "max_target_positions", len(ids))
+        return [] if len(ids) > most else ids
+
+    def start(self, **options: Any) -> list[int]:
+        """The tokens that the decoder is given before a text. options: as of `greedy`."""
+        return [int(self.rest.config.decoder_start_token_id)]
 
     @property
     def end(self) -> int:

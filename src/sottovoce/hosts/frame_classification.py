@@ -13,3 +13,4 @@ class FrameClassificationHost(HeadHost):
     suffix = "ForAudioFrameClassification"
     auto_class = "AutoModelForAudioFrameClassification"
     answers = "frames"
+    independent = True

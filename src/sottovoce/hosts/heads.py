@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sottovoce.core.types import Batch, Features
-from sottovoce.hosts.base import Host, Outputs
+from sottovoce.core.types import Batch, Features, Outputs
+from sottovoce.hosts.base import Host
 from sottovoce.hosts.rest import head
 
 

@@ -91,6 +91,13 @@ class WhisperHost(DecoderHost):
         start = torch.tensor(sorted(ids - {None}), device=tokens.device)
         return torch.isin(tokens, start).long().cumprod(1).sum(1, keepdim=True)
 
+    def start(self, **options: Any) -> list[int]:
+        if getattr(self.rest.generation_config, "is_multilingual", False) and not options.get("language"):
+            raise ValueError("texts for a multilingual Whisper need their language; set host.language, such as en")
+        task = {"task": options.get("task") or "transcribe"} if options.get("language") else {}
+        self.tokenizer.set_prefix_tokens(language=options.get("language"), predict_timestamps=False, **task)
+        return list(self.tokenizer.prefix_tokens)
+
     @torch.no_grad()
     def greedy(self, features: Features, batch: Batch, **options: Any) -> Tensor:
         """`Host.greedy`, without time stamps. options: of transformers' ``generate``, such as ``language`` and ``task``."""

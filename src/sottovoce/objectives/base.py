@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sottovoce.core.types import Answer, Batch, Features, Loss
+from sottovoce.core.types import Answer, Batch, Loss
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,22 @@ class EncoderShape:
 class Needs:
     """What an objective reads.
 
-    masked_input: the student gets masked input. targets: the teacher's outputs: "none"; "clean", for the clean audio; "masked", for the
-    clean audio at masked frames and for the masked audio at visible frames. layers: numbers of the teacher's hidden states that it
-    reads; ``None``: all. taps: teacher layers, from 1, whose feed-forward outputs it reads. compares_rows: the loss compares the rows of
-    a batch, so it depends on how batches are split. column: the field of ``data`` that must name a column ("text", "label"); "" for none.
+    masked_input: the student gets masked input. targets: the teacher's answers: "none"; "clean", for the clean audio; "masked", for the
+    clean audio at masked frames and for the masked audio at visible frames; of its host, "outputs", the `Posteriors`, or "labels", the
+    data's `Labels` in the host's tokens or classes. classes, temperature: of posteriors, see `posteriors.posteriors`. layers: numbers of
+    the teacher's hidden states that it reads; ``None``: all. taps: teacher layers, from 1, whose feed-forward outputs it reads.
+    compares_rows: the loss compares the rows of a batch, so it depends on how batches are split. column: the field of ``data`` that must
+    name a column ("text", "label"); "" for none.
     """
 
     masked_input: bool = False
-    targets: Literal["none", "clean", "masked"] = "clean"
+    targets: Literal["none", "clean", "masked", "outputs", "labels"] = "clean"
     layers: tuple[int, ...] | None = None
     taps: tuple[int, ...] = ()
     compares_rows: bool = False
     column: Literal["", "text", "label"] = ""
+    classes: int = 0
+    temperature: float = 1.0
 
 
 def identity_(linear: nn.Linear, teacher: EncoderShape) -> nn.Linear:
@@ -71,12 +75,12 @@ class Objective(nn.Module):
 
     A subclass is one file: ``@OBJECTIVES.register("name")``, a nested frozen ``Config`` whose defaults are the paper's values, `needs` and
     `forward`. Its parameters (projections, heads) are trained with the student. reads: the kind of teacher, one that answers with frames
-    or with one vector per utterance.
+    or with one vector per utterance; "outputs" for objectives that read what the teacher's host (its recogniser, its classifier) says.
     """
 
     name: ClassVar[str]
     Config: ClassVar[type]
-    reads: ClassVar[Literal["frames", "utterance"]] = "frames"
+    reads: ClassVar[Literal["frames", "utterance", "outputs"]] = "frames"
 
     def __init__(self, config: Any, student: EncoderShape, teacher: EncoderShape) -> None:
         super().__init__()
@@ -100,8 +104,13 @@ class Objective(nn.Module):
     def fit(self, batches: Iterable[tuple[Batch, Answer | None]]) -> None:
         """Called once before training, for what must be estimated from data (clusters, statistics). Does nothing by default."""
 
-    def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
-        """Sum of the loss over what `denominator` counts. student: features (B, T, D). frames: (B, T) bool, those that count."""
+    def forward(self, student: Any, teacher: Any, frames: Tensor, batch: Batch) -> Loss:
+        """Sum of the loss over what `denominator` counts. student: its `Features`, (B, T, D). teacher: its `Answer`, or ``None``.
+        frames: (B, T) bool, those that count.
+
+        An objective that reads outputs gets the `Outputs` of the host with the student inside, `Posteriors` or `Labels`, and as frames the
+        outputs or labels that count, (B, N) bool.
+        """
         raise TypeError(f"{type(self).__name__} must define forward")
 
     def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:

@@ -21,7 +21,7 @@ class UtteranceRegression(Objective):
     frames is that of x-vectors, without the deviation.
     """
 
-    reads: ClassVar[Literal["frames", "utterance"]] = "utterance"
+    reads: ClassVar[Literal["frames", "utterance", "outputs"]] = "utterance"
 
     @dataclass(frozen=True)
     class Config(Distance):

@@ -194,7 +194,7 @@ def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
         save_pretrained(run.out, work.encoder, recipe.format, normalize=run.teachers.normalize, mask_vector=mask_vector)
         return
     teacher = run.teachers.origin
-    learner = Learner(work.encoder, recipe.objectives, run.teachers, recipe.masking)
+    learner = Learner(work.encoder, recipe.objectives, run.teachers, recipe.masking, host=recipe.host)
     learner.recall(work.objectives)
     projections, layers = learner.projections()
     save_student(

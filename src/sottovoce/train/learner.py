@@ -5,23 +5,26 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Literal, cast
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from sottovoce.core.registry import OBJECTIVES
-from sottovoce.core.types import Answer, Batch, Features, Loss
+from sottovoce.core.types import Answer, Batch, Features, Labels, Loss, Outputs, Posteriors
 from sottovoce.data.augment import Augment, FeatureMasks
 from sottovoce.encoder import Encoder
 from sottovoce.objectives import EncoderShape, Needs, Objective
 from sottovoce.train.domains import Domains
-from sottovoce.train.recipe import Masking, ObjectiveChoice
+from sottovoce.train.hosted import HostedStudent, labels_of
+from sottovoce.train.recipe import HostChoice, Masking, ObjectiveChoice
 from sottovoce.train.targets import Teachers
 from sottovoce.train.teachers import prepared
 
-Targets = Mapping[tuple[str, Literal["clean", "masked"]], Answer]  # by label of the teacher, on the student's frames
+FEATURES = ("clean", "masked")  # targets that are a teacher's hidden states or vectors
+BRIDGE = "bridge"  # in the names of what is trained: the way into the host, whichever module it is
+Targets = Mapping[tuple[str, str], Answer]  # by label of the teacher, on the student's frames
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Drawn:
 
     raw: the decoded batch, which each teacher prepares in its own way. batch: the batch as the student reads it. keys: names of the rows'
     targets on disk. student_wave: (B, S), the student's audio, augmented in training. valid, mask: (B, T) bool, frames of the student;
-    mask is ``None`` if no objective masks.
+    mask is ``None`` if no objective masks. said: by label of the objective, what the host says, or should say (`Learner.listen`).
     """
 
     raw: Batch
@@ -39,14 +42,15 @@ class Drawn:
     student_wave: Tensor
     valid: Tensor
     mask: Tensor | None
+    said: Mapping[str, Posteriors | Labels] = field(default_factory=dict)
 
 
 class Learner(nn.Module):
-    """``learner(drawn, learner.targets(drawn))`` returns a `Loss` per objective, by label.
+    """``learner(drawn, learner.targets(drawn))`` returns a `Loss` per objective, by label. drawn: ``learner.listen(learner.draw(batch))``.
 
     Training minimises ``learner.total(losses, denominators)``, with `denominators` summed over all micro-batches and processes.
     student: an `Encoder`, or a stage's wrapper around it, which is called in the same way and has it as ``encoder``. weights: of the
-    objectives, by label.
+    objectives, by label. hosted: the main teacher's host with the student inside; ``None`` if no objective reads what it says.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Learner(nn.Module):
         masking: Masking,
         augment: Augment | None = None,
         feature_masks: FeatureMasks | None = None,
+        host: HostChoice | None = None,
     ) -> None:
         super().__init__()
         shape = EncoderShape(encoder.config.dim, len(encoder.config.layers), encoder.config.frontend.stride)
@@ -71,6 +76,10 @@ class Learner(nn.Module):
         self.domains = Domains(objectives)
         self.masking, self.augment, self.feature_masks = masking, augment or Augment(), feature_masks or FeatureMasks()
         self._check()
+        self.hosted: HostedStudent | None = None
+        self.unlearned: dict[str, int] = {}  # by objective: rows whose text or label the host cannot say
+        self.hosted = self._host(shape, (host or HostChoice()).train)
+        self.speech = (host or HostChoice()).speech
         self.compiled: Callable[..., Features] | None = None  # the student by torch.compile, where it is to be run so
         masks = any(needs.masked_input for needs in self.needs.values())
         self.mask_vector = nn.Parameter(torch.empty(shape.dim).uniform_()) if masks else None
@@ -78,7 +87,7 @@ class Learner(nn.Module):
     def _build(self, label: str, part: ObjectiveChoice, student: EncoderShape) -> Objective:
         """An objective for the student and its teacher; for the student alone where it has no teacher of its kind (`_check`)."""
         cls, teacher = OBJECTIVES.get(part.name), self.teacher_of[label]
-        fits = teacher and self.teachers[teacher].answers == cls.reads
+        fits = teacher and self.teachers[teacher].answers == ("frames" if cls.reads == "outputs" else cls.reads)
         try:
             objective: Objective = cls(part.config, student, self.shapes[teacher] if fits else student)
         except ValueError as problem:
@@ -93,15 +102,46 @@ class Learner(nn.Module):
             needs, teacher = self.needs[label], self.teacher_of[label]
             if needs.compares_rows and self.domains.of.get(label):
                 raise ValueError(f"objectives.{label} compares recordings with each other, so it can have no domain")
+            if objective.reads == "outputs" and self.domains.of.get(label):
+                raise ValueError(f"objectives.{label} learns from a host, so it can have no domain")
             if needs.targets == "none":
                 continue
             if not teacher:
                 raise ValueError(f"objectives.{label} needs a teacher and there is none; name one as TEACHER or in teachers")
-            if self.teachers[teacher].answers != objective.reads:
+            if objective.reads == "outputs":
+                if teacher != self.teachers.main:
+                    raise ValueError(
+                        f"objectives.{label} learns from the host of the teacher that the student starts from, '{self.teachers.main}', not "
+                        f"from '{teacher}'"
+                    )
+                if self.teachers.host is None:
+                    raise ValueError(
+                        f"objectives.{label} learns from what a recogniser or classifier says, and the teacher is an encoder alone; name a "
+                        "checkpoint with its head or decoder, or leave the objective out"
+                    )
+            elif self.teachers[teacher].answers != objective.reads:
                 raise ValueError(
                     f"objectives.{label} learns from a teacher of kind {objective.reads}, and '{teacher}' is one of kind "
                     f"{self.teachers[teacher].answers}; name another in objectives.{label}.teacher"
                 )
+
+    def _host(self, student: EncoderShape, train: str) -> HostedStudent | None:
+        """The teacher's host with the student inside, with an objective's projection of the last layer if there is one."""
+        host = self.teachers.host if any(objective.reads == "outputs" for _, objective in self._objectives()) else None
+        if host is None:
+            return None
+        maps, layers = self.projections()
+        shared = next((maps[name] for name, serves in layers.items() if student.depth in serves), None)
+        return HostedStudent(host, student, self.shapes[self.teachers.main], shared, train)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """By label of the objective, the kind of column that it learns from: "text" or "label"."""
+        columns: dict[str, str] = {label: needs.column for label, needs in self.needs.items() if needs.column}
+        labelled = [label for label, needs in self.needs.items() if needs.targets == "labels"]
+        if self.hosted is not None:
+            columns |= dict.fromkeys(labelled, "label" if self.hosted.host.answers == "classes" else "text")
+        return columns
 
     @property
     def encoder(self) -> Encoder:
@@ -127,7 +167,7 @@ class Learner(nn.Module):
     def _with_targets(self, label: str, batch: Batch) -> tuple[Batch, Answer | None]:
         raw, keys = batch.to(self._device), self.teachers.row_keys(batch)
         own = prepared(raw, self.teachers.normalize)
-        if self.needs[label].targets == "none":
+        if self.needs[label].targets not in ("clean", "masked"):
             return own, None
         return own, self._clean(self.teacher_of[label], raw, keys)
 
@@ -153,20 +193,49 @@ class Learner(nn.Module):
 
     def denominators(self, drawn: Drawn) -> Tensor:
         """(objectives,) the denominator of each objective's loss on this batch: the frames or rows that count."""
-        counts = [
-            objective.denominator(objective.frames(drawn.valid, drawn.mask), drawn.batch) for _, objective in self._objectives()
-        ]
+        counts = [objective.denominator(self._frames(label, drawn), drawn.batch) for label, objective in self._objectives()]
         return torch.stack(counts)
+
+    def _frames(self, label: str, drawn: Drawn) -> Tensor:
+        """(B, N) bool: the frames that count for an objective; of a host, the outputs or labels that do."""
+        if label in drawn.said:
+            return drawn.said[label].valid
+        objective = cast(Objective, self.objectives[label])
+        return objective.frames(drawn.valid, drawn.mask)
+
+    def listen(self, drawn: Drawn) -> Drawn:
+        """Adds what the host says, or by the data's labels should say, for the objectives that read it."""
+        said: dict[str, Posteriors | Labels] = {}
+        for label, needs in self.needs.items():
+            if needs.targets == "outputs":
+                said[label] = self.teachers.outputs(drawn.raw, drawn.keys, needs.classes, needs.temperature)
+            elif needs.targets == "labels":
+                assert self.hosted is not None
+                labels = labels_of(self.hosted.host, drawn.raw, self.speech)
+                known = [bool(text) for text in (drawn.raw.labels if labels.kind == "classes" else drawn.raw.texts)]
+                self.unlearned[label] = self.unlearned.get(label, 0) + sum(known) - int(labels.valid.any(1).sum())
+                said[label] = labels
+        return replace(drawn, said=said) if said else drawn
 
     def total(self, losses: Mapping[str, Loss], denominators: Tensor) -> Tensor:
         """The weighted sum of the objectives' losses, each divided by its denominator."""
         parts = [self.weights[label] * loss.total / denominators[i] for i, (label, loss) in enumerate(losses.items())]
         return torch.stack(parts).sum()
 
+    def trained(self) -> dict[str, Tensor]:
+        """All that is trained beside the student, and the way into its host, by names that later stages know."""
+        tensors = {key: value for key, value in self.state_dict().items() if not key.startswith("student.")}
+        if self.hosted is not None:
+            tensors |= {f"{BRIDGE}.{name}": tensor.clone() for name, tensor in self.hosted.projection.state_dict().items()}
+        return tensors
+
     def recall(self, trained: Mapping[str, Tensor]) -> None:
-        """Loads the tensors of earlier stages that this learner has, too."""
+        """Loads the tensors of earlier stages that this learner has, too. The way into the host goes on from where it was, whether or not
+        it was then shared with an objective."""
         own = self.state_dict()
         self.load_state_dict({**own, **{key: value for key, value in trained.items() if key in own}})
+        if self.hosted is not None and f"{BRIDGE}.weight" in trained:
+            self.hosted.projection.load_state_dict({name: trained[f"{BRIDGE}.{name}"] for name in ("weight", "bias")})
 
     def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
         """The linear maps to the main teacher's width, and the student layers of each. A layer with several maps keeps the first."""
@@ -181,6 +250,8 @@ class Learner(nn.Module):
                 if new:
                     key = name if name not in maps else f"{label}-{name}"
                     maps[key], layers[key] = linear, new
+        if self.hosted is not None and self.hosted.own is not None:
+            maps["host"], layers["host"] = self.hosted.own, [len(self.encoder.config.layers)]
         return maps, layers
 
     def _objectives(self) -> list[tuple[str, Objective]]:
@@ -188,7 +259,7 @@ class Learner(nn.Module):
 
     def _clean(self, teacher: str, raw: Batch, keys: tuple[str, ...]) -> Answer:
         """A teacher's answer for the clean audio, on the student's frames: the layers that objectives read."""
-        wanted = [needs for label, needs in self.needs.items() if self.teacher_of[label] == teacher and needs.targets != "none"]
+        wanted = [needs for label, needs in self.needs.items() if self.teacher_of[label] == teacher and needs.targets in FEATURES]
         every = any(needs.layers is None for needs in wanted)
         layers = None if every else sorted({layer for needs in wanted for layer in needs.layers or ()})
         taps = sorted({layer for needs in wanted for layer in needs.taps})
@@ -204,10 +275,10 @@ class Learner(nn.Module):
 
         "clean": answers for the clean audio. "masked": at masked frames the clean answer, at the others the answer for the masked audio.
         """
-        answers: dict[tuple[str, Literal["clean", "masked"]], Answer] = {}
+        answers: dict[tuple[str, str], Answer] = {}
         for label, needs in self.needs.items():
             teacher = self.teacher_of[label]
-            if needs.targets != "none" and (teacher, "clean") not in answers:
+            if needs.targets in FEATURES and (teacher, "clean") not in answers:
                 answers[teacher, "clean"] = self._clean(teacher, drawn.raw, drawn.keys)
         for label, needs in self.needs.items():
             teacher = self.teacher_of[label]
@@ -244,6 +315,7 @@ class Learner(nn.Module):
         losses: dict[str, Loss] = {}
         batch = replace(drawn.batch, heard=drawn.student_wave)
         outputs: dict[bool, Features] = {}
+        said: dict[str, Outputs] = {}
         for label, objective in self._objectives():
             needs = self.needs[label]
             if needs.masked_input not in outputs:  # one student pass for all clean objectives, one for all masked ones
@@ -251,10 +323,27 @@ class Learner(nn.Module):
                 student = self.compiled or self.student
                 with self._masked_features():
                     outputs[needs.masked_input] = student(drawn.student_wave, drawn.batch.lengths, mask=mask, mask_vector=vector)
-            teacher = None if needs.targets == "none" else targets[self.teacher_of[label], needs.targets]
-            frames = objective.frames(drawn.valid, drawn.mask)
+            frames = self._frames(label, drawn)
+            if objective.reads == "outputs":
+                answer = drawn.said[label]
+                losses[label] = objective(self._say(outputs[False], drawn, answer, said), answer, frames, batch)
+                continue
+            teacher = targets[self.teacher_of[label], needs.targets] if needs.targets in FEATURES else None
             losses[label] = self.domains.loss(label, objective, outputs[needs.masked_input], teacher, frames, batch)
         return losses
+
+    def _say(self, features: Features, drawn: Drawn, answer: Posteriors | Labels, said: dict[str, Outputs]) -> Outputs:
+        """What the host says with the student inside, along the tokens of `answer`. said: what it has said of this batch, by kind of
+        tokens."""
+        assert self.hosted is not None
+        if isinstance(answer, Posteriors):
+            kind, tokens = "transcript", answer.tokens
+        else:
+            kind, tokens = "labels", answer.ids if answer.kind == "tokens" else None
+        key = "" if tokens is None else kind  # frames and classes do not depend on tokens
+        if key not in said:
+            said[key] = self.hosted(features, drawn.batch, tokens)
+        return said[key]
 
     def _masked_features(self) -> AbstractContextManager[None]:
         """Masks the student's filter bank while it lasts, in training and if the recipe asks for it."""

@@ -69,6 +69,8 @@ def update(run: Run, state: TrainState, rate: float) -> float:
     world, learner, optimizer, tally = run.world, state.learner, state.optimizer, state.tally
     optim.set_rates(optimizer, rate)
     drawn = [learner.draw(next(state.stream)) for _ in range(state.accumulate)]
+    with run.autocast():
+        drawn = [learner.listen(each) for each in drawn]
     denominators = world.sum(torch.stack([learner.denominators(each) for each in drawn]).sum(0)).clamp(min=1)
     for each in drawn:
         with run.autocast():
@@ -104,6 +106,8 @@ def validate(run: Run, learner: Learner) -> dict[str, float]:
     counts = torch.zeros(len(learner.objectives), device=run.world.device)
     for batch in run.data.valid:
         drawn = learner.draw(batch)
+        with run.autocast():
+            drawn = learner.listen(drawn)
         counts += learner.denominators(drawn)
         with run.autocast():
             losses = learner(drawn, learner.targets(drawn))

@@ -83,6 +83,25 @@ class Masking:
 
 
 @dataclass(frozen=True)
+class HostChoice:
+    """How the host of the main teacher takes part.
+
+    train: what of it is trained with the student: "none"; its "head", the last layer of a decoder or all of a CTC recogniser or classifier
+    that is not the encoder; its "decoder", with the head. language, task: of Whisper's transcripts, such as ``cs`` and ``transcribe``;
+    empty: the language is detected.
+    """
+
+    train: Literal["none", "head", "decoder"] = "none"
+    language: str = ""
+    task: str = ""
+
+    @property
+    def speech(self) -> dict[str, str]:
+        """The options of `Host.greedy`."""
+        return {key: value for key, value in (("language", self.language), ("task", self.task)) if value}
+
+
+@dataclass(frozen=True)
 class StageChoice(Component):
     """A stage of a recipe: its kind, by default the label, and the settings of that kind."""
 
@@ -100,6 +119,7 @@ class Recipe:
     student: StudentChoice = component(StudentChoice, "copy")
     objectives: Mapping[str, ObjectiveChoice] = components(ObjectiveChoice)
     pruning: PruningConfig = PruningConfig()
+    host: HostChoice = HostChoice()
     masking: Masking = Masking()
     augment: Augment = Augment()
     feature_masks: FeatureMasks = FeatureMasks()
@@ -152,7 +172,7 @@ class Recipe:
         for label, objective in self.objectives.items():
             reads, teacher = objective.cls.reads, self.teacher_for(label)
             if teacher and (objective.teacher or reads == "utterance"):
-                gives = self.teachers[teacher].cls.answers
+                gives, reads = self.teachers[teacher].cls.answers, "frames" if reads == "outputs" else reads
                 fits = [name for name, part in self.teachers.items() if part.cls.answers == reads]
                 if gives != reads:
                     what = {"frames": "frames", "utterance": "a vector for each recording"}

@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -15,12 +16,19 @@ from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 from sottovoce.core.cache import cache_home
-from sottovoce.core.types import Answer, Batch, Features, Vectors
+from sottovoce.core.types import Answer, Batch, Features, Posteriors, Vectors
 from sottovoce.encoder import EncoderConfig
+from sottovoce.encoder.window import cut
+from sottovoce.evaluation.subjects.fingerprints import fingerprint
 from sottovoce.hub.pretrained import Pretrained
+from sottovoce.objectives.posteriors import posteriors
 from sottovoce.train.dist import World
-from sottovoce.train.recipe import Recipe
+from sottovoce.train.hosted import say, transcript, within
+from sottovoce.train.recipe import HostChoice, Recipe
 from sottovoce.train.teachers import Teacher, TeacherSettings
+
+if TYPE_CHECKING:
+    from sottovoce.hosts.base import Host
 
 FORMAT = 1  # of targets on disk
 CHECK = 4  # bytes of a checksum before the tensors of an entry
@@ -91,9 +99,12 @@ class Teachers(Mapping[str, Teacher]):
     """The teachers of a run, by label. main: the label of the teacher that the student and the budget start from; "" without teachers.
     store: targets on disk, if they are kept."""
 
-    def __init__(self, each: Mapping[str, Teacher], main: str = "", store: TargetStore | None = None) -> None:
-        self.each, self.main, self.store = each, main, store
+    def __init__(
+        self, each: Mapping[str, Teacher], main: str = "", store: TargetStore | None = None, host: HostChoice | None = None
+    ) -> None:
+        self.each, self.main, self.store, self.choice = each, main, store, host or HostChoice()
         self._fingerprints: dict[str, str] = {}
+        self._heard: tuple[Batch, Features] | None = None
         self._masked_said = False
 
     def __getitem__(self, label: str) -> Teacher:
@@ -116,6 +127,11 @@ class Teachers(Mapping[str, Teacher]):
         return None if self.origin is None else self.origin.config
 
     @property
+    def host(self) -> Host | None:
+        """What the main teacher lives in; ``None`` for a bare encoder."""
+        return self.each[self.main].host if self.main else None
+
+    @property
     def normalize(self) -> bool:
         """Whether the student reads waveforms of zero mean and unit variance, as the main teacher does. False without a teacher."""
         return bool(self.main) and self.each[self.main].normalize
@@ -135,13 +151,16 @@ class Teachers(Mapping[str, Teacher]):
         """
         teacher = self.each[label]
         if self.store is None or not keys:
+            heard, self._heard = self._heard, None
+            if heard is not None and heard[0] is batch and label == self.main and not taps:
+                frames = teacher.pretrained.shape.frontend.frames if teacher.pretrained else None
+                assert frames is not None
+                lengths = None if batch.lengths is None else frames(batch.lengths)
+                return cut(heard[1], int(frames(batch.wave.shape[1])), lengths, None)
             return teacher.answer(batch, taps=bool(taps))
         depth = teacher.shape.depth
         wanted = [f"hidden.{i}" for i in (range(depth + 1) if layers is None else layers)] + [f"ffn.{i}" for i in taps]
-        kind = batch.wave.device.type
-        computed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else "as it is"
-        what = f"{FORMAT} {self._fingerprint(label)} {computed} {' '.join(wanted)}"
-        folder = self.store.folder / hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
+        folder = self.store.folder / digest(f"{self._fingerprint(label)} {computed(batch)} {' '.join(wanted)}")
         rows = [self.store.read(folder, key) for key in keys]
         if None in rows:
             fresh = split(teacher.answer(batch, taps=bool(taps)), wanted)
@@ -150,6 +169,37 @@ class Teachers(Mapping[str, Teacher]):
                     rows[i] = row
                     self.store.write(folder, key, row)
         return joined([row for row in rows if row is not None], depth, batch.wave.device)
+
+    @torch.no_grad()
+    def outputs(self, batch: Batch, keys: Sequence[str], classes: int, temperature: float) -> Posteriors:
+        """What the main teacher's host says of a batch, as it was decoded: of a decoder, along its own greedy transcript. classes,
+        temperature: see `objectives.posteriors`. If targets are kept, they are on disk in half precision, with the transcript."""
+        host = self.host
+        assert host is not None
+        if self.store is None or not keys:
+            return self._say(batch, classes, temperature)
+        if "host" not in self._fingerprints:
+            settings = getattr(host.rest, "generation_config", "")
+            self._fingerprints["host"] = f"{fingerprint(host.rest, False)} {digest(str(settings))}"
+        own = f"{self._fingerprints['host']} {self.choice.speech} outputs {classes} {temperature:g}"
+        folder = self.store.folder / digest(f"{self._fingerprint(self.main)} {computed(batch)} {own}")
+        rows = [self.store.read(folder, key) for key in keys]
+        if None in rows:
+            for i, (key, row) in enumerate(zip(keys, split_outputs(self._say(batch, classes, temperature)), strict=True)):
+                if rows[i] is None:
+                    rows[i] = row
+                    self.store.write(folder, key, row)
+        return joined_outputs([row for row in rows if row is not None], batch.wave.device)
+
+    def _say(self, batch: Batch, classes: int, temperature: float) -> Posteriors:
+        host = self.host
+        assert host is not None
+        if self._heard is None or self._heard[0] is not batch:
+            self._heard = batch, self.each[self.main].listen(batch)
+        features = self._heard[1]
+        tokens = transcript(host, features, batch, self.choice)
+        said = say(host, features, batch, tokens)
+        return posteriors(said if tokens is None else within(said, batch), classes, temperature, tokens)
 
     @torch.no_grad()
     def masked(self, label: str, batch: Batch, mask: Tensor, taps: bool) -> Answer:
@@ -174,7 +224,18 @@ def open_teachers(recipe: Recipe, world: World, say: Callable[[str], None] | Non
     if limit and each and say is not None:
         store = TargetStore(cache_home() / "targets", limit, say, world.size)
         say(f"targets are kept in {store.folder}, up to {limit / 1e9:g} GB")
-    return Teachers(each, recipe.main, store)
+    return Teachers(each, recipe.main, store, recipe.host)
+
+
+def digest(what: str) -> str:
+    """The name of a folder of targets."""
+    return hashlib.blake2b(f"{FORMAT} {what}".encode(), digest_size=16).hexdigest()
+
+
+def computed(batch: Batch) -> str:
+    """The precision that autocast chooses."""
+    kind = batch.wave.device.type
+    return str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "as it is"
 
 
 def half(x: Tensor) -> Tensor:
@@ -213,3 +274,30 @@ def joined(rows: Sequence[Row], depth: int, device: torch.device) -> Answer:
     none = torch.empty(len(rows), longest, 0, device=device)
     equal = all(length == longest for length in lengths)
     return Features(hidden, None if equal else torch.tensor(lengths, device=device), none, none, ffn)
+
+
+def split_outputs(said: Posteriors) -> list[Row]:
+    """The rows of posteriors without padding, on the CPU: probabilities in half precision, classes and tokens as 32-bit integers."""
+    rows = []
+    for i, valid in enumerate(said.valid):
+        end = int(valid.nonzero().max()) + 1
+        row = {"valid": valid[:end], "tops": said.tops[i, :end].int(), "log_probs": half(said.log_probs[i, :end])}
+        if said.tokens is not None:
+            row["tokens"] = said.tokens[i, : end + 1].int()
+        rows.append({name: tensor.cpu().contiguous() for name, tensor in row.items()})
+    return rows
+
+
+def joined_outputs(rows: Sequence[Row], device: torch.device) -> Posteriors:
+    """The inverse of `split_outputs`. Rows are padded with what they end with, which is not valid there."""
+    longest = max(len(row["valid"]) for row in rows)
+
+    def stacked(name: str, longest: int) -> Tensor:
+        each = [row[name] for row in rows]
+        padded = [torch.cat([x, x[-1:].expand(longest - len(x), *x.shape[1:])]) for x in each]
+        return torch.stack(padded).to(device)
+
+    ends = torch.tensor([len(row["valid"]) for row in rows], device=device)
+    valid = stacked("valid", longest) & (torch.arange(longest, device=device) < ends[:, None])
+    tokens = stacked("tokens", longest + 1).long() if "tokens" in rows[0] else None
+    return Posteriors(stacked("tops", longest).long(), stacked("log_probs", longest).float(), valid, tokens)

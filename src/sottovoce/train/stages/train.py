@@ -76,17 +76,15 @@ class Train(Stage):
 
     def prepare(self, work: Work, teachers: Teachers) -> None:
         learner = self.learner(work, teachers)  # raises if objectives, student and teachers do not fit together
-        for label, wants in learner.needs.items():
-            if wants.column and not getattr(self.recipe.data, wants.column):
-                raise ValueError(
-                    f"objectives.{label} learns from the data's {wants.column}s; name the manifest's column in data.{wants.column}"
-                )
+        for label, kind in learner.columns.items():
+            if not getattr(self.recipe.data, kind):
+                raise ValueError(f"objectives.{label} learns from the data's {kind}s; name the manifest's column in data.{kind}")
 
     def learner(self, work: Work, teachers: Teachers) -> Learner:
         """The student with the objectives of this stage."""
         recipe, labels = self.recipe, self.config.objectives
         chosen = {label: part for label, part in recipe.objectives.items() if not labels or label in labels}
-        return Learner(work.encoder, chosen, teachers, recipe.masking, recipe.augment, recipe.feature_masks)
+        return Learner(work.encoder, chosen, teachers, recipe.masking, recipe.augment, recipe.feature_masks, recipe.host)
 
     def phase(self, run: Run, learner: Learner, work: Work) -> Phase:
         """What the stage adds to the training loop. The learner is on the run's device. Its student is the encoder of `work`, which may
@@ -116,7 +114,11 @@ class Train(Stage):
             run.say(f"{self.label}: going on from update {state.step}")
         log = fit(run, state)
         learner.cpu().eval()
-        trained = {key: value for key, value in learner.state_dict().items() if not key.startswith("student.")}
-        work = replace(work, encoder=learner.encoder, objectives={**work.objectives, **trained})
+        for label, count in learner.unlearned.items():
+            if count:
+                run.say(
+                    f"objectives.{label}: {count} times a text was left out that the host's tokenizer, or so few frames, cannot spell"
+                )
+        work = replace(work, encoder=learner.encoder, objectives={**work.objectives, **learner.trained()})
         phase.finish(work)
         return work, {"updates": self.updates, **log}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from sottovoce.core.types import Answer, Batch
+from sottovoce.core.types import Answer, Batch, Features
 from sottovoce.encoder import normalize
 from sottovoce.hub.pretrained import Pretrained
 from sottovoce.objectives import EncoderShape
+
+if TYPE_CHECKING:
+    from sottovoce.hosts.base import Host
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,15 @@ class Teacher:
     def models(self) -> list[Teacher]:
         """The loaded models that it consists of, for memory and records; by default itself alone."""
         return [self]
+
+    @property
+    def host(self) -> Host | None:
+        """The model that its encoder lives in; ``None`` without one."""
+        return None
+
+    def listen(self, batch: Batch) -> Features:
+        """What its encoder says of a decoded batch, as its host reads it."""
+        raise ValueError(f"{self.config.source} is not the encoder of a model that says something")
 
     @property
     def shape(self) -> EncoderShape:

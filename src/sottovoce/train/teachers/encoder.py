@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from sottovoce.core.registry import TEACHER_KINDS
 from sottovoce.core.types import SAMPLE_RATE, Answer, Batch, Features
+from sottovoce.encoder import Encoder
 from sottovoce.evaluation.subjects.fingerprints import fingerprint
 from sottovoce.evaluation.subjects.sources import frame_rate
 from sottovoce.hub.pretrained import Pretrained, load_pretrained
 from sottovoce.inference.packed import fastest
 from sottovoce.objectives import EncoderShape
 from sottovoce.train.teachers.base import Teacher, TeacherSettings, prepared
+
+if TYPE_CHECKING:
+    from sottovoce.hosts.base import Host
 
 
 @TEACHER_KINDS.register("encoder")
@@ -51,6 +55,27 @@ class EncoderTeacher(Teacher):
         if self.settings.compile:
             encoder.compile(dynamic=True)  # for audio of any length
         return encoder
+
+    @cached_property
+    def host(self) -> Host | None:
+        """The recogniser or classifier that the encoder lives in, opened when it is first asked for; ``None`` for a bare encoder."""
+        from sottovoce.hosts.load import load_host  # imports transformers
+
+        host = load_host(self.config.source)
+        if host is None:
+            return None
+        encoder = self.pretrained.encoder
+        assert isinstance(encoder, Encoder)
+        host.encoder, host.pretrained = encoder, self.pretrained  # one copy of its weights
+        return host.to(self.settings.device)
+
+    @torch.no_grad()
+    def listen(self, batch: Batch) -> Features:
+        host = self.host
+        assert host is not None
+        assert isinstance(self.listener, Encoder)
+        host.encoder = self.listener
+        return host.listen(batch)
 
     @torch.no_grad()
     def answer(self, batch: Batch, mask: Tensor | None = None, taps: bool = False) -> Answer:
