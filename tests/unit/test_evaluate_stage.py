@@ -11,6 +11,8 @@ import yaml
 from sottovoce.core import ledger
 from sottovoce.core.config import ConfigError, build, plain
 from sottovoce.core.registry import TASKS
+from sottovoce.data import open_source
+from sottovoce.evaluation.suite.audio import audio_digest
 from sottovoce.reporting import page
 from sottovoce.reporting.check import problems
 from sottovoce.train import api
@@ -52,6 +54,7 @@ def test_a_task_runs_on_data_of_its_own(words: Path, teacher_folder: Path, speec
     records = ledger.read_all(out / "evaluation/records.jsonl")
     assert [(record["model"]["name"], record["task"]["entry"]) for record in records] == [("s", "ks"), ("s", "near")]
     assert [problems(record) for record in records] == [[], []]
+    assert [record["data"]["audio"] for record in records] == [audio_digest(open_source(words))] * 2
     assert "Keyword spotting" in page.report([out], tmp_path / "page.html").read_text(encoding="utf-8")
 
     for name in ("evaluate.json", "result.json"):  # a kill came before the stage was finished

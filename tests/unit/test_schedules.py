@@ -14,6 +14,7 @@ from torch import Tensor
 from sottovoce.core.registry import TASKS
 from sottovoce.core.types import Features
 from sottovoce.data import Recordings
+from sottovoce.evaluation.features.pieces import NOT_FINITE
 from sottovoce.evaluation.features.store import FeatureStore, Piece
 from sottovoce.evaluation.heads.linear import MeanPool, Scaled
 from sottovoce.evaluation.heads.probe import Examples, NotFinite, Probe, fit, sweep
@@ -253,11 +254,10 @@ def test_recordings_whose_features_are_not_finite_are_left_out(tmp_path: Path) -
     items[0] = recording(tmp_path, "loud", [31, 31], {"label": "w0", "split": "train"})
     subject = replace(levels_subject(), encoder=Broken())
     task = TASKS.get("ks")(TASKS.get("ks").Config())
-    outcome = task.measure(subject, items, Workbench(FeatureStore(tmp_path / "bank")))
-    assert [row["reason"] for row in outcome.skipped] == ["the model gives values that are not finite"]
-    assert outcome.measures[0].value == 100
-    with pytest.raises(ValueError, match=r"loud.*not finite"):
-        task.measure(subject, items, Workbench(FeatureStore(tmp_path / "bank", limit_gb=0)))
+    for name, limit_gb in (("all", 1.0), ("none", 0.0), ("few", 5e-6)):  # that are kept
+        outcome = task.measure(subject, items, Workbench(FeatureStore(tmp_path / name, limit_gb)))
+        assert [(row["path"], row["reason"]) for row in outcome.skipped] == [(items[0].path, NOT_FINITE)]
+        assert outcome.measures[0].value == 100
 
 
 def test_transcripts_that_do_not_fit_are_counted_and_all_of_them_are_no_score(tmp_path: Path) -> None:

@@ -137,14 +137,9 @@ def _wave(piece: Piece, read: Callable[[Piece], Tensor] = Piece.read) -> Tensor 
         return problem.reason
 
 
-def lengths_only(subject: Subject, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, IndexEntry]]:
-    """Each piece with an entry without rows. Decodes the audio to check it; the number of frames is an estimate."""
-    for piece, wave in decoded(pieces):
-        if isinstance(wave, str):
-            yield piece, IndexEntry(-1, 0, 0.0, wave)
-        else:
-            seconds = len(wave) / SAMPLE_RATE
-            yield piece, IndexEntry(-1, max(1, int(seconds * subject.frame_rate)), seconds)
+def entry_of(encoded: Encoded | IndexEntry) -> IndexEntry:
+    """The entry without rows of a piece whose features are not kept, or the reason why it cannot be used."""
+    return encoded if isinstance(encoded, IndexEntry) else IndexEntry(-1, encoded.frames, encoded.seconds)
 
 
 def readable(piece: Piece) -> bool:

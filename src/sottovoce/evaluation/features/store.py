@@ -31,7 +31,7 @@ from sottovoce.evaluation.features.pieces import (
     Piece,
     decoded,
     encode,
-    lengths_only,
+    entry_of,
     readable,
 )
 from sottovoce.evaluation.subjects.subject import Subject
@@ -50,8 +50,8 @@ _warned: dict[Path, float] = {}  # size of a bank, in bytes, in this process's l
 class FeatureSet:
     """Features of N readable pieces. usable: (N,) index of each item in the requested pieces; skipped: the other pieces.
 
-    kind "frames": an item is (T, L, D); "pooled": (1, L, D), its mean over time. frames: (N,) frames per item, an estimate for items
-    that are not kept. seconds: computing time; hours: of audio.
+    kind "frames": an item is (T, L, D); "pooled": (1, L, D), its mean over time. frames: (N,) frames per item.
+    seconds: computing time; hours: of audio.
     """
 
     subject: Subject
@@ -170,8 +170,12 @@ class FeatureStore:
         keys = [piece.key for piece in pieces]
         wanted = dict(zip(keys, pieces, strict=True))
         if self.limit <= 0:
-            index = {piece.key: entry for piece, entry in lengths_only(subject, list(wanted.values()))}
-            return _select(subject, pieces, keys, kind, index, None)
+            index: dict[str, IndexEntry] = {}
+            for piece, encoded in encode(subject, list(wanted.values()), kind, self.seconds_per_batch):
+                index[piece.key] = entry_of(encoded)
+                if progress is not None:
+                    progress(len(index), len(wanted))
+            return replace(_select(subject, pieces, keys, kind, index, None), seconds=time.monotonic() - began)
         bank = self._bank(subject, kind)
         bank.read()
         unreadable = {key for key in wanted if key in bank.index and bank.index[key].reason}
@@ -219,12 +223,14 @@ class FeatureStore:
                 if progress is not None:
                     progress(count - len(todo), count)
 
+            unknown, full = {key for key in todo if key not in bank.index}, False
             for piece, encoded in encode(subject, list(todo.values()), bank.kind, self.seconds_per_batch, self.generated.read):
-                if isinstance(encoded, Encoded) and not self._room(bank, encoded.states.numel() * 2):
+                full = full or (isinstance(encoded, Encoded) and not self._room(bank, encoded.states.numel() * 2))
+                if full and not unknown:
                     break
-                add(piece, encoded)
-            for piece, entry in lengths_only(subject, [piece for key, piece in todo.items() if key not in bank.index]):
-                add(piece, entry)
+                # what is not kept is computed once all the same: a recording that cannot be used is known before a head is trained
+                add(piece, entry_of(encoded) if full else encoded)
+                unknown.discard(piece.key)
 
     def _room(self, bank: Bank, wanted: int) -> bool:
         """Whether `wanted` more bytes fit. Deletes other banks if needed, those first that were not used for longest."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,8 @@ from sottovoce.encoder import Encoder
 from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.kinds.task import Workbench
 from sottovoce.evaluation.subjects.sources import open_subject, subject_of
+from sottovoce.evaluation.suite.audio import FILE as DIGESTS
+from sottovoce.evaluation.suite.audio import audio_digest
 from sottovoce.evaluation.suite.config import Source, SuiteEntry
 from sottovoce.evaluation.suite.pairs import Failure, TaskResult, earlier, fingerprint, measure, pair_of, records_of, task_of
 from sottovoce.evaluation.suite.run import with_durations
@@ -82,8 +84,8 @@ class Evaluate(Stage):
         for label, choice in self._with_data().items():
             if choice.task.cls.compares and not self.recipe.teacher:
                 raise ValueError(f"stages.{self.label}.tasks.{label} compares with a teacher, and this run has none; take it out")
-            self.recordings[label] = present(choice.open(Path(), self.recipe.data.allow_commands))
-            task_of(choice).check(self.recordings[label])
+            self.recordings[label] = choice.open(Path(), self.recipe.data.allow_commands)
+            task_of(choice).check(present(self.recordings[label]))
 
     def _with_data(self) -> dict[str, MeasuredTask]:
         return {label: choice for label, choice in self.config.tasks.items() if choice.data}
@@ -126,13 +128,15 @@ class Evaluate(Stage):
         failed: dict[str, str] = {}
         for label, choice in self._with_data().items():
             recordings = self.recordings[label]
-            digest = fingerprint(recordings, task_of(choice).files())
-            pair = pair_of(student, label, choice, digest, bench, run.out / EVALUATION)
+            digest, audio = fingerprint(recordings, task_of(choice).files()), audio_digest(recordings, store.folder / DIGESTS)
+            pair = replace(pair_of(student, label, choice, digest, bench, run.out / EVALUATION), audio=audio)
             outcome: TaskResult | Failure | None = None
             with contextlib.suppress(ValueError):  # the record may be of another student, from before --fresh
-                outcome = earlier(pair, records_of([pair]))  # measured before the stage was interrupted
+                outcome = earlier(
+                    pair, records_of([pair]), lambda audio=audio: audio
+                )  # measured before the stage was interrupted
             if outcome is None:
-                outcome = measure(pair, with_durations(label, choice, recordings, store, run.say), bench)
+                outcome = measure(pair, with_durations(label, choice, present(recordings), store, run.say), bench)
             if isinstance(outcome, Failure):
                 failed[label] = outcome.reason
                 run.say(outcome.line())
