@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 
+from sottovoce.core.notes import Note
 from sottovoce.core.registry import FAMILIES
+from sottovoce.encoder import Encoder
+from sottovoce.exporting.api import export
 from sottovoce.hub.checkpoint import read_tensors
-from sottovoce.hub.pretrained import load_pretrained
-from tests.unit.test_families import BATCH, config, difference, edit, save, speech, stranger, tiny
+from sottovoce.hub.pretrained import load_pretrained, save_pretrained
+from sottovoce.hub.student import save_student
+from tests.conftest import tiny_shape
+from tests.unit.test_families import BATCH, CLASSES, config, difference, edit, save, speech, stranger, tiny
 
 torch.set_num_threads(1)
 
@@ -40,6 +47,58 @@ def same(folder: Path, model: torch.nn.Module) -> bool:
 
 
 # names
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_folder_whose_name_is_not_utf8_is_read_and_not_written_to(folder: Path, hubert: torch.nn.Module, pickled: bool) -> None:
+    odd = Path(os.fsdecode(os.fsencode(folder.parent) + b"/mod\xe9le"))
+    try:
+        folder.rename(odd)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    if pickled:
+        torch.save(load((odd / "model.safetensors").read_bytes()), odd.parent / "pytorch_model.bin")
+        (odd.parent / "pytorch_model.bin").rename(odd / "pytorch_model.bin")
+        (odd / "model.safetensors").unlink()
+    assert same(odd, hubert)
+    with pytest.raises(ValueError, match=r"the name of .*mod\\xe9le is not UTF-8, so model files cannot be written there"):
+        save_pretrained(odd, load_pretrained(odd).encoder, "hubert", normalize=False)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        export(odd)
+
+
+def test_keys_of_the_configuration_that_nobody_reads_are_said_once(folder: Path) -> None:
+    def notes(folder: Path) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            load_pretrained(folder)
+            load_pretrained(folder)
+        return [str(each.message) for each in caught if issubclass(each.category, Note)]
+
+    def configure(**keys: object) -> None:
+        found = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**found, **keys}))
+
+    # transformers' own, of generation, and of earlier versions
+    configure(mask_time_prob=0.05, max_length=20, torch_dtype="float32", tokenizer_class="X")
+    assert notes(folder) == []
+    configure(hidden_sise=4, my_note="mine")
+    assert notes(folder) == [
+        f"{folder}: 2 keys of config.json are known neither to transformers nor to sottovoce, and are not used: hidden_sise, my_note"
+    ]
+    assert load_pretrained(folder).unknown == ("hidden_sise", "my_note")
+
+
+def test_what_sottovoce_writes_has_no_unknown_keys(tmp_path: Path) -> None:
+    for name in CLASSES:
+        encoder = load_pretrained(save(tiny(name), tmp_path / name)).encoder
+        assert isinstance(encoder, Encoder)
+        save_pretrained(tmp_path / f"{name}-again", encoder, name, normalize=False)
+        for folder in (name, f"{name}-again"):
+            assert load_pretrained(tmp_path / folder).unknown == ()
+    save_student(tmp_path / "student", Encoder(tiny_shape()).reset_parameters(), normalize=False, teacher="demo")
+    assert load_pretrained(tmp_path / "student").unknown == ()
+    assert load_pretrained("demo").unknown == ()
 
 
 @pytest.mark.parametrize(

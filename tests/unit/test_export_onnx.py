@@ -520,6 +520,22 @@ def test_recordings_on_which_the_model_overflows_are_left_out_and_counted(
     assert any("left out" in text and "not finite" in text for text in said)
 
 
+def test_audio_that_was_skipped_is_said_and_counted(speech_folder: Path, tmp_path: Path) -> None:
+    files = sorted(speech_folder.glob("*.wav"))[:5]
+    (tmp_path / "broken.wav").write_bytes(b"no sound")
+    names = [*map(str, files), str(tmp_path / "broken.wav"), str(tmp_path / "missing.wav")]
+    rows = ["path\tstart\tend", *(f"{name}\t0\t0.9" for name in names), f"{files[0]}\t5\t4"]
+    (tmp_path / "list.tsv").write_text("\n".join(rows) + "\n")
+    read = audio.read(tmp_path / "list.tsv", 60)
+    counts = read.counts()
+    assert counts["calibration"] + counts["check"] == 5
+    assert counts["left_out"] + counts["skipped"] == 3
+    said = " ".join(read.summary())
+    assert "recordings skipped (" in said
+    assert "left out" in said
+    assert "broken" in said
+
+
 def test_nothing_is_written_when_no_audio_gives_finite_values(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not finite on all of the audio"):
         api.export(overflowing(teacher_folder, tmp_path, 3e38), out=tmp_path / "out", data=speech_folder)

@@ -6,11 +6,14 @@ import errno
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+
+from sottovoce.core.notes import Note
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -78,7 +81,14 @@ def wants_long(schedule: str | None) -> bool:
 
 
 def hush(quiet: bool) -> None:
-    """Hides the progress of training, if asked to."""
+    """Hides notes, if asked to."""
+    if quiet:
+        warnings.simplefilter("ignore", Note)
+
+
+def hush_training(quiet: bool) -> None:
+    """Hides notes and the progress of training, if asked to."""
+    hush(quiet)
     if quiet:
         from sottovoce.train.track import console
 
@@ -95,6 +105,18 @@ def _fail(text: str, status: int) -> NoReturn:
     """Prints one line that says why, and ends the process with `status`."""
     print(f"sottovoce: {text}", file=sys.stderr)
     sys.exit(status)
+
+
+def _show_warning(other: Callable[..., None]) -> Callable[..., None]:
+    """Prints a `Note` as one plain line, and other warnings by `other`."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+        if issubclass(category, Note):
+            print(f"sottovoce: note: {message}", file=sys.stderr)
+        else:
+            other(message, category, *where, **options)
+
+    return show
 
 
 MEMORY = (
@@ -131,6 +153,7 @@ def guarded(call: Callable[[], Any]) -> None:
 
     With SOTTOVOCE_TRACE=1, the traceback is shown instead.
     """
+    warnings.showwarning = _show_warning(warnings.showwarning)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name need not be valid text

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sottovoce.cli.base import AsJson, Quiet, app, print_json, say
+from sottovoce.cli.base import AsJson, Quiet, app, hush, print_json, say
 from sottovoce.cli.progress import Display
 
 
@@ -53,6 +53,7 @@ def bench(
 
     With --fit-cost, `sottovoce compress ... --budget latency pruning.budget.machine=latency.json` counts milliseconds of this machine.
     """
+    hush(quiet)
     if fit_cost:
         if models or vs or batch or runtimes or len(seconds or ()) > 1:
             raise ValueError("--fit-cost times parts, not models: it takes --threads, --rounds, one --seconds and --out only")

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sottovoce.cli.base import AllowCommands, AsJson, Device, app, print_json, say
+from sottovoce.cli.base import AllowCommands, AsJson, Device, Quiet, app, hush, print_json
+from sottovoce.cli.progress import Display
 
 
 @app.command()
@@ -33,6 +34,7 @@ def compare(
     cache_gb: Annotated[float, typer.Option("--cache-gb", help="Limit of the features on disk, in GB; 0 keeps none.")] = 10.0,
     allow_commands: AllowCommands = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare two models on the same recordings: the difference, its interval, and p values corrected for the number of tasks.
 
@@ -44,29 +46,32 @@ def compare(
 
     Tasks must score single recordings: verification, query by example and fidelity cannot be compared.
     """
-    from sottovoce.evaluation.suite import compare as comparison
-
     overrides = [text for text in models if "=" in text and not Path(text).exists()]
     named = [text for text in models if text not in overrides]
     if len(named) != 2:
         raise ValueError(f"compare takes two models, not {len(named)}; write: sottovoce compare A B --task TASK --data DATA")
-    record = comparison.compare(
-        *named,
-        data=data,
-        tasks=task or ["all"],
-        out=out,
-        root=root,
-        seeds=seed,
-        device=device,
-        cache=cache,
-        cache_gb=cache_gb,
-        allow_commands=allow_commands,
-        overrides=overrides,
-        say=(lambda text: None) if as_json else say,
-    )
+    hush(quiet)
+    with Display("compare", quiet) as display:
+        display.show("opening models and data")
+        from sottovoce.evaluation.suite import compare as comparison
+
+        record = comparison.compare(
+            *named,
+            data=data,
+            tasks=task or ["all"],
+            out=out,
+            root=root,
+            seeds=seed,
+            device=device,
+            cache=cache,
+            cache_gb=cache_gb,
+            allow_commands=allow_commands,
+            overrides=overrides,
+            say=display.say(as_json),
+        )
     if as_json:
         print_json(record)
-    else:
+    elif not quiet:
         _show(record)
 
 

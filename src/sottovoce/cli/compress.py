@@ -22,7 +22,7 @@ from sottovoce.cli.base import (
     Steps,
     allowing,
     app,
-    hush,
+    hush_training,
     print_json,
     say,
     wants_long,
@@ -82,20 +82,23 @@ def compress(
     The student loads by `sottovoce.load(out)` or `transformers.AutoModel.from_pretrained(out, trust_remote_code=True)`.
     """
     from sottovoce.train import api
+    from sottovoce.train.checks import Permissions
 
     if "=" in teacher and not Path(teacher).exists():
         raise ValueError(f"'{teacher}' is no teacher; write: sottovoce compress TEACHER --data DATA --out FOLDER {teacher}")
+    hush_training(quiet)
     unit = None if budget is None else budget.value
     if dry_run:
         given = [*(overrides or ()), *allowing(allow_commands)]
         made = api.resolve(recipe, given, steps, teacher=teacher, budget=unit, keep=keep, seed=seed)
-        plan = api.describe(made, data)
+        plan = api.describe(made, data, out, fresh, Permissions(wants_long(schedule) or steps is not None, allow_larger))
         if as_json:
             print_json(plan)
-        else:
+        elif not quiet:
             say("\n".join(api.plan_lines(plan)))
+        if "refused" in plan:
+            raise ValueError(plan["refused"])
         return
-    hush(quiet)
     result = api.compress(
         teacher,
         recipe=recipe,

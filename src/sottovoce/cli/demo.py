@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sottovoce.cli.base import Fresh, Steps, app
+from sottovoce.cli.base import AsJson, Fresh, Quiet, Steps, app, hush_training, print_json
 
 
 @app.command()
@@ -15,6 +15,8 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the student.")] = Path("students/demo"),
     steps: Steps = None,
     fresh: Fresh = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compress the built-in teacher to a quarter of its compute on synthesised speech. Works offline, in a few minutes.
 
@@ -24,4 +26,7 @@ def demo(
     """
     from sottovoce.train.demonstration import main as run_demo
 
-    run_demo(out, steps, fresh)
+    hush_training(quiet)
+    models = run_demo(out, steps, fresh, table=not (as_json or quiet))
+    if as_json:
+        print_json({"out": str(out), "models": models})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from sottovoce.cli.base import AllowCommands, Device, app, print_json, say
+from sottovoce.cli.base import AllowCommands, AsJson, Device, Quiet, app, hush, print_json, say
 from sottovoce.cli.progress import Display
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option("--limit", help="At most so many recordings of each split, for a first look.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the records as one JSON; progress goes to stderr.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure what MODEL still does: SUPERB's tasks with a frozen encoder, and label-free fidelity to a teacher.
 
@@ -75,6 +75,7 @@ def evaluate(
     overrides = [text for text in models if "=" in text and not Path(text).exists()]
     out_loud = (lambda text: None) if as_json or quiet else say
     failure: Unmeasured | None = None
+    hush(quiet)
     with Display("evaluate", quiet) as display:
         from sottovoce.evaluation.suite.run import Unmeasured
         from sottovoce.evaluation.suite.run import evaluate as run

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sottovoce.cli.base import AsJson, Model, Quiet, app, print_json, say
+from sottovoce.cli.base import AsJson, Model, Quiet, app, hush, print_json, say
 from sottovoce.cli.progress import Display
 
 
@@ -85,9 +85,11 @@ def export(
     """
     import json
 
+    hush(quiet)
     with Display("export", quiet) as display:
         display.show(f"loading {model}")
         from sottovoce.exporting import api
+        from sottovoce.hub.folder import CHECK
 
         path = api.export(
             model,
@@ -108,7 +110,7 @@ def export(
         )
     size = path.stat().st_size
     if as_json:
-        check = json.loads((path.parent / api.CHECK).read_text(encoding="utf-8"))
+        check = json.loads((path.parent / CHECK).read_text(encoding="utf-8"))
         print_json({"file": str(path), "bytes": size, "check": check})
     elif not quiet:
         say(f"written to {path} ({size / 1e6:.1f} MB)")

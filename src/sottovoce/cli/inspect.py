@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sottovoce.cli.base import AsJson, Model, app, print_json
+from sottovoce.cli.base import AsJson, Model, Quiet, app, hush, print_json
 from sottovoce.cli.progress import Display
 
 
@@ -10,6 +10,7 @@ from sottovoce.cli.progress import Display
 def inspect(
     model: Model,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show a model's shape: the width of each layer, the parameters and multiply-accumulates of each part.
 
@@ -19,12 +20,13 @@ def inspect(
 
         sottovoce inspect facebook/hubert-base-ls960 --json
     """
-    with Display("inspect") as display:
+    hush(quiet)
+    with Display("inspect", quiet) as display:
         display.show(f"loading {model}")
         from sottovoce.reporting import inspect as inspection
 
         shape = inspection.inspect(model)
     if as_json:
         print_json(shape)
-    else:
+    elif not quiet:
         inspection.show(shape)

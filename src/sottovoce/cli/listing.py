@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sottovoce.cli.base import AsJson, app, print_json
+from sottovoce.cli.base import AsJson, Quiet, app, print_json
 
 
 class Kind(enum.StrEnum):
@@ -29,7 +29,9 @@ class Kind(enum.StrEnum):
 
 @app.command("list")
 def list_(
-    kind: Annotated[Kind | None, typer.Argument(help="What to list; the kinds by default.")] = None, as_json: AsJson = False
+    kind: Annotated[Kind | None, typer.Argument(help="What to list; the kinds by default.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """List what there is to choose from, each with a sentence.
 
@@ -44,6 +46,7 @@ def list_(
     entries = listing.entries("" if kind is None else kind.value)
     if as_json:
         print_json(dict(entries))
+    if as_json or quiet:
         return
     column = max(len(name) for name, _ in entries) + 2
     for name, summary in entries:

@@ -20,7 +20,7 @@ from sottovoce.cli.base import (
     Steps,
     allowing,
     app,
-    hush,
+    hush_training,
     print_json,
     say,
     wants_long,
@@ -53,7 +53,7 @@ def pretrain(
     """
     from sottovoce.train import api
 
-    hush(quiet)
+    hush_training(quiet)
     result = api.pretrain(
         recipe=recipe,
         data=data,

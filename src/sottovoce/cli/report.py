@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sottovoce.cli.base import AsJson, Quiet, app, print_json, say
+from sottovoce.cli.base import AsJson, Quiet, app, hush, print_json, say
 from sottovoce.cli.progress import Display
 
 
@@ -36,6 +36,7 @@ def report(
 
         sottovoce report results/testbed --out table.md
     """
+    hush(quiet)
     with Display("report", quiet) as display:
         display.show("reading runs and results")
         from sottovoce.reporting import page

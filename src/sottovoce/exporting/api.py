@@ -18,7 +18,7 @@ from sottovoce.evaluation.subjects.sources import open_subject, origin_of
 from sottovoce.evaluation.subjects.subject import Subject
 from sottovoce.exporting import audio, check, executorch, onnx
 from sottovoce.exporting.graph import LAST, Graph
-from sottovoce.hub.folder import finish, replacing
+from sottovoce.hub.folder import ABOUT, CHECK, finish, refuse_name, replacing
 from sottovoce.hub.pretrained import load_pretrained
 
 
@@ -70,7 +70,7 @@ class ExportFormat(Protocol):
 
 
 FORMATS: dict[str, ExportFormat] = {"onnx": onnx, "executorch": executorch}
-FILE, ABOUT, CHECK = onnx.FILE, "model.json", "model.check.json"
+FILE = onnx.FILE
 WINDOW = 2.0  # seconds
 
 
@@ -122,14 +122,15 @@ def export(
         )
     form.require()
     folder = _folder(model, out)
+    refuse_name(folder)
     finish(Path(model).expanduser())
     loaded = load_pretrained(model)
     graph = onnx.graph_of(loaded, str(layer))
     facts = onnx.facts(loaded, graph, precision, origin_of(Path(model)))
     facts |= form.settings(graph, WINDOW if window is None else window)
     clips = audio.computable(_audio(data, seconds, precision, say), graph)
-    if clips.left_out:
-        say(clips.summary())
+    for text in clips.summary():
+        say(text)
     if precision == "int8-static" and not clips.calibration:
         raise ValueError(
             "one recording serves the check; static quantisation needs others to be calibrated on: give more with --data"
@@ -158,7 +159,7 @@ def export(
                 f"the file for {form.NAME} in {precision} gives values that are not finite where the model's are, so it was not written; "
                 f"try {form.MILDER if precision != 'fp32' else 'another format'}"
             )
-        write(new / CHECK, comparison.record(facts))
+        write(new / CHECK, comparison.record(facts) | {"recordings": clips.counts()})
     if table:
         check.show(comparison, facts, form.NAME, "padded batches" if form.ANY_LENGTH else "window by window")
     if precision != "fp32" and comparison.error > max_error:

@@ -12,6 +12,8 @@ from torch import Tensor
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data import Recordings, open_source
 from sottovoce.data.draw import draw
+from sottovoce.data.files import printable
+from sottovoce.data.recording import count_reasons, summary_of
 from sottovoce.evaluation.features.pieces import Piece, decoded
 from sottovoce.exporting.graph import Graph
 
@@ -43,11 +45,24 @@ class ExportAudio:
     def check_waves(self) -> list[Tensor]:
         return [clip.wave for clip in self.check]
 
-    def summary(self) -> str:
-        """One line on what was left out; "" when nothing was."""
-        shown = ", ".join(f"{name} ({why})" for name, why in list(self.left_out.items())[:3])
-        count = len(self.left_out)
-        return f"left out {count} recording{'s' if count > 1 else ''}: {shown}{', ...' if count > 3 else ''}" if count else ""
+    def counts(self) -> dict[str, int]:
+        """How many recordings were used for what, left out, or skipped when the source was read."""
+        return {
+            "calibration": len(self.calibration),
+            "check": len(self.check),
+            "left_out": len(self.left_out),
+            "skipped": len(self.recordings.skipped),
+        }
+
+    def summary(self) -> list[str]:
+        """Lines on what is odd about the source, was skipped when it was read, or left out since."""
+        lines, skipped = summary_of(self.recordings.notes), self.recordings.skipped
+        if skipped:
+            lines.append(f"{len(skipped)} of {len(self.recordings) + len(skipped)} recordings skipped ({count_reasons(skipped)})")
+        shown = ", ".join(f"{printable(name)} ({why})" for name, why in list(self.left_out.items())[:3])
+        if count := len(self.left_out):
+            lines.append(f"left out {count} recording{'s' if count > 1 else ''}: {shown}{', ...' if count > 3 else ''}")
+        return lines
 
 
 def read(data: str | Path, seconds: float) -> ExportAudio:
@@ -88,7 +103,7 @@ def computable(audio: ExportAudio, graph: Graph) -> ExportAudio:
     left = replace(audio, calibration=calibration, check=check, left_out=audio.left_out | bad | worse)
     if not check or (audio.calibration and not calibration):
         raise ValueError(
-            f"the model gives values that are not finite on all of the audio, so no file was written; {left.summary()}"
+            f"the model gives values that are not finite on all of the audio, so no file was written; {left.summary()[-1]}"
         )
     return left
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sottovoce.core.types import SAMPLE_RATE
+from sottovoce.data.files import printable
 from sottovoce.encoder import Encoder
 from sottovoce.evaluation.subjects.onnx_file import open_onnx
 from sottovoce.evaluation.subjects.subject import Subject
@@ -67,7 +68,7 @@ def facts(loaded: Pretrained, graph: Graph, precision: str, origin: Mapping[str,
     cost = total(encoder_cost(shape))
     return {
         "sottovoce": __version__,
-        "source": Path(loaded.source).expanduser().resolve().name if Path(loaded.source).exists() else loaded.source,
+        "source": printable(Path(loaded.source).expanduser().resolve().name if Path(loaded.source).exists() else loaded.source),
         "family": loaded.family,
         "precision": precision,
         "sampling_rate": str(SAMPLE_RATE),

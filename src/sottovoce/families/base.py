@@ -159,6 +159,10 @@ class Family:
         )
         return dataclasses.replace(config, **self.special(hf))
 
+    def read_keys(self) -> frozenset[str]:
+        """The keys of config.json that the family reads, beside those of its transformers class."""
+        return frozenset(self.defaults)
+
     def filled(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         """`hf` over the family's defaults. ValueError on a value of another type than the default's, or one that cannot be."""
         for key, default in self.defaults.items():

@@ -11,7 +11,7 @@ from torch import Tensor
 from sottovoce.core.registry import FAMILIES
 from sottovoce.encoder import EncoderConfig
 from sottovoce.families.base import Family, shapes
-from sottovoce.families.student_config import ENCODER, MODEL_TYPE, PROJECTIONS, StudentConfig
+from sottovoce.families.student_config import ENCODER, KEYS, MODEL_TYPE, PROJECTIONS, StudentConfig
 
 
 @FAMILIES.register("sottovoce")
@@ -31,6 +31,9 @@ class Sottovoce(Family):
                 f"config.json describes an encoder that cannot be built ({problem}); the folder is damaged"
             ) from None
         return config
+
+    def read_keys(self) -> frozenset[str]:
+        return frozenset(KEYS)
 
     def normalize(self, hf: Mapping[str, Any]) -> bool:
         return StudentConfig.from_json(hf).normalize

@@ -14,6 +14,9 @@ from sottovoce.encoder.config import EncoderConfig, Shape
 
 MODEL_TYPE = "sottovoce"
 ENCODER, PROJECTIONS = "encoder.", "projections."  # what the names of the tensors begin with
+# Of config.json, beside what transformers writes.
+KEYS = ("sottovoce_version", "teacher", "hidden_size", "num_hidden_layers", "normalize", "teacher_dim", "teacher_frames", "projections",
+        "encoder")  # fmt: skip
 
 
 @dataclass(frozen=True)

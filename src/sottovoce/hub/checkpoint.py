@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sottovoce.families.base import SHOWN
+from sottovoce.hub.folder import is_text
 
 PICKLED = (
     "{} holds more than tensors, and unpickling it could run code; convert it to model.safetensors where you trust it, or use "
@@ -121,10 +122,10 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load, load_file
 
     try:
-        return load_file(path)
+        return load_file(path) if is_text(path) else load(path.read_bytes())  # safetensors opens no other names
     except (SafetensorError, OSError) as problem:
         if _starts(path, b"PK\x03\x04"):
             raise ValueError(f"{path.name} is a file of torch.save under another name; call it pytorch_model.bin") from None
@@ -151,7 +152,8 @@ def _announced(path: Path) -> int | None:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        held = torch.load(path, weights_only=True, map_location="cpu")
+        with path.open("rb") as file:  # torch opens no names that are not UTF-8
+            held = torch.load(path if is_text(path) else file, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as problem:
         if _starts(path, b"\x80", b"PK\x03\x04") and any(text in str(problem) for text in _CODE):
             raise ValueError(PICKLED.format(path.name)) from None

@@ -14,14 +14,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sottovoce.core.notes import Note
 from sottovoce.core.registry import FAMILIES
 from sottovoce.encoder import Encoder, EncoderConfig
-from sottovoce.families.base import Family, refuse_quantised
+from sottovoce.families.base import SHOWN, Family, refuse_quantised
 from sottovoce.families.generic import load_generic
 from sottovoce.families.sottovoce import Sottovoce
 from sottovoce.families.student_config import StudentConfig
 from sottovoce.hub.checkpoint import is_there, read_json, read_tensors, refuse_not_finite
-from sottovoce.hub.folder import overlap, replacing
+from sottovoce.hub.config_keys import unknown_keys
+from sottovoce.hub.folder import WEIGHTS, overlap, replacing, retire_exports
 from sottovoce.hub.input import EXTRACTOR, PROCESSOR, read_extractor, wants_normalized
 
 DEMO = Path(__file__).parents[1] / "assets" / "demo"
@@ -41,7 +43,7 @@ class Pretrained:
     (`encoder.normalize`). source: as asked for. preprocessor: the feature extractor's settings, hf_config: config.json.
     projections: for students, the saved distillation projections as '<name>.weight' and '<name>.bias'. mask_vector: (D,), what it
     was trained to see on masked frames, where the checkpoint has it. left_out: names of the heads on top of the encoder that the
-    checkpoint has, and that are not loaded.
+    checkpoint has, and that are not loaded. unknown: keys of config.json that nobody reads.
     """
 
     encoder: nn.Module
@@ -54,6 +56,7 @@ class Pretrained:
     projections: dict[str, Tensor] = field(default_factory=dict)
     mask_vector: Tensor | None = None
     left_out: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     @property
     def dim(self) -> int:
@@ -119,8 +122,12 @@ def load_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         if family is None or config is None:
             generic = load_generic(folder, hf, tensors)
             wants = generic.extractor is None and _normalize(extractor, hf, Family(), folder)
+            unknown = _noted(source, unknown_keys(hf, ()))
             return Checkpoint(
-                Pretrained(generic, None, "generic", wants, str(source), extractor or {}, hf, left_out=generic.left_out), folder
+                Pretrained(
+                    generic, None, "generic", wants, str(source), extractor or {}, hf, {}, None, generic.left_out, unknown
+                ),
+                folder,
             )
         wants = _normalize(extractor, hf, family, folder)
         mask_vector = family.mask_vector(tensors, config)
@@ -129,11 +136,26 @@ def load_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     except ValueError as problem:
         raise ValueError(f"{source}: {problem}") from problem.__cause__
     encoder = Encoder(config)
+    unknown = _noted(source, unknown_keys(hf, family.read_keys()))
     encoder.load_state_dict(state, assign=True)  # and not a copy into weights that were made only to be overwritten
     pretrained = Pretrained(
-        encoder.eval(), config, family.name, wants, str(source), extractor or {}, hf, projections, mask_vector, left_out
+        encoder.eval(), config, family.name, wants, str(source), extractor or {}, hf, projections, mask_vector, left_out, unknown
     )
     return Checkpoint(pretrained, folder, family.heads(tensors))
+
+
+def _noted(source: str | Path, unknown: tuple[str, ...]) -> tuple[str, ...]:
+    """Says how many keys of config.json are not used, and which."""
+    if unknown:
+        shown = ", ".join(unknown[:SHOWN]) + (f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else "")
+        keys, are = ("keys", "are") if len(unknown) > 1 else ("key", "is")
+        warnings.warn(
+            f"{source}: {len(unknown)} {keys} of config.json {are} known neither to transformers nor to sottovoce, and {are} not used: "
+            f"{shown}",
+            Note,
+            stacklevel=1,
+        )
+    return unknown
 
 
 def _family(hf: Mapping[str, Any]) -> Family | None:
@@ -159,6 +181,7 @@ def _normalize(extractor: Mapping[str, Any] | None, hf: Mapping[str, Any], famil
     warnings.warn(
         f"{folder.name}: no {EXTRACTOR} says whether waveforms are to be normalised; assuming "
         f"{'yes' if wants else 'no'}, as is usual for this kind of model",
+        Note,
         stacklevel=3,
     )
     return wants
@@ -174,8 +197,9 @@ def refuse_overlap(out: str | Path, sources: Iterable[str]) -> None:
 
 def save_pretrained(
     folder: str | Path, encoder: Encoder, family: str, *, normalize: bool, mask_vector: Tensor | None = None, half: bool = False
-) -> None:
-    """Writes config.json, model.safetensors and preprocessor_config.json as `family`'s transformers class reads them.
+) -> list[str]:
+    """Writes config.json, model.safetensors and preprocessor_config.json as `family`'s transformers class reads them. Returns the names of
+    files that go, because `sottovoce export` made them of other weights that were there.
 
     half: store float16 (loading converts back). mask_vector: (D,), what masked frames were replaced by in pre-training.
     ValueError when no class of the family can hold this shape, or when a number is not finite (or does not fit float16).
@@ -188,9 +212,11 @@ def save_pretrained(
     refuse_not_finite(tensors, Path(folder))
     preprocessor = writer.preprocessor(encoder.config, normalize)
     with replacing(Path(folder)) as new:
-        save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+        outdated = retire_exports(Path(folder), new)
         (new / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         (new / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=1) + "\n", encoding="utf-8")
+    return outdated
 
 
 # files

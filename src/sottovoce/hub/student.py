@@ -20,7 +20,7 @@ from sottovoce.encoder import normalize as normalize_wave
 from sottovoce.families.student_config import ENCODER, MODEL_TYPE, PROJECTIONS, StudentConfig
 from sottovoce.hub.card import Card, render
 from sottovoce.hub.checkpoint import refuse_not_finite
-from sottovoce.hub.folder import finish, replacing
+from sottovoce.hub.folder import WEIGHTS, finish, replacing, retire_exports
 from sottovoce.hub.source_code import source_code
 from sottovoce.hub.teacher_space import TeacherSpace, check_space, no_projections
 from sottovoce.inference.packed import pack
@@ -42,15 +42,16 @@ def save_student(
     join: int = 1,
     teacher: str,
     card: Card | None = None,
-) -> None:
+) -> list[str]:
     """Writes `folder` so that sottovoce and transformers load it, the latter also where sottovoce is not installed.
 
     normalize: whether the encoder wants waveforms of zero mean and unit variance. preprocessor: the teacher's
     preprocessor_config.json. projections: linear maps of student width -> teacher width, by name; layers: for each name, the
     student layers (0 is the front end) that were distilled through it. join: how many frames of the teacher a projection gives for
     each of the student's. teacher: its source as the user gave it; of a folder, only
-    the last part is written down. Files in `folder` that are not the student's stay; a kill at any moment leaves the old student
-    or the new.
+    the last part is written down. Files in `folder` that are not the student's stay, but what
+    `sottovoce export` wrote there of other weights goes, and its names are returned. A kill at any moment leaves the old student or the
+    new.
 
     ValueError when the folder holds another kind of model, projections do not fit, or a number is not finite; OSError when writing
     fails.
@@ -100,7 +101,8 @@ def save_student(
     }
     try:
         with replacing(folder) as new:
-            save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
+            save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+            outdated = retire_exports(folder, new)
             for name, text in texts.items():
                 (new / name).write_text(text, encoding="utf-8", errors="backslashreplace")
     except (OSError, SafetensorError) as problem:
@@ -111,6 +113,7 @@ def save_student(
         raise OSError(
             code, f"cannot write the student: {reason}; what was in the folder is unchanged", os.fspath(folder)
         ) from problem
+    return outdated
 
 
 def _check_folder(folder: Path) -> None:

@@ -47,6 +47,7 @@ def inspect(source: str) -> dict[str, Any]:
         "parts": {name: _part(cost, *labels.get(name, (name, ""))) for name, cost in costs.items()},
         "total": {"params": int(everything.params), "macs_per_s": float(everything.macs)},
         "left_out": list(loaded.left_out),
+        "unknown_keys": list(loaded.unknown),
     }
 
 
@@ -59,6 +60,7 @@ def _inside_transformers(loaded: Pretrained, encoder: GenericEncoder) -> dict[st
         "depth": loaded.depth,
         "total": {"params": sum(parameter.numel() for parameter in encoder.parameters())},
         "left_out": list(loaded.left_out),
+        "unknown_keys": list(loaded.unknown),
     }
 
 

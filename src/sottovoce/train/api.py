@@ -23,7 +23,7 @@ from sottovoce.train.dist import World, connect
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Recipe, load_recipe
 from sottovoce.train.record import card, gather
-from sottovoce.train.run import RESULT, Run
+from sottovoce.train.run import RESULT, Run, check_folder
 from sottovoce.train.sequence import run_stages
 from sottovoce.train.targets import open_teachers
 from sottovoce.train.track import duration
@@ -142,11 +142,7 @@ def resolve(
 
 def run_recipe(recipe: Recipe, data: str, out: Path, device: str, fresh: bool, permissions: Permissions) -> Result:
     """Runs the stages; writes the student and its record. ValueError for an `out` that other commands would take for another model."""
-    if str(out) == "demo":
-        raise ValueError("--out cannot be 'demo', which names the built-in teacher; choose another folder, e.g. students/demo")
-    configs = [choice.config for choice in recipe.teachers.values()]
-    sources = [source for config in configs for source in (config.source, *getattr(config, "others", ()))]
-    refuse_overlap(out, [*sources, getattr(recipe.student.config, "like", "")])
+    refuse_out(recipe, out)
     ledger.commit()
     with Run(out, recipe, data, connect(device), permissions.check).open(fresh) as run:
         finished = run.folder / RESULT
@@ -163,6 +159,16 @@ def run_recipe(recipe: Recipe, data: str, out: Path, device: str, fresh: bool, p
                 run.say(draw_report(out))
         report = record.get("budget")
         return Result(out, report is None or bool(report["met"]), "" if report is None else str(report["text"]), record, times)
+
+
+def refuse_out(recipe: Recipe, out: Path) -> None:
+    """ValueError for a folder that must not be written to: one that names or holds a model, or anything else that is no run."""
+    if str(out) == "demo":
+        raise ValueError("--out cannot be 'demo', which names the built-in teacher; choose another folder, e.g. students/demo")
+    configs = [choice.config for choice in recipe.teachers.values()]
+    sources = [source for config in configs for source in (config.source, *getattr(config, "others", ()))]
+    refuse_overlap(out, [*sources, getattr(recipe.student.config, "like", "")])
+    check_folder(out)
 
 
 def time_models(run: Run, work: Work) -> dict[str, float]:
@@ -187,17 +193,22 @@ def draw_report(out: Path) -> str:
 
 
 def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
-    """Writes the trained encoder as a student, or in Hugging Face's format if the recipe asks for it."""
+    """Writes the trained encoder as a student, or in Hugging Face's format if the recipe asks for it. Says which files go because they were
+    exported from other weights."""
+    if gone := _write(run, work, record):
+        run.say(f"removed {', '.join(gone)}: exported from the student before; to write it anew: sottovoce export {run.out}")
+
+
+def _write(run: Run, work: Work, record: Mapping[str, Any]) -> list[str]:
     recipe = run.recipe
     if recipe.format != "sottovoce":
         mask_vector = work.objectives.get("mask_vector")
-        save_pretrained(run.out, work.encoder, recipe.format, normalize=run.teachers.normalize, mask_vector=mask_vector)
-        return
+        return save_pretrained(run.out, work.encoder, recipe.format, normalize=run.teachers.normalize, mask_vector=mask_vector)
     teacher = run.teachers.origin
     learner = Learner(work.encoder, recipe.objectives, run.teachers, recipe.masking, host=recipe.host)
     learner.recall(work.objectives)
     projections, layers = learner.projections()
-    save_student(
+    return save_student(
         run.out,
         work.encoder,
         normalize=run.teachers.normalize,
@@ -210,18 +221,32 @@ def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
     )
 
 
-def describe(recipe: Recipe, source: str) -> dict[str, Any]:
+def describe(
+    recipe: Recipe, source: str, out: Path | None = None, fresh: bool = False, permissions: Permissions | None = None
+) -> dict[str, Any]:
     """For ``--dry-run --json``: the resolved recipe, what may be pruned, and the estimated cost of student and run.
 
     source: of the data. audio_hours: that pass through training, in so many passes over data_hours. training_macs_at_most: teacher
-    forward, student forward and backward (twice the forward), with the student as large as the teacher.
+    forward, student forward and backward (twice the forward), with the student as large as the teacher. refused: why the run needs a
+    permission that was not given. ValueError where a run into `out` could not begin for another reason; nothing is written there.
     """
     stages = recipe.build_stages()
+    run = None if out is None else Run(out, recipe, source, World(0, 1, torch.device("cpu")))
+    if run is not None:
+        refuse_out(recipe, run.out)
+        if not fresh:
+            run.check_same()
     facts: dict[str, Any] = {"recipe": plain(recipe), "steps": recipe.steps}
     data = open_data(source, recipe.data, recipe.seed)
     passes = data.passes(sum(stage.batches for stage in stages))
     facts |= {"data_hours": data.hours, "passes": round(passes, 1), "audio_hours": passes * data.hours}
     teachers = open_teachers(recipe, World(0, 1, torch.device("cpu")))
+    if run is not None and permissions is not None and (fresh or not run.begun):
+        run.data, run.teachers = data, teachers
+        try:
+            permissions.check(run)
+        except ValueError as problem:
+            facts["refused"] = str(problem)
     teacher = teachers.origin
     if teacher is None:
         return facts

@@ -21,19 +21,22 @@ from sottovoce.train.track import duration, say
 from sottovoce.train.work import Work, cost_of
 
 
-def main(out: Path, steps: int | None = None, fresh: bool = False) -> None:
-    """Compresses ``demo`` to 25 % of its MACs by both steps of DPHuBERT on synthesised speech, then prints the table."""
+def main(out: Path, steps: int | None = None, fresh: bool = False, table: bool = True) -> dict[str, dict[str, Any]]:
+    """Compresses ``demo`` to 25 % of its MACs by both steps of DPHuBERT on synthesised speech, then prints the table, unless told not to.
+    Returns its rows."""
     began = time.monotonic()
     say("Compressing the built-in teacher 'demo' to a quarter of its compute, on speech synthesised here. No network is used.")
     result = api.compress("demo", recipe="dphubert-demo", data="demo", out=out, steps=steps, fresh=fresh)
     rows = compare(out)
     ledger.write(out / "run" / "demo.json", {**ledger.header("demo"), "models": rows})
     api.draw_report(out)  # again, now that there are latencies
-    show(rows)
+    if table:
+        show(rows)
     say(result.why)
     result.check()
     say(f"The student is in {out} ({duration(time.monotonic() - began)} in all), its page in {out / 'report.html'}.")
     say(f"Try:  sottovoce inspect {out}")
+    return rows
 
 
 def compare(out: Path) -> dict[str, dict[str, Any]]:

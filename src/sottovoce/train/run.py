@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import signal
 import threading
@@ -24,6 +25,7 @@ from sottovoce.core.ledger import write_atomically
 from sottovoce.data import Data, Stream, open_data, workers
 from sottovoce.data.files import is_text, printable
 from sottovoce.encoder import kernels
+from sottovoce.hub.folder import refuse_name
 from sottovoce.train import track
 from sottovoce.train.checkpoint import Checkpoints
 from sottovoce.train.dist import World
@@ -80,13 +82,13 @@ class Run:
                 self._clear()  # the clearing was killed; what is left belongs to no run
             self.world.wait()
             if not fresh:
-                self._check_same()
+                self.check_same()
             if not fresh and self.result() is not None:  # nothing left to do: needs neither teachers nor data
                 yield self
                 return
             self.teachers = open_teachers(self.recipe, self.world, self.say)
             self.data = self._load_data()
-            if fresh or not (self.folder / RECIPE).exists():
+            if fresh or not self.begun:
                 self._check(self)
             if fresh and self.world.main:  # not earlier: an error in the new command must not delete the old run
                 self._clear()
@@ -130,10 +132,15 @@ class Run:
         assert isinstance(settings, dict)
         return settings
 
-    def _check_same(self) -> None:
+    @property
+    def begun(self) -> bool:
+        """Whether its folder holds a run."""
+        return (self.folder / RECIPE).exists()
+
+    def check_same(self) -> None:
         """ValueError if the folder holds a run with other settings."""
         path = self.folder / RECIPE
-        if path.exists():
+        if self.begun:
             mine, had = self._settings(), read_recipe(path)
             self.processes = int(had.pop(PROCESSES, self.world.size))
             source = {"data_source": had.pop("data_source", None)}
@@ -152,7 +159,7 @@ class Run:
 
     def _remember(self) -> None:
         """Writes the resolved recipe."""
-        if self.world.main and not (self.folder / RECIPE).exists():
+        if self.world.main and not self.begun:
             settings = {PROCESSES: self.processes, **self._settings()}
             write_atomically(self.folder / RECIPE, yaml.safe_dump(settings, sort_keys=False))
         if self.processes != self.world.size:
@@ -244,16 +251,21 @@ class Run:
         self.world.wait()
 
 
-def claim(out: Path) -> None:
-    """Makes the folder and marks it as a run. ValueError if it holds anything else, which is never overwritten."""
-    if not is_text(str(out)):
-        raise ValueError(
-            f"the name of {printable(str(out))} is not UTF-8, so safetensors cannot write there; choose another --out"
-        )
+def check_folder(out: Path) -> None:
+    """ValueError if the folder holds anything else than a run, which is never overwritten, or cannot be written to."""
+    refuse_name(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give a folder to --out")
     if out.is_dir() and any(out.iterdir()) and not (out / "run" / MARK).is_file():
         raise ValueError(f"{out} is not empty and holds no run of sottovoce; choose another --out")
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"cannot write to the folder {out}: Permission denied")
+
+
+def claim(out: Path) -> None:
+    """Makes the folder and marks it as a run. ValueError as `check_folder` has it."""
+    check_folder(out)
     try:
         (out / "run").mkdir(parents=True, exist_ok=True)
         (out / "run" / MARK).touch()

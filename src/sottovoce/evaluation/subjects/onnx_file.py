@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sottovoce.core.extras import optional
 from sottovoce.core.types import Features
 from sottovoce.evaluation.subjects.subject import Subject
+from sottovoce.hub.folder import is_text
 
 NEEDED = ("sottovoce", "layers", "dim", "frame_rate", "kernel", "family", "precision", "source")
 
@@ -44,7 +45,8 @@ class RuntimeEncoder(nn.Module):
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors
         try:
-            self.session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
+            model = self.path if is_text(self.path) else self.path.read_bytes()  # onnxruntime opens no other names
+            self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as problem:  # onnxruntime's exceptions have no other common base class
             raise ValueError(f"{self.path}: onnxruntime {onnxruntime.__version__} cannot load it: {problem}") from None
         self.facts: dict[str, str] = self.session.get_modelmeta().custom_metadata_map

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sottovoce.core.types import SAMPLE_RATE
+from sottovoce.data.files import printable
 from sottovoce.encoder import Encoder
 from sottovoce.evaluation.subjects.controls import CONTROLS, open_control
 from sottovoce.evaluation.subjects.fingerprints import fingerprint
@@ -74,7 +75,7 @@ def frame_rate(encoder: nn.Module) -> float:
 
 
 def _short(source: str) -> str:
-    return Path(source).name or source
+    return printable(Path(source).name or source)
 
 
 def origin_of(folder: Path) -> dict[str, Any] | None:

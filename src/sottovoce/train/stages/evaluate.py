@@ -19,7 +19,17 @@ from sottovoce.evaluation.subjects.sources import open_subject, subject_of
 from sottovoce.evaluation.suite.audio import FILE as DIGESTS
 from sottovoce.evaluation.suite.audio import audio_digest
 from sottovoce.evaluation.suite.config import Source, SuiteEntry
-from sottovoce.evaluation.suite.pairs import Failure, TaskResult, earlier, fingerprint, measure, pair_of, records_of, task_of
+from sottovoce.evaluation.suite.pairs import (
+    Failure,
+    Pair,
+    TaskResult,
+    earlier,
+    fingerprint,
+    measure,
+    pair_of,
+    records_of,
+    task_of,
+)
 from sottovoce.evaluation.suite.run import with_durations
 from sottovoce.hub.pretrained import Pretrained
 from sottovoce.reporting.collect import EVALUATION
@@ -132,9 +142,7 @@ class Evaluate(Stage):
             pair = replace(pair_of(student, label, choice, digest, bench, run.out / EVALUATION), audio=audio)
             outcome: TaskResult | Failure | None = None
             with contextlib.suppress(ValueError):  # the record may be of another student, from before --fresh
-                outcome = earlier(
-                    pair, records_of([pair]), lambda audio=audio: audio
-                )  # measured before the stage was interrupted
+                outcome = _measured_before(pair)
             if outcome is None:
                 outcome = measure(pair, with_durations(label, choice, present(recordings), store, run.say), bench)
             if isinstance(outcome, Failure):
@@ -143,6 +151,11 @@ class Evaluate(Stage):
             else:
                 measures[label] = outcome.record["measures"]
         return {"measures": measures, **({"failed": failed} if failed else {})}
+
+
+def _measured_before(pair: Pair) -> TaskResult | None:
+    """The record of the pair, if the stage was interrupted after it was measured."""
+    return earlier(pair, records_of([pair]), lambda: pair.audio)
 
 
 def _named(label: str, fields: Any) -> Any:
