@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load, load_file, save_file
 
-from sottovoce.core.notes import Note
+from sottovoce.core.plain_warning import PlainWarning
 from sottovoce.core.registry import FAMILIES
 from sottovoce.encoder import Encoder
 from sottovoce.exporting.api import export
@@ -73,7 +73,7 @@ def test_keys_of_the_configuration_that_nobody_reads_are_said_once(folder: Path)
             warnings.simplefilter("default")
             load_pretrained(folder)
             load_pretrained(folder)
-        return [str(each.message) for each in caught if issubclass(each.category, Note)]
+        return [str(each.message) for each in caught if issubclass(each.category, PlainWarning)]
 
     def configure(**keys: object) -> None:
         found = json.loads((folder / "config.json").read_text())

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from sottovoce.core.notes import Note
+from sottovoce.core.plain_warning import PlainWarning
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -83,7 +83,7 @@ def wants_long(schedule: str | None) -> bool:
 def hush(quiet: bool) -> None:
     """Hides notes, if asked to."""
     if quiet:
-        warnings.simplefilter("ignore", Note)
+        warnings.simplefilter("ignore", PlainWarning)
 
 
 def hush_training(quiet: bool) -> None:
@@ -108,10 +108,10 @@ def _fail(text: str, status: int) -> NoReturn:
 
 
 def _show_warning(other: Callable[..., None]) -> Callable[..., None]:
-    """Prints a `Note` as one plain line, and other warnings by `other`."""
+    """Prints a `PlainWarning` as one plain line, and other warnings by `other`."""
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
-        if issubclass(category, Note):
+        if issubclass(category, PlainWarning):
             print(f"sottovoce: note: {message}", file=sys.stderr)
         else:
             other(message, category, *where, **options)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sottovoce.core.notes import Note
+from sottovoce.core.plain_warning import PlainWarning
 from sottovoce.core.registry import FAMILIES
 from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.families.base import SHOWN, Family, refuse_quantised
@@ -152,7 +152,7 @@ def _noted(source: str | Path, unknown: tuple[str, ...]) -> tuple[str, ...]:
         warnings.warn(
             f"{source}: {len(unknown)} {keys} of config.json {are} known neither to transformers nor to sottovoce, and {are} not used: "
             f"{shown}",
-            Note,
+            PlainWarning,
             stacklevel=1,
         )
     return unknown
@@ -181,7 +181,7 @@ def _normalize(extractor: Mapping[str, Any] | None, hf: Mapping[str, Any], famil
     warnings.warn(
         f"{folder.name}: no {EXTRACTOR} says whether waveforms are to be normalised; assuming "
         f"{'yes' if wants else 'no'}, as is usual for this kind of model",
-        Note,
+        PlainWarning,
         stacklevel=3,
     )
     return wants

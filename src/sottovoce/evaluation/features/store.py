@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from sottovoce.core.cache import cache_home
-from sottovoce.core.notes import Note
+from sottovoce.core.plain_warning import PlainWarning
 from sottovoce.data import Skipped
 from sottovoce.evaluation.features.bank import INDEX, ROWS, Bank, Rows
 from sottovoce.evaluation.features.generated import MadeAudio
@@ -189,7 +189,7 @@ class FeatureStore:
             warnings.warn(
                 f"features cannot be kept in {bank.folder} ({problem.strerror or problem}); they are computed again whenever they are "
                 "asked for, which is slow; make room there, or name another folder with --cache",
-                Note,
+                PlainWarning,
                 stacklevel=2,
             )
             self.limit = 0.0
