@@ -8,14 +8,17 @@ from typing import Literal
 import pytest
 import torch
 
+from sottovoce.core.types import Batch, Features
 from sottovoce.data import DataConfig, open_data
 from sottovoce.encoder import Encoder
+from sottovoce.hosts.load import load_host
 from sottovoce.hub.pretrained import Pretrained
-from sottovoce.train.needs import GIB, Memory, estimate, saved_bytes
+from sottovoce.train.needs import GIB, LOGITS, SPOKEN, WORKING, Memory, estimate, host_bytes, saved_bytes
 from sottovoce.train.recipe import load_recipe
 from sottovoce.train.teachers import TeacherSettings
 from sottovoce.train.teachers.encoder import EncoderTeacher
 from tests.conftest import tiny_shape
+from tests.unit import test_recognisers as recognisers
 
 BATCH = (1, 16_000)
 
@@ -93,3 +96,28 @@ def test_the_batch_that_counts_is_the_largest_that_the_data_give(crop: Literal["
 def test_passes_count_the_batches_of_the_data(speech_folder: Path) -> None:
     data = open_data(speech_folder, DataConfig(seconds_per_batch=4, min_seconds=0.5, max_seconds=2, workers=0))
     assert data.passes(3 * data.train.batches_per_epoch) == 3
+
+
+@pytest.mark.parametrize("style", ["half turned", "80 mels"])
+def test_counts_what_a_host_keeps(style: str, tmp_path: Path) -> None:
+    """Against the storages that a real pass keeps, of which the pass of shapes leaves none behind."""
+    host = load_host(recognisers.save(style, tmp_path, "ForConditionalGeneration"))
+    assert host is not None
+    rows, samples, kept = 2, 32_000, dict[int, int]()
+    weights = {weight.untyped_storage().data_ptr() for weight in host.rest.parameters()}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    plain = host_bytes(host, "none", rows, samples)
+    x = torch.randn(rows, int(host.pretrained.shape.frontend.frames(samples)), host.pretrained.dim, requires_grad=True)
+    batch, tokens = Batch(torch.zeros(rows, samples)), torch.zeros(rows, 2 + SPOKEN * 2, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        logits = host.outputs(Features([x], None, x, x), batch, tokens).logits
+    sizes = [4 * weight.numel() for weight in host.rest.parameters()]
+    real = sum(size for key, size in kept.items() if key not in weights) + 4 * LOGITS * logits.numel()
+    assert abs(plain - sum(sizes) - WORKING * real) < 0.1 * WORKING * real
+    assert host_bytes(host, "decoder", rows, samples) - plain == 4 * sum(sizes)  # a copy, with gradient and moments
+    assert sum(sizes) < host_bytes(host, "head", rows, samples) - plain < 4 * sum(sizes)
+    assert "host" in Memory(0.0, 0.0, 0.0, host=plain).text()

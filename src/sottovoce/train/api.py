@@ -252,7 +252,8 @@ def describe(
         return facts
     facts["teacher"] = {"family": teacher.family}
     work = Work(recipe.student.build().build(teacher))
-    facts["memory"] = needs.estimate(recipe, work.encoder, teachers.values(), data.largest).text()
+    host = teachers.host if any(objective.cls.reads == "outputs" for objective in recipe.objectives.values()) else None
+    facts["memory"] = needs.estimate(recipe, work.encoder, teachers.values(), data.largest, host).text()
     if isinstance(teacher.encoder, Encoder):
         facts["teacher"] |= cost_of(teacher.encoder)
         facts["training_macs_at_most"] = 4 * 3600 * facts["audio_hours"] * facts["teacher"]["macs_per_s"]

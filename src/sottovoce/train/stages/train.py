@@ -94,7 +94,8 @@ class Train(Stage):
     def perform(self, run: Run, work: Work) -> tuple[Work, dict[str, Any]]:
         recipe, world = run.recipe, run.world
         learner = self.learner(work, run.teachers)
-        memory = needs.estimate(recipe, work.encoder, run.teachers.values(), run.data.largest)
+        host = None if learner.hosted is None else learner.hosted.host
+        memory = needs.estimate(recipe, work.encoder, run.teachers.values(), run.data.largest, host)
         run.say(memory.text())
         if warning := memory.warning(needs.free_memory(world.device)):
             run.say(warning)
