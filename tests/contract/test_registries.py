@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from sottovoce.cli import app
 from sottovoce.core.config import plain
-from sottovoce.core.registry import FAMILIES, OBJECTIVES, STAGES, STUDENTS, TASKS, TEACHER_KINDS, Registry
+from sottovoce.core.registry import FAMILIES, IMPORTANCES, OBJECTIVES, STAGES, STUDENTS, TASKS, TEACHER_KINDS, Registry
 from sottovoce.core.types import Answer, Batch, Features, Labels, Outputs, Posteriors, Vectors
 from sottovoce.data import open_source
 from sottovoce.encoder import Encoder
@@ -28,7 +28,11 @@ from sottovoce.train.recipe import ObjectiveChoice
 from sottovoce.train.teachers import Teacher, TeacherSettings
 from tests.conftest import tiny_shape
 
-ALL = [(registry, name) for registry in (FAMILIES, OBJECTIVES, STUDENTS, TASKS, TEACHER_KINDS) for name in registry.names()]
+ALL = [
+    (registry, name)
+    for registry in (FAMILIES, IMPORTANCES, OBJECTIVES, STUDENTS, TASKS, TEACHER_KINDS)
+    for name in registry.names()
+]
 
 
 @pytest.mark.parametrize(("registry", "name"), ALL, ids=[f"{registry.kind}-{name}" for registry, name in ALL])

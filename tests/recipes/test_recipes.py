@@ -16,6 +16,7 @@ RANDOM = ["student.dim=32", "student.heads=4", "student.depth=2", "student.ffn_d
 FBANK = [*RANDOM, "student.mels=20", "student.subsampler=16"]
 LABELS = ["objectives.labels.clusters=20", "objectives.labels.fit_frames=1000"]
 NARROW = ["student.dim=16", "student.depth=2", "student.heads=2", "student.ffn_dim=32", "student.glu_dim=0"]
+CLIPS = ["stages.prune.clips=4"]
 LOW_RANK = ["stages.factorise.multiple=1", "stages.factorise.clips=4"]
 HOSTED = ("host",)  # recipes for encoders with a head
 OWN = {
@@ -43,6 +44,8 @@ OWN = {
     "usad": [*FBANK, "teachers.audio={teacher}", "objectives.speech.layers=2", "objectives.audio.layers=2"],
     "usad2": [*FBANK, "teachers.audio={teacher}", "teachers.music={teacher}", "data.label=speaker",
               *(f"objectives.{label}.layers=2" for label in ("speech", "audio", "music"))],
+    "training-free": CLIPS, "training-free-magnitude": CLIPS, "training-free-taylor": CLIPS, "training-free-fisher": CLIPS,
+    "training-free-clustering": CLIPS, "movement": ["stages.cut.clips=4"],
     "liteasr": LOW_RANK, "liteasr-repaired": LOW_RANK,
 }  # fmt: skip
 KEEP = dict.fromkeys(("liteasr", "liteasr-repaired"), 0.8)  # low rank alone
@@ -67,7 +70,10 @@ def host_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", recipes.recipes())
-def test_trains_three_steps(name: str, teacher_folder: Path, host_folder: Path, speakers: Path, tmp_path: Path) -> None:
+def test_trains_three_steps(
+    name: str, teacher_folder: Path, host_folder: Path, speakers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOTTOVOCE_CACHE", str(tmp_path / "cache"))
     if name in HOSTED:
         teacher_folder = host_folder
     own = [each.replace("{teacher}", str(teacher_folder)) for each in OWN.get(name, [])]

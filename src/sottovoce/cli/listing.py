@@ -25,6 +25,7 @@ class Kind(enum.StrEnum):
     stages = "stages"
     corpora = "corpora"
     units = "units"
+    importances = "importances"
 
 
 @app.command("list")

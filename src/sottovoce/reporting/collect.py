@@ -153,7 +153,7 @@ def _run_folder(folder: Path, shown: str, found: Gathered) -> None:
         found.left_out.append(LeftOut(f"{shown}/run/result.json", "; ".join(reasons) or "is not the record of a run"))
         record = None
     record = record or {}
-    stages = [stage for stage in record.get("stages", []) if stage.get("kind") == "cut"]
+    stages = [stage for stage in record.get("stages", []) if stage.get("kind") in ("cut", "prune_once")]
     cut = _object(_read(inside / f"{stages[0]['stage']}.json")) if stages else {}
     demo = _object(_read(inside / "demo.json"))
     key = str(folder.resolve())
@@ -253,6 +253,9 @@ def scored_by(record: Mapping[str, Any]) -> int:
 def _before(inside: Path, record: Mapping[str, Any]) -> EncoderConfig | None:
     """The shape before the cut, from the header of what the stage before it wrote."""
     stages = [(stage["stage"], stage.get("kind")) for stage in record.get("stages", [])]
+    for name, kind in stages:
+        if kind == "prune_once":  # says it itself: there may be no stage before
+            return _shape(_object(_read(inside / f"{name}.json")).get("shape"))
     for (name, _), (_, kind) in pairwise(stages):
         if kind == "cut":
             try:

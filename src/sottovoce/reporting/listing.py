@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from sottovoce import recipes
-from sottovoce.core.registry import CORPORA, FAMILIES, OBJECTIVES, STAGES, STUDENTS, TASKS, TEACHER_KINDS, UNITS, Registry
+from sottovoce.core.registry import (
+    CORPORA,
+    FAMILIES,
+    IMPORTANCES,
+    OBJECTIVES,
+    STAGES,
+    STUDENTS,
+    TASKS,
+    TEACHER_KINDS,
+    UNITS,
+    Registry,
+)
 
 REGISTRIES: dict[str, Registry] = {
     "teachers": FAMILIES,
@@ -14,6 +25,7 @@ REGISTRIES: dict[str, Registry] = {
     "stages": STAGES,
     "corpora": CORPORA,
     "units": UNITS,
+    "importances": IMPORTANCES,
 }
 
 
@@ -25,6 +37,7 @@ KINDS = {
     "objectives": "what a student learns",
     "stages": "what a run consists of",
     "units": "what pruning can remove",
+    "importances": "how units are ranked without gates",
     "tasks": "what evaluate measures",
     "corpora": "corpora whose own layout is read",
 }

@@ -34,7 +34,7 @@ def gather(run: Run, cost: Mapping[str, float]) -> dict[str, Any]:
         "teacher": teachers.get(run.teachers.main),
         "teachers": teachers,
         "cost": dict(cost),
-        "stages": [{key: value for key, value in stage.items() if key not in ("kept", "weights")} for stage in stages],
+        "stages": [{key: value for key, value in stage.items() if key not in ("kept", "weights", "shape")} for stage in stages],
         "seconds": round(sum(stage["seconds"] for stage in stages), 1),
     }
     for stage in stages:

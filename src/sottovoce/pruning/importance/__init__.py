@@ -1,0 +1,1 @@
+"""How important units are without gates, one way per file. See `sottovoce.pruning.importance.base.Importance`."""
