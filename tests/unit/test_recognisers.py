@@ -375,7 +375,16 @@ RECIPES = {
     "colld": ["student.dim=16", "student.depth=2", "student.heads=2", "student.ffn_dim=32", "student.glu_dim=0"],
     "sotto": ["objectives.colld.layers=2"],
     "whisper-any-length": [],
+    "distilhubert": ["student.count=2"],
+    "deep-narrow": ["student.name=narrow", "student.dim=32", "student.depth=2", "student.heads=2", "student.ffn_dim=40"],
+    "fithubert": ["student.dim=32", "student.heads=4", "student.depth=2", "student.ffn_dim=48", "student.position_groups=4"],
 }
+RECIPES["deep-narrow"].append("objectives.layer_to_layer.layers=[['1/2'],['1/1']]")
+RECIPES["fithubert"] += [
+    "student.conv_dims=[8,8,8,8,8,8,8]",
+    "objectives.layer_to_layer.layers=[['1'],['2']]",
+    "objectives.layer_to_layer.weights=[0.1,1.0]",
+]
 
 
 @pytest.mark.parametrize("style", ["10 s", "half turned"])
@@ -395,6 +404,7 @@ def test_recipes_make_students(recipe: str, style: str, speech_folder: Path, tmp
         out=tmp_path / "out",
         device="cpu",
         overrides=overrides,
+        larger=True,
     )
     assert result.met
     student = load_pretrained(result.out)
