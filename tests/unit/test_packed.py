@@ -82,6 +82,15 @@ SHAPES = {
         attention_bias="",
         norm_bias=False,
     ),
+    "whole norm, linear": EncoderConfig(
+        FrontendConfig((ConvConfig(16, 20, 10, activation="tanh"), ConvConfig(24, 32, 32, padding=3)), "whole"), 32, None, LAYERS
+    ),
+    "filter bank and convolutions": EncoderConfig(
+        FrontendConfig((ConvConfig(16, 3, 2, 1), ConvConfig(24, 3, 1, 1)), "group", fbank=FbankConfig(20)), 32, None, LAYERS
+    ),
+    "layer norm, padded": EncoderConfig(
+        FrontendConfig((ConvConfig(16, 10, 5), ConvConfig(24, 3, 64, padding=1)), "layer", bias=True), 32, None, LAYERS
+    ),
     "relative": EncoderConfig(
         front(),
         32,

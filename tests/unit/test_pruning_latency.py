@@ -25,7 +25,7 @@ from sottovoce.pruning import (
     narrow,
     prepare,
 )
-from sottovoce.pruning.latency import DEFAULT, KIND, LatencyModel, from_record
+from sottovoce.pruning.latency import ALIKE, DEFAULT, KIND, LatencyModel, from_record
 from sottovoce.timing import fit
 from sottovoce.timing.parts import Timeable, grid
 from sottovoce.train.recipe import load_recipe
@@ -193,7 +193,19 @@ def test_the_grid_has_parts_of_every_kind() -> None:
 
 
 def test_the_default_says_what_every_kind_of_part_takes() -> None:
-    assert {kind: tuple(terms) for kind, terms in load_latency().coefficients.items()} == TERMS
+    timed = {kind: tuple(terms) for kind, terms in load_latency().coefficients.items()}
+    assert timed.keys() <= TERMS.keys()
+    assert {kind: timed[kind if kind in timed else ALIKE[kind]] for kind in TERMS} == TERMS
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_a_file_without_a_later_kind_takes_a_kind_of_about_the_same_cost(kind: str) -> None:
+    content, known = record(), from_record(record())
+    part = next(part for config in grid().values() for part in encoder_parts(config, seconds=0.5).values() if part.kind == kind)
+    like = {term: known.coefficients[ALIKE[kind]][term] for term in part.terms}
+    del content["coefficients"][kind]
+    assert float(from_record(content).of(part)) == pytest.approx(sum(like[term] * float(part.terms[term]) for term in like))
+    assert float(from_record(content).of(part)) != pytest.approx(float(known.of(part)))
 
 
 def test_a_file_without_a_kind_of_part_is_refused_where_the_part_is() -> None:
@@ -231,6 +243,10 @@ def test_a_fit_makes_a_file_that_a_budget_reads(tmp_path: Path) -> None:
     layers = (LayerConfig(2, 16, 32), LayerConfig(1, 16, 8))
     small = EncoderConfig(front((16,) * 7, "group"), 32, PositionConfig(16, 4), layers)
     result = fit.fit(0.5, threads=1, rounds=1, shapes={"small": small}, whole={"small": small})
+    whisper, moonshine = (dataclasses.replace(STYLES[style], window=0) for style in ("whisper", "moonshine"))
+    found = fit.fit(0.5, threads=1, rounds=1, shapes={"whisper": whisper, "moonshine": moonshine}, whole={"whisper": whisper})
+    assert {"log_mel", "conv.whole", "conv.whole.normed", "attention", "attention.rotary_heads"} < found["coefficients"].keys()
+    assert found["whole"]["whisper"]["predicted_ms"] > 0
     ledger.write(tmp_path / "a.json", result)
     assert load_latency(tmp_path / "a.json").seconds == 0.5
     assert result["whole"]["small"]["ms"] > 0

@@ -381,7 +381,6 @@ RECIPES = {
 }
 RECIPES["deep-narrow"].append("objectives.layer_to_layer.layers=[['1/2'],['1/1']]")
 RECIPES["fithubert"] += [
-    "student.conv_dims=[8,8,8,8,8,8,8]",
     "objectives.layer_to_layer.layers=[['1'],['2']]",
     "objectives.layer_to_layer.weights=[0.1,1.0]",
 ]

@@ -190,6 +190,13 @@ class FrontendConfig(Shape):
         return (bool(self.convs) and self.norm in ("group", "whole")) or (self.features is not None and self.features.over_time)
 
     @property
+    def in_pieces(self) -> bool:
+        """Whether the convolutions can be computed piece by piece: on the waveform, without padding, and without a norm that needs all that
+        comes out of one."""
+        padded = any(conv.padding for conv in self.convs) or self.projection is not None
+        return not (padded or (self.features is not None and self.convs) or self.norm == "whole")
+
+    @property
     def inputs(self) -> int:
         """Channels that the first convolution reads."""
         return 1 if self.features is None else self.features.dim

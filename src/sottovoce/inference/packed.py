@@ -3,7 +3,8 @@
 Three things differ from `Encoder`:
 - Matrix products use oneDNN, with packed weights and fused activations, where it is faster than PyTorch's own product
   (`sottovoce.encoder.kernels`).
-- The waveform convolutions are such products, over pieces of audio whose intermediate results fit in the cache. The group norm over time
+- The waveform convolutions are such products, over pieces of audio whose intermediate results fit in the cache; other convolutions of front
+  ends are such products over the whole recording. The group norm over time
   would need the whole output of the first convolution. It is folded into that convolution's weights instead: mean and variance of the
   output follow from the first two moments of the input.
 - The positional convolution is computed by Fourier transforms.
@@ -24,10 +25,10 @@ from torch import Tensor, nn
 from sottovoce.core.types import Features
 from sottovoce.encoder import kernels
 from sottovoce.encoder.block import FeedForward
-from sottovoce.encoder.config import FrontendConfig
+from sottovoce.encoder.config import FrontendConfig, Step, after
 from sottovoce.encoder.encoder import Encoder
-from sottovoce.encoder.frontend import ConvBlock, WaveFrontend
-from sottovoce.encoder.modules import ChannelNorm, LayerNorm
+from sottovoce.encoder.frontend import ConvBlock, WaveFrontend, inside, without_padding
+from sottovoce.encoder.modules import ChannelNorm, LayerNorm, WholeNorm
 from sottovoce.encoder.position import ConvPosition
 from sottovoce.encoder.product import FEW, TIMED, FactoredLinear, has_onednn, onednn_is_faster, product
 
@@ -75,8 +76,10 @@ class PackedEncoder(Encoder):
         self.__dict__.update(copy.deepcopy(encoder, shared).__dict__)
         self.eval()
         _pack_linears(self)
-        if in_pieces(self.config.frontend):
+        if self.config.frontend.in_pieces:
             self.frontend = PackedFrontend(self.frontend)
+        elif self.frontend.convs or self.config.frontend.projection is not None:
+            self.frontend = PackedWhole(self.frontend)
         if self.position is not None:
             self.position = PackedPosition(self.position)
 
@@ -91,12 +94,6 @@ class PackedEncoder(Encoder):
             raise ValueError("a packed encoder cannot be trained; train the original encoder and pack it again")
         super().train(False)
         return self
-
-
-def in_pieces(shape: FrontendConfig) -> bool:
-    """Whether `PackedFrontend` can compute this front end; others stay as they are."""
-    padded = any(conv.padding for conv in shape.convs) or shape.projection is not None
-    return not (padded or (shape.features is not None and shape.convs) or shape.norm == "whole")
 
 
 def _pack_linears(module: nn.Module) -> None:
@@ -229,6 +226,68 @@ class PackedFrontend(WaveFrontend):
             for conv in rest:
                 x = conv(x)
             out[begin:end] = x[: len(out) - begin]
+
+
+class PackedStep(nn.Module):
+    """A convolution, its norm and its activation with channels last: (B, T_in, C_in) -> (B, T, C). As `ConvBlock` for the rest."""
+
+    def __init__(self, conv: nn.Conv1d, padding: int, norm: nn.Module | None, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.padding = conv.kernel_size[0], conv.stride[0], padding
+        self.weight = laid_out(conv.weight.detach().transpose(1, 2).flatten(1).contiguous())
+        self.bias = None if conv.bias is None else conv.bias.detach()
+        normed_first = norm is not None and not isinstance(norm, WholeNorm)
+        self.norm, self.activation, self.fused = norm, act, "none" if normed_first else FUSED.get(act, "none")
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """`valid` (B, 1, T): 1 on the steps that a norm over time is to know."""
+        x = F.pad(x, (0, 0, self.padding, self.padding)).contiguous()
+        rows, steps, width = x.shape
+        frames = (steps - self.kernel) // self.stride + 1
+        windows = x.as_strided((rows, frames, self.kernel * width), (steps * width, self.stride * width, 1))
+        y = product(windows, self.weight, self.bias, self.fused)
+        if isinstance(self.norm, LayerNorm):
+            y = self.norm(y)
+        elif isinstance(self.norm, ChannelNorm):
+            y = self.norm(y.transpose(1, 2), valid).transpose(1, 2)
+        y = y if self.fused != "none" else self.activation(y)
+        return self.norm(y.transpose(1, 2), valid).transpose(1, 2) if isinstance(self.norm, WholeNorm) else y
+
+
+class PackedWhole(WaveFrontend):
+    """`WaveFrontend` with packed weights, of whole recordings: convolutions over features, padded ones, and a norm over all of time."""
+
+    def __init__(self, frontend: WaveFrontend) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(frontend.__dict__)
+        self.packed = nn.ModuleList(
+            PackedStep(block.conv, block.padding, block.norm, block.act) for block in self.convs if isinstance(block, ConvBlock)
+        )
+        shape = self.config.projection
+        if shape is not None and isinstance(self.projection, nn.Conv1d):
+            self.joining = PackedStep(self.projection, shape.padding, None, self.act)
+
+    def convolved(self, x: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        over_time = self.config.norm in ("group", "whole") and not self.config.norm_over_padding
+        for i, (step, conv) in enumerate(zip(self.packed, self.config.convs, strict=True)):
+            size: Step = (conv.kernel, conv.stride, conv.padding)
+            x, valid = spoken(x, conv.padding, count), None
+            count = None if count is None else after(count, size)
+            if count is not None and over_time and i == 0:
+                valid = inside(after(x.shape[1], size), count).float()
+            x = step(x, valid)
+        return x, count
+
+    def projected(self, x: Tensor, count: Tensor | None = None) -> Tensor:
+        if self.config.projection is None:
+            return super().projected(x, count)
+        y: Tensor = self.joining(spoken(self.norm(x), self.config.projection.padding, count))
+        return y
+
+
+def spoken(x: Tensor, padding: int, count: Tensor | None) -> Tensor:
+    """`without_padding` with channels last."""
+    return without_padding(x.transpose(1, 2), padding, count).transpose(1, 2)
 
 
 class PackedPosition(ConvPosition):

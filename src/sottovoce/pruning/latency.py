@@ -20,6 +20,13 @@ from sottovoce.pruning.unit import PartCost, Width
 
 KIND = "latency-cost"  # the record's kind in the ledger's format
 DEFAULT = Path(__file__).parents[1] / "assets" / "latency-default.json"
+# Kinds that came later -> kinds of about the same cost, for files without timings of them.
+ALIKE = {
+    "log_mel": "fbank",
+    "conv.whole": "conv.group",
+    "conv.whole.normed": "conv.group",
+    "attention.rotary_heads": "attention.rotary",
+}
 MEND = "make one on the machine you deploy to: sottovoce bench --fit-cost --out latency.json"
 
 
@@ -47,7 +54,9 @@ class LatencyModel:
 
     def of(self, part: PartCost) -> Width:
         """Milliseconds of one part. ValueError if its kind was not timed."""
-        coefficients, terms = self.coefficients.get(part.kind, {}), part.terms
+        coefficients, terms = self.coefficients.get(part.kind), part.terms
+        if coefficients is None:
+            coefficients = self.coefficients.get(ALIKE.get(part.kind, ""), {})
         if not coefficients.keys() >= terms.keys():
             raise ValueError(f"the latency file ({self.where}) has no timings for parts of kind '{part.kind}'; {MEND}")
         return sum((coefficients[term] * value for term, value in terms.items()), start=0.0)

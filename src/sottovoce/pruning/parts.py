@@ -35,7 +35,7 @@ def _without_units(workload: Workload) -> Iterator[PartCost]:
         bank = bins * features.mels * windows
         # the same work for both: a transform, and a product with the filters
         place, terms = (-1, -1 if frontend.convs else 1), {"macs": bank, "call": 1}
-        yield PartCost(f"frontend.{name}", "fbank", place, windows, 0, bank, lambda: terms, "frontend.features")
+        yield PartCost(f"frontend.{name}", name, place, windows, 0, bank, lambda: terms, "frontend.features")
 
     inputs: Width = workload.sizes[f"frontend.convs.{len(frontend.convs) - 1}"] if frontend.convs else frontend.inputs
     shape = frontend.projection or ProjectionConfig(frontend.join, frontend.join)
@@ -47,7 +47,7 @@ def _without_units(workload: Workload) -> Iterator[PartCost]:
         return {"macs": joined * (dim * frames), **moved, "call": 1}
 
     params, macs = norm + (joined + 1) * dim, joined * dim * frames
-    kind = "projection" if frontend.projection is None else "conv.group"  # a convolution as those behind the first
+    kind = "projection" if frontend.projection is None else "conv.whole"
     yield PartCost("frontend.projection", kind, (-1, 2), frames, params, macs, projection)
 
     if relative is not None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import Encoder, EncoderConfig
-from sottovoce.inference.packed import PackedFrontend, fastest
+from sottovoce.inference.packed import PackedFrontend, PackedWhole, fastest
 from sottovoce.pruning import PartCost, encoder_parts, kinds
 
 
@@ -58,7 +58,7 @@ def take_apart(name: str, config: EncoderConfig, seconds: float) -> list[Timeabl
 def _modules(encoder: Encoder, parts: Iterable[PartCost]) -> dict[str, nn.Module]:
     """Part -> module, for the parts that are one module, and for the projection's norm."""
     modules = dict(encoder.named_modules())
-    if isinstance(encoder.frontend, PackedFrontend):  # its packed convolutions replace the encoder's
+    if isinstance(encoder.frontend, PackedFrontend | PackedWhole):  # its packed convolutions replace the encoder's
         modules |= {f"frontend.convs.{i}": conv for i, conv in enumerate(encoder.frontend.packed)}
     names = {part.name: part.module or part.name for part in parts} | {"frontend.norm": "frontend.norm"}
     return {name: modules[module] for name, module in names.items() if module in modules and name != "frontend.projection"}

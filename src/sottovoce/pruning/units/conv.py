@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from sottovoce.core.registry import UNITS
-from sottovoce.encoder import ConvConfig, EncoderConfig, FrontendConfig, PositionConfig
+from sottovoce.encoder import ConvConfig, EncoderConfig, FrontendConfig, LogMelConfig, PositionConfig, ProjectionConfig
 from sottovoce.pruning.unit import Group, PartCost, Place, Slice, UnitKind, Width, Workload
 
 
@@ -66,6 +66,10 @@ class ConvChannels(UnitKind):
             f"front-{norm}-{name}": EncoderConfig(FrontendConfig.like_wav2vec2(channels, norm), dim, PositionConfig(128, 16), ())
             for (name, channels), dim in zip(dims.items(), widths, strict=True)
             for norm in ("group", "layer")
+        } | {
+            f"front-{name}-{dim}": EncoderConfig(shape, dim, None, (), norm_first=True)
+            for dim in (64, 192, 288, 512, 768)
+            for name, shape in (("log-mel", log_mel_front(dim)), ("whole", whole_front(dim)))
         }
 
     def titles(self, config: EncoderConfig) -> Mapping[str, str]:
@@ -75,6 +79,18 @@ class ConvChannels(UnitKind):
         return {at: (f"conv {i + 1}", f"{conv.dim} channels") for i, (at, conv) in enumerate(_convs(config))}
 
 
+def log_mel_front(dim: int) -> FrontendConfig:
+    """Whisper's front end in this width."""
+    convs, last = (ConvConfig(dim, 3, 1, 1),), ProjectionConfig(3, 2, 1)
+    return FrontendConfig(convs, "none", bias=True, projection_norm=False, log_mel=LogMelConfig(), projection=last)
+
+
+def whole_front(dim: int) -> FrontendConfig:
+    """Moonshine's front end in this width."""
+    convs = (ConvConfig(dim, 127, 64, bias=False, activation="tanh"), ConvConfig(2 * dim, 7, 3))
+    return FrontendConfig(convs, "whole", bias=True, projection_norm=False, projection=ProjectionConfig(3, 2))
+
+
 def _part(workload: Workload, i: int, conv: ConvConfig, inputs: Width, units: Width) -> PartCost:
     frontend = workload.config.frontend
     before = len(frontend.features.steps) if frontend.features is not None else 0
@@ -82,7 +98,7 @@ def _part(workload: Workload, i: int, conv: ConvConfig, inputs: Width, units: Wi
     weights = inputs * units * conv.kernel
     params = weights + units * (int(frontend.biased(i)) + 2 * int(_normed(frontend, i)))
 
-    first = i == 0 and frontend.features is None and frontend.norm != "whole"
+    first = i == 0 and frontend.in_pieces
 
     def terms() -> Mapping[str, Width]:
         if first:  # one input and a kernel of ten: arithmetic and outputs are in proportion
@@ -92,6 +108,8 @@ def _part(workload: Workload, i: int, conv: ConvConfig, inputs: Width, units: Wi
 
     # of a front end with a group norm, only the first convolution has one; the others are plain
     kind = f"{'conv.first' if first else 'conv'}.{'layer' if frontend.norm == 'layer' else 'group'}"
+    if not frontend.in_pieces:
+        kind = "conv.whole.normed" if _normed(frontend, i) else "conv.whole"
     return PartCost(f"frontend.convs.{i}", kind, (-1, 0), frames, params, weights * frames, terms)
 
 

@@ -49,8 +49,8 @@ class Heads(UnitKind):
             tables = tuple(dataclasses.replace(layer, heads=tuple(range(layer.num_heads))) for layer in plain)
             shapes[f"attention-{dim}"] = EncoderConfig(front, dim, None, plain)
             shapes[f"relative-{dim}"] = EncoderConfig(front, dim, None, tables, relative=RelativeConfig(320, 800, dim // 64))
-            for kind in ("key", "sinusoid", "rotary"):
-                distance = DistanceConfig(kind, left=64, right=8)
+            for kind in ("key", "sinusoid", "rotary", "rotary_heads"):
+                distance = DistanceConfig(kind, left=64, right=8, width=32 if kind == "rotary_heads" else 0)
                 shapes[f"{kind}-{dim}"] = EncoderConfig(front, dim, None, plain, distance=distance, norm_first=True)
         return shapes
 
@@ -77,7 +77,6 @@ def _part(workload: Workload, layer: int, name: str, heads: Width, width: int) -
     """The cost of attention with `heads` heads of `width`."""
     dim, frames, distance, present = workload.config.dim, workload.frames, workload.config.distance, workload.present(name)
     style = "relative" if workload.config.relative is not None else distance.kind if distance is not None else ""
-    style = "rotary" if style == "rotary_heads" else style  # the same work
     size = heads * width
     params = 3 * (dim + 1) * size + (size + 1) * dim
     if missing := 3 - sum(name in workload.config.attention_bias for name in "qkv"):
