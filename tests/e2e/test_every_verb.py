@@ -8,12 +8,16 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 from sottovoce import cli
+from sottovoce.encoder import Encoder
 from sottovoce.exporting import api as exporting
+from sottovoce.hub.student import save_student
 from sottovoce.timing import measure
 from sottovoce.train import api, demonstration, track
+from tests.conftest import tiny_shape
 from tests.ledger_records import write_all
 from tests.unit.test_evaluate_stage import words as words
 
@@ -41,6 +45,7 @@ VERBS: dict[str, tuple[list[str], list[str]]] = {
     "inspect": (["{odd}"], ["no"]),
     "bench": (["{teacher}", "--seconds", "1", "--batch", "1", "--rounds", "1", *NEW], ["no"]),
     "export": (["{teacher}", "--data", "{speech}", "--seconds", "1", *NEW], ["no", *NEW]),
+    "merge": (["{one}", "{other}", "--origin", "{one}", *NEW], ["no", *NEW]),
     "list": (["recipes"], []),
     "demo": (NEW, []),
 }
@@ -63,8 +68,14 @@ def filled(
     (odd / "config.json").write_text(json.dumps({**config, "hiden_size": 3}))
     results = tmp_path / "results"
     write_all(results)
+    for seed, name in enumerate(("one", "other")):
+        torch.manual_seed(seed)
+        save_student(tmp_path / name, Encoder(tiny_shape()).reset_parameters(), normalize=False, teacher="demo")
     monkeypatch.setattr(track.console, "quiet", False)
-    return {"teacher": str(teacher_folder), "speech": str(speech_folder), "words": str(words), "new": str(tmp_path / "new"),
+    return {
+        "one": str(tmp_path / "one"),
+        "other": str(tmp_path / "other"),
+"teacher": str(teacher_folder), "speech": str(speech_folder), "words": str(words), "new": str(tmp_path / "new"),
             "odd": str(odd), "results": str(results)}  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from sottovoce.cli.base import app, say
+from sottovoce.cli.base import AsJson, Quiet, app, hush, print_json, say
+from sottovoce.cli.progress import Display
 
 
 class Rule(enum.StrEnum):
@@ -32,6 +33,8 @@ def merge(
     origin: Annotated[
         str, typer.Option("--origin", help="The model that all students started from, where their runs cannot say it.")
     ] = "",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Merge students of one shape that started from the same weights and learned from different teachers.
 
@@ -43,12 +46,18 @@ def merge(
 
     It is the alternative to a run with several teachers: no further training is needed.
     """
-    from sottovoce.train.merging import MergeConfig
-    from sottovoce.train.merging import merge as merge_students
-
     try:
         numbers = tuple(float(number) for number in weights.split(",")) if weights else ()
     except ValueError:
         raise ValueError(f"--weights is '{weights}'; write numbers with commas between them, e.g. 0.9,0.1") from None
-    merge_students(students, out, MergeConfig(rule.value, numbers, keep, scale), origin)
-    say(f"  {len(students)} students merged into {out}\nnext:  sottovoce inspect {out}")
+    hush(quiet)
+    with Display("merge", quiet) as display:
+        display.show("loading students")
+        from sottovoce.train.merging import MergeConfig
+        from sottovoce.train.merging import merge as merge_students
+
+        merge_students(students, out, MergeConfig(rule.value, numbers, keep, scale), origin)
+    if as_json:
+        print_json({"out": str(out), "students": students, "rule": rule.value})
+    elif not quiet:
+        say(f"  {len(students)} students merged into {out}\nnext:  sottovoce inspect {out}")
