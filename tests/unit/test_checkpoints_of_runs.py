@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,12 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.fixture
-def undisturbed(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> Path:
-    small(teacher_folder, speech_folder, tmp_path / "undisturbed")
-    return tmp_path / "undisturbed"
+@pytest.fixture(scope="module")
+def undisturbed(teacher_folder: Path, speech_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    small(teacher_folder, speech_folder, out)
+    return out
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -122,15 +125,16 @@ def test_a_changed_number_in_the_report_of_a_stage_is_noticed(
 
 
 def test_a_damaged_recipe_is_a_plain_message_and_a_damaged_result_is_written_again(
-    undisturbed: Path, teacher_folder: Path, speech_folder: Path
+    undisturbed: Path, teacher_folder: Path, speech_folder: Path, tmp_path: Path
 ) -> None:
-    record = json.loads((undisturbed / "run/result.json").read_text())
-    (undisturbed / "run/result.json").write_text('{"schema": ')
-    small(teacher_folder, speech_folder, undisturbed)
-    assert json.loads((undisturbed / "run/result.json").read_text())["cost"] == record["cost"]
-    (undisturbed / "run/recipe.yaml").write_bytes(bytes(100))
+    out = shutil.copytree(undisturbed, tmp_path / "s")
+    record = json.loads((out / "run/result.json").read_text())
+    (out / "run/result.json").write_text('{"schema": ')
+    small(teacher_folder, speech_folder, out)
+    assert json.loads((out / "run/result.json").read_text())["cost"] == record["cost"]
+    (out / "run/recipe.yaml").write_bytes(bytes(100))
     with pytest.raises(ValueError, match=r"recipe\.yaml is damaged.*--fresh"):
-        small(teacher_folder, speech_folder, undisturbed)
+        small(teacher_folder, speech_folder, out)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(
@@ -193,6 +197,36 @@ def test_updates_without_a_finite_gradient_are_counted(
 
 
 @pytest.mark.parametrize(
+    ("stage", "spoil"),
+    [
+        ("in the second", lambda text: text[: len(text) // 2]),
+        ("before the second", lambda text: ""),
+        ("after the last", lambda text: "\0" * len(text)),
+    ],
+)
+def test_rows_that_the_journal_has_lost_are_written_again(
+    stage: str,
+    spoil: Callable[[str], str],
+    undisturbed: Path,
+    teacher_folder: Path,
+    speech_folder: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    if stage == "after the last":
+        shutil.copytree(undisturbed, tmp_path / "s")
+        (tmp_path / "s/run/result.json").unlink()
+    else:
+        killed_at(9 if stage == "before the second" else 12, teacher_folder, speech_folder, tmp_path / "s")
+    journal = tmp_path / "s/run/metrics.jsonl"
+    journal.write_text(spoil(journal.read_text()))
+    capfd.readouterr()
+    small(teacher_folder, speech_folder, tmp_path / "s")
+    assert "rows were damaged or missing and are written again" in capfd.readouterr().err.replace("\n", " ")
+    assert losses(tmp_path / "s") == losses(undisturbed)
+
+
+@pytest.mark.parametrize(
     ("lines", "lost"), [('{"st\n{"stage": "prune", "step": 1}\n', 1), ("\0" * 50, 1), ('{"stage": "x"}\n{"sta', 0)]
 )
 def test_damaged_lines_of_a_journal_are_named_and_a_torn_end_is_not(
@@ -200,7 +234,7 @@ def test_damaged_lines_of_a_journal_are_named_and_a_torn_end_is_not(
 ) -> None:
     (tmp_path / "metrics.jsonl").write_text(lines)
     journal = Journal(tmp_path)
-    journal.rewind("prune", 5)
+    journal.settle({"prune": None, "x": None})
     journal.close()
     assert ("1 damaged lines of" in capfd.readouterr().err.replace("\n", " ")) == bool(lost)
     assert all(isinstance(json.loads(line), dict) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())

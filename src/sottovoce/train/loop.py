@@ -23,7 +23,7 @@ def fit(run: Run, state: TrainState) -> dict[str, float]:
     `Diverged`, a ValueError, if `PATIENCE` updates in a row have no finite gradient, or if weights are not finite at the end.
     """
     world, recipe, config, label = run.world, run.recipe, state.config, state.label
-    run.journal.rewind(label, state.step)
+    run.resume_journal(label, state.rows, state.step)
     log: dict[str, float] = {}
     saved_at = time.monotonic()
     state.learner.train()
@@ -50,7 +50,7 @@ def fit(run: Run, state: TrainState) -> dict[str, float]:
             stop = world.any(run.stop)
             due = world.any(world.main and time.monotonic() - saved_at >= recipe.save_minutes * 60)
             if (stop or due) and not last:
-                state.save(run.checkpoints)
+                state.save(run.checkpoints, run.journal.rows[label])
                 saved_at = time.monotonic()
             if stop and not last:
                 run.stopped(f"at update {state.step} of {label}")

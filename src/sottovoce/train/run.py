@@ -36,6 +36,7 @@ MARK = ".sottovoce"  # marks a folder as a run of ours
 CLEARING = ".clearing"  # marks a folder in which --fresh was interrupted
 RECIPE, RESULT, SKIPPED = "recipe.yaml", "result.json", "skipped.jsonl"
 PROCESSES = "processes"  # in RECIPE: with how many the run began
+JOURNAL = "journal"  # in the JSON of a stage: its rows
 DIGEST = "sha256"  # in the JSON of a stage: of the rest of it
 
 
@@ -223,7 +224,27 @@ class Run:
         report = _unsealed(path.read_bytes())
         if report is None:
             self.say(f"{path} is damaged and is not used: {stage} is done again")
+            return None
+        report.pop(JOURNAL, None)
         return report
+
+    def check_journal(self) -> None:
+        """Writes the rows of finished stages again where the journal has lost them."""
+        self.journal.settle({label: self._rows(label) for label in self.recipe.stages})
+
+    def resume_journal(self, stage: str, rows: list[str] | None, step: int) -> None:
+        """Removes the rows of later stages, and those of this one that its training will write again. rows: those that it goes on from,
+        where the checkpoint of update `step` has them."""
+        labels = list(self.recipe.stages)
+        before = labels[: labels.index(stage)]
+        rows = self.journal.until(stage, step) if rows is None else rows
+        self.journal.settle({**{label: self._rows(label) for label in before}, stage: rows})
+
+    def _rows(self, stage: str) -> list[str] | None:
+        """The journal's rows of a finished stage; ``None`` if it is not finished, or of an earlier version."""
+        path = self.folder / f"{stage}.json"
+        report = _unsealed(path.read_bytes()) if path.exists() else None
+        return None if report is None else report.get(JOURNAL)
 
     def forget(self, stages: Iterable[str]) -> None:
         """Removes what these stages wrote when they were finished: they are done again. Called by every process at the same time."""
@@ -246,7 +267,7 @@ class Run:
 
     def finish(self, stage: str, report: dict[str, Any]) -> None:
         if self.world.main:
-            write_atomically(self.folder / f"{stage}.json", _sealed(report))
+            write_atomically(self.folder / f"{stage}.json", _sealed({**report, JOURNAL: self.journal.rows.get(stage, [])}))
             self.checkpoints.clear()
         self.world.wait()
 

@@ -25,6 +25,7 @@ def run_stages(run: Run) -> Work:
     finished = list(takewhile(lambda stage: run.done(stage.label) is not None, stages))
     finished, work = last_work(run, finished)
     run.forget(stage.label for stage in stages[len(finished) :])
+    run.check_journal()
     for stage in stages[len(finished) :]:
         stage.prepare(work, run.teachers)
     for number, stage in enumerate(stages[len(finished) :], len(finished) + 1):

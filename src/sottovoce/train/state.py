@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,6 +39,7 @@ class TrainState:
         self.learner, self.phase, self.stream, self.world = learner, phase, stream, world
         self.step = 0  # updates so far
         self.lost = self.lost_in_row = 0  # of them, those left out because a gradient was not finite; the newest of these
+        self.rows: list[str] | None = None  # of the journal, as the checkpoint has them
         self.accumulate = accumulate  # batches of each process in an update
         self.tally = Tally(world)
         self._seconds, self._since = 0.0, time.monotonic()
@@ -109,6 +110,7 @@ class TrainState:
             self.stream.load(min(positions, key=lambda at: (at["epoch"], at["batch"])))
             torch.manual_seed(RESEED * int(saved["step"]) + rank)
         self.step, self._seconds = int(saved["step"]), float(saved["seconds"])
+        self.rows = saved.get("journal")  # not in checkpoints of earlier versions
         self.lost, self.lost_in_row = int(saved.get("lost", 0)), int(saved.get("lost_in_row", 0))
         tallies = [each["tally"] for each in ranks if "tally" in each]  # not in checkpoints of earlier versions
         if tallies:
@@ -127,9 +129,9 @@ class TrainState:
         if not all(bool(x.isfinite().all()) for x in self.learner.student(0.1 * noise).hidden):
             raise Diverged(self.label, "the student's features are not finite")
 
-    def save(self, checkpoints: checkpoint.Checkpoints) -> None:
-        """Writes a checkpoint. Called by every process at the same time."""
-        state = self.state_dict()
+    def save(self, checkpoints: checkpoint.Checkpoints, rows: Sequence[str] = ()) -> None:
+        """Writes a checkpoint, with the journal's rows of this stage. Called by every process at the same time."""
+        state = {**self.state_dict(), "journal": list(rows)}
         if self.world.main:
             checkpoints.save(state)
         self.world.wait()

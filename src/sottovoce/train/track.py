@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections import defaultdict
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from sottovoce.core.ledger import write_atomically
 from sottovoce.core.types import Loss
 from sottovoce.train.dist import World
 
@@ -132,10 +132,14 @@ class Tally:
 
 
 class Journal:
-    """run/metrics.jsonl, and TensorBoard events if tensorboard is installed. A resumed run removes the rows that it will write again."""
+    """run/metrics.jsonl, and TensorBoard events if tensorboard is installed.
+
+    The JSON of a finished stage and the checkpoints hold the rows, too, so that a damaged or emptied file is written again (`settle`).
+    """
 
     def __init__(self, folder: Path, main: bool = True) -> None:
         self.path, self.main = folder / "metrics.jsonl", main
+        self.rows: dict[str, list[str]] = {}  # of each stage, as JSON
         self.board: Any = None
         if not main:  # one process writes
             return
@@ -146,34 +150,49 @@ class Journal:
         except ImportError:
             pass
 
-    def rewind(self, stage: str, step: int) -> None:
-        """Removes rows of `stage` after `step`: a killed run may have written rows after its last checkpoint."""
-        if not self.main or not self.path.exists():
+    def settle(self, stages: Mapping[str, Sequence[str] | None]) -> None:
+        """Makes the file hold the rows of these stages, in this order, and no others; says how many had been lost. ``None`` stands for the
+        rows that the file has of a stage."""
+        if not self.main:
             return
-        kept, lost = [], 0
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        found, damaged = self._read()
+        self.rows = {stage: list(found.get(stage, ()) if rows is None else rows) for stage, rows in stages.items()}
+        restored = sum(len(set(rows or ()) - set(found.get(stage, ()))) for stage, rows in stages.items())
+        if restored:
+            say(f"{self.path}: {restored} rows were damaged or missing and are written again")
+        elif damaged:
+            say(f"{damaged} damaged lines of {self.path} are left out")
+        if found or any(self.rows.values()) or damaged:
+            write_atomically(self.path, "".join(row + "\n" for rows in self.rows.values() for row in rows))
+
+    def _read(self) -> tuple[dict[str, list[str]], int]:
+        """The rows of each stage in the file, and the number of damaged lines."""
+        found: dict[str, list[str]] = defaultdict(list)
+        damaged = 0
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
             except ValueError:
                 row = None
-            if not isinstance(row, dict):
-                lost += number < len(lines) or not line.startswith("{")  # the last one may have been cut off by a kill
-            elif row.get("stage") != stage or row.get("step", 0) <= step:
-                kept.append(line)
-        if lost:
-            say(f"{lost} damaged lines of {self.path} are left out")
-        temporary = self.path.with_name(self.path.name + ".part")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, self.path)
+            if isinstance(row, dict):
+                found[str(row.get("stage"))].append(line)
+            else:
+                damaged += number < len(lines) or not line.startswith("{")  # the last one may have been cut off by a kill
+        return found, damaged
+
+    def until(self, stage: str, step: int) -> list[str]:
+        """The rows of `stage` up to an update. A killed run may have written others after its last checkpoint."""
+        return [row for row in self._read()[0].get(stage, ()) if json.loads(row).get("step", 0) <= step]
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         if not self.main or not values:
             return
         numbers = {key: float(f"{value:.6g}") if math.isfinite(value) else None for key, value in values.items()}
         row = {"stage": stage, "step": step, **numbers}  # JSON knows no NaN
+        self.rows.setdefault(stage, []).append(json.dumps(row))
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(self.rows[stage][-1] + "\n")
         if self.board is not None:
             for key, value in values.items():
                 self.board.add_scalar(f"{stage}/{key}", value, step)
