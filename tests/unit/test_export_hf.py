@@ -361,7 +361,7 @@ def test_a_failing_registration_only_warns(monkeypatch: pytest.MonkeyPatch) -> N
     def fail() -> None:
         raise ImportError("another transformers")
 
-    monkeypatch.setattr(auto, "_ACTIONS", {"transformers.models.auto.modeling_auto": fail})
+    monkeypatch.setattr(auto, "ACTIONS", {"transformers.models.auto.modeling_auto": [fail]})
     with pytest.warns(UserWarning, match="another transformers"):
         auto.install()
     assert sum(isinstance(finder, auto._Finder) for finder in sys.meta_path) == 1

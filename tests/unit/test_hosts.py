@@ -160,7 +160,7 @@ def test_a_bridge_leads_a_student_into_the_host(tmp_path: Path) -> None:
     host = loaded(save(tiny("wav2vec2", "ctc"), tmp_path))
     student = Encoder(replace(host.encoder.config, dim=32, layers=host.encoder.config.layers[:1])).eval()
     linear = nn.Linear(32, 96)
-    with pytest.raises(ValueError, match="the student is 32 wide and the host reads 48: it needs a trained projection"):
+    with pytest.raises(ValueError, match="the student is 32 wide and its host reads 48 channels: it needs a trained projection"):
         host.put(student, host.way())
     with pytest.raises(ValueError, match="gives 96 channels, and the host's encoder has 48 in 1 frames"):
         host.way(linear)

@@ -56,7 +56,10 @@ def features_of(config: FbankConfig | LogMelConfig | None) -> Fbank | RelativeLo
 
 
 class WaveFrontend(nn.Module):
-    """(B, S) samples and (B,) lengths -> (B, T, D) frames and (B,) frame counts."""
+    """(B, S) samples and (B,) lengths -> (B, T, D) frames and (B,) frame counts.
+
+    In place of samples it takes log-mel features that were made of them elsewhere, (B, 10 ms windows, mels); lengths are in samples.
+    """
 
     def __init__(self, config: FrontendConfig, dim: int, eps: float, dropout: float) -> None:
         super().__init__()
@@ -73,14 +76,15 @@ class WaveFrontend(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, wave: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        if wave.dim() != 2:
+        features = wave.dim() == 3 and self.config.log_mel is not None
+        if wave.dim() != 2 and not features:
             raise ValueError(f"expected a batch of waveforms (batch, samples), got shape {tuple(wave.shape)}")
-        if wave.shape[1] < self.config.kernel:
+        if wave.shape[1] < self.config.kernel and not features:
             raise ValueError(f"{wave.shape[1]} samples are too few: one frame needs {self.config.kernel} (16 kHz)")
         if self.features is None:
             x, count = wave[..., None], lengths
         else:
-            x, count = self.features(wave, lengths), lengths
+            x, count = wave if features else self.features(wave, lengths), lengths
             for step in self.features.config.steps:
                 count = None if count is None else after(count, step)
         x = x.to(self.projection.weight.dtype)  # a model in half precision takes waves as they come

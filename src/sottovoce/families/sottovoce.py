@@ -11,14 +11,14 @@ from torch import Tensor
 from sottovoce.core.registry import FAMILIES
 from sottovoce.encoder import EncoderConfig
 from sottovoce.families.base import Family, shapes
-from sottovoce.families.student_config import ENCODER, KEYS, MODEL_TYPE, PROJECTIONS, StudentConfig
+from sottovoce.families.student_config import ENCODER, HOST, KEYS, MODEL_TYPE, MODEL_TYPES, PROJECTIONS, StudentConfig
 
 
 @FAMILIES.register("sottovoce")
 class Sottovoce(Family):
     """Students that sottovoce wrote. Their config.json holds an `EncoderConfig`; the names of their tensors start with ``encoder.``"""
 
-    model_types = (MODEL_TYPE,)
+    model_types = MODEL_TYPES
     prefix = ENCODER.removesuffix(".")
     certain = True
 
@@ -38,8 +38,16 @@ class Sottovoce(Family):
     def normalize(self, hf: Mapping[str, Any]) -> bool:
         return StudentConfig.from_json(hf).normalize
 
+    def check_preprocessor(self, config: EncoderConfig, preprocessor: Mapping[str, Any]) -> None:
+        """Of a student in Whisper, the extractor is that of the decoder's users; the student itself reads waveforms."""
+        if config.frontend.log_mel is None or preprocessor.get("feature_extractor_type") != "WhisperFeatureExtractor":
+            super().check_preprocessor(config, preprocessor)
+
     def trunk(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name.removeprefix(ENCODER): tensor for name, tensor in tensors.items() if not name.startswith(PROJECTIONS)}
+        return {name.removeprefix(ENCODER): x for name, x in tensors.items() if not name.startswith((PROJECTIONS, *HOST))}
+
+    def heads(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in tensors.items() if name.startswith(HOST)}
 
     def hf_name(self, ours: str) -> str:
         return ours

@@ -13,10 +13,17 @@ from typing import Any, get_args, get_type_hints
 from sottovoce.encoder.config import EncoderConfig, Shape
 
 MODEL_TYPE = "sottovoce"
+DECODER_TYPES = {
+    "whisper": "sottovoce-whisper",
+    "moonshine": "sottovoce-moonshine",
+}  # model_type of a host with a decoder -> of its student
+MODEL_TYPES = (MODEL_TYPE, *DECODER_TYPES.values())
+STUDENT = "student"  # in a config.json that is a decoder's: what others have at the top
 ENCODER, PROJECTIONS = "encoder.", "projections."  # what the names of the tensors begin with
+HOST = ("bridge.", "rest.", "silence", "model.", "proj_out.")  # the same, of a student in a host: all that is not the student
 # Of config.json, beside what transformers writes.
 KEYS = ("sottovoce_version", "teacher", "hidden_size", "num_hidden_layers", "normalize", "teacher_dim", "teacher_frames", "projections",
-        "encoder")  # fmt: skip
+        "encoder", "host")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,8 @@ class StudentConfig:
 
     projections: name -> student layers that share this trained projection into the teacher's space, of `teacher_dim` (D') channels;
     empty when none was saved. teacher_frames: frames of the teacher for each of the student's, which come out of one projection.
+
+    host: of a student that lives in a host, its ``kind``, its ``bridges`` (`hosts.bridge`), and ``config``, the host's own config.json.
     """
 
     encoder: EncoderConfig
@@ -33,10 +42,12 @@ class StudentConfig:
     teacher_dim: int | None = None
     teacher_frames: int = 1
     teacher: str | None = None
+    host: Mapping[str, Any] | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> StudentConfig:
         """The parsed config.json of a student. ValueError for anything that this version does not write."""
+        values = values.get(STUDENT) or values
         try:
             encoder = EncoderConfig.from_dict(values["encoder"])
             _check(encoder, "encoder")
@@ -53,7 +64,7 @@ class StudentConfig:
             raise ValueError(
                 f"config.json: teacher_dim is {width!r} and teacher_frames {frames!r}; expected whole numbers from 1 on"
             )
-        return cls(encoder, normalize, projections, width, frames, values.get("teacher"))
+        return cls(encoder, normalize, projections, width, frames, values.get("teacher"), values.get("host"))
 
     def to_json(self) -> dict[str, Any]:
         """The part of config.json that `from_json` reads."""
@@ -67,6 +78,7 @@ class StudentConfig:
             **({"teacher_frames": self.teacher_frames} if self.teacher_frames > 1 else {}),
             "projections": {name: list(layers) for name, layers in self.projections.items()},
             "encoder": self.encoder.to_dict(),
+            **({} if self.host is None else {"host": dict(self.host)}),
         }
 
     def projection_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -14,26 +14,23 @@ from torch import Tensor, nn
 
 from sottovoce.core.types import Batch, Features, Outputs
 from sottovoce.encoder import Encoder, normalize
-from sottovoce.hosts.rest import States
+from sottovoce.families.sottovoce import Sottovoce
+from sottovoce.families.student_config import STUDENT, StudentConfig
+from sottovoce.hosts.bridge import Bridge, BridgeConfig, Bridges
+from sottovoce.hosts.rest import States, states_of
 from sottovoce.hub.pretrained import Checkpoint
+from sottovoce.hub.teacher_space import TeacherSpace
+
+BRIDGE, REST, SILENCE = "bridge.", "rest.", "silence"  # what the names of a host's tensors begin with in a student's folder
 
 
-class Bridge(nn.Module):
-    """(B, T, D) bare states of a student's last layer -> (B, join T, D') the states that the rest of a host reads.
+def host_config(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json of a host in transformers: `hf` itself, or, if that is a student's, the one that it keeps."""
+    student = hf.get(STUDENT) or hf
+    host = student.get("host")
+    return dict(hf) if not isinstance(host, Mapping) else dict(host["config"])
 
-    linear: D -> join D'. norm: of the encoder that was replaced, behind its last layer.
-    """
 
-    def __init__(self, linear: nn.Linear, join: int = 1, norm: nn.Module | None = None) -> None:
-        super().__init__()
-        self.linear, self.join, self.norm = linear, join, norm or nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.linear(x)
-        if self.join > 1:
-            x = x.unflatten(2, (self.join, -1)).flatten(1, 2)
-        states: Tensor = self.norm(x)
-        return states
 
 
 class Host(nn.Module):
@@ -43,8 +40,8 @@ class Host(nn.Module):
     "frames", "tokens" (text, one after the other), or "classes" (one per recording). text: whether `transcribe` works. independent: whether
     each class is a question of its own, so that several may hold at once.
     pretrained: its encoder as it was loaded. encoder: the same, or a student put in by `put`. bridge: (B, T, D) states of the student ->
-    (B, T', D') what the rest reads; ``nn.Identity`` for the host as it was. rest: transformers' own modules, frozen unless a caller
-    unfreezes them, in evaluation mode.
+    (B, T', D') what the rest reads; empty for the host as it was. rest: transformers' own modules, frozen unless a caller unfreezes them,
+    in evaluation mode. hf: the config.json of the host in transformers.
     """
 
     name: ClassVar[str]
@@ -60,15 +57,30 @@ class Host(nn.Module):
         """ValueError if weights of the rest are missing, unexpected, or of another shape."""
         super().__init__()
         self.pretrained, self.folder = checkpoint.pretrained, checkpoint.folder
-        self.hf = checkpoint.pretrained.hf_config
+        self.hf = host_config(self.pretrained.hf_config)
         assert isinstance(self.pretrained.encoder, Encoder)
         self.encoder = self.pretrained.encoder
-        self.bridge: nn.Module = nn.Identity()
+        self.space: TeacherSpace | None = None
+        student = None
+        if self.pretrained.family == Sottovoce.name:
+            student = StudentConfig.from_json(self.pretrained.hf_config)
+            assert student.host is not None
+        told: Mapping[str, Any] = {} if student is None or student.host is None else student.host
+        self.width = int(told.get("width", 0))  # of the states that the rest reads, where it is not `hf`'s
         with torch.device("meta"):
+            self.bridge = Bridges.from_json(told.get("bridges", ()))
             self.rest = self.build_rest(self.hf)
-        load_rest(self.rest, checkpoint.heads)
-        self.complete()
-        self.rest.requires_grad_(False).eval()
+            if student is not None and student.projections and self.sums_layers:
+                dims = student.encoder.dim, student.teacher_dim or 0, student.teacher_frames
+                self.space = TeacherSpace(student.projections, *dims)
+        names = {name: name.removeprefix(REST) for name in checkpoint.heads if not name.startswith((BRIDGE, SILENCE))}
+        load_rest(self.rest, {new: checkpoint.heads[name] for name, new in names.items()})
+        load_rest(self.bridge, {name.removeprefix(BRIDGE): x for name, x in checkpoint.heads.items() if name.startswith(BRIDGE)})
+        if self.space is not None:
+            load_rest(self.space, self.pretrained.projections)
+        self.complete(checkpoint.heads)
+        self.requires_grad_(False).eval()
+        self.encoder.requires_grad_()
 
     # of a kind
 
@@ -76,8 +88,8 @@ class Host(nn.Module):
         """The model of transformers without its encoder. Called with the device "meta"."""
         raise TypeError(f"{type(self).__name__} must define build_rest")
 
-    def complete(self) -> None:
-        """Makes the tensors of the rest that no checkpoint has."""
+    def complete(self, tensors: Mapping[str, Tensor]) -> None:
+        """Makes what the tensors of the checkpoint that are not the encoder's do not give."""
 
     def outputs(self, features: Features, batch: Batch, tokens: Tensor | None = None) -> Outputs:
         """What the host says, differentiable. features: what `encoder`, or another in its place, says of the batch.
@@ -105,34 +117,49 @@ class Host(nn.Module):
 
     # of all
 
-    def way(self, linear: nn.Linear | None = None, join: int = 1) -> nn.Module:
+    def way(self, linear: nn.Module | None = None, join: int = 1) -> nn.Module:
         """A bridge from a student of this host's encoder: a trained projection into the encoder's last layer, and its final norm.
 
-        linear: student width -> `join` frames of the encoder's width. Without one, a student of the same width is read as it is, behind its
-        own final norm. ValueError if the width is another.
+        linear: student width -> `join` frames of the encoder's width, a linear layer, or several with GELUs between; the bridge shares its
+        weights. Without one, a student of the same width is read as it is, behind its own final norm. ValueError if it leads to another
+        width.
         """
         config, norm = self.pretrained.shape, self.pretrained.encoder.norm
         assert isinstance(norm, nn.Module)
         if linear is None:
             return nn.Identity()
-        if linear.out_features != config.dim * join:
+        maps = [module for module in linear.modules() if isinstance(module, nn.Linear)]
+        sizes = (maps[0].in_features, *(module.out_features for module in maps))
+        if sizes[-1] != config.dim * join:
             raise ValueError(
-                f"the projection gives {linear.out_features} channels, and the host's encoder has {config.dim} in {join} frames"
+                f"the projection gives {sizes[-1]} channels, and the host's encoder has {config.dim} in {join} frames"
             )
-        return Bridge(linear, join, copy.deepcopy(norm) if config.norm_first else None)
+        normed = config.norm_first and config.norm and not len(self.bridge)  # an earlier bridge reads states as they are
+        bridge = Bridge(BridgeConfig(sizes, join, normed, config.norm_eps, config.norm_bias))
+        bridge.maps = nn.ModuleList(maps)
+        bridge.norm = copy.deepcopy(norm) if bridge.config.norm else nn.Identity()
+        return bridge
 
-    def put(self, encoder: Encoder, bridge: nn.Module) -> None:
-        """Puts a student in the place of the encoder. bridge: as `way` makes one. ValueError if it fits neither."""
-        if isinstance(bridge, nn.Identity) and encoder.config.dim != self.pretrained.dim:
+    def put(self, encoder: Encoder, bridge: nn.Module, space: TeacherSpace | None = None) -> None:
+        """Puts a student in the place of the encoder that was loaded.
+
+        bridge: as `way` makes one. space: trained projections of the student's layers, for heads that sum all layers. ValueError if the
+        student fits none.
+        """
+        config, wide = encoder.config, self.pretrained.dim
+        if isinstance(bridge, nn.Identity) and config.dim != wide:
             raise ValueError(
-                f"the student is {encoder.config.dim} wide and the host reads {self.pretrained.dim}: it needs a trained projection from "
-                "its last layer, so learn the teacher's last layer by an objective that has one, such as layer_to_layer"
+                f"the student is {config.dim} wide and its host reads {wide} channels: it needs a trained projection of its last layer; "
+                "learn the teacher's last layer by an objective that has one, such as layer_to_layer, or set host.keep to false"
             )
-        if self.sums_layers and not isinstance(bridge, nn.Identity):
+        if self.sums_layers and (len(config.layers) != self.pretrained.depth or config.dim != wide or self.space is not None):
             raise ValueError(
-                "the host's head reads a sum of all layers (use_weighted_layer_sum), and only the last one has a bridge"
+                f"the head of this host sums all {self.pretrained.depth} layers, {wide} wide (use_weighted_layer_sum), and the student has "
+                f"{len(config.layers)}, {config.dim} wide; take a student of as many layers of that width, or set host.keep to false"
             )
-        self.encoder, self.bridge = encoder, bridge
+        new = [bridge] if isinstance(bridge, Bridge) and not self.sums_layers else []
+        self.encoder, self.bridge = encoder, Bridges(*new, *self.bridge)
+        self.space = space if self.sums_layers else None
 
     def listen(self, batch: Batch) -> Features:
         """What the encoder says of a batch as it was decoded."""
@@ -142,12 +169,7 @@ class Host(nn.Module):
 
     def states(self, features: Features) -> States:
         """What the rest reads of an encoder's features."""
-        if isinstance(self.bridge, nn.Identity):
-            hidden = (features.embedded, *features.hidden[1:]) if self.sums_layers else None
-            return States(features.last, hidden, features.lengths)
-        last, lengths = self.bridge(features.hidden[-1]), features.lengths
-        join = last.shape[1] // features.last.shape[1]
-        return States(last, None, None if lengths is None else lengths * join)
+        return states_of(features, self.bridge, self.space, self.sums_layers)
 
     def asked(self, task: str, language: str, beams: int = 1) -> dict[str, Any]:
         """The options of `greedy` for a task: "transcribe", or "translate", into English. language: the code of the language that is

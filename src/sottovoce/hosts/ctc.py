@@ -17,6 +17,7 @@ class CTCHost(HeadHost):
     """A recogniser: characters or phones for every frame, with CTC's blank between them."""
 
     suffix = "ForCTC"
+    first = "lm_head"
     auto_class = "AutoModelForCTC"
     answers = "frames"
     text = True

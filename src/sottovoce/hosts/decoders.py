@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class DecoderHost(Host):
     def build_rest(self, hf: dict[str, Any]) -> nn.Module:
         return decoder(hf, self.suffix)
 
-    def complete(self) -> None:
+    def complete(self, tensors: Mapping[str, Tensor]) -> None:
         from transformers import GenerationConfig
 
         if (self.folder / "generation_config.json").is_file():

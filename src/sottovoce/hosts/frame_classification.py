@@ -11,6 +11,7 @@ class FrameClassificationHost(HeadHost):
     """A classifier of frames, such as a diarizer."""
 
     suffix = "ForAudioFrameClassification"
+    first = "classifier"
     auto_class = "AutoModelForAudioFrameClassification"
     answers = "frames"
     independent = True

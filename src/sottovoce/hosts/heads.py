@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,17 @@ from sottovoce.hosts.rest import head
 
 
 class HeadHost(Host):
-    """A head of transformers on the encoder's states."""
+    """A head of transformers on the encoder's states. first: its linear layer that reads them."""
+
+    first: ClassVar[str]
+
+    @property
+    def folds(self) -> bool:
+        """Whether its first layer reads a bridge's states as they are."""
+        return not self.sums_layers
 
     def build_rest(self, hf: dict[str, Any]) -> nn.Module:
-        return head(hf, self.suffix)
+        return head(hf, self.suffix, self.first, self.width)
 
     def outputs(self, features: Features, batch: Batch, tokens: Tensor | None = None) -> Outputs:
         states = self.states(features)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sottovoce.core.registry import HOSTS
 from sottovoce.encoder import Encoder
-from sottovoce.hosts.base import Host
+from sottovoce.hosts.base import Host, host_config
 from sottovoce.hosts.rest import class_of
 from sottovoce.hub.pretrained import load_checkpoint
 
@@ -22,7 +22,7 @@ def load_host(source: str | Path) -> Host | None:
     ValueError as in `hub.pretrained.load_pretrained`, and if the weights of the rest do not fit its config.json.
     """
     checkpoint = load_checkpoint(source)
-    kind = kind_of(checkpoint.pretrained.hf_config)
+    kind = kind_of(host_config(checkpoint.pretrained.hf_config))
     if kind is None or not checkpoint.heads or not isinstance(checkpoint.pretrained.encoder, Encoder):
         return None
     try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from torch import Tensor
 
 from sottovoce.core.registry import HOSTS
 from sottovoce.hosts.decoders import DecoderHost
@@ -14,7 +17,7 @@ class MoonshineHost(DecoderHost):
 
     model_types = ("moonshine",)
 
-    def complete(self) -> None:
-        super().complete()
+    def complete(self, tensors: Mapping[str, Tensor]) -> None:
+        super().complete(tensors)
         decoder: Any = self.rest.get_submodule("model.decoder")
         decoder.rotary_emb = type(decoder.rotary_emb)(self.rest.config)  # its frequencies are in no checkpoint

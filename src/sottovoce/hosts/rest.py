@@ -13,6 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
+from sottovoce.core.types import Features
+from sottovoce.hosts.bridge import Bridges
+from sottovoce.hub.teacher_space import TeacherSpace
+
 
 @dataclass(frozen=True)
 class States:
@@ -28,6 +32,22 @@ class States:
         if self.lengths is None:
             return None
         return (torch.arange(self.last.shape[1], device=self.last.device) < self.lengths[:, None]).long()
+
+
+def states_of(features: Features, bridge: Bridges, space: TeacherSpace | None = None, every: bool = False) -> States:
+    """What the rest reads of an encoder's features: its last state, behind its own final norm, or over the bridge.
+
+    every: the head sums all layers. space: then, the way of each layer of a student into the space of the encoder that it replaced.
+    """
+    last, lengths, hidden = features.last, features.lengths, None
+    if len(bridge):
+        last = bridge(features.hidden[-1])
+        lengths = None if lengths is None else lengths * bridge.join
+    if every:
+        layers = features.hidden if space is None else space(features.hidden)
+        hidden = (features.embedded, *layers[1:])
+        last = hidden[-1]
+    return States(last, hidden, lengths)
 
 
 class GivenStates(nn.Module):
@@ -85,14 +105,21 @@ def config_of(hf: dict[str, Any]) -> Any:
     return AutoConfig.for_model(hf["model_type"], **fields)
 
 
-def head(hf: dict[str, Any], suffix: str) -> nn.Module:
+def head(hf: dict[str, Any], suffix: str, first: str, width: int = 0) -> nn.Module:
     """A head of transformers without its encoder: called with `States` and their mask, (B, T) or ``None``. Weights as the class starts
-    them."""
+    them.
+
+    first: name of the linear layer that reads the states. width: of the states, where it is not the encoder's in `hf`.
+    """
     cls = class_of(hf["model_type"], suffix)
     assert cls is not None
-    model: nn.Module = type(cls.__name__, (CountsFrames, cls), {"__module__": cls.__module__})(config_of(hf))
-    model.set_submodule(model.base_model_prefix, GivenStates())  # type: ignore[arg-type]
-    return model
+    model: Any = type(cls.__name__, (CountsFrames, cls), {"__module__": cls.__module__})(config_of(hf))
+    model.set_submodule(model.base_model_prefix, GivenStates())
+    if width:
+        old = model.get_submodule(first)
+        model.set_submodule(first, nn.Linear(width, old.out_features, device=old.weight.device))
+    rest: nn.Module = model
+    return rest
 
 
 @dataclass

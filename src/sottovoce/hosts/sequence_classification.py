@@ -11,5 +11,6 @@ class SequenceClassificationHost(HeadHost):
     """A classifier of recordings: a projection, its mean over frames, and a linear layer."""
 
     suffix = "ForSequenceClassification"
+    first = "projector"
     auto_class = "AutoModelForAudioClassification"
     answers = "classes"

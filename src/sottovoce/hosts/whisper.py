@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from sottovoce.core.registry import HOSTS
 from sottovoce.core.types import Batch, Features
+from sottovoce.encoder import Encoder
+from sottovoce.encoder.silence import fill, silence_answer
+from sottovoce.hosts.base import SILENCE
 from sottovoce.hosts.decoders import DecoderHost
 from sottovoce.hosts.rest import States
 
@@ -25,10 +29,10 @@ class WhisperHost(DecoderHost):
     model_types = ("whisper",)
     silence: Tensor | None
 
-    def complete(self) -> None:
-        super().complete()
+    def complete(self, tensors: Mapping[str, Tensor]) -> None:
+        super().complete(tensors)
         self.frames = int(self.hf["max_source_positions"])
-        self.register_buffer("silence", None)
+        self.register_buffer("silence", tensors.get(SILENCE))
 
     def listen(self, batch: Batch) -> Features:
         encoder = self.encoder
@@ -49,27 +53,16 @@ class WhisperHost(DecoderHost):
 
     def states(self, features: Features) -> States:
         states = super().states(features)
-        count = states.last.shape[1]
-        if count >= self.frames:
+        if states.last.shape[1] >= self.frames:  # it heard the whole window
             return States(states.last[:, : self.frames])
-        silence = self.quiet().to(states.last)
-        last = torch.cat([states.last, silence[:, count:].expand(len(states.last), -1, -1)], dim=1)
-        mask = states.mask()
-        if mask is not None:
-            inside = F.pad(mask.bool(), (0, self.frames - count))
-            last = torch.where(inside[..., None], last, silence)
-        return States(last)
+        return States(fill(states.last, states.lengths, self.answer()))
 
-    @torch.no_grad()
-    def quiet(self) -> Tensor:
-        """(1, frames, D'), the answer of the encoder that was loaded to a window of silence. Computed once."""
+    def answer(self) -> Tensor:
+        """(W, D') of a window: what the encoder that the decoder was trained with says of silence. Computed once; kept with students."""
         if self.silence is None:
-            encoder = self.pretrained.encoder
-            wave = torch.zeros(1, self.frames * self.pretrained.shape.frontend.stride, device=next(encoder.parameters()).device)
-            self.silence = encoder(wave).last
-        silence = self.silence
-        assert silence is not None
-        return silence
+            assert isinstance(self.pretrained.encoder, Encoder)
+            self.silence = silence_answer(self.pretrained.encoder, self.frames * self.pretrained.shape.frontend.stride)
+        return self.silence
 
     def asked(self, task: str, language: str, beams: int = 1) -> dict[str, Any]:
         """`Host.asked`. A model of one language transcribes, whatever the language; others find out the language where it is not known."""

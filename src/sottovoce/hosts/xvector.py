@@ -11,5 +11,6 @@ class XVectorHost(HeadHost):
     """A speaker verifier: time-delay layers, mean and deviation over time, and one vector for the recording."""
 
     suffix = "ForXVector"
+    first = "projector"
     auto_class = "AutoModelForAudioXVector"
     answers = "classes"

@@ -33,28 +33,27 @@ def _register_model() -> None:
     AutoModel.register(SottovoceConfig, SottovoceModel, exist_ok=True)
 
 
-_ACTIONS: dict[str, Callable[[], None]] = {
-    "transformers.models.auto.configuration_auto": _register_config,
-    "transformers.models.auto.modeling_auto": _register_model,
-}
+CONFIGS, MODELS = "transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"
+ACTIONS: dict[str, list[Callable[[], None]]] = {CONFIGS: [_register_config], MODELS: [_register_model]}  # after a module's import
 
 
 class _Finder:
-    """Finds the modules of `_ACTIONS` as usual, and adds to their execution what is to happen right after it."""
+    """Finds the modules of `ACTIONS` as usual, and adds to their execution what is to happen right after it."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
-        action = _ACTIONS.get(name)
-        spec = PathFinder.find_spec(name, path, target) if action is not None else None
-        if spec is None or spec.loader is None or action is None:
+        actions = ACTIONS.get(name, [])
+        spec = PathFinder.find_spec(name, path, target) if actions else None
+        if spec is None or spec.loader is None:
             return None
         # on the loader itself, not around it: module.__loader__ stays what inspect and pickle expect
         execute = spec.loader.exec_module
 
         def exec_module(module: types.ModuleType) -> None:
             execute(module)
-            _attempt(action)
+            for action in actions:
+                _attempt(action)
 
         loader: Any = spec.loader
         loader.exec_module = exec_module
@@ -74,8 +73,8 @@ def _attempt(action: Callable[[], None]) -> None:
 
 def install() -> None:
     """Registers now what can be registered now, and the rest when transformers gets that far. Harmless when repeated."""
-    for name, action in _ACTIONS.items():
-        if name in sys.modules:
+    for name, actions in ACTIONS.items():
+        for action in actions if name in sys.modules else ():
             _attempt(action)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

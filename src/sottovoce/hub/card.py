@@ -71,12 +71,22 @@ def is_hub_id(source: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is not None and not Path(source).exists()
 
 
-def render(card: Card, *, teacher: str, dim: int, projected: bool, parameters: int, version: str) -> str:
-    """The text of README.md. `dim`: the student's width. `projected`: whether projections into the teacher's space come with
-    it."""
+def render(
+    card: Card,
+    *,
+    teacher: str,
+    dim: int,
+    projected: bool,
+    parameters: int,
+    version: str,
+    usage: str = "",
+    task: str = "feature-extraction",
+) -> str:
+    """The text of README.md. `dim`: the student's width. `projected`: whether projections into the teacher's space come with it.
+    `usage`: how the model around the encoder is used, if it lives in one; `task`: what the hub calls that model's task."""
     front: dict[str, Any] = {
         "library_name": "transformers",
-        "pipeline_tag": "feature-extraction",
+        "pipeline_tag": task,
         "tags": ["sottovoce", "speech", "audio", "self-supervised", "distillation"],
     }
     if is_hub_id(teacher):
@@ -89,7 +99,7 @@ def render(card: Card, *, teacher: str, dim: int, projected: bool, parameters: i
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n",
         f"# {card.title or 'Student of ' + teacher}\n",
         f"A speech encoder of {parameters / 1e6:.2f} million parameters, made from `{teacher}`.\n",
-        _USAGE.replace("{dim}", str(dim)),
+        usage + _USAGE.replace("{dim}", str(dim)).replace("## Use", "## Use" if not usage else "## The encoder alone"),
     ]
     if projected:
         parts.append(

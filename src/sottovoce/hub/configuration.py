@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ class SottovoceConfig(PreTrainedConfig):
         teacher_dim: int | None = None,
         teacher: str | None = None,
         teacher_frames: int = 1,
+        host: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.encoder = dict(encoder or {})  # transformers builds a config without arguments to compare with
@@ -34,11 +36,13 @@ class SottovoceConfig(PreTrainedConfig):
         self.teacher_dim = teacher_dim
         self.teacher = teacher
         self.teacher_frames = teacher_frames
+        self.host = None if host is None else dict(host)
         super().__init__(**{name: value for name, value in kwargs.items() if name not in ("hidden_size", "num_hidden_layers")})
         self.hidden_size = self.encoder.get("dim", 0)
         self.num_hidden_layers = len(self.encoder.get("layers", ()))
 
     @property
     def inputs_to_logits_ratio(self) -> int:
-        """Samples from one frame to the next."""
-        return EncoderConfig.from_dict(self.encoder).frontend.stride
+        """Samples from one frame to the next; of a student in a host, from one of its outputs to the next."""
+        joined = math.prod(bridge["join"] for bridge in (self.host or {}).get("bridges", ()))
+        return EncoderConfig.from_dict(self.encoder).frontend.stride // joined

@@ -19,11 +19,66 @@ from sottovoce.encoder.distance import KeyDistance, SinusoidDistance
 from sottovoce.encoder.encoder import Encoder
 from sottovoce.encoder.modules import ChannelNorm, FixedNorm, Offset, WholeNorm
 from sottovoce.encoder.position import ConvPosition, RelativeTable
+from sottovoce.families.student_config import HOST, StudentConfig
 from sottovoce.hub.configuration import SottovoceConfig
 from sottovoce.hub.teacher_space import TeacherSpace, check_space, no_projections
 
 
-class SottovoceModel(PreTrainedModel):
+class EncoderInside:
+    """Mixed into a model of transformers that holds a student: its encoder, its projections, and starts for what a checkpoint lacks."""
+
+    shape: EncoderConfig
+    encoder: Encoder
+    projections: TeacherSpace
+
+    def put_encoder(self, student: StudentConfig) -> None:
+        self.shape = student.encoder
+        self.encoder = Encoder(self.shape)
+        dims = self.shape.dim, student.teacher_dim or 0, student.teacher_frames
+        self.projections = TeacherSpace(student.projections, *dims)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Values for what a checkpoint lacks; transformers' `init` leaves loaded tensors alone."""
+        super()._init_weights(module)  # type: ignore[misc]
+        if isinstance(module, (ChannelNorm, WholeNorm, FixedNorm, RelativeGate, Offset)):
+            if not isinstance(module, Offset):
+                (init.zeros_ if isinstance(module, RelativeGate) else init.ones_)(module.weight)
+            if isinstance(bias := getattr(module, "bias", None), Tensor):
+                init.zeros_(bias)
+        elif isinstance(module, (RelativeTable, KeyDistance)):
+            init.normal_(module.weight, std=0.02)
+        elif isinstance(module, SinusoidDistance):
+            init.zeros_(module.u)
+            init.zeros_(module.v)
+        if isinstance(module, FixedNorm):
+            init.zeros_(module.mean)
+            init.ones_(module.variance)
+        if isinstance(module, RelativeGate):
+            init.ones_(module.const)
+        elif isinstance(module, ConvPosition) and module.scale is not None:
+            init.ones_(module.scale)
+        self._restore_buffers(module)
+
+    def _restore_buffers(self, module: nn.Module) -> None:
+        """Which heads and channels are left: from the config, as no checkpoint holds it and from_pretrained starts without it.
+
+        Taken from a fresh module, so that only the module itself knows how they follow from the config.
+        """
+        fresh: nn.Module | None = None
+        with torch.device("cpu"):
+            if isinstance(module, ConvPosition) and module.scale is not None and self.shape.position is not None:
+                fresh = ConvPosition(self.shape.position, self.shape.dim, self.shape.frontend.activation)
+            elif isinstance(module, RelativeGate):
+                for layer, shape in zip(self.encoder.layers, self.shape.layers, strict=True):
+                    if getattr(layer.attention, "gate", None) is module:
+                        fresh = RelativeGate(shape)
+        if fresh is not None:
+            for name, buffer in fresh.named_buffers():
+                module.get_buffer(name).copy_(buffer)
+
+
+class SottovoceModel(EncoderInside, PreTrainedModel):
     """Stands in for HubertModel, WavLMModel, Wav2Vec2Model and the like.
 
     >>> inputs = feature_extractor(waves, sampling_rate=16000, padding=True, return_tensors="pt")
@@ -36,13 +91,12 @@ class SottovoceModel(PreTrainedModel):
     input_modalities = "audio"
     supports_gradient_checkpointing = False
     _supports_sdpa = True
+    _keys_to_ignore_on_load_unexpected = [f"^{name}" for name in HOST]  # noqa: RUF012
     _no_split_modules = ["TransformerLayer", "ConformerLayer"]  # noqa: RUF012  # as transformers declares it
 
     def __init__(self, config: SottovoceConfig) -> None:
         super().__init__(config)
-        self.shape = EncoderConfig.from_dict(config.encoder)
-        self.encoder = Encoder(self.shape)
-        self.projections = TeacherSpace(config.projections, self.shape.dim, config.teacher_dim or 0, config.teacher_frames)
+        self.put_encoder(StudentConfig.from_json(config.to_dict()))
         self.post_init()
 
     def forward(
@@ -91,43 +145,3 @@ class SottovoceModel(PreTrainedModel):
         """(B, S) mask of samples -> (B, T) bool mask of frames."""
         frames = self._get_feat_extract_output_lengths(attention_mask.sum(-1))
         return torch.arange(feature_vector_length, device=attention_mask.device) < frames[:, None]
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Values for what a checkpoint lacks; transformers' `init` leaves loaded tensors alone."""
-        super()._init_weights(module)
-        if isinstance(module, (ChannelNorm, WholeNorm, FixedNorm, RelativeGate, Offset)):
-            if not isinstance(module, Offset):
-                (init.zeros_ if isinstance(module, RelativeGate) else init.ones_)(module.weight)
-            if isinstance(bias := getattr(module, "bias", None), Tensor):
-                init.zeros_(bias)
-        elif isinstance(module, (RelativeTable, KeyDistance)):
-            init.normal_(module.weight, std=0.02)
-        elif isinstance(module, SinusoidDistance):
-            init.zeros_(module.u)
-            init.zeros_(module.v)
-        if isinstance(module, FixedNorm):
-            init.zeros_(module.mean)
-            init.ones_(module.variance)
-        if isinstance(module, RelativeGate):
-            init.ones_(module.const)
-        elif isinstance(module, ConvPosition) and module.scale is not None:
-            init.ones_(module.scale)
-        self._restore_buffers(module)
-
-    def _restore_buffers(self, module: nn.Module) -> None:
-        """Which heads and channels are left: from the config, as no checkpoint holds it and from_pretrained starts without it.
-
-        Taken from a fresh module, so that only the module itself knows how they follow from the config.
-        """
-        fresh: nn.Module | None = None
-        with torch.device("cpu"):
-            if isinstance(module, ConvPosition) and module.scale is not None and self.shape.position is not None:
-                fresh = ConvPosition(self.shape.position, self.shape.dim, self.shape.frontend.activation)
-            elif isinstance(module, RelativeGate):
-                for layer, shape in zip(self.encoder.layers, self.shape.layers, strict=True):
-                    if getattr(layer.attention, "gate", None) is module:
-                        fresh = RelativeGate(shape)
-        if fresh is not None:
-            for name, buffer in fresh.named_buffers():
-                module.get_buffer(name).copy_(buffer)

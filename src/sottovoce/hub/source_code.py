@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
@@ -23,11 +24,14 @@ def _copies() -> dict[str, str]:
     }
 
 
-def source_code() -> dict[str, str]:
-    """File name -> text. Among themselves the files import only by ``from .name import ...``: transformers follows nothing else."""
+def source_code(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """File name -> text. Among themselves the files import only by ``from .name import ...``: transformers follows nothing else.
+
+    more: modules beside those of every student, such as ``hosts.rest``, and the names of their copies.
+    """
     from sottovoce import __version__
 
-    copies = _copies()
+    copies = {**_copies(), **(more or {})}
 
     def rewrite(module: str, text: str) -> str:
         def relative(match: re.Match[str]) -> str:

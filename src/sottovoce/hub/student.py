@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from sottovoce.core.types import SAMPLE_RATE, Features
 from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.encoder import normalize as normalize_wave
-from sottovoce.families.student_config import ENCODER, MODEL_TYPE, PROJECTIONS, StudentConfig
+from sottovoce.families.student_config import ENCODER, MODEL_TYPES, PROJECTIONS, STUDENT, StudentConfig
 from sottovoce.hub.card import Card, render
 from sottovoce.hub.checkpoint import refuse_not_finite
 from sottovoce.hub.folder import WEIGHTS, finish, replacing, retire_exports
@@ -31,6 +32,27 @@ if TYPE_CHECKING:
 __all__ = ["Card", "Speech", "load", "save_student"]
 
 
+@dataclass(frozen=True)
+class HostFiles:
+    """What a folder holds when its student lives in a host.
+
+    shape: `StudentConfig.host`. config: keys of config.json that differ from a bare student's. top: the host's own config.json, where it
+    stays at the top and the student's goes under ``student``; empty where it is the other way round. tensors: by name. copied: files that
+    come along as they are, by name. preprocessor: preprocessor_config.json. code: modules of sottovoce that are needed, with the names of
+    their copies. usage: a section of the model card.
+    """
+
+    shape: Mapping[str, Any]
+    config: Mapping[str, Any]
+    top: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    copied: Mapping[str, bytes]
+    preprocessor: Mapping[str, Any]
+    code: Mapping[str, str]
+    usage: str
+    task: str
+
+
 def save_student(
     folder: str | Path,
     encoder: Encoder,
@@ -42,16 +64,16 @@ def save_student(
     join: int = 1,
     teacher: str,
     card: Card | None = None,
+    host: HostFiles | None = None,
 ) -> list[str]:
     """Writes `folder` so that sottovoce and transformers load it, the latter also where sottovoce is not installed.
 
     normalize: whether the encoder wants waveforms of zero mean and unit variance. preprocessor: the teacher's
     preprocessor_config.json. projections: linear maps of student width -> teacher width, by name; layers: for each name, the
     student layers (0 is the front end) that were distilled through it. join: how many frames of the teacher a projection gives for
-    each of the student's. teacher: its source as the user gave it; of a folder, only
-    the last part is written down. Files in `folder` that are not the student's stay, but what
-    `sottovoce export` wrote there of other weights goes, and its names are returned. A kill at any moment leaves the old student or the
-    new.
+    each of the student's. teacher: its source as the user gave it; of a folder, only the last part is written down. host: what comes
+    beside a student in a host (`hosts.save.save_host`). Files in `folder` that are not the student's stay, but what `sottovoce export`
+    wrote there of other weights goes, and its names are returned. A kill at any moment leaves the old student or the new.
 
     ValueError when the folder holds another kind of model, projections do not fit, or a number is not finite; OSError when writing
     fails.
@@ -73,18 +95,23 @@ def save_student(
         tensors[f"{PROJECTIONS}{name}.weight"] = linear.weight
         bias = linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
         tensors[f"{PROJECTIONS}{name}.bias"] = bias
+    tensors |= {} if host is None else dict(host.tensors)
     refuse_not_finite(tensors, folder)
     # cloned, because weights that were cut may be views, and safetensors refuses those
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    student = StudentConfig(shape, bool(normalize), layers, teacher_dim, join, teacher)
+    student = StudentConfig(shape, bool(normalize), layers, teacher_dim, join, teacher, None if host is None else host.shape)
     config = {
         "architectures": ["SottovoceModel"],
         "auto_map": {"AutoConfig": "modeling_sottovoce.SottovoceConfig", "AutoModel": "modeling_sottovoce.SottovoceModel"},
         "sottovoce_version": __version__,
         "transformers_version": version("transformers"),
         "dtype": str(next(encoder.parameters()).dtype).removeprefix("torch."),
-        **student.to_json(),
     }
+    if host is not None and host.top:
+        config = {**host.top, **config, STUDENT: student.to_json()}
+    else:
+        config |= student.to_json()
+    config |= {} if host is None else dict(host.config)
     readme = render(
         card or Card(),
         teacher=teacher,
@@ -92,12 +119,15 @@ def save_student(
         projected=bool(projections),
         parameters=sum(p.numel() for p in encoder.parameters()),
         version=__version__,
+        usage="" if host is None else host.usage,
+        task="feature-extraction" if host is None else host.task,
     )
+    input_settings = bare_preprocessor(preprocessor or {}, normalize) if host is None else host.preprocessor
     texts = {
         "config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
-        "preprocessor_config.json": json.dumps(_preprocessor(preprocessor or {}, normalize), indent=2) + "\n",
+        "preprocessor_config.json": json.dumps(input_settings, indent=2) + "\n",
         "README.md": readme,
-        **source_code(),
+        **source_code({} if host is None else host.code),
     }
     try:
         with replacing(folder) as new:
@@ -105,6 +135,8 @@ def save_student(
             outdated = retire_exports(folder, new)
             for name, text in texts.items():
                 (new / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+            for name, content in ({} if host is None else host.copied).items():
+                (new / name).write_bytes(content)
     except (OSError, SafetensorError) as problem:
         full = getattr(problem, "errno", None) == errno.ENOSPC or "No space left" in str(problem)
         size = sum(tensor.nbytes for tensor in tensors.values()) / 2**20
@@ -123,7 +155,7 @@ def _check_folder(folder: Path) -> None:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError):
         kind = None
-    if kind != MODEL_TYPE:
+    if kind not in MODEL_TYPES:
         raise ValueError(f"{folder} holds a model that sottovoce did not write (model_type '{kind}'); name another folder")
 
 
@@ -146,7 +178,8 @@ def _check_projections(
     return widths.pop()[1] // join if widths else None
 
 
-def _preprocessor(teachers: Mapping[str, Any], normalize: bool) -> dict[str, Any]:
+def bare_preprocessor(teachers: Mapping[str, Any], normalize: bool) -> dict[str, Any]:
+    """preprocessor_config.json of a student that reads waveforms."""
     kind = "Wav2Vec2FeatureExtractor"
     kept = dict(teachers) if teachers.get("feature_extractor_type") == kind else {}
     kept.pop("processor_class", None)  # names a tokenizer, which a student has not

@@ -1,0 +1,206 @@
+"""Students in hosts on disk: the folder says what the host in torch says, opened by the host's auto class, by sottovoce, and alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+import sottovoce
+from sottovoce.core.types import Batch
+from sottovoce.encoder import Encoder, normalize
+from sottovoce.hosts.base import Host
+from sottovoce.hosts.save import save_host
+from sottovoce.hub.teacher_space import TeacherSpace
+from tests.unit import test_recognisers as recognisers
+from tests.unit.test_export_hf import run
+from tests.unit.test_families import speech
+from tests.unit.test_hosts import EVEN, loaded, save, tiny
+
+VOCABULARY = {"<pad>": 0, "|": 1, "<unk>": 2, **{letter: i for i, letter in enumerate("abcdefghi", 3)}}
+TOKENS = torch.tensor([[1, 5, 9, 2, 0], [1, 3, 7, 8, 2], [1, 2, 0, 0, 0]])
+CASES = {  # family or style, kind, changes of the config, whether the bridge is folded into the head
+    "ctc, folded": ("hubert", "ctc", {}, True),
+    "ctc, behind a norm": ("wav2vec2", "ctc", {}, False),
+    "ctc of w2v-bert": ("wav2vec2_bert", "ctc", {}, True),
+    "classes": ("hubert", "sequence-classification", {}, True),
+    "frames": ("unispeech_sat", "frame-classification", {}, True),
+    "vectors": ("wav2vec2_conformer", "xvector", {}, False),
+    "sum of layers": ("hubert", "sequence-classification", {"use_weighted_layer_sum": True}, False),
+    "whisper": ("80 mels", "whisper", {}, False),
+    "moonshine": ("half turned", "moonshine", {}, False),
+}
+
+
+def host_of(case: str, folder: Path) -> Host:
+    """A host as it was, with a tokenizer for CTC."""
+    family, kind, changes, _ = CASES[case]
+    if kind in ("whisper", "moonshine"):
+        recognisers.save(family, folder, "ForConditionalGeneration")
+    else:
+        save(tiny(family, kind, **changes), folder)
+    if kind == "ctc":
+        (folder / "vocab.json").write_text(json.dumps(VOCABULARY))
+        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Wav2Vec2CTCTokenizer"}))
+    return loaded(folder)
+
+
+def inhabited(case: str, folder: Path) -> tuple[Host, dict[str, nn.Linear], dict[str, list[int]]]:
+    """A host with a random student in it, thinner where the head allows it, and the student's projections."""
+    host = host_of(case, folder)
+    config = replace(host.encoder.config, window=0)
+    if not host.sums_layers:
+        config = replace(config, dim=24, layers=config.layers[:2])
+    torch.manual_seed(3)
+    student = Encoder(config).eval()
+    maps = {"0": nn.Linear(config.dim, 48), "rest": nn.Linear(config.dim, 48)}
+    layers = {"0": [0], "rest": list(range(1, len(config.layers) + 1))}
+    space = TeacherSpace(layers, config.dim, 48)
+    for name, linear in maps.items():
+        space[name] = linear
+    host.put(student, host.way(maps["rest"]), space)
+    return host, maps, layers
+
+
+def write(case: str, folder: Path) -> Host:
+    host, maps, layers = inhabited(case, folder / "teacher")
+    save_host(folder / "student", host, projections=maps, layers=layers, teacher="someone/teacher")
+    return host
+
+
+def said(host: Host, batch: Batch) -> Tensor:
+    return host.outputs(host.listen(batch), batch, TOKENS if host.answers == "tokens" else None).logits
+
+
+def given(case: str, wave: Tensor, sizes: Tensor) -> dict[str, Tensor]:
+    """What a user of transformers gives the model."""
+    mask = (torch.arange(wave.shape[1]) < sizes[:, None]).long()
+    kind = CASES[case][1]
+    if kind == "whisper":
+        extractor = transformers.WhisperFeatureExtractor(80, chunk_length=3)
+        rows = [row[:size].numpy() for row, size in zip(wave, sizes, strict=True)]
+        made = extractor(rows, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True)
+        return {**made, "decoder_input_ids": TOKENS[:, :-1]}
+    if kind == "moonshine":
+        return {"input_values": wave, "attention_mask": mask, "decoder_input_ids": TOKENS[:, :-1]}
+    normal = case != "ctc of w2v-bert"
+    return {"input_values": normalize(wave, sizes) if normal else wave, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_folder_says_what_the_host_says(case: str, tmp_path: Path) -> None:
+    host = write(case, tmp_path)
+    folder = tmp_path / "student"
+    wave, sizes = speech(EVEN)
+    batch = Batch(wave, sizes)
+    right = said(host, batch)
+    again = loaded(folder)
+    assert again.name == host.name
+    assert len(again.bridge) == (0 if CASES[case][3] or host.sums_layers else 1)
+    assert (said(again, batch) - right).abs().max() < 1e-5
+    model = getattr(transformers, host.auto_class).from_pretrained(folder)
+    assert type(model).__module__.startswith("sottovoce.hosts.remote")
+    out = model(**given(case, wave, sizes)).logits
+    valid = host.outputs(host.listen(batch), batch, TOKENS if host.answers == "tokens" else None).valid
+    if host.name == "whisper":  # its extractor hears zeros behind the end, and the student its recording mirrored there
+        assert (out - right)[valid].abs().max() < 2e-2
+    else:
+        assert (out.reshape(right.shape) - right)[valid].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("case", ["ctc, folded", "whisper", "moonshine"])
+@torch.no_grad()
+def test_the_encoder_alone(case: str, tmp_path: Path) -> None:
+    """`sottovoce.load` and AutoModel give the student, which reads waveforms."""
+    host = write(case, tmp_path)
+    wave, sizes = speech(EVEN)
+    heard = host.listen(Batch(wave, sizes))
+    student = sottovoce.load(tmp_path / "student")
+    assert (student(wave, sizes).last - heard.last).abs().max() < 1e-5
+    assert sottovoce.load(tmp_path / "student", space="teacher")(wave, sizes).last.shape[-1] == 48
+    model = transformers.AutoModel.from_pretrained(tmp_path / "student")
+    mask = (torch.arange(wave.shape[1]) < sizes[:, None]).long()
+    given = normalize(wave, sizes) if host.pretrained.normalize else wave
+    assert (model(given, attention_mask=mask).last_hidden_state - heard.last)[heard.valid()].abs().max() < 1e-5
+
+
+ALONE = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] == 'sottovoce': raise ImportError('sottovoce is blocked')
+sys.meta_path.insert(0, Block())
+import json, torch, transformers
+for case, (folder, auto, inputs) in torch.load(sys.argv[1]).items():
+    model = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True)
+    with torch.no_grad(): logits = model(**inputs).logits
+    model.save_pretrained(folder + "-again")
+    again = getattr(transformers, auto).from_pretrained(folder + "-again", trust_remote_code=True)
+    with torch.no_grad(): assert torch.equal(again(**inputs).logits, logits), case
+    said = {"logits": logits}
+    if auto == "AutoModelForCTC":
+        recognise = transformers.pipeline("automatic-speech-recognition", model=folder, trust_remote_code=True)
+        said["text"] = [recognise(row.numpy())["text"] for row in torch.load(sys.argv[2])]
+    if auto == "AutoModelForSpeechSeq2Seq":
+        inputs.pop("decoder_input_ids")
+        said["tokens"] = model.generate(**inputs, max_new_tokens=5, do_sample=False)
+    torch.save(said, folder + ".pt")
+assert 'sottovoce' not in sys.modules
+"""
+
+
+@torch.no_grad()
+def test_without_sottovoce(tmp_path: Path) -> None:
+    """Every kind opens by the code in its folder, says the same, is saved again, and transcribes."""
+    wave, sizes = speech(EVEN)
+    few = ("ctc, folded", "classes", "sum of layers", "vectors", "whisper", "moonshine")
+    hosts = {case: write(case, tmp_path / case) for case in few}
+    asked = {case: (str(tmp_path / case / "student"), host.auto_class, given(case, wave, sizes)) for case, host in hosts.items()}
+    torch.save(asked, tmp_path / "asked.pt")
+    rows = [row[:size] for row, size in zip(wave, EVEN, strict=True)]
+    torch.save(rows, tmp_path / "rows.pt")
+    code = f"import sys; sys.argv = ['', {str(tmp_path / 'asked.pt')!r}, {str(tmp_path / 'rows.pt')!r}]\n{ALONE}"
+    run(code, HF_MODULES_CACHE=str(tmp_path / "modules"), HF_HOME=str(tmp_path / "home"))
+    for case, host in hosts.items():
+        said = torch.load(tmp_path / case / "student.pt")
+        model = getattr(transformers, host.auto_class).from_pretrained(tmp_path / case / "student")
+        assert (model(**asked[case][2]).logits - said["logits"]).abs().max() < 1e-5
+        if host.name == "ctc":
+            assert said["text"] == host.transcribe(wave, sizes)
+            assert any(said["text"])
+        if host.name == "moonshine":
+            tokens = host.greedy(host.listen(Batch(wave, sizes)), Batch(wave, sizes), max_new_tokens=5)
+            assert torch.equal(tokens, said["tokens"])
+
+
+def test_not_finite_is_refused_and_the_old_student_stays(tmp_path: Path) -> None:
+    host, maps, layers = inhabited("ctc, folded", tmp_path / "teacher")
+    folder = tmp_path / "student"
+    save_host(folder, host, projections=maps, layers=layers, teacher="someone/teacher")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with torch.no_grad():
+        host.rest.lm_head.bias[0] = torch.nan
+    with pytest.raises(ValueError, match=r"rest.lm_head.bias"):
+        save_host(folder, host, projections=maps, layers=layers, teacher="someone/teacher")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@torch.no_grad()
+def test_a_student_of_a_student(tmp_path: Path) -> None:
+    """A host student teaches again: the second bridge leads into the first."""
+    for case, bridges in (("moonshine", 2), ("ctc, folded", 0)):
+        write(case, tmp_path / case)
+        host = loaded(tmp_path / case / "student")
+        config = replace(host.encoder.config, dim=16, layers=host.encoder.config.layers[:1])
+        host.put(Encoder(config).eval(), host.way(nn.Linear(16, 24)))
+        save_host(tmp_path / case / "second", host, teacher="someone/student")
+        again = loaded(tmp_path / case / "second")
+        assert len(again.bridge) == bridges
+        batch = Batch(*speech(EVEN))
+        assert (said(again, batch) - said(host, batch)).abs().max() < 1e-5
