@@ -31,8 +31,6 @@ def host_config(hf: Mapping[str, Any]) -> dict[str, Any]:
     return dict(hf) if not isinstance(host, Mapping) else dict(host["config"])
 
 
-
-
 class Host(nn.Module):
     """A model of transformers with an encoder of ours inside. A subclass is one file: ``@HOSTS.register("name")`` and the methods below.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,11 @@ from sottovoce.encoder.silence import fill, silence_answer
 from sottovoce.hosts.base import SILENCE
 from sottovoce.hosts.decoders import DecoderHost
 from sottovoce.hosts.rest import States
+
+
+@dataclass(frozen=True)
+class Window(Features):
+    """Features of a whole window: behind the end of a recording they are what the encoder says of the padding, which a decoder may read."""
 
 
 @HOSTS.register("whisper")
@@ -49,12 +55,12 @@ class WhisperHost(DecoderHost):
         out = encoder.run(F.pad(wave, (0, window - samples)), None, None, None, False)
         frames = encoder.config.frontend.frames
         ends = torch.full((len(wave),), samples, device=wave.device) if batch.lengths is None else batch.lengths
-        return Features(out.hidden, frames(ends), out.embedded, out.last)
+        return Window(out.hidden, frames(ends), out.embedded, out.last)
 
     def states(self, features: Features) -> States:
         states = super().states(features)
-        if states.last.shape[1] >= self.frames:  # it heard the whole window
-            return States(states.last[:, : self.frames])
+        if isinstance(features, Window):
+            return States(states.last)
         return States(fill(states.last, states.lengths, self.answer()))
 
     def answer(self) -> Tensor:
