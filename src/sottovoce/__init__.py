@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sottovoce.hosts import auto
+from sottovoce.hub import auto
 
 if TYPE_CHECKING:
     from sottovoce.evaluation.suite.compare import compare as compare

@@ -11,7 +11,7 @@ from torch import Tensor
 from sottovoce.core.registry import FAMILIES
 from sottovoce.encoder import EncoderConfig
 from sottovoce.families.base import Family, shapes
-from sottovoce.families.student_config import ENCODER, HOST, KEYS, MODEL_TYPE, MODEL_TYPES, PROJECTIONS, StudentConfig
+from sottovoce.families.student_config import ENCODER, HEAD_KEYS, HOST, KEYS, MODEL_TYPE, MODEL_TYPES, PROJECTIONS, StudentConfig
 
 
 @FAMILIES.register("sottovoce")
@@ -33,7 +33,7 @@ class Sottovoce(Family):
         return config
 
     def read_keys(self) -> frozenset[str]:
-        return frozenset(KEYS)
+        return frozenset((*KEYS, *HEAD_KEYS))
 
     def normalize(self, hf: Mapping[str, Any]) -> bool:
         return StudentConfig.from_json(hf).normalize

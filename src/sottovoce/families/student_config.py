@@ -25,6 +25,9 @@ HOST = ("bridge.", "rest.", "silence", "model.", "proj_out.")  # the same, of a 
 KEYS = ("sottovoce_version", "teacher", "hidden_size", "num_hidden_layers", "normalize", "teacher_dim", "teacher_frames", "projections",
         "encoder", "host")  # fmt: skip
 
+# Keys of a host's config.json that its student's says, too, at the top, where pipelines look.
+HEAD_KEYS = ("id2label", "label2id", "num_labels", "problem_type", "vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
+
 
 @dataclass(frozen=True)
 class StudentConfig:

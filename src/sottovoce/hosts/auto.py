@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sottovoce.hub.auto import ACTIONS, CONFIGS, MODELS, install
-
-__all__ = ["install"]
+from sottovoce.hub.auto import ACTIONS, CONFIGS, MODELS
 
 
 def _configs() -> None:

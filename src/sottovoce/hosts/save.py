@@ -9,19 +9,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sottovoce.families.student_config import DECODER_TYPES
+from sottovoce.families.student_config import DECODER_TYPES, HEAD_KEYS
 from sottovoce.hosts.base import BRIDGE, REST, SILENCE, Host
 from sottovoce.hosts.bridge import Bridge, Bridges
 from sottovoce.hosts.heads import HeadHost
 from sottovoce.hosts.whisper import WhisperHost
 from sottovoce.hub.card import Card
+from sottovoce.hub.pretrained import COMPANIONS
 from sottovoce.hub.student import HostFiles, bare_preprocessor, save_student
 
 CODE = {"hosts.bridge": "sottovoce_bridge", "hosts.rest": "sottovoce_rest"}  # modules that travel with every student in a host
-COMPANIONS = (  # files that belong to a host beside its weights and config.json
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt"),
-    *("merges.txt", "normalizer.json", "tokenizer.model", "spiece.model", "generation_config.json", "chat_template.jinja"),
-)
 PROCESSOR = "Wav2Vec2Processor"  # of waveforms and text
 HEADS = {  # classes of `remote.heads`; the classifier's name is one by which pipelines know what they can use
     "ForCTC": "SottovoceForCTC",
@@ -29,10 +26,6 @@ HEADS = {  # classes of `remote.heads`; the classifier's name is one by which pi
     "ForAudioFrameClassification": "SottovoceForAudioFrameClassification",
     "ForXVector": "SottovoceForXVector",
 }
-KEPT = (  # keys of a host's config.json that a student's says at the top, where pipelines look
-    *("id2label", "label2id", "num_labels", "problem_type"),
-    *("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id"),
-)
 USAGES = {
     "text": """\
 ## Use
@@ -113,7 +106,7 @@ def files_of(host: Host) -> HostFiles:
     else:
         tensors |= {f"{REST}{name}": tensor for name, tensor in rest.items()}
         name, module = HEADS[host.suffix], "modeling_sottovoce_heads"
-        config = {key: host.hf[key] for key in KEPT if key in host.hf}
+        config = {key: host.hf[key] for key in HEAD_KEYS if key in host.hf}
         base = "modeling_sottovoce"
         auto = {
             "AutoConfig": f"{base}.SottovoceConfig",

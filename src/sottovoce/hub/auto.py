@@ -8,6 +8,7 @@ Why a hook and no plain registration: docs/adr/0021-import-hook.md.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 import warnings
@@ -35,6 +36,9 @@ def _register_model() -> None:
 
 CONFIGS, MODELS = "transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"
 ACTIONS: dict[str, list[Callable[[], None]]] = {CONFIGS: [_register_config], MODELS: [_register_model]}  # after a module's import
+
+
+ROOMS_ABOVE = ("sottovoce.hosts.auto",)  # modules that add to ACTIONS
 
 
 class _Finder:
@@ -73,6 +77,8 @@ def _attempt(action: Callable[[], None]) -> None:
 
 def install() -> None:
     """Registers now what can be registered now, and the rest when transformers gets that far. Harmless when repeated."""
+    for name in ROOMS_ABOVE:
+        importlib.import_module(name)
     for name, actions in ACTIONS.items():
         for action in actions if name in sys.modules else ():
             _attempt(action)

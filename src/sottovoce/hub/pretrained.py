@@ -20,7 +20,7 @@ from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.families.base import SHOWN, Family, refuse_quantised
 from sottovoce.families.generic import load_generic
 from sottovoce.families.sottovoce import Sottovoce
-from sottovoce.families.student_config import StudentConfig
+from sottovoce.families.student_config import STUDENT, StudentConfig
 from sottovoce.hub.checkpoint import is_there, read_json, read_tensors, refuse_not_finite
 from sottovoce.hub.config_keys import unknown_keys
 from sottovoce.hub.folder import WEIGHTS, overlap, replacing, retire_exports
@@ -30,6 +30,11 @@ DEMO = Path(__file__).parents[1] / "assets" / "demo"
 
 # Not *.safetensors and *.bin: MMS repositories hold more than a thousand adapters under such names.
 _TEXT = ["config.json", EXTRACTOR, PROCESSOR, "adapter_config.json", "*.index.json"]
+# What belongs to a model with a head or decoder beside its weights: tokenizer and generation.
+COMPANIONS = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt"),
+    *("merges.txt", "normalizer.json", "tokenizer.model", "spiece.model", "generation_config.json", "chat_template.jinja"),
+)
 _SAFE = ["model.safetensors", "model-*-of-*.safetensors"]
 _PICKLED = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 
@@ -136,7 +141,7 @@ def load_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     except ValueError as problem:
         raise ValueError(f"{source}: {problem}") from problem.__cause__
     encoder = Encoder(config)
-    unknown = _noted(source, unknown_keys(hf, family.read_keys()))
+    unknown = _noted(source, unknown_keys(hf.get(STUDENT) or hf, family.read_keys()))
     encoder.load_state_dict(state, assign=True)  # and not a copy into weights that were made only to be overwritten
     pretrained = Pretrained(
         encoder.eval(), config, family.name, wants, str(source), extractor or {}, hf, projections, mask_vector, left_out, unknown
@@ -238,7 +243,7 @@ def _locate(source: str | Path, revision: str | None) -> tuple[Path, bool]:
         return folder, False
     if isinstance(source, Path) or folder.exists() or not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", text):
         raise ValueError("no such folder; name a folder with a config.json, a hub id such as facebook/hubert-base-ls960, or demo")
-    folder = _download(text, revision, _TEXT)
+    folder = _download(text, revision, [*_TEXT, *COMPANIONS])
     if not is_there(folder / "config.json"):
         raise ValueError("the hub repository has no config.json, so it is not a model in Hugging Face format")
     return folder, True
@@ -247,7 +252,7 @@ def _locate(source: str | Path, revision: str | None) -> tuple[Path, bool]:
 def _fetch_weights(source: str, folder: Path) -> None:
     """Weights of the JSON files' commit (a snapshot's folder is named after it); pickled ones when there is nothing else."""
     for patterns in (_SAFE, _PICKLED):
-        _download(source, folder.name, _TEXT + patterns)
+        _download(source, folder.name, [*_TEXT, *COMPANIONS, *patterns])
         if any(match for pattern in patterns for match in folder.glob(pattern)):
             return
 

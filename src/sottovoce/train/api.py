@@ -20,6 +20,7 @@ from sottovoce.timing.latency import latency
 from sottovoce.train import needs
 from sottovoce.train.checks import Permissions
 from sottovoce.train.dist import World, connect
+from sottovoce.train.keeping import about_host, announcement, put_back
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Recipe, load_recipe
 from sottovoce.train.record import card, gather
@@ -54,6 +55,8 @@ class Result:
         if teacher.get("params"):
             share = {name: cost[name] / teacher[name] for name in cost}
             lines[0] += f"; {share['params']:.1%} and {share['macs_per_s']:.1%} of the teacher's"
+        if host := self.record.get("host"):
+            lines.append(f"in a {host['class']} of {host['params'] / 1e6:,.2f}M parameters, which {host['auto_class']} opens")
         if self.latency:
             times = ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in self.latency.items())
             lines.append(f"5 s of audio take: {times}")
@@ -150,6 +153,8 @@ def run_recipe(recipe: Recipe, data: str, out: Path, device: str, fresh: bool, p
         if (record := run.result()) is not None:
             run.say(f"{out} is finished; --fresh would start over")
         else:
+            if told := announcement(run):
+                run.say(told)
             work = run_stages(run)
             record = gather(run, cost_of(work.encoder))
             if run.world.main:
@@ -192,14 +197,15 @@ def draw_report(out: Path) -> str:
         return f"no report was drawn: {problem}"
 
 
-def export(run: Run, work: Work, record: Mapping[str, Any]) -> None:
-    """Writes the trained encoder as a student, or in Hugging Face's format if the recipe asks for it. Says which files go because they were
+def export(run: Run, work: Work, record: dict[str, Any]) -> None:
+    """Writes the trained encoder as a student, in its teacher's host where there is one, or in Hugging Face's format if the recipe asks for
+    it. The record then has the ``host``. Says which files go because they were
     exported from other weights."""
     if gone := _write(run, work, record):
         run.say(f"removed {', '.join(gone)}: exported from the student before; to write it anew: sottovoce export {run.out}")
 
 
-def _write(run: Run, work: Work, record: Mapping[str, Any]) -> list[str]:
+def _write(run: Run, work: Work, record: dict[str, Any]) -> list[str]:
     recipe = run.recipe
     if recipe.format != "sottovoce":
         mask_vector = work.objectives.get("mask_vector")
@@ -208,9 +214,15 @@ def _write(run: Run, work: Work, record: Mapping[str, Any]) -> list[str]:
     learner = Learner(work.encoder, recipe.objectives, run.teachers, recipe.masking, host=recipe.host)
     learner.recall(work.objectives)
     projections, layers = learner.projections()
+    host = put_back(run, work, learner)
+    if host is not None:
+        from sottovoce.hosts.save import files_of
+
+        record["host"] = about_host(host)
     return save_student(
         run.out,
         work.encoder,
+        host=None if host is None else files_of(host),
         normalize=run.teachers.normalize,
         preprocessor=teacher.preprocessor if teacher is not None else None,
         projections=projections,

@@ -130,9 +130,17 @@ class Learner(nn.Module):
         host = self.teachers.host if any(objective.reads == "outputs" for _, objective in self._objectives()) else None
         if host is None:
             return None
-        maps, layers = self.projections()
-        shared = next((maps[name] for name, serves in layers.items() if student.depth in serves), None)
+        shared = self._last_map(student.depth)
         return HostedStudent(host, student, self.shapes[self.teachers.main], shared, train)
+
+    def _last_map(self, depth: int) -> nn.Linear | None:
+        """The trained map from the student's last layer into the main teacher's space, if an objective has one."""
+        maps, layers = self.projections()
+        return next((maps[name] for name, serves in layers.items() if depth in serves), None)
+
+    def way_out(self) -> nn.Linear | None:
+        """The trained map through which the main teacher's host reads the student's last layer; ``None`` if nothing trained one."""
+        return self._last_map(len(self.encoder.config.layers)) if self.hosted is None else self.hosted.projection
 
     @property
     def columns(self) -> dict[str, str]:

@@ -86,11 +86,12 @@ class Masking:
 class HostChoice:
     """How the host of the main teacher takes part.
 
-    train: what of it is trained with the student: "none"; its "head", the last layer of a decoder or all of a CTC recogniser or classifier
-    that is not the encoder; its "decoder", with the head. language, task: of Whisper's transcripts, such as ``cs`` and ``transcribe``;
-    empty: the language is detected.
+    keep: whether the student goes back into it; otherwise it is an encoder alone. train: what of it is trained with the student: "none";
+    its "head", the last layer of a decoder or all of a CTC recogniser or classifier that is not the encoder; its "decoder", with the head.
+    language, task: of Whisper's transcripts, such as ``cs`` and ``transcribe``; empty: the language is detected.
     """
 
+    keep: bool = True
     train: Literal["none", "head", "decoder"] = "none"
     language: str = ""
     task: str = ""

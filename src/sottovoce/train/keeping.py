@@ -1,0 +1,76 @@
+"""The student goes back into the host that its teacher's encoder lives in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sottovoce.hub.teacher_space import TeacherSpace
+from sottovoce.train.learner import Learner
+from sottovoce.train.run import Run
+from sottovoce.train.teachers.encoder import EncoderTeacher
+from sottovoce.train.work import Work
+
+if TYPE_CHECKING:  # imports transformers, which takes seconds
+    from sottovoce.hosts.base import Host
+
+
+def announcement(run: Run) -> str:
+    """What becomes of the head or decoder that the teacher has; "" where it has none."""
+    teacher = run.teachers.origin
+    if teacher is None or (not teacher.left_out and not teacher.hf_config.get("host")):
+        return ""
+    from sottovoce.hosts.base import host_config
+    from sottovoce.hosts.load import kind_of
+
+    hf = host_config(teacher.hf_config)
+    kind, name = kind_of(hf), next(iter(hf.get("architectures") or ()), "its model")
+    if kind is None:
+        return f"left out, because no host of this kind is known: {', '.join(teacher.left_out)}; the student will be an encoder alone"
+    if not run.recipe.host.keep or run.recipe.format != "sottovoce":
+        return f"the student will be an encoder alone, and not a {name} as its teacher"
+    return f"the student will be put back into its {name}, which {kind.auto_class} opens; host.keep=false would leave it alone"
+
+
+def put_back(run: Run, work: Work, learner: Learner) -> Host | None:
+    """The main teacher's host with the student in it; ``None`` where there is none, or none is wanted. Where it cannot be kept it says why:
+    a trained student is written in any case."""
+    main = run.teachers.each.get(run.teachers.main)
+    if not run.recipe.host.keep or not isinstance(main, EncoderTeacher):
+        return None
+    from sottovoce.hosts.load import load_host
+
+    try:
+        host = load_host(main.config.source)  # anew, because the one that taught may be rounded or prepared for inference
+        if host is None:
+            return None
+        if learner.shapes[run.teachers.main].rate:
+            raise ValueError("a frame of the student is not as long as a whole number of the host's")
+        maps, layers = learner.projections()
+        space = None
+        if maps and learner.join == 1:
+            space = TeacherSpace(layers, work.encoder.config.dim, host.pretrained.dim)
+            for name, linear in maps.items():
+                space[name] = linear
+        host.put(work.encoder, host.way(learner.way_out(), learner.join), space)
+        if learner.hosted is not None:
+            with torch.no_grad():
+                for name, tensor in learner.hosted.trained().items():
+                    host.rest.get_parameter(name).copy_(tensor)
+    except ValueError as problem:
+        run.say(f"the host is not kept, and the student is an encoder alone: {problem}")
+        return None
+    host.cpu()
+    return host
+
+
+def about_host(host: Host) -> dict[str, Any]:
+    """The host in a run's record. params: of all of it, the student included."""
+    parts = (host.encoder, host.bridge, host.rest)
+    return {
+        "kind": host.name,
+        "class": host.hf["architectures"][0],
+        "auto_class": host.auto_class,
+        "params": sum(parameter.numel() for part in parts for parameter in part.parameters()),
+    }
