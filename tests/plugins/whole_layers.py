@@ -12,22 +12,23 @@ from sottovoce.pruning.unit import iter_layers, kinds
 
 @UNITS.register("layer")
 class Layers(UnitKind):
-    """The parts of a layer, as one."""
+    """The parts of a layer, as one, unless other layers take its attention map."""
 
     order = 9
     title = "Layer"
 
     def sizes(self, config: EncoderConfig) -> Mapping[str, int]:
-        return {f"{at}.layer": int(layer.attention or layer.ffn) for _, at, layer in iter_layers(config)}
+        layers = [(at, layer) for i, at, layer in iter_layers(config) if not config.map_takers(i)]
+        return {f"{at}.layer": int(layer.attention or layer.ffn) for at, layer in layers}
 
     def covers(self, config: EncoderConfig) -> Mapping[str, str]:
-        return {f"{at}.{part}": f"{at}.layer" for _, at, _ in iter_layers(config) for part in ("attention", "ffn")}
+        return {f"{name.removesuffix('.layer')}.{part}": name for name in self.sizes(config) for part in ("attention", "ffn")}
 
     def groups(self, config: EncoderConfig) -> Iterator[Group]:
         parts = {group.name: group for kind in kinds(("attention", "feed_forward")) for group in kind.groups(config)}
         for i, at, _ in iter_layers(config):
             there = [parts[name] for name in (f"{at}.attention", f"{at}.feed_forward") if name in parts]
-            if there:
+            if there and not config.map_takers(i):
                 yield Group(f"{at}.layer", self.name, 1, tuple(part for group in there for part in group.slices), index=i)
 
     def narrow(self, config: EncoderConfig, group: Group, kept: Sequence[int]) -> EncoderConfig:

@@ -5,16 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from sottovoce import recipes
+from sottovoce.encoder import Encoder
+from sottovoce.hub.pretrained import save_pretrained
 from sottovoce.train import api
 from sottovoce.train.recipe import load_recipe
+from tests.conftest import tiny_shape
 from tests.unit import test_families as families
 
 SMALL = ["data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2", "data.workers=0", "precision=fp32"]
 RANDOM = ["student.dim=32", "student.heads=4", "student.depth=2", "student.ffn_dim=48", "student.position_groups=4"]
 FBANK = [*RANDOM, "student.mels=20", "student.subsampler=16"]
 LABELS = ["objectives.labels.clusters=20", "objectives.labels.fit_frames=1000"]
+MASKED = [*RANDOM, "objectives.colld.layer_weights=[0.1,1.0]"]
 NARROW = ["student.dim=16", "student.depth=2", "student.heads=2", "student.ffn_dim=32", "student.glu_dim=0"]
 CLIPS = ["stages.prune.clips=4"]
 LOW_RANK = ["stages.factorise.multiple=1", "stages.factorise.clips=4"]
@@ -35,7 +40,9 @@ OWN = {
     "ensemble": ["teachers.second={teacher}"], "ensemble-averaged": ["teachers.all.others=[{teacher}]"],
     "ensemble-concatenated": ["teachers.all.others=[{teacher}]"],
     "deep-narrow": [*RANDOM, "objectives.layer_to_layer.layers=[['1'],['2']]"], "shallow-wide": ["student.count=2"],
-    "star": RANDOM, "robustdistiller": ["objectives.denoising.hidden=8"], "distilxlsr": ["student.count=3"],
+    "star": RANDOM,
+    "maskhubert": MASKED, "armhubert": MASKED, "armhubert-s": MASKED,
+    "robustdistiller": ["objectives.denoising.hidden=8"], "distilxlsr": ["student.count=3"],
     "dicehubert": [*RANDOM, "objectives.cluster_distribution.clusters=20", "objectives.cluster_distribution.fit_frames=1000"],
     "effective-deep": [*RANDOM, *LABELS, "objectives.layer_to_layer.layers=[['1'],['2']]"], "effective-wide": LABELS,
     "effective-deleted": [*LABELS, "student.count=2", "objectives.layer_to_layer.layers=[['1'],['2']]"],
@@ -49,6 +56,16 @@ OWN = {
     "liteasr": LOW_RANK, "liteasr-repaired": LOW_RANK,
 }  # fmt: skip
 KEEP = dict.fromkeys(("liteasr", "liteasr-repaired"), 0.8)  # low rank alone
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random teacher that knows what to see on masked frames."""
+    torch.manual_seed(7)
+    folder = tmp_path_factory.mktemp("teacher")
+    encoder = Encoder(tiny_shape()).reset_parameters()
+    save_pretrained(folder, encoder, "hubert", normalize=False, mask_vector=torch.rand(encoder.config.dim))
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -71,21 +88,21 @@ def host_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", recipes.recipes())
 def test_trains_three_steps(
-    name: str, teacher_folder: Path, host_folder: Path, speakers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, teacher: Path, host_folder: Path, speakers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOTTOVOCE_CACHE", str(tmp_path / "cache"))
     if name in HOSTED:
-        teacher_folder = host_folder
-    own = [each.replace("{teacher}", str(teacher_folder)) for each in OWN.get(name, [])]
+        teacher = host_folder
+    own = [each.replace("{teacher}", str(teacher)) for each in OWN.get(name, [])]
     recipe = load_recipe(name, [each for each in own if each.startswith("teachers.")])
     stages = [stage.label for stage in recipe.build_stages() if stage.updates]
     options = {"recipe": name, "data": speakers, "out": tmp_path / "out", "device": "cpu"}
     options["overrides"] = [*SMALL, *own, "pruning.ramp=2"]
     options["overrides"] += [f"stages.{stage}.{key}" for stage in stages for key in ("steps=3", "warmup=1")]
     if name.startswith("pretrain"):
-        result = api.pretrain(teacher=teacher_folder if name.endswith(("second", "voices")) else "", **options)
+        result = api.pretrain(teacher=teacher if name.endswith(("second", "voices")) else "", **options)
     else:
         keep = KEEP.get(name, 0.6) if any(stage.meets_budget for stage in recipe.build_stages()) else None
-        result = api.compress(teacher_folder, keep=keep, larger=True, **options)
+        result = api.compress(teacher, keep=keep, larger=True, **options)
     assert (result.out / "model.safetensors").exists()
     assert result.met

@@ -108,6 +108,7 @@ SHAPES = {
     "position-kept": dataclasses.replace(HUBERT, position=PositionConfig(8, 4, kept=(1, 3))),
     "position-none-kept": dataclasses.replace(HUBERT, position=PositionConfig(8, 4, kept=())),
     "joined": dataclasses.replace(HUBERT, frontend=FrontendConfig(CONVS, join=3)),
+    "shared-maps": dataclasses.replace(HUBERT, layers=(layer(), dataclasses.replace(layer(), reuse=True), layer())),
     "w2v-bert": W2V_BERT,
     "conformer": CONFORMER,
     "conformer-rotary": dataclasses.replace(CONFORMER, distance=DistanceConfig("rotary")),

@@ -105,6 +105,22 @@ def test_closed_parts_leave_zero_gradients_not_none() -> None:
     assert all(parameter.grad is not None for parameter in gated.encoder.parameters() if parameter.requires_grad)
 
 
+def test_a_part_without_units_is_cut_again() -> None:
+    """Its projections are gone and only its bias is left, although its ranks are still in the config."""
+    units = ("head", "attention", "low_rank")
+    gated = GatedEncoder(make("hubert-base"), units)
+    values = {group.name: torch.ones(group.size) for group in gated.plan}
+    values["layers.1.head"].zero_()
+    for name, value in values.items():
+        if name.endswith("_proj"):  # a rank that pays
+            value[len(value) // 4 :] = 0
+    once = GatedEncoder(gated.cut(values), units).eval()
+    assert once.encoder.config.layers[1].num_heads == 0
+    values = {group.name: torch.ones(group.size) for group in once.plan}
+    wave = torch.randn(1, 8000)
+    torch.testing.assert_close(once.cut(values)(wave).last, once(wave, values=values).last, atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("unit", ["params", "macs", "latency"])
 @pytest.mark.parametrize("units", [("conv", "head", "ffn", "low_rank"), ("low_rank",)])
 def test_the_budget_is_met_after_merging(unit: str, units: tuple[str, ...]) -> None:

@@ -86,6 +86,14 @@ MOONSHINE = EncoderConfig(
     attention_bias="",
     norm_bias=False,
 )
+
+
+def shared_maps(config: EncoderConfig) -> tuple[LayerConfig, ...]:
+    """The second of three layers takes the attention map of the first."""
+    first, second, third = config.layers
+    return first, dataclasses.replace(second, reuse=True), third
+
+
 STYLES = {
     "hubert-base": BASE,
     "hubert-large": dataclasses.replace(BASE, frontend=NORMED, norm_first=True),
@@ -104,6 +112,8 @@ STYLES = {
     "whisper": WHISPER,
     "whisper-window": dataclasses.replace(WHISPER, window=12_800),
     "moonshine": MOONSHINE,
+    "shared-maps": dataclasses.replace(WAVLM, layers=shared_maps(WAVLM)),
+    "conformer-shared-maps": dataclasses.replace(CONFORMER, layers=shared_maps(CONFORMER)),
 }
 
 

@@ -1,4 +1,4 @@
-"""Self-attention. All models use scaled_dot_product_attention; position terms are its bias.
+"""Self-attention. All models use scaled_dot_product_attention; position terms are its bias. Only maps that layers share are written out.
 
 B batch, T frames, D width, H heads, E head width.
 """
@@ -41,18 +41,28 @@ class RelativeGate(nn.Module):
         return (a * (b * self.const[:, None, None] - 1.0) + 2.0) * table[self.heads]
 
 
+class AttentionMap:
+    """The map of the newest layer that has computed one for the layers above: (B, H, T, T) shares of frames for frames, before dropout."""
+
+    shares: Tensor
+
+
 class Attention(nn.Module):
     """Self-attention: (B, T, D) -> (B, T, D). valid: (B, 1, 1, T) bool, true on valid keys, or ``None``. table: the position terms that all
-    layers share: a relative table (heads, T, T), the result of `distance.shared_table`, or ``None``."""
+    layers share: a relative table (heads, T, T), the result of `distance.shared_table`, or ``None``. below: where the map is kept or taken,
+    if layers share it (`LayerConfig.reuse`)."""
 
     def __init__(self, config: EncoderConfig, layer: LayerConfig) -> None:
         super().__init__()
+        self.reuse = layer.reuse
         dim, kind = config.dim, "" if config.distance is None else config.distance.kind
         self.head_dim, self.dropout = layer.head_dim, config.dropout.attention
         size = layer.num_heads * layer.head_dim
         biased = {name: name in config.attention_bias for name in "qkvo"}
         self.out_proj: nn.Linear | Offset = Linear(size, dim, biased["o"]) if size else Offset(dim, biased["o"])
-        if size:
+        if size and self.reuse:
+            self.v_proj = Linear(dim, size, biased["v"])
+        elif size:
             self.q_proj, self.k_proj, self.v_proj = (Linear(dim, size, biased[name]) for name in "qkv")
             self.gate = RelativeGate(layer) if config.relative is not None else None
             self.rotary = Rotary(config.distance, layer.head_dim) if config.distance is not None and kind == "rotary" else None
@@ -63,10 +73,13 @@ class Attention(nn.Module):
             elif kind == "sinusoid":
                 self.distance = SinusoidDistance(dim, layer.num_heads, layer.head_dim)
 
-    def forward(self, x: Tensor, valid: Tensor | None, table: Tensor | None) -> Tensor:
-        if isinstance(self.out_proj, Offset) or self.q_proj.weight.shape[0] == 0:
+    def forward(self, x: Tensor, valid: Tensor | None, table: Tensor | None, below: AttentionMap | None = None) -> Tensor:
+        if isinstance(self.out_proj, Offset) or self.v_proj.weight.shape[0] == 0:
             return constant(self.out_proj, x)
         rows, frames = x.shape[:2]
+        if self.reuse:
+            assert below is not None
+            return self.outputs(below.shares, self.v_proj(x).view(rows, frames, -1, self.head_dim).transpose(1, 2))
         turned = x if self.rotary is None else self.rotary(x)
         q, k, v = (
             proj(y).view(rows, frames, -1, self.head_dim).transpose(1, 2)
@@ -81,5 +94,22 @@ class Attention(nn.Module):
             q, bias = self.distance(q, table)
         if bias is not None:
             mask = (bias if valid is None else bias.masked_fill(~valid, float("-inf"))).to(q.dtype)
+        if below is not None:
+            below.shares = shares(q, k, mask)
+            return self.outputs(below.shares, v)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
         return self.out_proj(y.transpose(1, 2).reshape(rows, frames, -1))
+
+    def outputs(self, shares: Tensor, v: Tensor) -> Tensor:
+        """Weighs values (B, H, K, E) by a map (B, H, T, K) -> (B, T, D)."""
+        y = F.dropout(shares, self.dropout, self.training) @ v
+        outputs: Tensor = self.out_proj(y.transpose(1, 2).flatten(2))
+        return outputs
+
+
+def shares(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    """The attention map of queries (B, H, T, E) and keys (B, H, K, E): (B, H, T, K). mask: bool, true where a key is seen, or a bias."""
+    scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(-1)

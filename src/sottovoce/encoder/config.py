@@ -310,6 +310,9 @@ class LayerConfig(Shape):
     kind: "transformer" or "conformer" (arXiv 2005.08100). Only Conformer layers have another feed-forward part, before attention,
     of `ffn1_dim` units (ffn1: ``False`` when it is gone), and a convolution module of `glu_dim` channels, which adds nothing when
     it has none.
+
+    reuse: attention takes the map (the weights of frames for frames) of the nearest layer below that computes one, which has as many
+    heads; it has values and outputs only (ARMHuBERT, arXiv 2305.11685).
     """
 
     num_heads: int
@@ -322,6 +325,7 @@ class LayerConfig(Shape):
     ffn1_dim: int = field(default=0, metadata=LATER)
     ffn1: bool = field(default=True, metadata=LATER)
     glu_dim: int = field(default=0, metadata=LATER)
+    reuse: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         _known("layer.kind", self.kind, ("transformer", "conformer"))
@@ -377,6 +381,11 @@ class EncoderConfig(Shape):
     def __post_init__(self) -> None:
         if self.window % self.frontend.stride:
             raise ValueError(f"window is {self.window} samples, no whole number of frames of {self.frontend.stride}")
+        for i, layer in enumerate(self.layers):
+            source = self.layers[self.map_layer(i)]
+            apart = layer.attention and (not source.attention or layer.num_heads != source.num_heads)
+            if layer.reuse and (source.reuse or apart):
+                raise ValueError(f"layer {i + 1} takes the attention map of a layer below, and none there has as many heads")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EncoderConfig:
@@ -399,6 +408,17 @@ class EncoderConfig(Shape):
         data["convolution"] = ConvolutionConfig(**data.get("convolution", {}))
         data["factored"] = tuple((str(name), int(rank)) for name, rank in data.get("factored", ()))
         return cls(**data)
+
+    def map_layer(self, index: int) -> int:
+        """The layer that computes the attention map of layer `index`: itself, or the nearest below that does not take its map."""
+        while index and self.layers[index].reuse:
+            index -= 1
+        return index
+
+    def map_takers(self, index: int) -> list[int]:
+        """The layers that take the attention map of layer `index`."""
+        layers = enumerate(self.layers)
+        return [i for i, layer in layers if layer.reuse and layer.attention and self.map_layer(i) == index]
 
     @property
     def longest(self) -> int:

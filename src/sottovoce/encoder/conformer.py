@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sottovoce.encoder.attention import Attention
+from sottovoce.encoder.attention import Attention, AttentionMap
 from sottovoce.encoder.block import FeedForward
 from sottovoce.encoder.config import EncoderConfig, LayerConfig
 from sottovoce.encoder.modules import FixedNorm, LayerNorm, activation
@@ -62,12 +62,14 @@ class ConformerLayer(nn.Module):
         self.norm = LayerNorm(*norm)
         self.dropout, self.convolution_dropout = nn.Dropout(rates.attention), nn.Dropout(rates.convolution)
 
-    def forward(self, x: Tensor, valid: Tensor | None, table: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, valid: Tensor | None, table: Tensor | None, below: AttentionMap | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Returns the layer's output, and its second feed-forward part's output before it is halved and added."""
         if self.ffn1 is not None:
             x = x + 0.5 * self.ffn1(self.ffn1_norm(x))
         if self.attention is not None:
-            x = x + self.dropout(self.attention(self.attention_norm(x), valid, table))
+            x = x + self.dropout(self.attention(self.attention_norm(x), valid, table, below))
         if self.convolution is not None:
             x = x + self.convolution_dropout(self.convolution(self.convolution_norm(x), valid))
         tap = self.ffn(self.ffn_norm(x)) if self.ffn is not None else x.new_zeros(x.shape)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sottovoce.core.types import SAMPLE_RATE, Features
+from sottovoce.encoder.attention import AttentionMap
 from sottovoce.encoder.block import TransformerLayer
 from sottovoce.encoder.config import EncoderConfig
 from sottovoce.encoder.conformer import ConformerLayer
@@ -47,6 +48,8 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(rates.hidden)
         self.relative = RelativeTable(config.relative) if config.relative is not None else None
         self.layers = nn.ModuleList(LAYERS[layer.kind](config, layer) for layer in config.layers)
+        takers = [i for i, layer in enumerate(config.layers) if layer.reuse]
+        self.sharing = {*takers, *map(config.map_layer, takers)}  # layers that give or take an attention map
         linear = {name: module for name, module in self.named_modules() if isinstance(module, nn.Linear)}
         for name, rank in config.factored:
             if name in linear:
@@ -95,9 +98,10 @@ class Encoder(nn.Module):
             table = self.relative(x.shape[1])
         elif self.config.distance is not None:
             table = shared_table(self.config.distance, x.shape[1], self.config.dim, x)
+        below = AttentionMap() if self.sharing else None
         outputs = []
-        for layer in self.layers:
-            x, tap = layer(x, valid, table)
+        for i, layer in enumerate(self.layers):
+            x, tap = layer(x, valid, table, below if i in self.sharing else None)
             hidden.append(x)
             outputs.append(tap)
         last = self.norm(x) if self.config.norm_first else x

@@ -69,8 +69,9 @@ def projections(
     for i in range(len(config.layers)) if layer is None else [layer]:
         at, shape = f"layers.{i}", config.layers[i]
         if shape.attention and shape.num_heads:
-            width, part = widths.get(f"{at}.head", shape.num_heads) * shape.head_dim, f"{at}.attention"
-            for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            width = widths.get(f"layers.{config.map_layer(i)}.head", shape.num_heads) * shape.head_dim
+            part = f"{at}.attention"
+            for name in ("v_proj", "out_proj") if shape.reuse else ("q_proj", "k_proj", "v_proj", "out_proj"):
                 yield Projection(f"{part}.{name}", part, config.dim, width, name == "out_proj")
         for part in ("ffn1", "ffn"):
             units = getattr(shape, f"{part}_dim")

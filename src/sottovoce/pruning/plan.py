@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sottovoce.encoder import Encoder, EncoderConfig
-from sottovoce.pruning.unit import Group, kinds
+from sottovoce.pruning.unit import Group, kinds, layer_of
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,22 @@ def _in_factors(group: Group, config: EncoderConfig) -> Group:
     """`group` for an encoder with factored linear layers: rows belong to the outer factor, columns to the inner one."""
     if not config.factored:
         return group
-    factored = {name for name, _ in config.factored}
+    factored = {name for name, _ in config.factored if not _without_units(config, name)}
     slices = []
     for part in group.slices:
         layer, _, tensor = part.name.rpartition(".")
         factor = "inner" if part.dim == 1 else "outer"
         slices.append(replace(part, name=f"{layer}.{factor}.{tensor}") if layer in factored else part)
     return replace(group, slices=tuple(slices))
+
+
+def _without_units(config: EncoderConfig, name: str) -> bool:
+    """Whether the projection `name` belongs to a part that has lost all its units; of such a part only a bias is left."""
+    if layer_of(name) < 0:
+        return False
+    layer, part = config.layers[layer_of(name)], name.split(".")[2]
+    units = {"attention": layer.num_heads, "ffn": layer.ffn_dim, "ffn1": layer.ffn1_dim, "convolution": layer.glu_dim}
+    return units.get(part) == 0
 
 
 def prepare(encoder: Encoder, units: Sequence[str]) -> Encoder:

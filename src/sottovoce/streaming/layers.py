@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sottovoce.core.types import SAMPLE_RATE, Features
 from sottovoce.encoder import Encoder
-from sottovoce.encoder.attention import Attention
+from sottovoce.encoder.attention import Attention, AttentionMap, shares
 from sottovoce.encoder.conformer import Convolution
 from sottovoce.encoder.distance import SinusoidDistance, sinusoids
 from sottovoce.encoder.modules import Offset, constant
@@ -66,10 +66,16 @@ class ContextAttention(nn.Module):
         self.attention, self.context, self.name = attention, context, name
         self.projected: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, table: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, table: Tensor | None = None, below: AttentionMap | None = None
+    ) -> Tensor:
         of, context = self.attention, self.context
-        if isinstance(of.out_proj, Offset) or of.q_proj.weight.shape[0] == 0:
+        if isinstance(of.out_proj, Offset) or of.v_proj.weight.shape[0] == 0:
             return constant(of.out_proj, x)
+        if of.reuse:
+            assert below is not None
+            v = of.v_proj(x).unflatten(-1, (-1, of.head_dim)).transpose(1, 2)
+            return of.outputs(below.shares, context.keys(self.name, v, v)[1])
         turned = x if of.rotary is None else of.rotary(x, context.at.float())
         q, k, v = (
             proj(y).unflatten(-1, (-1, of.head_dim)).transpose(1, 2)
@@ -86,6 +92,9 @@ class ContextAttention(nn.Module):
         mask = context.mask
         if bias is not None:
             mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
+        if below is not None:
+            below.shares = shares(q, k, mask)
+            return of.outputs(below.shares, v)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         projected: Tensor = of.out_proj(y.transpose(1, 2).flatten(2))
         return projected
@@ -160,8 +169,9 @@ class ContextLayers:
         if encoder.position is not None:
             x = add_positions(encoder.position, x, self.context)
         embedded = x = x if encoder.config.norm_first else encoder.norm(x)
-        for layer in self.layers:
-            x, _ = layer(x, None, None)
+        below = AttentionMap() if encoder.sharing else None
+        for i, layer in enumerate(self.layers):
+            x, _ = layer(x, None, None, below if i in encoder.sharing else None)
             hidden.append(x)
         return Features(hidden, None, embedded, encoder.norm(x) if encoder.config.norm_first else x)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,7 +38,7 @@ class Random(Student):
 
         layer: "transformer", or "conformer" as in w2v-BERT 2.0: convolutions over `kernel` frames, learned distances in attention up to
         `left` frames back and `right` ahead, no positional convolution. position_depth: positional convolutions in a row; of several, each
-        has a norm behind it (data2vec-audio).
+        has a norm behind it (data2vec-audio). share_maps: so many layers in a row share the attention map of the first (2 in ARMHuBERT).
         """
 
         like: str = ""
@@ -63,6 +64,7 @@ class Random(Student):
         kernel: int = 31
         left: int = 64
         right: int = 8
+        share_maps: int = 1
         dropout: float = 0.1
 
     def build(self, teacher: Pretrained | None) -> Encoder:
@@ -79,6 +81,8 @@ class Random(Student):
             return config
         if options.dim % options.heads:
             raise ValueError(f"student.dim={options.dim} must be a multiple of heads ({options.heads})")
+        if options.share_maps < 1:
+            raise ValueError(f"student.share_maps is {options.share_maps}; it must be at least 1")
         rate = options.dropout
         dropout = DropoutConfig(projection=rate, hidden=rate, attention=rate)
         if options.layer == "conformer":
@@ -94,7 +98,7 @@ class Random(Student):
                 frontend=self.front(),
                 dim=options.dim,
                 position=None,
-                layers=(layer,) * options.depth,
+                layers=self.layers(layer),
                 norm_first=True,
                 activation="swish",
                 distance=DistanceConfig("key", options.left, options.right),
@@ -110,10 +114,14 @@ class Random(Student):
             position=PositionConfig(
                 options.position_kernel, options.position_groups, options.position_depth, norm=options.position_depth > 1
             ),
-            layers=(LayerConfig(options.heads, options.dim // options.heads, options.ffn_dim),) * options.depth,
+            layers=self.layers(LayerConfig(options.heads, options.dim // options.heads, options.ffn_dim)),
             norm_first=options.norm_first,
             dropout=dropout,
         )
+
+    def layers(self, layer: LayerConfig) -> tuple[LayerConfig, ...]:
+        taken = dataclasses.replace(layer, reuse=True)
+        return tuple(taken if i % self.config.share_maps else layer for i in range(self.config.depth))
 
     def front(self) -> FrontendConfig:
         options: Random.Config = self.config

@@ -12,22 +12,23 @@ from sottovoce.pruning.units.head import producers
 
 @UNITS.register("attention")
 class AttentionParts(UnitKind):
-    """A layer's whole attention."""
+    """A layer's whole attention, unless other layers take its map."""
 
     order = 1  # after the heads, because a closed part removes all heads
 
     def sizes(self, config: EncoderConfig) -> Mapping[str, int]:
-        return {f"{at}.attention": int(layer.attention) for _, at, layer in iter_layers(config)}
+        layers = [(at, layer) for i, at, layer in iter_layers(config) if not config.map_takers(i)]
+        return {f"{at}.attention": int(layer.attention) for at, layer in layers}
 
     def covers(self, config: EncoderConfig) -> Mapping[str, str]:
         return {name: name for name in self.sizes(config)}
 
     def groups(self, config: EncoderConfig) -> Iterator[Group]:
         for i, at, layer in iter_layers(config):
-            if layer.attention:
+            if layer.attention and not config.map_takers(i):
                 slices: list[Slice] = []
                 if layer.num_heads:
-                    rows, vectors = producers(config, f"{at}.attention")
+                    rows, vectors = producers(config, i)
                     slices = [Slice(name, 0) for name in rows + vectors]
                     slices.append(Slice(f"{at}.attention.out_proj.weight", 1, scale=True))
                 if "o" in config.attention_bias:

@@ -12,34 +12,40 @@ from sottovoce.pruning.unit import Group, PartCost, Slice, UnitKind, Width, Work
 
 @UNITS.register("head")
 class Heads(UnitKind):
-    """Attention heads."""
+    """Attention heads; where layers take the map of another layer, a head is one of all of them."""
 
     order = 0
     option = ("heads", int, 0)
     title = "Attention heads"
 
     def sizes(self, config: EncoderConfig) -> Mapping[str, int]:
-        return {f"{at}.head": layer.num_heads for _, at, layer in iter_layers(config)}
+        return {f"{at}.head": layer.num_heads for _, at, layer in iter_layers(config) if not layer.reuse}
 
     def groups(self, config: EncoderConfig) -> Iterator[Group]:
         for i, at, layer in iter_layers(config):
-            if layer.attention and layer.num_heads:
-                rows, vectors = producers(config, f"{at}.attention")
-                slices = [Slice(name, 0, layer.head_dim) for name in rows] + [Slice(name, 0) for name in vectors]
-                slices.append(Slice(f"{at}.attention.out_proj.weight", 1, layer.head_dim, scale=True))
+            if layer.attention and layer.num_heads and not layer.reuse:
+                slices = []
+                for each in (i, *config.map_takers(i)):
+                    width, part = config.layers[each].head_dim, f"layers.{each}.attention"
+                    rows, vectors = producers(config, each)
+                    slices += [Slice(name, 0, width) for name in rows] + [Slice(name, 0) for name in vectors]
+                    slices.append(Slice(f"{part}.out_proj.weight", 1, width, scale=True))
                 yield Group(f"{at}.head", self.name, layer.num_heads, tuple(slices), index=i)
 
     def narrow(self, config: EncoderConfig, group: Group, kept: Sequence[int]) -> EncoderConfig:
-        layer = config.layers[group.index]
-        heads = tuple(layer.heads[unit] for unit in kept) if layer.heads else ()
-        return config.with_layer(group.index, num_heads=len(kept), heads=heads)
+        layers = list(config.layers)
+        for i in (group.index, *config.map_takers(group.index)):
+            heads = tuple(layers[i].heads[unit] for unit in kept) if layers[i].heads else ()
+            layers[i] = dataclasses.replace(layers[i], num_heads=len(kept), heads=heads)
+        return dataclasses.replace(config, layers=tuple(layers))
 
     def part_of(self, group: str) -> str:
         return group.removesuffix(".head") + ".attention"
 
     def parts(self, workload: Workload) -> Iterator[PartCost]:
         for i, at, layer in iter_layers(workload.config):
-            yield _part(workload, i, f"{at}.attention", workload.sizes[f"{at}.head"], layer.head_dim)
+            heads: Width = workload.sizes[f"layers.{workload.config.map_layer(i)}.head"] if layer.attention else 0
+            yield _part(workload, i, f"{at}.attention", heads, layer.head_dim)
 
     def timed(self) -> Mapping[str, EncoderConfig]:
         front, shapes = FrontendConfig((), fbank=FbankConfig()), {}
@@ -58,14 +64,18 @@ class Heads(UnitKind):
         labels = {}
         for i, at, layer in iter_layers(config):
             heads = f"{layer.num_heads} heads of {layer.head_dim}" if layer.num_heads else "constant"
+            heads += f", map of layer {config.map_layer(i) + 1}" if layer.reuse else ""
             labels[f"{at}.attention"] = (f"layer {i + 1} attention", heads if layer.attention else "removed")
         return labels
 
 
-def producers(config: EncoderConfig, at: str) -> tuple[list[str], list[str]]:
-    """Tensors of the attention module `at` that produce heads: (those with `head_dim` rows per head, those with one)."""
-    tensors = {name: ("weight", "bias") if name in config.attention_bias else ("weight",) for name in "qkv"}
-    rows = [f"{at}.{name}_proj.{tensor}" for name in "qkv" for tensor in tensors[name]]
+def producers(config: EncoderConfig, index: int) -> tuple[list[str], list[str]]:
+    """Tensors of the attention of layer `index` that produce heads: (those with `head_dim` rows per head, those with one)."""
+    at, reuse = f"layers.{index}.attention", config.layers[index].reuse
+    tensors = {name: ("weight", "bias") if name in config.attention_bias else ("weight",) for name in ("v" if reuse else "qkv")}
+    rows = [f"{at}.{name}_proj.{tensor}" for name in tensors for tensor in tensors[name]]
+    if reuse:
+        return rows, []
     vectors = [f"{at}.gate.const", f"{at}.gate.heads"] if config.relative is not None else []
     if config.distance is not None and config.distance.kind == "sinusoid":
         rows.append(f"{at}.distance.proj.weight")
@@ -78,12 +88,15 @@ def _part(workload: Workload, layer: int, name: str, heads: Width, width: int) -
     dim, frames, distance, present = workload.config.dim, workload.frames, workload.config.distance, workload.present(name)
     style = "relative" if workload.config.relative is not None else distance.kind if distance is not None else ""
     size = heads * width
-    params = 3 * (dim + 1) * size + (size + 1) * dim
-    if missing := 3 - sum(name in workload.config.attention_bias for name in "qkv"):
+    made = "v" if workload.config.layers[layer].reuse else "qkv"  # projections into the heads
+    style = "" if made == "v" else style
+    params = len(made) * (dim + 1) * size + (size + 1) * dim
+    if missing := sum(name not in workload.config.attention_bias for name in made):
         params = params - missing * size
     if "o" not in workload.config.attention_bias:
         params = params - dim
-    macs = size * frames * (4 * dim + 2 * frames)  # projections; scores and weighted sum
+    products = 1 + (made == "qkv")  # scores, if it computes them, and weighted sum
+    macs = size * frames * ((len(made) + 1) * dim + products * frames)
     if style == "relative":  # a gate per head; the heads share its projection
         params = params + heads + any_unit(heads) * 8 * (width + 1)
         macs = macs + size * frames * 2
@@ -99,9 +112,9 @@ def _part(workload: Workload, layer: int, name: str, heads: Width, width: int) -
         computed = present * heads
         scores = computed * (frames * frames)
         return {
-            "macs": computed * (4 * width * dim * frames),
-            "score_macs": scores * (2 * width),
-            "scores": scores,
+            "macs": computed * ((len(made) + 1) * width * dim * frames),
+            "score_macs": scores * (products * width),
+            "scores": scores * (products - 1),  # the softmax
             "call": present,
         }
 
