@@ -117,7 +117,7 @@ class HostTask(LabelledTask):
                 **self.facts(rows, [item for item, _ in pairs], [each for _, each in pairs]),
                 "host": {
                     "kind": host.name,
-                    "params": sum(weight.numel() for weight in host.parameters()),
+                    "params": sum({weight.data_ptr(): weight.numel() for weight in host.parameters()}.values()),  # tied ones once
                     "fingerprint": subject.host_fingerprint,
                 },
                 **({} if transcripts.path is None else {"transcripts": transcripts.path.name}),
