@@ -53,6 +53,7 @@ OWN = {
               *(f"objectives.{label}.layers=2" for label in ("speech", "audio", "music"))],
     "training-free": CLIPS, "training-free-magnitude": CLIPS, "training-free-taylor": CLIPS, "training-free-fisher": CLIPS,
     "training-free-clustering": CLIPS, "movement": ["stages.cut.clips=4"],
+    "movement-l0": ["pruning.moved_since={teacher}", "objectives.layer_to_layer.layers=[['1/3','1/1']]"],
     "liteasr": LOW_RANK, "liteasr-repaired": LOW_RANK,
 }  # fmt: skip
 KEEP = dict.fromkeys(("liteasr", "liteasr-repaired"), 0.8)  # low rank alone

@@ -32,6 +32,8 @@ class PruningConfig:
     gate_lr, multiplier_lr: peak learning rates of log_alpha and of the Lagrange multipliers (which ascend).
     restarts: resets lambda1 to 0 whenever the target is met (dual restarts, Gallego-Posada et al. 2022, arXiv 2208.04425), so that it does
     not push the gates past the target; DPHuBERT has no restarts.
+    moved_since: the model from which the teacher's training began, as in TEACHER; the budget then presses most on units that this training
+    moved least (Interspeech 2026-1766, see `Gates.weigh`).
     live: after the ramp, every `live` updates, cuts the units whose probability of being open is below `live_below`, with their optimiser
     state, so that later updates are faster; 0 (the paper): cuts only at the end.
     """
@@ -43,6 +45,7 @@ class PruningConfig:
     multiplier_lr: float = 0.02
     restarts: bool = False
     gates: GateConfig = field(default_factory=GateConfig)
+    moved_since: str = ""
     live: int = 0
     live_below: float = 1e-3
 

@@ -6,14 +6,14 @@ place of the encoder's own; cutting puts them into a new encoder. So the two can
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.pruning.plan import PruningPlan, rebuild
-from sottovoce.pruning.unit import kind_of
+from sottovoce.pruning.unit import Group, kind_of
 
 Values = Mapping[str, Tensor]  # group name -> (size,) gate values in [0, 1]; groups without an entry are unchanged
 Kept = Mapping[str, Sequence[int]]  # group name -> numbers of the open units, ascending
@@ -22,6 +22,19 @@ Kept = Mapping[str, Sequence[int]]  # group name -> numbers of the open units, a
 def named_tensors(encoder: Encoder) -> dict[str, Tensor]:
     """Parameters and buffers by name, the non-persistent buffers included."""
     return {**dict(encoder.named_parameters()), **dict(encoder.named_buffers())}
+
+
+def unit_rows(tensors: Mapping[str, Tensor], group: Group) -> Iterator[Tensor]:
+    """The numbers of each unit in each tensor that it has a slice of: (size, numbers)."""
+    for part in group.slices:
+        tensor = tensors[part.name]
+        if part.select and tensor.is_floating_point() and tensor.numel():
+            yield tensor.detach().float().movedim(part.dim, 0).reshape(group.size, -1)
+
+
+def unit_matrix(tensors: Mapping[str, Tensor], group: Group) -> Tensor:
+    """(size, numbers) all numbers of each unit, side by side."""
+    return torch.cat(list(unit_rows(tensors, group)), dim=1)
 
 
 def open_units(plan: PruningPlan, values: Values) -> dict[str, list[int]]:

@@ -33,9 +33,13 @@ class GatedEncoder(nn.Module):
         self.encoder = prepare(encoder, units)
         self.plan = make_plan(self.encoder.config, units)
         self.gates = Gates(self.plan, gates, generator).to(self.encoder.frontend.projection.weight.device)
+        if self.gates.config.pinching:
+            self.gates.measure(named_tensors(self.encoder), start=True)
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None, *, values: Values | None = None, **kwargs: Any) -> Features:
         """Like `Encoder.forward`. values: gate values by group; by default the gates' own."""
+        if self.training and self.gates.config.pinching:
+            self.gates.measure(named_tensors(self.encoder))
         tensors = self.materialise(self.gates() if values is None else values)
         features: Features = torch.func.functional_call(self.encoder, tensors, (wave, lengths), kwargs)
         return features

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sottovoce.pruning.apply import unit_matrix
 from sottovoce.pruning.plan import PruningPlan
 from sottovoce.pruning.unit import Group, kind_of
 
@@ -27,6 +28,10 @@ class GateConfig:
     beta: temperature. gamma, zeta: samples are stretched to this interval before they are clipped to [0, 1]. eps: keeps the noise away
     from 0 and 1. drop, drop_ffn: log_alpha starts at log((1 - drop) / drop); 0.5 for feed-forward units (P(open) = 0.832) gives HuBERT
     Base an expected sparsity of 0.10 at the start, as in DPHuBERT. std: deviation of the noise that is added to it.
+
+    straight_through: gates are 0 or 1 in the forward pass and have the gradients of the values between (Peng et al., arXiv 2306.01385).
+    pinching: every group learns one number instead of one per unit: a threshold on the norms of its units' weights, with
+    log_alpha = slope log(norm / threshold). After self-pinching gates (arXiv 2505.22608), of which only the idea is known.
     """
 
     beta: float = 2 / 3
@@ -36,10 +41,15 @@ class GateConfig:
     drop: float = 0.01
     drop_ffn: float = 0.5
     std: float = 0.01
+    straight_through: bool = False
+    pinching: bool = False
+    slope: float = 3.0
 
     def __post_init__(self) -> None:
         if not (0 < self.drop < 1 and 0 < self.drop_ffn < 1):
             raise ValueError(f"drop and drop_ffn must lie between 0 and 1, got {self.drop} and {self.drop_ffn}")
+        if self.slope <= 0:
+            raise ValueError(f"slope must be above 0; got {self.slope}")
         if not (self.beta > 0 and self.gamma < 0 and self.zeta > 1):
             raise ValueError("hard-concrete gates need beta > 0, gamma < 0 and zeta > 1")
 
@@ -62,9 +72,14 @@ class Gates(nn.Module):
 
     `sample` is for training, `evaluate` for the student that would be cut, `expected` for the budget; each returns group name -> tensor.
     `choose` fixes the units that `evaluate` keeps: it sets the buffer `chosen` (per unit: 1 open, 0 closed, -1 not set).
+
+    With ``config.pinching``, a group's parameter is one number, and the buffer `sizes_of_units` holds slope log(norm) of every unit.
+    weights: (units,) of units in `expected`, with mean 1 in every group, or ``None``.
     """
 
     chosen: Tensor
+    sizes_of_units: Tensor
+    weights: Tensor | None
 
     def __init__(self, plan: PruningPlan, config: GateConfig | None = None, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -75,11 +90,16 @@ class Gates(nn.Module):
         starts = [self._start(group) for group in plan]
         self.log_alpha = nn.ParameterDict(
             {
-                self.key(group): torch.empty(group.size).normal_(m, self.config.std, generator=generator)
+                self.key(group): torch.empty(1 if self.config.pinching else group.size).normal_(
+                    m, self.config.std, generator=generator
+                )
                 for group, m in zip(plan, starts, strict=True)
             }
         )
         self.register_buffer("chosen", torch.full((sum(self.sizes),), -1, dtype=torch.int8))
+        self.register_buffer("weights", None, persistent=False)
+        if self.config.pinching:
+            self.register_buffer("sizes_of_units", torch.zeros(sum(self.sizes)))
 
     def _start(self, group: Group) -> float:
         drop = kind_of(group).drop(self.config)
@@ -92,7 +112,27 @@ class Gates(nn.Module):
 
     def flat(self) -> Tensor:
         """(units,) all log_alpha in plan order, so that one operation serves all groups."""
-        return torch.cat([self.log_alpha[self.key(group)] for group in self.plan])
+        each = [self.log_alpha[self.key(group)] for group in self.plan]
+        if not self.config.pinching:
+            return torch.cat(each)
+        return torch.cat([part.expand(size) for part, size in zip(each, self.sizes, strict=True)]) + self.sizes_of_units
+
+    @torch.no_grad()
+    def measure(self, tensors: Mapping[str, Tensor], start: bool = False) -> None:
+        """For pinching gates: reads the norms of the units' weights. start: sets the thresholds so that gates are on average open as
+        `GateConfig.drop` says."""
+        norms = [unit_matrix(tensors, group).norm(dim=1).clamp(min=1e-12) for group in self.plan]
+        self.sizes_of_units.copy_(self.config.slope * torch.cat(norms).log())
+        if start:
+            for group, sizes in zip(self.plan, self.sizes_of_units.split(self.sizes), strict=True):
+                self.log_alpha[self.key(group)].sub_(sizes.mean())
+
+    @torch.no_grad()
+    def weigh(self, moved: Mapping[str, Tensor], eps: float = 1e-8) -> None:
+        """Makes `expected` count unit j as 1 / (moved_j + eps), with mean 1 in every group: the budget presses most on units that moved
+        least (Interspeech 2026-1766). moved: (size,) of each group."""
+        each = [1 / (moved[group.name].to(self.chosen.device).float() + eps) for group in self.plan]
+        self.weights = torch.cat([weight / weight.mean() for weight in each])
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         return {group.name: part for group, part in zip(self.plan, flat.split(self.sizes), strict=True)}
@@ -108,11 +148,16 @@ class Gates(nn.Module):
         for group, log_alpha in zip(self.plan, flat.detach().split(self.sizes), strict=True):
             if group.minimum:
                 values[group.name] = _at_least(group.minimum, values[group.name], log_alpha)
+        if self.config.straight_through:
+            return {name: (value != 0).to(value.dtype) + (value - value.detach()) for name, value in values.items()}
         return values
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Tensor]:
-        """Soft values sigmoid(0.8 log_alpha / beta); zero for the round(n - E[open]) least likely units of each group."""
+        """Soft values sigmoid(0.8 log_alpha / beta), or 1 for straight-through gates; zero for the round(n - E[open]) least likely units of
+        each group."""
+        if self.config.straight_through:
+            return self.split(self.open_mask().float())
         flat = self.flat().float()
         soft = torch.sigmoid(EVAL_SLOPE * flat / self.config.beta).clamp(min=torch.finfo(flat.dtype).tiny)
         return self.split(soft * self.open_mask())
@@ -137,8 +182,12 @@ class Gates(nn.Module):
         return torch.cat(masks)
 
     def expected(self) -> dict[str, Tensor]:
-        """Expected number of open units of each group, a differentiable scalar."""
-        return {name: part.sum() for name, part in self.split(open_probability(self.flat(), self.config)).items()}
+        """Expected number of open units of each group, a differentiable scalar; weighed if there are `weights`."""
+        probability = open_probability(self.flat(), self.config)
+        return {
+            name: part.sum()
+            for name, part in self.split(probability if self.weights is None else probability * self.weights).items()
+        }
 
     @torch.no_grad()
     def choose(self, kept: Mapping[str, Iterable[int]] | None) -> None:
@@ -155,13 +204,22 @@ class Gates(nn.Module):
     def select(self, plan: PruningPlan, kept: Mapping[str, Sequence[int]]) -> Gates:
         """Gates with the same log_alpha for `plan`, the plan of the encoder after a cut to `kept`."""
         selected = Gates(plan, self.config, torch.Generator())
-        chosen = self.split(self.chosen)
+        selected.weights = None if self.weights is None else torch.ones(sum(selected.sizes))
+        mine, theirs = self._per_unit(), selected._per_unit()
         for group in plan:
             index = torch.tensor(list(kept.get(group.name, range(group.size))), dtype=torch.long)
             old = self.log_alpha[self.key(group)]
-            selected.log_alpha[self.key(group)].copy_(old[index.to(old.device)])
-            selected.split(selected.chosen)[group.name].copy_(chosen[group.name][index.to(old.device)])
+            index = index.to(old.device)
+            selected.log_alpha[self.key(group)].copy_(old if self.config.pinching else old[index])
+            for before, after in zip(mine, theirs, strict=True):
+                after[group.name].copy_(before[group.name][index])
+        if selected.weights is not None:
+            selected.weights = torch.cat([part / part.mean() for part in selected.split(selected.weights).values()])
         return selected.to(self.chosen.device).train(self.training)
+
+    def _per_unit(self) -> list[dict[str, Tensor]]:
+        """The buffers with a number per unit, by group."""
+        return [self.split(buffer) for name, buffer in sorted(self.named_buffers()) if len(buffer) == sum(self.sizes)]
 
 
 def _at_least(minimum: int, values: Tensor, log_alpha: Tensor) -> Tensor:

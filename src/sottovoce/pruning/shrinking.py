@@ -55,7 +55,9 @@ def shrink_tensors(gated: GatedEncoder, kept: Mapping[str, Sequence[int]], tenso
     smaller = {f"encoder.{name}": tensor for name, tensor in cut_like(own, gated.plan, kept).items()} if own else {}
     for group in gated.plan:
         name = f"gates.log_alpha.{gated.gates.key(group)}"
-        if name in tensors:
+        if name in tensors and gated.gates.config.pinching:  # one number for all units
+            smaller[name] = tensors[name]
+        elif name in tensors:
             smaller[name] = tensors[name][torch.tensor(list(kept[group.name]), dtype=torch.long, device=tensors[name].device)]
     return smaller
 

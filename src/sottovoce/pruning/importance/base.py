@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from sottovoce.encoder import Encoder
@@ -65,19 +64,6 @@ class Importance:
     def rewritten(self, tensors: Mapping[str, Tensor], group: Group, kept: Sequence[int]) -> Mapping[str, Tensor]:
         """The tensors that the units `kept` of `group` are to have before the others are cut; by default, none changes."""
         return {}
-
-
-def unit_rows(tensors: Mapping[str, Tensor], group: Group) -> Iterator[Tensor]:
-    """The numbers of each unit in each tensor that it has a slice of: (size, numbers)."""
-    for part in group.slices:
-        tensor = tensors[part.name]
-        if part.select and tensor.is_floating_point() and tensor.numel():
-            yield tensor.detach().float().movedim(part.dim, 0).reshape(group.size, -1)
-
-
-def unit_matrix(tensors: Mapping[str, Tensor], group: Group) -> Tensor:
-    """(size, numbers) all numbers of each unit, side by side."""
-    return torch.cat(list(unit_rows(tensors, group)), dim=1)
 
 
 def consumers(group: Group) -> list[str]:

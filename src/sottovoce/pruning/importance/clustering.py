@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sottovoce.core.extras import optional
 from sottovoce.core.registry import IMPORTANCES
-from sottovoce.pruning.importance.base import Evidence, Importance, Scores, refuse_silent, unit_matrix
+from sottovoce.pruning.apply import unit_matrix
+from sottovoce.pruning.importance.base import Evidence, Importance, Scores, refuse_silent
 from sottovoce.pruning.unit import Group
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sottovoce.core.registry import IMPORTANCES
-from sottovoce.pruning.importance.base import Evidence, Importance, Scores, unit_matrix
+from sottovoce.pruning.apply import unit_matrix
+from sottovoce.pruning.importance.base import Evidence, Importance, Scores
 
 
 @IMPORTANCES.register("magnitude")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from sottovoce.core.registry import IMPORTANCES
-from sottovoce.pruning.importance.base import Evidence, Importance, Scores, unit_matrix
+from sottovoce.pruning.apply import unit_matrix
+from sottovoce.pruning.importance.base import Evidence, Importance, Scores
+from sottovoce.pruning.plan import PruningPlan
 
 
 @IMPORTANCES.register("movement")
@@ -19,5 +25,10 @@ class Movement(Importance):
         since: str = ""
 
     def scores(self, evidence: Evidence) -> Scores:
-        before, now = evidence.origin(self.config.since), evidence.tensors
-        return {group.name: (unit_matrix(now, group) - unit_matrix(before, group)).norm(p=1, dim=1) for group in evidence.plan}
+        return movement(evidence.tensors, evidence.origin(self.config.since), evidence.plan)
+
+
+@torch.no_grad()
+def movement(now: Mapping[str, Tensor], before: Mapping[str, Tensor], plan: PruningPlan) -> Scores:
+    """(size,) of each group: the l1 change of a unit's weights."""
+    return {group.name: (unit_matrix(now, group) - unit_matrix(before, group)).norm(p=1, dim=1) for group in plan}

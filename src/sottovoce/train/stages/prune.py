@@ -20,14 +20,17 @@ from sottovoce.pruning import (
     PruningConfig,
     combine_cuts,
     make_plan,
+    named_tensors,
     prepare_config,
     shrink,
     shrink_tensors,
     target_at,
     units_to_keep,
 )
+from sottovoce.pruning.importance.movement import movement
 from sottovoce.train import optim
 from sottovoce.train.learner import Learner
+from sottovoce.train.origin import origin_tensors
 from sottovoce.train.phase import Phase
 from sottovoce.train.run import Run
 from sottovoce.train.stages.train import Train
@@ -93,6 +96,9 @@ class Prune(Train):
         set_budget(work, pruning, run.teachers.config)  # a stage before may have changed the student's shape
         assert work.budget is not None
         gated = GatedEncoder(work.encoder, pruning.units, pruning.gates)
+        if pruning.moved_since:
+            before = origin_tensors(pruning.moved_since, gated.encoder, pruning.units)
+            gated.gates.weigh(movement(named_tensors(gated.encoder), before, gated.plan))
         learner.student = gated
         return Pruning(learner, work.budget.of(gated.encoder.config, gated.plan), pruning, run.world.device)
 

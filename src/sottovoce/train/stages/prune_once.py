@@ -20,7 +20,6 @@ from sottovoce.core.config import Component, component, plain
 from sottovoce.core.registry import IMPORTANCES, STAGES, Registry
 from sottovoce.core.types import Features
 from sottovoce.encoder import Encoder, EncoderConfig
-from sottovoce.hub.pretrained import load_pretrained
 from sottovoce.pruning import Budget, GatedEncoder, choose, cut, make_plan, named_tensors, prepare, prepare_config
 from sottovoce.pruning.factors import merge
 from sottovoce.pruning.importance.base import Evidence, Importance, Scores
@@ -28,6 +27,7 @@ from sottovoce.pruning.moments import Moments, collect
 from sottovoce.pruning.plan import PruningPlan, rebuild
 from sottovoce.pruning.repair import RIDGE, readers, repaired
 from sottovoce.train.calibration import batches, waves
+from sottovoce.train.origin import origin_tensors
 from sottovoce.train.run import Run
 from sottovoce.train.stages.base import Stage
 from sottovoce.train.stages.train import Train
@@ -179,7 +179,8 @@ class PruneOnce(Stage):
             return self._gradients(run, work, encoder, plan, spread)
 
         def origin(source: str) -> Mapping[str, Tensor]:
-            return self._origin(run, encoder, source)
+            start = source or run.recipe.student.build().build(run.teachers.origin)
+            return origin_tensors(start, encoder, self.recipe.pruning.units)
 
         return Evidence(encoder, plan, moments, gradients, origin)
 
@@ -210,18 +211,6 @@ class PruneOnce(Stage):
                 name: torch.zeros_like(value) if gradient is None else gradient
                 for (name, value), gradient in zip(held.values.items(), found, strict=True)
             }
-
-    def _origin(self, run: Run, encoder: Encoder, source: str) -> Mapping[str, Tensor]:
-        """The tensors of the model that the student comes from. ValueError if its shape is another."""
-        start = load_pretrained(source).encoder if source else run.recipe.student.build().build(run.teachers.origin)
-        units = self.recipe.pruning.units
-        if any(kind.partition(":")[0] == "low_rank" for kind in units):
-            raise ValueError("directions of low rank have no weights to compare; take low_rank out of pruning.units")
-        if not isinstance(start, Encoder) or prepare_config(start.config, units) != encoder.config:
-            raise ValueError(
-                f"'{source or 'the student at the start'}' has another shape than the student; name the model before training"
-            )
-        return named_tensors(prepare(start, units).to(run.world.device))
 
 
 class Held(nn.Module):
