@@ -260,3 +260,14 @@ class Narrow(Levels):
         found = super().forward(wave, lengths)
         states = [x[..., ::2] for x in found.hidden]
         return Features(states, found.lengths, *states)
+
+
+@pytest.mark.parametrize(("frames", "count", "want"), [(27, 45, 27), (54, 45, 54), (45, 45, 45), (22, 44, 22)])
+def test_a_teacher_of_another_frame_rate_is_compared_on_the_students_frames(frames: int, count: int, want: int) -> None:
+    """Moonshine (41.7 frames a second) with students of 25, 50, the same and half as many: a slow wave stays where it is."""
+    time = torch.linspace(0.0, 1.0, 2 * count + 1)[1::2]  # the centres of frames
+    wave = (2 * torch.pi * time).sin()[None, :, None]
+    found = fidelity.alike(Features([wave, wave], None, wave, wave), frames).last
+    assert found.shape[1] == want
+    own = torch.linspace(0.0, 1.0, 2 * frames + 1)[1::2]
+    assert (found.mean(2)[0] - (2 * torch.pi * own).sin()).abs().max() < 0.08

@@ -136,7 +136,7 @@ class Fidelity(Task):
             student = model(batch.wave, batch.lengths)
             teacher = reference(batch.wave, batch.lengths)
             frames = student.last.shape[1]
-            teacher = teacher.on_frames(frames, max(1, round(teacher.last.shape[1] / frames)))
+            teacher = alike(teacher, frames)
             valid = student.valid()
             depth, height = len(student.hidden) - 1, len(teacher.hidden) - 1
             if not student_frames:
@@ -259,6 +259,15 @@ class SubjectModule(nn.Module):
 
     def forward(self, wave: Tensor, lengths: Tensor | None) -> Features:
         return self.subject.features(Batch(wave, lengths))
+
+
+def alike(teacher: Features, frames: int) -> Features:
+    """The teacher's features on the student's `frames` frames: joined where one lasts a whole number of the teacher's, else resampled."""
+    count = teacher.last.shape[1]
+    join = max(1, round(count / frames))
+    if abs(count - frames * join) <= max(2 * join, frames * join // 50):  # rates are alike, and lengths are rounded
+        return teacher.on_frames(frames, join)
+    return teacher.on_frames(frames, rate=count / frames)
 
 
 def mean(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
