@@ -52,10 +52,9 @@ def clips(folder: Path) -> list[Any]:
 def prepare(model: str, work: Path) -> None:
     """Makes what is not in `work` yet: students in their host, files for ONNX Runtime, and the model for CTranslate2."""
     import torch
-    from sottovoce.exporting.whole_files import export_whole
-    from sottovoce.hosts.save import save_host
 
     from sottovoce.hosts.load import load_host
+    from sottovoce.hosts.save import save_host
 
     for way in TORCH:
         folder = work / way
@@ -68,12 +67,19 @@ def prepare(model: str, work: Path) -> None:
                 save_host(folder, host, teacher=model)
             host = load_host(folder)
         if not (work / f"{way}-onnx" / "encoder.onnx").exists():
-            export_whole(host.eval(), work / f"{way}-onnx", "int8", None, 5.0, print)
+            to_onnx(host.eval(), work / f"{way}-onnx")
     if not (work / "faster-whisper").exists():
         from ctranslate2.converters import TransformersConverter
 
         files = [name for name in ("tokenizer.json", "preprocessor_config.json") if (Path(model) / name).exists()]
         TransformersConverter(model, copy_files=files).convert(str(work / "faster-whisper"), quantization="int8")
+
+
+def to_onnx(host: Any, folder: Path) -> None:
+    """Encoder and decoder as files with 8-bit products."""
+    from sottovoce.exporting.whole_files import export_whole
+
+    export_whole(host, folder, "int8", None, float(SECONDS), print)
 
 
 def student(teacher: Any, keep: float) -> Any:
