@@ -36,6 +36,8 @@ def test_real_recognisers(name: str) -> None:
     # the most likely token, but for what is forbidden at the start
     assert (out.logits.argmax(-1) == tokens[:, 1:])[out.valid].float().mean() > 0.9
     texts = host.texts(tokens)
+    for row, text in zip(tokens.tolist(), texts, strict=True):  # as labels, they are the tokens that the host says
+        assert (ids := host.spelled(text)) == row[: len(ids)]
 
     model = transformers.AutoModelForSpeechSeq2Seq.from_pretrained(folder).eval()
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)

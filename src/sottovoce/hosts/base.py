@@ -246,3 +246,6 @@ def load_rest(rest: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise ValueError(f"the weights do not fit the {type(rest).__name__} of config.json: {'; '.join(faults[:3])}{more}")
     rest.load_state_dict(state, assign=True)
+    for target, source in tied.items():  # one parameter again, for whoever trains it
+        parent, _, name = target.rpartition(".")
+        setattr(rest.get_submodule(parent), name, rest.get_parameter(source))

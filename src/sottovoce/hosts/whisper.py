@@ -90,6 +90,9 @@ class WhisperHost(DecoderHost):
         start = torch.tensor(sorted(ids - {None}), device=tokens.device)
         return torch.isin(tokens, start).long().cumprod(1).sum(1, keepdim=True)
 
+    def spelled(self, text: str, **options: Any) -> list[int]:
+        return super().spelled(f" {text.strip()}", **options)  # as Whisper writes
+
     def start(self, **options: Any) -> list[int]:
         if getattr(self.rest.generation_config, "is_multilingual", False) and not options.get("language"):
             raise ValueError("texts for a multilingual Whisper need their language; set host.language, such as en")

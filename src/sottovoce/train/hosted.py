@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +25,7 @@ def transcript(host: Host, features: Features, batch: Batch, choice: HostChoice)
     """The host's own greedy transcript (B, L); ``None`` for a host that does not answer with tokens."""
     if host.answers != "tokens":
         return None
-    return host.greedy(features, batch, max_new_tokens=int(most_tokens(batch).max()), **choice.speech)
+    return host.greedy(features, batch, max_new_tokens=int(most_tokens(batch).max()), **host.asked(choice.task, choice.language))
 
 
 def most_tokens(batch: Batch) -> Tensor:
@@ -51,8 +50,8 @@ def say(host: Host, features: Features, batch: Batch, tokens: Tensor | None) -> 
     return Outputs(torch.stack([logits, torch.zeros_like(logits)], dim=-1), valid)
 
 
-def labels_of(host: Host, batch: Batch, speech: Mapping[str, str] | None = None) -> Labels:
-    """What the data say that the host should say. speech: language and task of its texts.
+def labels_of(host: Host, batch: Batch, choice: HostChoice) -> Labels:
+    """What the data say that the host should say.
 
     Rows without text or label, with characters that the host's tokenizer does not know, or with more tokens than the host can say are not
     valid. ValueError for a class that the host does not know, and for a host whose labels are not in manifests.
@@ -68,7 +67,8 @@ def labels_of(host: Host, batch: Batch, speech: Mapping[str, str] | None = None)
         return Labels("classes", ids, torch.tensor([[bool(name)] for name in batch.labels], device=device))
     if not host.text:
         raise ValueError(f"a host of kind {host.name} learns labels of frames, which manifests do not have; leave task_loss out")
-    rows = [host.spelled(text, **(speech or {})) if text else [] for text in batch.texts]
+    options = host.asked(choice.task, choice.language)
+    rows = [host.spelled(text, **options) if text else [] for text in batch.texts]
     longest = max(2, *map(len, rows))
     ids = torch.tensor([row + [host.end] * (longest - len(row)) for row in rows], device=device)
     sizes = torch.tensor([len(row) for row in rows], device=device)

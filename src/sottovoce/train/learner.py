@@ -78,8 +78,8 @@ class Learner(nn.Module):
         self._check()
         self.hosted: HostedStudent | None = None
         self.unlearned: dict[str, int] = {}  # by objective: rows whose text or label the host cannot say
-        self.hosted = self._host(shape, (host or HostChoice()).train)
-        self.speech = (host or HostChoice()).speech
+        self.host_choice = host or HostChoice()
+        self.hosted = self._host(shape, self.host_choice.train)
         self.compiled: Callable[..., Features] | None = None  # the student by torch.compile, where it is to be run so
         masks = any(needs.masked_input for needs in self.needs.values())
         self.mask_vector = nn.Parameter(torch.empty(shape.dim).uniform_()) if masks else None
@@ -219,7 +219,7 @@ class Learner(nn.Module):
                 said[label] = self.teachers.outputs(drawn.raw, drawn.keys, needs.classes, needs.temperature)
             elif needs.targets == "labels":
                 assert self.hosted is not None
-                labels = labels_of(self.hosted.host, drawn.raw, self.speech)
+                labels = labels_of(self.hosted.host, drawn.raw, self.host_choice)
                 known = [bool(text) for text in (drawn.raw.labels if labels.kind == "classes" else drawn.raw.texts)]
                 self.unlearned[label] = self.unlearned.get(label, 0) + sum(known) - int(labels.valid.any(1).sum())
                 said[label] = labels

@@ -88,18 +88,13 @@ class HostChoice:
 
     keep: whether the student goes back into it; otherwise it is an encoder alone. train: what of it is trained with the student: "none";
     its "head", the last layer of a decoder or all of a CTC recogniser or classifier that is not the encoder; its "decoder", with the head.
-    language, task: of Whisper's transcripts, such as ``cs`` and ``transcribe``; empty: the language is detected.
+    language, task: of Whisper's transcripts, such as ``cs`` and ``transcribe``; an empty language is detected.
     """
 
     keep: bool = True
     train: Literal["none", "head", "decoder"] = "none"
     language: str = ""
-    task: str = ""
-
-    @property
-    def speech(self) -> dict[str, str]:
-        """The options of `Host.greedy`."""
-        return {key: value for key, value in (("language", self.language), ("task", self.task)) if value}
+    task: Literal["transcribe", "translate"] = "transcribe"
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ class Teachers(Mapping[str, Teacher]):
         if "host" not in self._fingerprints:
             settings = getattr(host.rest, "generation_config", "")
             self._fingerprints["host"] = f"{fingerprint(host.rest, False)} {digest(str(settings))}"
-        own = f"{self._fingerprints['host']} {self.choice.speech} outputs {classes} {temperature:g}"
+        own = f"{self._fingerprints['host']} {self.choice.task} {self.choice.language} outputs {classes} {temperature:g}"
         folder = self.store.folder / digest(f"{self._fingerprint(self.main)} {computed(batch)} {own}")
         rows = [self.store.read(folder, key) for key in keys]
         if None in rows:
