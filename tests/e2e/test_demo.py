@@ -41,6 +41,11 @@ def test_demo_prints_the_table(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for row in ("teacher", "student", "before last stage", "untrained"):
         assert row in done.stdout
-    models = json.loads((tmp_path / "s/run/demo.json").read_text())["models"]
+    assert "a spoken phrase, found by sound alone" in done.stdout
+    record = json.loads((tmp_path / "s/run/demo.json").read_text())
+    search, models = record["search"], record["models"]
+    assert (search["phrases"], search["sentences"], search["chance"]) == (8, 24, 1.0)
+    assert search["found"]["teacher"] >= 7
+    assert search["found"]["teacher"] > search["found"]["untrained"]
     assert models["student"]["macs_per_s"] == pytest.approx(0.25 * models["teacher"]["macs_per_s"], rel=0.01)
     assert models["teacher"]["fidelity"]["mean"]["cosine"] == pytest.approx(1.0, abs=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import soundfile
 
 from sottovoce.data import DataConfig, demo, open_data, open_source
-from sottovoce.data.demo import make_demo
+from sottovoce.data.demo import PHRASES, SENTENCES, make_demo, make_search
 from sottovoce.data.demo_words import WORDS
 
 needs_espeak = pytest.mark.skipif(
@@ -63,6 +64,20 @@ def test_demo_source_is_made_once_and_trains_on_its_train_split(tmp_path: Path, 
     data = open_data("demo", DataConfig(workers=0, seconds_per_batch=20))
     assert data.splits == ("train",)
     assert next(data.train).seconds > 5
+
+
+@needs_espeak
+def test_the_search_asks_in_one_voice_for_what_others_say(tmp_path: Path) -> None:
+    found = open_source(make_search(tmp_path))
+    queries, documents = ([item for item in found if item.fields["role"] == role] for role in ("query", "doc"))
+    assert (len(queries), len(documents)) == (PHRASES, SENTENCES)
+    assert not {item.fields["speaker"] for item in queries} & {item.fields["speaker"] for item in documents}
+    for query in queries:
+        holds = [item for item in documents if Path(query.path).name in json.loads(item.fields["matches"])]
+        assert len(holds) == SENTENCES // PHRASES
+        assert all(query.fields["text"] in item.fields["text"] for item in holds)
+        audio, _ = soundfile.read(query.path)
+        assert 0.4 < len(audio) / 16_000 < 3
 
 
 def test_without_espeak_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

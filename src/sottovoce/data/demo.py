@@ -9,6 +9,7 @@ import shutil
 import socket
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sottovoce.data import espeak
 from sottovoce.data.demo_words import WORDS
 from sottovoce.data.recording import Samples
 
-VERSION = 1  # version of the cached demo; raise it when the audio changes
+VERSION = 1  # version of the cached demo and of its search; raise it when the audio changes
 MINUTES = 20.0
 SLOTS = ("train", "test", "train", "dev", "train", "train")  # the splits of the speakers of each language
 PART = "demo-part-"  # prefix of the folder in which the demo is synthesised
@@ -32,6 +33,9 @@ _NAMES = (
 )
 VOICES = tuple(_NAMES.split())
 COLUMNS = ("path", "seconds", "speaker", "language", "text", "split")
+SEARCH_COLUMNS = ("path", "seconds", "speaker", "text", "role", "matches")  # as the task qbe reads them
+ASKING, ASKED = "f2", ("m1", "f3", "m7", "linda", "adam", "f5")  # voices of the search
+PHRASES, SENTENCES = 8, 24
 
 
 def make_demo(folder: str | Path, minutes: float = MINUTES, seed: int = 0) -> Path:
@@ -61,10 +65,57 @@ def make_demo(folder: str | Path, minutes: float = MINUTES, seed: int = 0) -> Pa
     return manifest
 
 
+def make_search(folder: str | Path, seed: int = 0) -> Path:
+    """Synthesises English phrases by one voice, and sentences by others, of which each contains one or more. Returns ``manifest.tsv``.
+
+    Columns are those that the task ``qbe`` reads: role is ``query`` or ``doc``; ``matches`` of a sentence lists the paths of its phrases.
+    Raises ValueError when espeak-ng is not installed or fails.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    words, random = WORDS["en"], np.random.default_rng([seed, 4])
+    phrases = [words.predicates[i] for i in random.permutation(len(words.predicates))[:PHRASES]]
+    jobs = [
+        {"voice": f"en+{ASKING}", "pitch": 60, "range": 50, "rate": 160, "text": text, "speaker": ASKING, "role": "query"}
+        for text in phrases
+    ]
+    for number in range(SENTENCES):
+        voice = ASKED[number % len(ASKED)]
+        subject, place, when = (each[random.integers(len(each))] for each in (words.subjects, words.places, words.times))
+        text = f"{when}, {subject} {phrases[number % PHRASES]} {place}"
+        pitch, rate = int(random.integers(30, 70)), int(random.integers(140, 185))
+        jobs.append(
+            {"voice": f"en+{voice}", "pitch": pitch, "range": 50, "rate": rate, "text": text, "speaker": voice, "role": "doc"}
+        )
+    speech, counts, rate = _speak(jobs, 600)
+    names = [f"{job['role']}-{number:02d}.flac" for number, job in enumerate(jobs)]
+    rows, begin = ["\t".join(SEARCH_COLUMNS)], 0
+    for number, (job, name, count) in enumerate(zip(jobs, names, counts, strict=True)):
+        dry = speech[begin : begin + count].astype(np.float32) / 32768
+        begin += count
+        audio = _room(soxr.resample(dry, rate, SAMPLE_RATE), np.random.default_rng([seed, number, 5]))
+        soundfile.write(folder / name, audio, SAMPLE_RATE, subtype="PCM_16")
+        found = [name for name, text in zip(names, phrases, strict=False) if text in job["text"]] if job["role"] == "doc" else []
+        cells = (name, f"{len(audio) / SAMPLE_RATE:.4f}", job["speaker"], job["text"], job["role"], json.dumps(found))
+        rows.append("\t".join(map(str, cells)))
+    manifest = folder / "manifest.tsv"
+    manifest.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return manifest
+
+
 def demo_manifest() -> Path:
     """The manifest of the cached demo, synthesised at the first call. Several processes may call this at once."""
+    return _cached("demo", make_demo)
+
+
+def search_manifest() -> Path:
+    """The manifest of the cached search (`make_search`), as `demo_manifest`."""
+    return _cached("demo-search", make_search)
+
+
+def _cached(name: str, make: Callable[[Path], Path]) -> Path:
     cache = cache_home()
-    folder = cache / f"demo-{VERSION}"
+    folder = cache / f"{name}-{VERSION}"
     if not (folder / "manifest.tsv").exists():
         try:
             cache.mkdir(parents=True, exist_ok=True)
@@ -75,7 +126,7 @@ def demo_manifest() -> Path:
                 f"cannot write the demo speech to {cache} ({problem}); set SOTTOVOCE_CACHE to another folder"
             ) from None
         try:
-            make_demo(part)
+            make(part)
             part.chmod(0o755)  # mkdtemp creates a private folder
             try:
                 part.rename(folder)

@@ -1,4 +1,4 @@
-"""`sottovoce demo`: compresses the built-in teacher and prints what it cost, offline, in minutes."""
+"""`sottovoce demo`: compresses the built-in teacher, prints what it cost, and finds spoken phrases; offline, in minutes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from sottovoce.core.types import Batch
 from sottovoce.encoder import Encoder, normalize
 from sottovoce.hub.pretrained import load_pretrained
 from sottovoce.timing.latency import latency
-from sottovoce.train import api
+from sottovoce.train import api, phrase_search
 from sottovoce.train.track import duration, say
 from sottovoce.train.work import Work, cost_of
 
 
 def main(out: Path, steps: int | None = None, fresh: bool = False, table: bool = True) -> dict[str, dict[str, Any]]:
-    """Compresses ``demo`` to 25 % of its MACs by both steps of DPHuBERT on synthesised speech, then prints the table, unless told not to.
-    Returns its rows."""
+    """Compresses ``demo`` to 25 % of its MACs by both steps of DPHuBERT on synthesised speech, prints the table, and lets the student
+    find phrases. table: whether to print. Returns the rows of the table."""
     began = time.monotonic()
     say("Compressing the built-in teacher 'demo' to a quarter of its compute, on speech synthesised here. No network is used.")
     result = api.compress("demo", recipe="dphubert-demo", data="demo", out=out, steps=steps, fresh=fresh)
-    rows = compare(out)
-    ledger.write(out / "run" / "demo.json", {**ledger.header("demo"), "models": rows})
+    models, wants_norm = models_of(out)
+    rows = compare(models, wants_norm)
+    found = phrase_search.search(models, wants_norm)
+    ledger.write(out / "run" / "demo.json", {**ledger.header("demo"), "models": rows, "search": phrase_search.record(found)})
     api.draw_report(out)  # again, now that there are latencies
     if table:
         show(rows)
+        phrase_search.show(found)
     say(result.why)
     result.check()
     say(f"The student is in {out} ({duration(time.monotonic() - began)} in all), its page in {out / 'report.html'}.")
@@ -39,28 +42,33 @@ def main(out: Path, steps: int | None = None, fresh: bool = False, table: bool =
     return rows
 
 
-def compare(out: Path) -> dict[str, dict[str, Any]]:
-    """Cost, speed and fidelity of the teacher, the student, the student right after the cut, and an untrained student of that shape."""
+def models_of(out: Path) -> tuple[dict[str, Encoder], bool]:
+    """The teacher, the student, the student right after the cut, and an untrained one of that shape; and whether they read normalised
+    waveforms."""
     teacher = load_pretrained("demo")
     student, after_cut = load_pretrained(out.resolve()).encoder, Work.load(out / "run" / "cut.safetensors")
     if after_cut is None:
         raise ValueError(f"{out / 'run' / 'cut.safetensors'} is missing or damaged; give --fresh to start over")
-    cut = after_cut.encoder.eval()
     assert isinstance(student, Encoder)
     assert isinstance(teacher.encoder, Encoder)
     torch.manual_seed(0)
     untrained = Encoder(student.config).reset_parameters().eval()
-    batches = held_out(teacher.normalize)
     models = {
         "teacher": teacher.encoder,
         "student": student,
-        "before last stage": cut,
+        "before last stage": after_cut.encoder.eval(),
         "untrained": untrained,
     }
+    return models, teacher.normalize
+
+
+def compare(models: dict[str, Encoder], wants_norm: bool) -> dict[str, dict[str, Any]]:
+    """Cost, speed and fidelity to the teacher of each model."""
+    batches = held_out(wants_norm)
     task = TASKS.get("fidelity")
     rows = {}
     for name, model in models.items():
-        fidelity = task(task.Config()).run(model, teacher.encoder, batches)
+        fidelity = task(task.Config()).run(model, models["teacher"], batches)
         disk = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
         rows[name] = {**cost_of(model), "megabytes": disk / 1e6, "latency_10s": latency(model), "fidelity": fidelity}
     return rows
