@@ -27,6 +27,7 @@ from sottovoce.objectives.posteriors import posteriors
 from sottovoce.train.recipe import ObjectiveChoice
 from sottovoce.train.teachers import Teacher, TeacherSettings
 from tests.conftest import tiny_shape
+from tests.teacher_weights import WRITERS
 
 ALL = [
     (registry, name)
@@ -177,7 +178,8 @@ class TestObjectives:
 class TestTeacherKinds:
     def opened(self, name: str, folder: Path) -> Teacher:
         cls = TEACHER_KINDS.get(name)
-        teacher: Teacher = cls(cls.Config(source=str(folder)), TeacherSettings(torch.device("cpu")))
+        source = WRITERS[name](folder) if name in WRITERS else folder
+        teacher: Teacher = cls(cls.Config(source=str(source)), TeacherSettings(torch.device("cpu")))
         return teacher
 
     def test_answers_in_its_shape_whatever_the_padding(self, name: str, teacher_folder: Path) -> None:

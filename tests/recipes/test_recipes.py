@@ -13,6 +13,7 @@ from sottovoce.hub.pretrained import save_pretrained
 from sottovoce.train import api
 from sottovoce.train.recipe import load_recipe
 from tests.conftest import tiny_shape
+from tests.teacher_weights import WRITERS
 from tests.unit import test_families as families
 
 SMALL = ["data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2", "data.workers=0", "precision=fp32"]
@@ -36,6 +37,7 @@ OWN = {
                              "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
     "pretrain-conformer": ["student.dim=32", "student.heads=4", "student.depth=2", "student.ffn_dim=48", "student.kernel=7",
                            "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
+    "universal": [*RANDOM, "student.conv_dims=[8,8,8,8,8,8,8]", "data.speeds=[1.0]", "data.keep_targets=0"],
     "pretrain-voices": ["objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
     "ensemble": ["teachers.second={teacher}"], "ensemble-averaged": ["teachers.all.others=[{teacher}]"],
     "ensemble-concatenated": ["teachers.all.others=[{teacher}]"],
@@ -99,6 +101,11 @@ def test_trains_three_steps(
     stages = [stage.label for stage in recipe.build_stages() if stage.updates]
     options = {"recipe": name, "data": speakers, "out": tmp_path / "out", "device": "cpu"}
     options["overrides"] = [*SMALL, *own, "pruning.ramp=2"]
+    options["overrides"] += [
+        f"teachers.{label}.source={WRITERS[part.name](tmp_path)}"
+        for label, part in recipe.teachers.items()
+        if part.name in WRITERS
+    ]
     options["overrides"] += [f"stages.{stage}.{key}" for stage in stages for key in ("steps=3", "warmup=1")]
     if name.startswith("pretrain"):
         result = api.pretrain(teacher=teacher if name.endswith(("second", "voices")) else "", **options)

@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from sottovoce.core.types import SAMPLE_RATE
-from sottovoce.data.corrupt import add_noise, as_loud, reverberate, valid_samples, voices
+from sottovoce.data.corrupt import add_noise, as_loud, energy, reverberate, valid_samples, voices
+from sottovoce.data.decode import BadAudio, read_audio
+from sottovoce.data.sources import open_source
 
 BANDS = 10  # control points of a random equaliser, equally spaced in log frequency from 60 Hz up
 FADE = 0.02  # seconds of cross-fade between the two equalisers of a row
@@ -23,8 +26,9 @@ FADE = 0.02  # seconds of cross-fade between the two equalisers of a row
 class Augment:
     """share: share of batches that are augmented (0: none). equalizer_db: standard deviation of a random equaliser's gains in dB; each half
     of a row has its own equaliser. snr_db: lowest and highest signal-to-noise ratio in dB, drawn once for each batch. voices: share of
-    the augmented batches whose noise is babble from other rows of the batch; the others get pink noise. rooms: share of the augmented
-    batches in which each row is in a random room; half of these have no noise. rt60: shortest and longest reverberation, in seconds."""
+    the augmented batches whose noise is babble from other rows of the batch; the others get pink noise, or for each row one of `noises`, a
+    source of recordings that are kept in memory. rooms: share of the augmented batches in which each row is in a random room; half of
+    these have no noise. rt60: shortest and longest reverberation, in seconds."""
 
     share: float = 0.0
     equalizer_db: float = 6.0
@@ -32,6 +36,7 @@ class Augment:
     voices: float = 0.5
     rooms: float = 0.0
     rt60: tuple[float, ...] = (0.15, 0.6)
+    noises: str = ""
 
     def __post_init__(self) -> None:
         if not all(0 <= share <= 1 for share in (self.share, self.voices, self.rooms)):
@@ -61,8 +66,41 @@ class Augment:
                     return as_loud(augmented, wave, valid)
         others = float(chance[1]) < self.voices and sum(bool(row.any()) for row in voices(wave, lengths)) > 1
         snr = self.snr_db[0] + float(chance[2]) * (self.snr_db[1] - self.snr_db[0])
-        augmented = add_noise(augmented, lengths, "babble" if others else "pink", snr, int(torch.randint(2**31, ())))
+        if self.noises and not others:
+            augmented = among(augmented, valid, recorded(self.noises), snr)
+        else:
+            augmented = add_noise(augmented, lengths, "babble" if others else "pink", snr, int(torch.randint(2**31, ())))
         return as_loud(augmented, wave, valid)
+
+
+@lru_cache(maxsize=4)
+def recorded(source: str) -> list[Tensor]:
+    """The recordings of a source, each (S,), without those that are silent or cannot be read. ValueError if none is left."""
+    waves = []
+    for recording in open_source(source):
+        try:
+            wave = torch.from_numpy(read_audio(recording))
+        except BadAudio:
+            continue
+        if wave.any():
+            waves.append(wave)
+    if not waves:
+        raise ValueError(f"augment.noises: {source} holds no recording that is not silent")
+    return waves
+
+
+def among(wave: Tensor, valid: Tensor, noises: list[Tensor], snr_db: float) -> Tensor:
+    """(B, S) -> (B, S), with a random stretch of a random noise in each row, `snr_db` below the row's energy over valid samples."""
+    rows, samples = wave.shape
+    noise = torch.stack([stretch(noises[int(torch.randint(len(noises), ()))], samples) for _ in range(rows)]).to(wave.device)
+    gain = (energy(wave, valid) / energy(noise, valid).clamp(min=1e-20) / 10 ** (snr_db / 10)).sqrt()
+    return wave + gain * noise * valid
+
+
+def stretch(noise: Tensor, samples: int) -> Tensor:
+    """`samples` samples of a noise from a random place on; it is repeated where it is short."""
+    first = int(torch.randint(len(noise), ()))
+    return noise.repeat(-(-(first + samples) // len(noise)))[first : first + samples]
 
 
 def recolour(wave: Tensor, deviation_db: float) -> Tensor:

@@ -47,7 +47,7 @@ def add_noise(
             noise = torch.fft.irfft(spectrum, n=samples)
         noise = noise.to(wave.device)
     valid = valid_samples(wave, lengths)
-    gain = (_energy(wave, valid) / _energy(noise, valid).clamp(min=1e-20) / 10 ** (snr_db / 10)).sqrt()
+    gain = (energy(wave, valid) / energy(noise, valid).clamp(min=1e-20) / 10 ** (snr_db / 10)).sqrt()
     return as_loud(wave + gain * noise, wave, valid)
 
 
@@ -95,11 +95,11 @@ def valid_samples(wave: Tensor, lengths: Tensor | None) -> Tensor:
     return (torch.arange(wave.shape[1], device=wave.device) < lengths.to(wave.device)[:, None]).to(wave.dtype)
 
 
-def _energy(wave: Tensor, valid: Tensor) -> Tensor:
+def energy(wave: Tensor, valid: Tensor) -> Tensor:
     """(B, 1) mean square over valid samples."""
     return (wave.square() * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1)
 
 
 def as_loud(wave: Tensor, before: Tensor, valid: Tensor) -> Tensor:
     """Scale each row of `wave` to the energy of `before` over valid samples; set the rest to zero."""
-    return wave * valid * (_energy(before, valid) / _energy(wave, valid).clamp(min=1e-20)).sqrt()
+    return wave * valid * (energy(before, valid) / energy(wave, valid).clamp(min=1e-20)).sqrt()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from sottovoce.core.registry import OBJECTIVES
 from sottovoce.core.types import Answer, Batch, Features, Loss
 from sottovoce.objectives.base import EncoderShape, Needs, Objective, identity_, layer_index
 from sottovoce.objectives.distance import Distance
+from sottovoce.objectives.scale import Scale, few
 
 
 @OBJECTIVES.register("layer_to_layer")
@@ -24,11 +27,14 @@ class LayerToLayer(Objective):
     class Config(Distance):
         """layers: groups of layers that share a projection; numbers, or shares of the depth (0, 4, 8, 12 of 12 in the paper).
 
-        weights: one per group, for each of its layers in the average; empty: equal.
+        weights: one per group, for each of its layers in the average; empty: equal. standardize: compares teacher layers with every
+        dimension at zero mean and unit variance over the first training batches. Otherwise a few large dimensions decide the distance in
+        teachers such as Whisper, whose values reach 400.
         """
 
         layers: tuple[tuple[str, ...], ...] = (("0",), ("1/3", "2/3", "1/1"))
         weights: tuple[float, ...] = ()
+        standardize: bool = False
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -52,9 +58,28 @@ class LayerToLayer(Objective):
             self.pairs += [(name, layer, target, weight / total) for layer, target in zip(layers, targets, strict=True)]
         if not self.pairs:
             raise ValueError("layer_to_layer needs at least one layer to compare")
+        read = sorted({str(target) for _, _, target, _ in self.pairs}) if config.standardize else []
+        self.scales = nn.ModuleDict({target: Scale(teacher.dim) for target in read})
 
     def needs(self) -> Needs:
         return Needs(layers=tuple(sorted({layer for _, _, layer, _ in self.pairs})))
+
+    def fit(self, batches: Iterable[tuple[Batch, Answer | None]]) -> None:
+        if not self.scales:
+            return
+        seen: dict[str, list[Tensor]] = {target: [] for target in self.scales}
+        for _, answer in few(batches):
+            assert isinstance(answer, Features)
+            for target, rows in seen.items():
+                rows.append(answer.hidden[int(target)][answer.valid()].float())
+        for target, rows in seen.items():
+            self.scale(target).set(torch.cat(rows))
+
+    def scale(self, target: int | str) -> Scale:
+        """The standardisation of a teacher layer."""
+        scale = self.scales[str(target)]
+        assert isinstance(scale, Scale)
+        return scale
 
     def forward(self, student: Features, teacher: Answer | None, frames: Tensor, batch: Batch) -> Loss:
         assert isinstance(teacher, Features)
@@ -62,6 +87,8 @@ class LayerToLayer(Objective):
         parts: dict[str, Tensor] = {}
         for name, student_layer, teacher_layer, share in self.pairs:
             output, target = self.maps[name](student.hidden[student_layer]).float(), teacher.hidden[teacher_layer].float()
+            if self.scales:
+                target = self.scale(teacher_layer)(target)
             for key, value in self.config.parts(output, target).items():
                 parts[key] = parts.get(key, 0.0) + share * (value * weight).sum()
         return Loss(self.config.total(parts), {key: value.detach() for key, value in parts.items()})
@@ -71,4 +98,7 @@ class LayerToLayer(Objective):
         for name, layer, *_ in self.pairs:
             if layer not in layers.setdefault(name, []):
                 layers[name].append(layer)
-        return {name: module for name, module in self.maps.items() if isinstance(module, nn.Linear)}, layers
+        maps = {name: module for name, module in self.maps.items() if isinstance(module, nn.Linear)}
+        if self.scales:  # into the teacher's own space; a group's last teacher layer decides
+            maps = {name: self.scale(target).undone(maps[name]) for name, _, target, _ in self.pairs}
+        return maps, layers

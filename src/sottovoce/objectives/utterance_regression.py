@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from sottovoce.core.registry import OBJECTIVES
 from sottovoce.core.types import Answer, Batch, Features, Loss, Vectors
 from sottovoce.objectives.base import EncoderShape, Needs, Objective, layer_index, rows_of
 from sottovoce.objectives.distance import Distance
+from sottovoce.objectives.scale import Scale, few
 
 
 @OBJECTIVES.register("utterance_regression")
@@ -26,9 +29,16 @@ class UtteranceRegression(Objective):
     @dataclass(frozen=True)
     class Config(Distance):
         """layer: the student's, a number or a share of its depth. cosine, mse, l1: weights, see `Distance`; for a score, which is one
-        number, use mse or l1 alone."""
+        number, use mse or l1 alone.
+
+        map: "linear", or "none": the first dimensions of the mean are the teacher's vector, as many as it has, so that recordings can be
+        compared by that layer without the map. standardize: compares with the vectors at zero mean and unit variance over the first
+        training batches.
+        """
 
         layer: str = "1/1"
+        map: Literal["linear", "none"] = "linear"
+        standardize: bool = False
         l1: float = 0.0
         cosine: float = 1.0
 
@@ -38,10 +48,18 @@ class UtteranceRegression(Objective):
         if teacher.dim == 1 and config.cosine:
             raise ValueError("the teacher gives a score, and one number has no cosine; set cosine: 0 and mse: 1")
         self.layer = layer_index(config.layer, student.depth)
-        self.project = nn.Linear(student.dim, teacher.dim)
+        if config.map == "none" and student.dim < teacher.dim:
+            raise ValueError(f"map: none needs a student as wide as the teacher's vector, {teacher.dim}; it has {student.dim}")
+        self.dim = teacher.dim
+        self.project = nn.Linear(student.dim, teacher.dim) if config.map == "linear" else nn.Identity()
+        self.scale = Scale(teacher.dim) if config.standardize else nn.Identity()
 
     def needs(self) -> Needs:
         return Needs(layers=())
+
+    def fit(self, batches: Iterable[tuple[Batch, Answer | None]]) -> None:
+        if isinstance(self.scale, Scale):
+            self.scale.set(torch.cat([answer.vectors.float() for _, answer in few(batches) if isinstance(answer, Vectors)]))
 
     def denominator(self, frames: Tensor, batch: Batch) -> Tensor:
         return rows_of(frames)
@@ -50,5 +68,6 @@ class UtteranceRegression(Objective):
         assert isinstance(teacher, Vectors)
         x = student.hidden[self.layer]
         share = frames.to(x.dtype)[..., None] / frames.sum(1).clamp(min=1)[:, None, None]
-        parts = self.config.parts(self.project((x * share).sum(1)).float(), teacher.vectors.float())
+        output = self.project((x * share).sum(1)).float()[:, : self.dim]
+        parts = self.config.parts(output, self.scale(teacher.vectors.float()))
         return Loss(self.config.total(parts).sum(), {name: part.sum().detach() for name, part in parts.items()})

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 from sottovoce.core.registry import TEACHER_KINDS
 from sottovoce.core.types import SAMPLE_RATE, Answer, Batch, Features
 from sottovoce.encoder import Encoder
+from sottovoce.encoder.window import cut
 from sottovoce.evaluation.subjects.fingerprints import fingerprint
 from sottovoce.evaluation.subjects.sources import frame_rate
 from sottovoce.hub.pretrained import Pretrained, load_pretrained
@@ -30,6 +34,18 @@ class EncoderTeacher(Teacher):
 
     pretrained: Pretrained
 
+    @dataclass(frozen=True)
+    class Config(Teacher.Config):
+        """tail: seconds of silence that a teacher with a window (Whisper) hears after a recording, instead of the rest of its window. Much
+        faster for short recordings; its answers are a little different (experiments/universal). Empty: the whole
+        window. Teachers without a window hear recordings as they are."""
+
+        tail: float | None = None
+
+        def __post_init__(self) -> None:
+            if self.tail is not None and not 0 <= self.tail < float("inf"):
+                raise ValueError(f"tail must be 0 or more seconds, not {self.tail:g}")
+
     def __init__(self, config: Any, settings: TeacherSettings, pretrained: Pretrained | None = None) -> None:
         """pretrained: the model, if it is loaded already; otherwise ``config.source`` is loaded."""
         super().__init__(config, settings)
@@ -40,6 +56,12 @@ class EncoderTeacher(Teacher):
         self.pretrained.encoder.to(settings.device).eval().requires_grad_(False)
 
     @property
+    def tail(self) -> int | None:
+        """Samples of silence after a recording; ``None`` without a window, and for the rest of the window."""
+        shape, seconds = self.pretrained.config, self.config.tail
+        return round(seconds * SAMPLE_RATE) if shape is not None and shape.window and seconds is not None else None
+
+    @property
     def shape(self) -> EncoderShape:
         return EncoderShape(self.pretrained.dim, self.pretrained.depth, round(SAMPLE_RATE / self.rate))
 
@@ -47,7 +69,19 @@ class EncoderTeacher(Teacher):
     def listener(self) -> nn.Module:
         """The encoder in the form that answers. It is made at the first answer, so that a student that starts from the teacher starts from
         its unrounded weights."""
-        encoder: nn.Module = self.pretrained.encoder
+        return self.ready(self.pretrained.encoder)
+
+    @cached_property
+    def brief(self) -> nn.Module:
+        """The encoder without its window, in the form that answers."""
+        encoder = self.pretrained.encoder
+        assert isinstance(encoder, Encoder)
+        encoder = copy.copy(encoder)  # the same weights
+        encoder.config = dataclasses.replace(encoder.config, window=0)
+        return self.ready(encoder)
+
+    def ready(self, encoder: nn.Module) -> nn.Module:
+        """The encoder as it is to compute: rounded, packed or compiled."""
         if self.precision == "bf16":
             encoder = encoder.to(torch.bfloat16)
         if self.packed:
@@ -97,9 +131,25 @@ class EncoderTeacher(Teacher):
             )  # the student may have one frame more or fewer
             mask = nn.functional.pad(mask, (0, frames - mask.shape[1]))
             extra |= {"mask": mask, "mask_vector": vector.to(mask.device)}
-        features = self.listener(batch.wave, batch.lengths, **extra)
+        if self.tail is None:
+            features = self.listener(batch.wave, batch.lengths, **extra)
+            assert isinstance(features, Features)
+            return features
+        return self.followed_by_silence(batch, extra)
+
+    def followed_by_silence(self, batch: Batch, extra: Mapping[str, Any]) -> Features:
+        """Features of recordings that `tail` samples of silence follow; of the recordings alone."""
+        assert self.tail is not None
+        front, samples = self.pretrained.shape.frontend, batch.wave.shape[1]
+        ends = torch.full((len(batch.wave),), samples, device=batch.wave.device) if batch.lengths is None else batch.lengths
+        sounding = torch.arange(samples, device=ends.device) < ends[:, None]
+        wave = nn.functional.pad(batch.wave * sounding.to(batch.wave.dtype), (0, self.tail))
+        if (mask := extra.get("mask")) is not None:
+            extra = {**extra, "mask": nn.functional.pad(mask, (0, int(front.frames(wave.shape[1])) - mask.shape[1]))}
+        features = self.brief(wave, None if batch.lengths is None else ends + self.tail, **extra)
+        frames = None if batch.lengths is None else front.frames(ends).clamp(min=0)
         assert isinstance(features, Features)
-        return features
+        return cut(features, int(front.frames(samples)), frames, mask)
 
     def fingerprint(self) -> str:
         config = dataclasses.replace(self.config, source="")  # the folder does not count

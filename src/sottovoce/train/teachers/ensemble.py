@@ -27,7 +27,7 @@ class EnsembleTeacher(EncoderTeacher):
     """
 
     @dataclass(frozen=True)
-    class Config(Teacher.Config):
+    class Config(EncoderTeacher.Config):
         """others: sources of the other encoders. combine: "average", for encoders of one width, or "concatenate". weights: one per encoder,
         `source` first, for the average; empty: equal. norm: brings each frame of each layer to zero mean and unit variance first (ours, for
         encoders whose values differ in size; the paper does not say)."""
@@ -38,6 +38,7 @@ class EnsembleTeacher(EncoderTeacher):
         norm: bool = False
 
         def __post_init__(self) -> None:
+            super().__post_init__()
             count = 1 + len(self.others)
             if self.weights and (len(self.weights) != count or min(self.weights) < 0 or sum(self.weights) <= 0):
                 raise ValueError(f"weights must be {count} numbers of at least 0 that are not all 0, one for each encoder")
@@ -46,7 +47,7 @@ class EnsembleTeacher(EncoderTeacher):
 
     def __init__(self, config: Any, settings: TeacherSettings) -> None:
         super().__init__(config, settings)
-        plain = Teacher.Config(precision=config.precision)
+        plain = EncoderTeacher.Config(precision=config.precision, tail=config.tail)
         self.others = [EncoderTeacher(dataclasses.replace(plain, source=source), settings) for source in config.others]
         widths = [super().shape.dim, *(teacher.shape.dim for teacher in self.others)]
         if config.combine == "average" and len(set(widths)) > 1:

@@ -12,7 +12,6 @@ from sottovoce.core.registry import TEACHER_KINDS
 from sottovoce.core.types import Answer, Batch, Vectors
 from sottovoce.objectives import EncoderShape
 from sottovoce.objectives.base import layer_index
-from sottovoce.train.teachers.base import Teacher
 from sottovoce.train.teachers.encoder import EncoderTeacher
 
 
@@ -23,7 +22,7 @@ class UtteranceTeacher(EncoderTeacher):
     answers: ClassVar[Literal["frames", "utterance"]] = "utterance"
 
     @dataclass(frozen=True)
-    class Config(Teacher.Config):
+    class Config(EncoderTeacher.Config):
         """layer: whose frames are averaged, a number or a share of the depth; the last by default, after the final norm if it has one."""
 
         layer: str = "1/1"
