@@ -37,7 +37,7 @@ class EncoderTeacher(Teacher):
     @dataclass(frozen=True)
     class Config(Teacher.Config):
         """tail: seconds of silence that a teacher with a window (Whisper) hears after a recording, instead of the rest of its window. Much
-        faster for short recordings; its answers are a little different (experiments/universal). Empty: the whole
+        faster for short recordings; its answers differ somewhat (experiments/universal). Empty: the whole
         window. Teachers without a window hear recordings as they are."""
 
         tail: float | None = None
