@@ -22,6 +22,7 @@ from sottovoce.encoder.relative_log_mel import RelativeLogMel
 from sottovoce.exporting.graph import PlainLogMel
 from sottovoce.hub.pretrained import load_pretrained, save_pretrained
 from sottovoce.hub.student import save_student
+from sottovoce.timing.runtimes import RUNTIMES
 from sottovoce.train import api
 from tests.recipes.test_recipes import SMALL as FEW
 from tests.unit.test_families import edit, speech
@@ -409,6 +410,15 @@ def test_recipes_make_students(recipe: str, style: str, speech_folder: Path, tmp
     student = load_pretrained(result.out)
     assert (student.family, student.shape.window) == ("sottovoce", 0)
     assert EncoderConfig.from_dict(json.loads(json.dumps(student.shape.to_dict()))) == student.shape
+
+
+@pytest.mark.parametrize("style", ["80 mels", "half turned"])
+def test_bench_times_the_class_of_transformers(style: str, tmp_path: Path) -> None:
+    wave, _ = speech([20_000, 20_000])
+    found: Any = RUNTIMES["transformers"].open(str(save(style, tmp_path)), 1)(wave.numpy())
+    last = found.last_hidden_state[:, :63] if style == "80 mels" else found.last
+    with torch.no_grad():
+        assert (last - load_pretrained(tmp_path).encoder(wave).last).abs().max() < 1e-4
 
 
 def test_the_tensors_may_lie_without_a_prefix(tmp_path: Path) -> None:

@@ -99,8 +99,28 @@ def transformers(at: str, threads: int) -> Forward:
     from sottovoce.hub.checkpoint import read_tensors
 
     torch.set_num_threads(threads)
-    model = load_generic(Path(at), AutoConfig.from_pretrained(at).to_dict(), read_tensors(Path(at))).requires_grad_(False)
+    config = AutoConfig.from_pretrained(at)
+    if config.model_type == "whisper":  # which the generic path refuses, because it gives 30 s for any clip
+        return whisper(at)
+    model = load_generic(Path(at), config.to_dict(), read_tensors(Path(at))).requires_grad_(False)
     return lambda wave: model(torch.from_numpy(wave))
+
+
+def whisper(at: str) -> Forward:
+    """Whisper's encoder in transformers, with its feature extractor, which pads every clip to the window."""
+    import torch
+    from transformers import AutoFeatureExtractor, WhisperModel
+
+    from sottovoce.core.types import SAMPLE_RATE
+
+    model, extractor = WhisperModel.from_pretrained(at, dtype=torch.float32), AutoFeatureExtractor.from_pretrained(at)
+    encoder = model.eval().requires_grad_(False).get_encoder()
+
+    def forward(wave: NDArray[np.float32]) -> object:
+        features = extractor(list(wave), sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+        return encoder(features, output_hidden_states=True)
+
+    return forward
 
 
 def exported(source: str, scratch: Path) -> str:
