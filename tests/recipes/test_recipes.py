@@ -41,6 +41,7 @@ OWN = {
     "pretrain-voices": ["objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
     "ensemble": ["teachers.second={teacher}"], "ensemble-averaged": ["teachers.all.others=[{teacher}]"],
     "ensemble-concatenated": ["teachers.all.others=[{teacher}]"],
+    "full-layer-to-layer": [*RANDOM, "student.depth=3"],
     "deep-narrow": [*RANDOM, "objectives.layer_to_layer.layers=[['1'],['2']]"], "shallow-wide": ["student.count=2"],
     "star": RANDOM,
     "maskhubert": MASKED, "armhubert": MASKED, "armhubert-s": MASKED,
