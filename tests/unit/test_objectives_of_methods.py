@@ -1,4 +1,4 @@
-"""Objectives of single methods: SKILL, STaR, DiceHuBERT, RobustDistiller."""
+"""Objectives of single methods: SKILL, STaR, DiceHuBERT, RobustDistiller, correlation of features."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sottovoce.data.augment import Augment
 from sottovoce.objectives import EncoderShape
 from sottovoce.objectives.cluster_distribution import ClusterDistribution
 from sottovoce.objectives.denoising import Denoising
+from sottovoce.objectives.feature_correlation import FeatureCorrelation, correlation
 from sottovoce.objectives.layer_groups import LayerGroups, average_linkage
 from sottovoce.objectives.temporal_relation import TemporalRelation
 
@@ -162,3 +163,35 @@ def test_rooms_keep_the_level_and_draw_nothing_where_there_are_none() -> None:
     assert torch.equal(after, torch.rand(1))
     with pytest.raises(ValueError, match="rt60"):
         Augment(rt60=(0.5, 0.1))
+
+
+def test_correlation_is_over_pieces_of_counted_frames() -> None:
+    config = FeatureCorrelation.Config(layers=("1",), pool=2, cross=0.3, own=0.2, off_diagonal=7, diagonal=5, cosine=0)
+    objective = FeatureCorrelation(config, EncoderShape(8, 1), EncoderShape(6, 1))
+    student = features([torch.randn(3, 6, 8) for _ in range(2)])
+    teacher = features([torch.randn(3, 6, 6) for _ in range(2)])
+    frames = torch.ones(3, 6, dtype=torch.bool)
+    frames[2, 3:] = False  # its second piece has one frame, its third none
+    loss = objective(student, teacher, frames, NOTHING)
+    pieces = []
+    for x in (objective.heads[0](student.last), teacher.last):
+        rows = [x[:2].unflatten(1, (3, 2)).mean(2).flatten(0, 1), x[2, :2].mean(0)[None], x[2, 2][None]]
+        pieces.append(torch.cat(rows))
+    ours, theirs = pieces
+    c = torch.corrcoef(torch.cat([ours, theirs], dim=1).T)
+    cross, own = c[:6, 6:], c[:6, :6]
+    beside = ~torch.eye(6, dtype=torch.bool)
+    expected = (
+        (cross.diagonal() - 1).square().sum() / 5 + 0.3 * cross[beside].square().sum() / 7 + 0.2 * own[beside].square().sum() / 7
+    )
+    torch.testing.assert_close(loss.total, 3 * expected, rtol=1e-4, atol=1e-4)
+    assert objective.needs().compares_rows
+
+
+def test_one_piece_has_no_correlation_but_a_gradient() -> None:
+    x = torch.randn(1, 4, requires_grad=True)
+    c = correlation(x, torch.randn(1, 4))
+    assert not c.any()
+    c.sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
