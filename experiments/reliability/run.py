@@ -1,6 +1,6 @@
 """Injects faults into tiny runs of every verb and counts what they survive.
 
-    python -m experiments.reliability.run --work DIR kill --minutes 10      # also: damage, disk, memory, clock, processes
+    python -m experiments.reliability.run --work DIR kill --minutes 10      # also: damage, disk, memory, clock, processes, torchrun
     python -m experiments.reliability.run --work DIR records                # adds the counts to records.jsonl
 
 Trials are kept in DIR/trials.jsonl, so each command goes on where the one before stopped. A trial survives when the command, repeated after
@@ -468,9 +468,7 @@ def processes(lab: Lab, until: float, aim: int) -> None:
 
 def ranks(lab: Lab, out: Path, count: int) -> list[Child]:
     """The processes of one run, as torchrun starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     if count == 1:
         return [start(lab, compress(lab, out))]
 
@@ -490,7 +488,101 @@ def pair(lab: Lab, out: Path) -> tuple[dict[str, Any], float]:
     return outcome(out), float(kept.read_text())
 
 
-FAULTS = {"kill": kill, "damage": damage, "disk": disk, "memory": memory, "clock": clock, "processes": processes}
+def torchrun(lab: Lab, until: float, aim: int) -> None:
+    """One of the two processes of a real torchrun is killed: how soon the command ends and names it. Then the command is repeated."""
+    whole, took = launched(lab, lab.work / "undisturbed-torchrun")
+    for _ in range(6):
+        if time.monotonic() > until or len(lab.trials("torchrun")) >= 6:
+            return
+        out = fresh(lab, "compress")
+        launcher, log = launch(lab, out)
+        wait_for_updates(out, launcher, lab.draw.randrange(1, 10))
+        time.sleep(lab.draw.uniform(0, 0.1) * took)
+        pids = processes_of(launcher.pid)
+        if launcher.poll() is not None or len(pids) != 2:
+            launcher.kill()
+            continue
+        rank = lab.draw.randrange(2)
+        os.kill(pids[rank], signal.SIGKILL)
+        began = time.monotonic()
+        named = ended = None
+        while time.monotonic() - began < 60 and ended is None:
+            if named is None and "lost its connection to another process" in log.read_text(errors="replace"):
+                named = time.monotonic() - began
+            if launcher.poll() is not None:
+                ended = time.monotonic() - began
+            time.sleep(0.02)
+        launcher.kill()
+        left = [pid for pid in pids if Path(f"/proc/{pid}").exists() and not _is_zombie(pid)]
+        said = log.read_text(errors="replace")
+        theirs = f"traceback : Signal 9 (SIGKILL) received by PID {pids[rank]}" in said
+        where = state(out)
+        again, log = launch(lab, out)
+        same = again.wait(400) == 0 and outcome(out) == whole
+        ok = ended is not None and ended < 10 and not left and (named is not None or theirs) and same
+        lab.add("torchrun", "compress", ok, rank=rank, state=where, seconds=None if ended is None else round(ended, 1),
+                named=None if named is None else round(named, 1), named_by_torchrun=theirs, left=len(left), identical_afterwards=same,
+                said=said.strip()[-600:])  # fmt: skip
+
+
+def launch(lab: Lab, out: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    """`compress` by torchrun with two processes, and its log."""
+    log = lab.work / "torchrun.txt"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [*command, "-m", "sottovoce.cli", *compress(lab, out)],
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        ), log
+
+
+def launched(lab: Lab, out: Path) -> tuple[dict[str, Any], float]:
+    began, kept = time.monotonic(), lab.work / "torchrun.seconds"
+    if not kept.exists():
+        shutil.rmtree(out, ignore_errors=True)
+        process, log = launch(lab, out)
+        assert process.wait(400) == 0, log.read_text(errors="replace")
+        kept.write_text(str(time.monotonic() - began))
+    return outcome(out), float(kept.read_text())
+
+
+def wait_for_updates(out: Path, process: subprocess.Popen[bytes], count: int) -> None:
+    """Until the journal has so many rows, or the process has ended."""
+    while _text(out / "run/metrics.jsonl").count("\n") < count and process.poll() is None:
+        time.sleep(0.01)
+
+
+def processes_of(parent: int) -> list[int]:
+    """The processes that torchrun has started, by their rank."""
+    text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+    found: dict[int, int] = {}
+    for pid in map(int, text.split()):
+        values = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        found |= {int(value.removeprefix(b"RANK=")): pid for value in values if value.startswith(b"RANK=")}
+    return [found[rank] for rank in sorted(found)]
+
+
+def _is_zombie(pid: int) -> bool:
+    return ") Z " in _text(Path(f"/proc/{pid}/stat"))
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+FAULTS = {
+    "kill": kill,
+    "damage": damage,
+    "disk": disk,
+    "memory": memory,
+    "clock": clock,
+    "processes": processes,
+    "torchrun": torchrun,
+}
 
 
 def records(lab: Lab) -> None:

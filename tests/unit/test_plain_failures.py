@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from sottovoce.cli.base import guarded
@@ -50,6 +52,27 @@ def test_a_lost_process_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     with pytest.raises(SystemExit):
         guarded(fails)
     assert "process 1 lost its connection to another process of this run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "shown"), [("can't start new thread", False), ("a fault", True)])
+def test_lack_of_memory_while_workers_end_adds_no_trace(
+    text: str, shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Loader:
+        def __del__(self) -> None:
+            raise RuntimeError(text)
+
+    def fails() -> None:
+        loader = Loader()
+        del loader
+        raise MemoryError
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    with pytest.raises(SystemExit):
+        guarded(fails)
+    said = capsys.readouterr().err
+    assert ("Traceback" in said) == shown
+    assert "there is not enough memory" in said
 
 
 def test_an_error_of_ours_keeps_its_trace() -> None:

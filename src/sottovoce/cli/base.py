@@ -119,6 +119,17 @@ def _show_warning(other: Callable[..., None]) -> Callable[..., None]:
     return show
 
 
+def _without_resources(other: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """A hook for errors while objects are deleted, such as the workers of a loader: lack of memory there adds no trace to the one line that
+    the command ends with."""
+
+    def hook(problem: Any) -> None:
+        if problem.exc_value is None or not _resources(problem.exc_value):
+            other(problem)
+
+    return hook
+
+
 MEMORY = (
     "out of memory", "can't allocate memory", "not enough memory", "annot allocate memory", "bad_alloc", "can't start new thread",
     "killed by signal: Killed", "could not create a primitive", "could not create a memory", "failed to map segment",
@@ -154,6 +165,7 @@ def guarded(call: Callable[[], Any]) -> None:
     With SOTTOVOCE_TRACE=1, the traceback is shown instead.
     """
     warnings.showwarning = _show_warning(warnings.showwarning)
+    sys.unraisablehook = _without_resources(sys.unraisablehook)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name need not be valid text

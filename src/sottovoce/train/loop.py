@@ -50,7 +50,7 @@ def fit(run: Run, state: TrainState) -> dict[str, float]:
             stop = world.any(run.stop)
             due = world.any(world.main and time.monotonic() - saved_at >= recipe.save_minutes * 60)
             if (stop or due) and not last:
-                state.save(run.checkpoints, run.journal.rows[label])
+                state.save(run.checkpoints, run.journal.rows.get(label, []))
                 saved_at = time.monotonic()
             if stop and not last:
                 run.stopped(f"at update {state.step} of {label}")

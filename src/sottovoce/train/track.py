@@ -139,7 +139,7 @@ class Journal:
 
     def __init__(self, folder: Path, main: bool = True) -> None:
         self.path, self.main = folder / "metrics.jsonl", main
-        self.rows: dict[str, list[str]] = {}  # of each stage, as JSON
+        self.rows: dict[str, list[str]] = {}  # of each stage, as JSON; in the main process only
         self.board: Any = None
         if not main:  # one process writes
             return
