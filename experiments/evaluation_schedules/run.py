@@ -13,7 +13,12 @@ from pathlib import Path
 
 import sottovoce
 
-ENTRIES = {"ks-digits": ("ks", "fsdd"), "sid-digits": ("sid", "fsdd"), "ks-arabic": ("ks", "arabic_commands")}
+ENTRIES = {
+    "ks-digits": ("ks", "fsdd"),
+    "sid-digits": ("sid", "fsdd"),
+    "ks-arabic": ("ks", "arabic_commands"),
+    "er": ("er", "emodb"),
+}
 
 
 def main() -> None:
