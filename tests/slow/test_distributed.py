@@ -25,7 +25,15 @@ def test_torchrun_makes_one_student(teacher_folder: Path, speech_folder: Path, t
         "--device",
         "cpu",
     ]
-    options = ["--steps", "12", "data.seconds_per_batch=4", "data.min_seconds=0.5", "data.workers=0", "log_every=1", "save_minutes=0"]
+    options = [
+        "--steps",
+        "12",
+        "data.seconds_per_batch=4",
+        "data.min_seconds=0.5",
+        "data.workers=0",
+        "log_every=1",
+        "save_minutes=0",
+    ]
     done = subprocess.run([*command, *options], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("student in ") == 1
