@@ -519,7 +519,8 @@ def torchrun(lab: Lab, until: float, aim: int) -> None:
         where = state(out)
         again, log = launch(lab, out)
         same = again.wait(400) == 0 and outcome(out) == whole
-        ok = ended is not None and ended < 10 and not left and (named is not None or theirs) and same
+        in_time = (named is not None and named < 10) or (theirs and ended is not None and ended < 10)
+        ok = ended is not None and in_time and not left and same
         lab.add("torchrun", "compress", ok, rank=rank, state=where, seconds=None if ended is None else round(ended, 1),
                 named=None if named is None else round(named, 1), named_by_torchrun=theirs, left=len(left), identical_afterwards=same,
                 said=said.strip()[-600:])  # fmt: skip
@@ -599,6 +600,7 @@ def records(lab: Lab) -> None:
             "tried": sum(count for count, _ in weigh),
             "survived": sum(count for count, ok in weigh if ok),
             "runs": len(trials),
+            **{key: max(known) for key in ("seconds", "named") if (known := [t[key] for t in trials if t.get(key) is not None])},
             "shared_machine": True,
             **({"where": dict(where)} if where else {}),
             "failed": [{k: v for k, v in trial.items() if k not in ("said", "then")} for trial in trials if not trial["ok"]],
