@@ -146,7 +146,9 @@ def dense(encoder: Encoder, plan: PruningPlan, values: dict[str, Tensor]) -> dic
             if part.scale:
                 shape = [1] * tensors[part.name].dim()
                 shape[part.dim] = -1
-                factor = values[group.name].repeat_interleave(part.block).view(shape)
+                value, width = values[group.name], tensors[part.name].shape[part.dim]
+                each = value.repeat(width // len(value)) if part.inside else value.repeat_interleave(width // len(value))
+                factor = each.view(shape)
                 tensors[part.name] = tensors[part.name] * factor
     return tensors
 

@@ -33,7 +33,11 @@ SHAPES: dict[str, EncoderConfig] = {
     "pruned": dataclasses.replace(
         styles.BASE,
         position=PositionConfig(8, 4, kept=(0, 2)),
-        layers=(LayerConfig(2, 12, 20), LayerConfig(0, 12, 0), LayerConfig(4, 12, 40, attention=False)),
+        layers=(
+            LayerConfig(2, 12, 20, query_dim=7, value_dim=3),
+            LayerConfig(0, 12, 0),
+            LayerConfig(4, 12, 40, attention=False),
+        ),
     ),
     "pruned-wavlm": dataclasses.replace(
         styles.WAVLM,

@@ -52,18 +52,25 @@ class Attention(nn.Module):
     layers share: a relative table (heads, T, T), the result of `distance.shared_table`, or ``None``. below: where the map is kept or taken,
     if layers share it (`LayerConfig.reuse`)."""
 
+    query_channels: Tensor | None
+    value_channels: Tensor | None
+
     def __init__(self, config: EncoderConfig, layer: LayerConfig) -> None:
         super().__init__()
         self.reuse = layer.reuse
         dim, kind = config.dim, "" if config.distance is None else config.distance.kind
         self.head_dim, self.dropout = layer.head_dim, config.dropout.attention
-        size = layer.num_heads * layer.head_dim
+        # as buffers, so that a gated encoder knows how many are open; None: all
+        for name, channels in (("query_channels", layer.query_dim), ("value_channels", layer.value_dim)):
+            self.register_buffer(name, torch.arange(channels) if channels else None, persistent=False)
+        compared, size = layer.num_heads * layer.query_width, layer.num_heads * layer.value_width
         biased = {name: name in config.attention_bias for name in "qkvo"}
         self.out_proj: nn.Linear | Offset = Linear(size, dim, biased["o"]) if size else Offset(dim, biased["o"])
         if size and self.reuse:
             self.v_proj = Linear(dim, size, biased["v"])
         elif size:
-            self.q_proj, self.k_proj, self.v_proj = (Linear(dim, size, biased[name]) for name in "qkv")
+            self.q_proj, self.k_proj = (Linear(dim, compared, biased[name]) for name in "qk")
+            self.v_proj = Linear(dim, size, biased["v"])
             self.gate = RelativeGate(layer) if config.relative is not None else None
             self.rotary = Rotary(config.distance, layer.head_dim) if config.distance is not None and kind == "rotary" else None
             self.turn = HeadRotary(config.distance) if config.distance is not None and kind == "rotary_heads" else None
@@ -79,11 +86,15 @@ class Attention(nn.Module):
         rows, frames = x.shape[:2]
         if self.reuse:
             assert below is not None
-            return self.outputs(below.shares, self.v_proj(x).view(rows, frames, -1, self.head_dim).transpose(1, 2))
+            return self.outputs(below.shares, self.v_proj(x).view(rows, frames, -1, self.value_width).transpose(1, 2))
         turned = x if self.rotary is None else self.rotary(x)
         q, k, v = (
-            proj(y).view(rows, frames, -1, self.head_dim).transpose(1, 2)
-            for proj, y in ((self.q_proj, turned), (self.k_proj, turned), (self.v_proj, x))
+            proj(y).view(rows, frames, -1, width).transpose(1, 2)
+            for proj, y, width in (
+                (self.q_proj, turned, self.query_width),
+                (self.k_proj, turned, self.query_width),
+                (self.v_proj, x, self.value_width),
+            )
         )
         if self.turn is not None:
             q, k = self.turn(q), self.turn(k)
@@ -95,10 +106,26 @@ class Attention(nn.Module):
         if bias is not None:
             mask = (bias if valid is None else bias.masked_fill(~valid, float("-inf"))).to(q.dtype)
         if below is not None:
-            below.shares = shares(q, k, mask)
+            below.shares = shares(q, k, mask, self.scale)
             return self.outputs(below.shares, v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=self.scale)
         return self.out_proj(y.transpose(1, 2).reshape(rows, frames, -1))
+
+    @property
+    def query_width(self) -> int:
+        """Channels of a head's queries and keys."""
+        return self.head_dim if self.query_channels is None else len(self.query_channels)
+
+    @property
+    def value_width(self) -> int:
+        """Channels of a head's values."""
+        return self.head_dim if self.value_channels is None else len(self.value_channels)
+
+    @property
+    def scale(self) -> float | None:
+        """Of scores; ``None``: by the channels that there are."""
+        return None if self.query_channels is None else float(self.head_dim**-0.5)
 
     def outputs(self, shares: Tensor, v: Tensor) -> Tensor:
         """Weighs values (B, H, K, E) by a map (B, H, T, K) -> (B, T, D)."""
@@ -107,9 +134,9 @@ class Attention(nn.Module):
         return outputs
 
 
-def shares(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+def shares(q: Tensor, k: Tensor, mask: Tensor | None, scale: float | None = None) -> Tensor:
     """The attention map of queries (B, H, T, E) and keys (B, H, K, E): (B, H, T, K). mask: bool, true where a key is seen, or a bias."""
-    scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
+    scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     return scores.softmax(-1)

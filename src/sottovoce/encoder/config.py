@@ -313,6 +313,9 @@ class LayerConfig(Shape):
 
     reuse: attention takes the map (the weights of frames for frames) of the nearest layer below that computes one, which has as many
     heads; it has values and outputs only (ARMHuBERT, arXiv 2305.11685).
+
+    query_dim, value_dim: channels of a head in which queries and keys are compared, and of its values; 0: `head_dim`, by which scores are
+    scaled in any case.
     """
 
     num_heads: int
@@ -326,9 +329,21 @@ class LayerConfig(Shape):
     ffn1: bool = field(default=True, metadata=LATER)
     glu_dim: int = field(default=0, metadata=LATER)
     reuse: bool = field(default=False, metadata=LATER)
+    query_dim: int = field(default=0, metadata=LATER)
+    value_dim: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         _known("layer.kind", self.kind, ("transformer", "conformer"))
+
+    @property
+    def query_width(self) -> int:
+        """Channels of a head's queries and keys."""
+        return self.query_dim or self.head_dim
+
+    @property
+    def value_width(self) -> int:
+        """Channels of a head's values."""
+        return self.value_dim or self.head_dim
 
 
 @dataclass(frozen=True, repr=False)

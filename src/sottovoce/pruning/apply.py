@@ -29,7 +29,7 @@ def unit_rows(tensors: Mapping[str, Tensor], group: Group) -> Iterator[Tensor]:
     for part in group.slices:
         tensor = tensors[part.name]
         if part.select and tensor.is_floating_point() and tensor.numel():
-            yield tensor.detach().float().movedim(part.dim, 0).reshape(group.size, -1)
+            yield part.by_unit(tensor.detach().float(), group.size)
 
 
 def unit_matrix(tensors: Mapping[str, Tensor], group: Group) -> Tensor:
@@ -70,7 +70,12 @@ def gather(tensors: Mapping[str, Tensor], plan: PruningPlan, values: Values) -> 
             tensor = smaller.get(part.name, tensors[part.name])
             if not part.scale or tensor.shape[part.dim] == 0:  # empty: this group or the part that holds it is gone
                 continue
-            factor = (value.repeat_interleave(part.block) if part.block > 1 else value).to(tensor.dtype)
+            times = tensor.shape[part.dim] // len(value)  # another group may have changed the width of a block
+            if part.inside:
+                value_of_each = value.repeat(times)
+            else:
+                value_of_each = value.repeat_interleave(times) if len(value) > 1 and times > 1 else value
+            factor = value_of_each.to(tensor.dtype)
             smaller[part.name] = tensor * factor.view([-1 if axis == part.dim else 1 for axis in range(tensor.dim())])
     return smaller
 
@@ -121,7 +126,10 @@ def _select(
             if not part.select or part.name not in tensors:
                 continue
             tensor = selected.get(part.name, tensors[part.name])
-            if units:
+            if units and part.inside:
+                channels = tensor.unflatten(part.dim, (-1, group.size)).index_select(part.dim + 1, index[group.name, 1])
+                selected[part.name] = channels.flatten(part.dim, part.dim + 1)
+            elif units:
                 selected[part.name] = tensor.index_select(part.dim, index[group.name, part.block])
             else:
                 selected[part.name] = tensor.narrow(part.dim, 0, 0)

@@ -69,16 +69,17 @@ def projections(
     for i in range(len(config.layers)) if layer is None else [layer]:
         at, shape = f"layers.{i}", config.layers[i]
         if shape.attention and shape.num_heads:
-            width = widths.get(f"layers.{config.map_layer(i)}.head", shape.num_heads) * shape.head_dim
-            part = f"{at}.attention"
+            heads, part = widths.get(f"layers.{config.map_layer(i)}.head", shape.num_heads), f"{at}.attention"
             for name in ("v_proj", "out_proj") if shape.reuse else ("q_proj", "k_proj", "v_proj", "out_proj"):
-                yield Projection(f"{part}.{name}", part, config.dim, width, name == "out_proj")
+                kind, inside = ("query", shape.query_width) if name in ("q_proj", "k_proj") else ("value", shape.value_width)
+                units: Width = heads * widths.get(f"{at}.{kind}", inside)
+                yield Projection(f"{part}.{name}", part, config.dim, units, name == "out_proj")
         for part in ("ffn1", "ffn"):
-            units = getattr(shape, f"{part}_dim")
-            if getattr(shape, part) and units and (part == "ffn" or shape.kind == "conformer"):
+            inner = getattr(shape, f"{part}_dim")
+            if getattr(shape, part) and inner and (part == "ffn" or shape.kind == "conformer"):
                 for name in ("up_proj", "down_proj"):
-                    width = widths.get(f"{at}.{part}", units)
-                    yield Projection(f"{at}.{part}.{name}", f"{at}.{part}", config.dim, width, name == "down_proj")
+                    units = widths.get(f"{at}.{part}", inner)
+                    yield Projection(f"{at}.{part}.{name}", f"{at}.{part}", config.dim, units, name == "down_proj")
         if shape.kind == "conformer" and shape.glu_dim:
             channels = widths.get(f"{at}.glu", shape.glu_dim)
             yield Projection(f"{at}.convolution.in_proj", f"{at}.glu", config.dim, 2 * channels, False)

@@ -33,6 +33,7 @@ class Slice:
 
     The unit of a group of size 1 is the whole axis. scale: for the consumer, whose entries are multiplied by the gate values.
     select: ``False`` if a closed unit leaves zeros instead of being removed (the bias of a part that is gated as a whole).
+    inside: unit u is every entry of the axis whose number is u modulo the group's size: channel u of every head.
     """
 
     name: str
@@ -40,6 +41,12 @@ class Slice:
     block: int = 1
     scale: bool = False
     select: bool = True
+    inside: bool = False
+
+    def by_unit(self, tensor: Tensor, size: int) -> Tensor:
+        """The numbers of each of `size` units in `tensor`: (size, numbers)."""
+        rows = tensor.movedim(self.dim, 0)
+        return (rows.unflatten(0, (-1, size)).transpose(0, 1) if self.inside else rows).reshape(size, -1)
 
 
 @dataclass(frozen=True)

@@ -74,12 +74,16 @@ class ContextAttention(nn.Module):
             return constant(of.out_proj, x)
         if of.reuse:
             assert below is not None
-            v = of.v_proj(x).unflatten(-1, (-1, of.head_dim)).transpose(1, 2)
+            v = of.v_proj(x).unflatten(-1, (-1, of.value_width)).transpose(1, 2)
             return of.outputs(below.shares, context.keys(self.name, v, v)[1])
         turned = x if of.rotary is None else of.rotary(x, context.at.float())
         q, k, v = (
-            proj(y).unflatten(-1, (-1, of.head_dim)).transpose(1, 2)
-            for proj, y in ((of.q_proj, turned), (of.k_proj, turned), (of.v_proj, x))
+            proj(y).unflatten(-1, (-1, width)).transpose(1, 2)
+            for proj, y, width in (
+                (of.q_proj, turned, of.query_width),
+                (of.k_proj, turned, of.query_width),
+                (of.v_proj, x, of.value_width),
+            )
         )
         k, v = context.keys(self.name, k, v)
         bias = None
@@ -93,9 +97,9 @@ class ContextAttention(nn.Module):
         if bias is not None:
             mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
         if below is not None:
-            below.shares = shares(q, k, mask)
+            below.shares = shares(q, k, mask, of.scale)
             return of.outputs(below.shares, v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=of.scale)
         projected: Tensor = of.out_proj(y.transpose(1, 2).flatten(2))
         return projected
 

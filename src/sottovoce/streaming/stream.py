@@ -149,12 +149,13 @@ class StreamContext(Context):
             self.place_at(self.encoder, keys[past:], keys)
 
     def keys(self, name: str, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        seen = torch.stack([k, v])
+        seen = torch.cat([k, v], dim=3)
         if name in self.cache:
-            seen = torch.cat([self.cache[name], seen], dim=3)
+            seen = torch.cat([self.cache[name], seen], dim=2)
         end = self.sizes[0] + self.own
-        self.cache[name] = seen[:, :, :, max(0, end - self.left) : end]
-        return seen[0], seen[1]
+        self.cache[name] = seen[:, :, max(0, end - self.left) : end]
+        keys, values = seen.split([k.shape[3], v.shape[3]], dim=3)
+        return keys, values
 
     def convolve(self, name: str, x: Tensor, conv: nn.Conv1d, before: int, after: int, groups: int) -> Tensor:
         past = self.cache.get(name)

@@ -21,6 +21,8 @@ class Activation(Importance):
             energy = torch.zeros(group.size)
             for module in consumers(group):
                 weight = tensors[f"{module}.weight"].detach().float().flatten(1)  # (M, N), N the columns that moments are of
-                energy += (moments[module].power * weight.square().sum(0)).cpu().view(group.size, -1).sum(1)
+                along = (moments[module].power * weight.square().sum(0)).cpu()  # one number per column
+                inside = any(part.inside for part in group.slices if part.scale)
+                energy += along.view(-1, group.size).sum(0) if inside else along.view(group.size, -1).sum(1)
             scores[group.name] = energy.sqrt()
         return scores

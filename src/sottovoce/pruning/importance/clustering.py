@@ -33,6 +33,11 @@ class Clustering(Importance):
     def scores(self, evidence: Evidence) -> Scores:
         tensors = evidence.tensors
         refuse_silent(self.name, evidence.plan)
+        inside = [group.kind for group in evidence.plan if any(part.inside for part in group.slices)]
+        if inside:
+            raise ValueError(
+                f"importance 'clustering' joins whole units, not channels inside them; take {inside[0]} out of pruning.units"
+            )
         return {group.name: self._score(group, unit_matrix(tensors, group)) for group in evidence.plan}
 
     def _score(self, group: Group, units: Tensor) -> Tensor:

@@ -26,10 +26,12 @@ class Heads(UnitKind):
             if layer.attention and layer.num_heads and not layer.reuse:
                 slices = []
                 for each in (i, *config.map_takers(i)):
-                    width, part = config.layers[each].head_dim, f"layers.{each}.attention"
+                    shape, part = config.layers[each], f"layers.{each}.attention"
                     rows, vectors = producers(config, each)
-                    slices += [Slice(name, 0, width) for name in rows] + [Slice(name, 0) for name in vectors]
-                    slices.append(Slice(f"{part}.out_proj.weight", 1, width, scale=True))
+                    widths = {"q_proj": shape.query_width, "k_proj": shape.query_width, "v_proj": shape.value_width}
+                    slices += [Slice(name, 0, widths.get(name.split(".")[-2], shape.head_dim)) for name in rows]
+                    slices += [Slice(name, 0) for name in vectors]
+                    slices.append(Slice(f"{part}.out_proj.weight", 1, shape.value_width, scale=True))
                 yield Group(f"{at}.head", self.name, layer.num_heads, tuple(slices), index=i)
 
     def narrow(self, config: EncoderConfig, group: Group, kept: Sequence[int]) -> EncoderConfig:
