@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
+import sottovoce
 from sottovoce.encoder import Encoder, EncoderConfig
+from sottovoce.hub.student import save_student
 from sottovoce.inference.packed import fastest
 from sottovoce.pruning import GatedEncoder, cut, make_plan, named_tensors, prepare
 from sottovoce.pruning.apply import unit_matrix
@@ -63,9 +66,11 @@ def test_heads_and_their_channels_are_cut_together() -> None:
 
 
 @pytest.mark.parametrize("style", ["hubert-base", "wavlm-base", "w2v-bert-rotary", "moonshine"])
-def test_packed_students_say_the_same(style: str) -> None:
+def test_students_say_the_same_packed_and_read_again(style: str, tmp_path: Path) -> None:
     encoder = prepare(make(style), (*UNITS, "low_rank"))
     plan = make_plan(encoder.config, ("head", *UNITS, "low_rank"))
     student: Encoder = cut(encoder, plan, draw(plan, seed=2))
     with torch.no_grad():
         assert distance(student(*waves(True)), fastest(student)(*waves(True))) < 1e-4
+        save_student(tmp_path / "s", student, normalize=False, teacher="somewhere")
+        assert distance(student(*waves(True)), sottovoce.load(tmp_path / "s")(*waves(True))) == 0

@@ -104,6 +104,8 @@ _MAY_BE_ZERO = (
     "padding",
     "positions",
     "window",
+    "query_dim",
+    "value_dim",
     "sinusoids",
 )
 _LARGEST = 2**20  # of any whole number in a shape
