@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,11 @@ import sottovoce
 from sottovoce.core.types import Batch
 from sottovoce.encoder import Encoder, normalize
 from sottovoce.hosts.base import Host
+from sottovoce.hosts.load import load_host
 from sottovoce.hosts.save import save_host
 from sottovoce.hub.teacher_space import TeacherSpace
+from sottovoce.train import api
+from tests.recipes.test_recipes import SMALL as FEW
 from tests.unit import test_recognisers as recognisers
 from tests.unit.test_export_hf import run
 from tests.unit.test_families import speech
@@ -204,3 +208,44 @@ def test_a_student_of_a_student(tmp_path: Path) -> None:
         assert len(again.bridge) == bridges
         batch = Batch(*speech(EVEN))
         assert (said(again, batch) - said(host, batch)).abs().max() < 1e-5
+
+
+def compressed(teacher: Path, data: Path, out: Path, *overrides: str) -> Any:
+    steps = [f"stages.{stage}.{key}" for stage in ("prune", "distill") for key in ("steps=2", "warmup=1")]
+    return api.compress(
+        teacher,
+        keep=0.6,
+        recipe="dphubert-demo",
+        data=data,
+        out=out,
+        device="cpu",
+        overrides=[*FEW, *steps, "pruning.ramp=1", "stages.evaluate=false", *overrides],
+    )
+
+
+def test_compress_gives_the_host_back(speech_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = host_of("ctc, folded", tmp_path / "teacher").folder
+    result = compressed(teacher, speech_folder, tmp_path / "out")
+    assert "put back into its HubertForCTC, which AutoModelForCTC opens" in capsys.readouterr().err
+    assert any("in a HubertForCTC" in line for line in result.summary())
+    host = loaded(result.out)
+    assert (host.name, len(host.bridge)) == ("ctc", 0)
+    before = loaded(teacher).rest.lm_head
+    assert not torch.equal(host.rest.lm_head.weight, before.weight)  # the projection is folded into it
+    model = transformers.AutoModelForCTC.from_pretrained(result.out)
+    wave, sizes = speech(EVEN)
+    out = host.outputs(host.listen(Batch(wave, sizes)), Batch(wave, sizes))
+    logits = model(**given("ctc, folded", wave, sizes)).logits
+    assert (logits - out.logits)[out.valid].abs().max() < 1e-5
+    found = sottovoce.inspect(str(result.out))
+    assert (found["host"]["class"], found["host"]["params"]) == ("HubertForCTC", 12 * 48 + 12)
+    assert found["host"]["macs_per_s"] == pytest.approx(12 * 48 * 50)
+    assert "HubertForCTC" in (result.out / "README.md").read_text()
+
+
+def test_a_host_need_not_be_kept(speech_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = host_of("ctc, folded", tmp_path / "teacher").folder
+    result = compressed(teacher, speech_folder, tmp_path / "out", "host.keep=false")
+    assert "will be an encoder alone, and not a HubertForCTC" in capsys.readouterr().err
+    assert load_host(result.out) is None
+    assert "host" not in result.record

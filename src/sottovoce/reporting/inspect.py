@@ -7,10 +7,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from sottovoce.core.types import SAMPLE_RATE, Cost
 from sottovoce.encoder import EncoderConfig
 from sottovoce.families.generic import GenericEncoder
+from sottovoce.families.student_config import STUDENT
 from sottovoce.hub.pretrained import Pretrained, load_pretrained
 from sottovoce.pruning import encoder_cost, kinds, total
 
@@ -46,9 +48,41 @@ def inspect(source: str) -> dict[str, Any]:
         "layers": layers,
         "parts": {name: _part(cost, *labels.get(name, (name, ""))) for name, cost in costs.items()},
         "total": {"params": int(everything.params), "macs_per_s": float(everything.macs)},
-        "left_out": list(loaded.left_out),
+        **_host(source, loaded),
         "unknown_keys": list(loaded.unknown),
     }
+
+
+def _host(source: str, loaded: Pretrained) -> dict[str, Any]:
+    """ "host": what lies around the encoder, and what it costs; "left_out": heads that are no host.
+
+    params: of the rest, without the encoder. macs_per_s: of its layers that read every frame. macs_per_token: of those of a decoder that
+    run for each token. Attention between tokens and frames is not counted.
+    """
+    left_out = list(loaded.left_out)
+    if not left_out and "host" not in (loaded.hf_config.get(STUDENT) or loaded.hf_config):
+        return {"host": None, "left_out": left_out}
+    from sottovoce.hosts.load import load_host
+
+    host = load_host(source)
+    if host is None:
+        return {"host": None, "left_out": left_out}
+    rate = SAMPLE_RATE / loaded.shape.frontend.stride
+    linear = {name: module for name, module in host.rest.named_modules() if isinstance(module, nn.Linear)}
+    bridge = sum(weight.numel() for weight in host.bridge.parameters())
+    decodes, join = host.answers == "tokens", host.bridge.join
+    reads = ("encoder_attn.k_proj", "encoder_attn.v_proj") if decodes else (host.first, "tdnn.")  # type: ignore[attr-defined]
+    frames = sum(module.weight.numel() for name, module in linear.items() if any(part in name for part in reads))
+    tokens = sum(module.weight.numel() for name, module in linear.items() if not any(part in name for part in reads))
+    found = {
+        "kind": host.name,
+        "class": host.hf["architectures"][0],
+        "auto_class": host.auto_class,
+        "params": bridge + sum(weight.numel() for weight in host.rest.parameters()),
+        "macs_per_s": rate * (bridge + join * frames),
+        **({"macs_per_token": float(tokens)} if decodes else {}),
+    }
+    return {"host": found, "left_out": []}
 
 
 def _inside_transformers(loaded: Pretrained, encoder: GenericEncoder) -> dict[str, Any]:
@@ -59,6 +93,7 @@ def _inside_transformers(loaded: Pretrained, encoder: GenericEncoder) -> dict[st
         "dim": loaded.dim,
         "depth": loaded.depth,
         "total": {"params": sum(parameter.numel() for parameter in encoder.parameters())},
+        "host": None,
         "left_out": list(loaded.left_out),
         "unknown_keys": list(loaded.unknown),
     }
@@ -107,6 +142,13 @@ def show(found: dict[str, Any]) -> None:
     table.add_section()
     table.add_row("all", "", *_row(whole, whole))
     console.print(table)
+    if host := found["host"]:
+        tokens = f", {host['macs_per_token'] / 1e6:,.1f} MMAC for each token" if "macs_per_token" in host else ""
+        console.print(
+            f"It lives in a {host['class']} ({host['auto_class']}), whose other parts have {host['params']:,} parameters and take "
+            f"{host['macs_per_s'] / 1e6:,.1f} MMAC per second of audio{tokens}.",
+            highlight=False,
+        )
 
 
 def _lines_inside_transformers(found: dict[str, Any]) -> str:
