@@ -20,7 +20,7 @@ from sottovoce.hosts.rest import States
 
 
 @dataclass(frozen=True)
-class Window(Features):
+class WholeWindow(Features):
     """Features of a whole window: behind the end of a recording they are what the encoder says of the padding, which a decoder may read."""
 
 
@@ -55,11 +55,11 @@ class WhisperHost(DecoderHost):
         out = encoder.run(F.pad(wave, (0, window - samples)), None, None, None, False)
         frames = encoder.config.frontend.frames
         ends = torch.full((len(wave),), samples, device=wave.device) if batch.lengths is None else batch.lengths
-        return Window(out.hidden, frames(ends), out.embedded, out.last)
+        return WholeWindow(out.hidden, frames(ends), out.embedded, out.last)
 
     def states(self, features: Features) -> States:
         states = super().states(features)
-        if isinstance(features, Window):
+        if isinstance(features, WholeWindow):
             return States(states.last)
         return States(fill(states.last, states.lengths, self.answer()))
 
