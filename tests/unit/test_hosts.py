@@ -111,6 +111,7 @@ def test_decoders_say_what_transformers_says(style: str, tmp_path: Path) -> None
     recognisers.save(style, tmp_path, "ForConditionalGeneration")
     host = loaded(tmp_path)
     assert host.answers == "tokens"
+    assert host.rest.proj_out.weight is host.rest.model.decoder.embed_tokens.weight
     wave, sizes = speech(EVEN)
     tokens = torch.tensor([[1, 5, 9, 2, 0], [1, 3, 7, 8, 2], [1, 2, 0, 0, 0]])
     batch = Batch(wave, sizes)
