@@ -71,7 +71,7 @@ def _host(source: str, loaded: Pretrained) -> dict[str, Any]:
     linear = {name: module for name, module in host.rest.named_modules() if isinstance(module, nn.Linear)}
     bridge = sum(weight.numel() for weight in host.bridge.parameters())
     decodes, join = host.answers == "tokens", host.bridge.join
-    reads = ("encoder_attn.k_proj", "encoder_attn.v_proj") if decodes else (host.first, "tdnn.")  # type: ignore[attr-defined]
+    reads = ("encoder_attn.k_proj", "encoder_attn.v_proj") if decodes else (host.first, "tdnn.")
     frames = sum(module.weight.numel() for name, module in linear.items() if any(part in name for part in reads))
     tokens = sum(module.weight.numel() for name, module in linear.items() if not any(part in name for part in reads))
     found = {
