@@ -6,7 +6,8 @@ One clip at a time, greedily, one process for each way and round, in turns; the 
 
 - untouched: the model as it is, padding every clip to 30 s, on stock transformers.
 - any-length: the same weights on clips as long as they are, the frames behind filled with the encoder's answer to silence.
-- any-length-50: the same with half of the encoder's MACs cut, all kinds of units alike and without training: its texts say nothing.
+- any-length-50: the same with half of the encoder's MACs. `--half` names a trained one (a folder that `compress` wrote); without, all kinds
+  of units are cut alike and not trained, so that its texts, and with them the time of its decoder, say nothing.
 - each also in ONNX Runtime, encoder and decoder with 8-bit products.
 - faster-whisper: the model as it is in CTranslate2, int8 (pip install faster-whisper).
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def clips(folder: Path) -> list[Any]:
 # the models
 
 
-def prepare(model: str, work: Path) -> None:
+def prepare(model: str, work: Path, half: Path | None) -> None:
     """Makes what is not in `work` yet: students in their host, files for ONNX Runtime, and the model for CTranslate2."""
     import torch
 
@@ -61,7 +62,11 @@ def prepare(model: str, work: Path) -> None:
         host = load_host(model)
         if host is None:
             raise ValueError(f"{model} is no whole Whisper: it has no decoder")
-        if way != "untouched":
+        if way == "any-length-50" and half is not None:
+            if not folder.exists():
+                shutil.copytree(half, folder)
+            host = load_host(folder)
+        elif way != "untouched":
             if not (folder / "config.json").exists():
                 host.put(student(host.pretrained, 0.5 if way.endswith("50") else 1.0), torch.nn.Identity())
                 save_host(folder, host, teacher=model)
@@ -158,7 +163,11 @@ def worker(options: argparse.Namespace) -> None:
     loaded = time.perf_counter()
     texts = [write(wave).strip() for wave in clips(options.speech)]
     ended = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    # not `ru_maxrss`, which a process inherits from the one that started it
+    peak = (
+        next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        / 2**10
+    )
     print(json.dumps({"load": loaded - began, "transcribe": ended - loaded, "peak_mib": peak, "texts": texts}))
 
 
@@ -167,6 +176,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--speech", required=True, type=Path)
     parser.add_argument("--work", required=True, type=Path)
+    parser.add_argument("--half", type=Path, help="a trained student with half of the MACs, in its host")
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -181,7 +191,7 @@ def main() -> None:
     from sottovoce.timing.machine import header
 
     clips(options.speech)
-    prepare(options.model, options.work)
+    prepare(options.model, options.work, options.half)
     rows: dict[str, list[dict[str, Any]]] = {way: [] for way in options.ways}
     for _ in range(options.rounds):
         for way in options.ways:
@@ -203,6 +213,7 @@ def main() -> None:
         "model": Path(options.model).name,
         "audio_seconds": SECONDS * CLIPS,
         "rounds": options.rounds,
+        "trained": options.half is not None,
         "ways": found,
     }
     ledger.write(options.out, record)
