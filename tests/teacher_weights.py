@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sottovoce.train.teachers import distillmos as quality
-from sottovoce.train.teachers.campplus import Network
+from sottovoce.train.teachers.campplus import SpeakerNetwork
 
 
 def campplus(folder: Path) -> Path:
@@ -25,7 +25,7 @@ def campplus(folder: Path) -> Path:
             f"xvector.block{block}.tdnnd1.linear1.weight": (8, 2, 1),
             f"xvector.block{block}.tdnnd1.cam_layer.linear_local.weight": (4, 8, 3),
         }
-    network = Network({name: torch.empty(size) for name, size in sizes.items()})
+    network = SpeakerNetwork({name: torch.empty(size) for name, size in sizes.items()})
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.running_mean.normal_()
@@ -40,7 +40,7 @@ def distillmos(folder: Path) -> Path:
     torch.manual_seed(3)
     sizes = {f"cnn.{2 * i}.weight": (2, 2, 3, 3) for i in range(6)}
     sizes |= {"project.weight": (8, 8), "positions": (1, 384, 8), "transformer.layers.0.self_attn.in_proj_weight": (24, 8)}
-    state = quality.Network({name: torch.empty(size) for name, size in sizes.items()}).state_dict()
+    state = quality.QualityNetwork({name: torch.empty(size) for name, size in sizes.items()}).state_dict()
     state["positions"].normal_()
     theirs = {
         "cnn.": "cnn.cnn.",

@@ -25,7 +25,7 @@ from sottovoce.pruning import (
     total,
 )
 from sottovoce.pruning.importance.base import Evidence
-from sottovoce.pruning.importance.clustering import Clustering, ward
+from sottovoce.pruning.importance.clustering import ClusterImportance, ward
 from sottovoce.pruning.moments import collect
 from sottovoce.pruning.plan import PruningPlan, rebuild
 from sottovoce.pruning.repair import readers, repaired
@@ -242,7 +242,7 @@ def test_joining_equal_units_changes_nothing() -> None:
             tensor[1] = tensor[0]
         ffn.down_proj.weight[:, 1] = ffn.down_proj.weight[:, 0]
     plan = make_plan(encoder.config, ("ffn:layers.0.*",))
-    importance = Clustering()
+    importance = ClusterImportance()
     scores = importance.scores(Evidence(encoder, plan, None, None, None))  # type: ignore[arg-type]
     kept = sorted(scores["layers.0.ffn"].argsort()[1:].tolist())
     changed = importance.rewritten(named_tensors(encoder), plan["layers.0.ffn"], kept)
@@ -250,7 +250,9 @@ def test_joining_equal_units_changes_nothing() -> None:
     with torch.no_grad():
         assert distance(encoder(*waves(True)), student(*waves(True))) < 1e-5
     assert importance.rewritten(named_tensors(encoder), plan["layers.0.ffn"], []) == {}
-    assert Clustering().rewritten(named_tensors(encoder), plan["layers.0.ffn"], kept).keys() == changed.keys()  # scores from disk
+    assert (
+        ClusterImportance().rewritten(named_tensors(encoder), plan["layers.0.ffn"], kept).keys() == changed.keys()
+    )  # scores from disk
 
 
 def run(teacher: Path, data: Path, out: Path, *overrides: str, recipe: str = "training-free", **options: Any) -> api.Result:

@@ -16,7 +16,7 @@ from sottovoce.pruning.unit import Group
 
 
 @IMPORTANCES.register("clustering")
-class Clustering(Importance):
+class ClusterImportance(Importance):
     """Units with similar weights become one (after Interspeech 2026-1010, arXiv 2606.11836).
 
     A unit is all of its weights: a head is queries, keys, values and outputs. Clusters join by Ward's rule; a unit's score is the share

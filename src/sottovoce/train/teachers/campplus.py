@@ -44,7 +44,7 @@ class CamPlusPlus(Judge):
         super().__init__(config, settings)
         state = tensors_in(self.path)
         try:
-            self.network = Network(state)
+            self.network = SpeakerNetwork(state)
             self.network.load_state_dict(state)
         except (KeyError, RuntimeError):
             raise ValueError(f"{self.path} does not hold the weights of CAM++ as 3D-Speaker writes them") from None
@@ -102,7 +102,7 @@ class Halving(nn.Module):
         return y
 
 
-class Network(nn.Module):
+class SpeakerNetwork(nn.Module):
     """CAM++ on (B, T, 80) log-mel energies without their mean: two-dimensional convolutions, then a densely connected time-delay network
     whose layers weigh their channels by context. Modules are named as in 3D-Speaker's checkpoints.
     """
@@ -204,7 +204,7 @@ class Dense(nn.Module):
         return y * weights.repeat_interleave(SEGMENT, 2)[..., : y.shape[2]]
 
 
-def fuse(network: Network) -> None:
+def fuse(network: SpeakerNetwork) -> None:
     """Puts each norm that follows a convolution into its weights: the same numbers, in less time."""
     head = network.head
     pairs: list[tuple[Any, Any, str, str]] = [(head, head, "conv1", "bn1"), (head, head, "conv2", "bn2")]

@@ -51,7 +51,7 @@ class DistillMos(Judge):
         super().__init__(config, settings)
         state = {renamed(name): tensor for name, tensor in tensors_in(self.path, "model").items()}
         try:
-            self.network = Network(state)
+            self.network = QualityNetwork(state)
             self.network.load_state_dict(state)
         except (KeyError, RuntimeError):
             raise ValueError(f"{self.path} does not hold the weights of Distill-MOS") from None
@@ -77,7 +77,7 @@ def renamed(name: str) -> str:
     return name
 
 
-class Network(nn.Module):
+class QualityNetwork(nn.Module):
     """(B, WINDOW) waves -> (B, 1): a compressed complex spectrum, convolutions over frequency and time, a transformer, and pooling by
     attention."""
 
