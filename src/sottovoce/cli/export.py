@@ -42,8 +42,13 @@ def export(
         ),
     ] = Precision.fp32,
     layer: Annotated[
-        str, typer.Option("--layer", help="The hidden state to put out: last, all, or a number as transformers counts them.")
-    ] = "last",
+        str | None,
+        typer.Option(
+            "--layer",
+            help="The hidden state to put out: last, all, or a number as transformers counts them. By default the last; of a model "
+            "that writes text, its decoder or head as well.",
+        ),
+    ] = None,
     window: Annotated[
         float | None, typer.Option("--window", help="ExecuTorch only: seconds of audio in one call; 2 by default.")
     ] = None,
@@ -77,6 +82,8 @@ def export(
 
         sottovoce export students/first --to onnx --precision int8-static --data /data/speech --vs demo --out exported/first-static
 
+        sottovoce export openai/whisper-base --precision int8 --data /data/speech.tsv --out exported/whisper
+
         sottovoce export students/first --to executorch --window 2 --precision int8 --out exported/first-phone
 
     An ONNX file takes raw 16 kHz audio (batch, samples) and lengths (batch,). An ExecuTorch file (fp32 or int8) takes one wave of --window
@@ -89,6 +96,7 @@ def export(
     with Display("export", quiet) as display:
         display.show(f"loading {model}")
         from sottovoce.exporting import api
+        from sottovoce.exporting.whole import DECODER, ENCODER
         from sottovoce.hub.folder import CHECK
 
         path = api.export(
@@ -108,7 +116,8 @@ def export(
             say=display.say(as_json),
             table=not (as_json or quiet),
         )
-    size = path.stat().st_size
+    written = [path, *([path.with_name(DECODER)] if path.name == ENCODER else [])]
+    size = sum(file.stat().st_size for file in written if file.exists())
     if as_json:
         check = json.loads((path.parent / CHECK).read_text(encoding="utf-8"))
         print_json({"file": str(path), "bytes": size, "check": check})

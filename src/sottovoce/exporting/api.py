@@ -18,6 +18,8 @@ from sottovoce.evaluation.subjects.sources import open_subject, origin_of
 from sottovoce.evaluation.subjects.subject import Subject
 from sottovoce.exporting import audio, check, executorch, onnx
 from sottovoce.exporting.graph import LAST, Graph
+from sottovoce.exporting.whole_files import export_whole
+from sottovoce.hosts.load import load_host
 from sottovoce.hub.folder import ABOUT, CHECK, finish, refuse_name, replacing
 from sottovoce.hub.pretrained import load_pretrained
 
@@ -80,7 +82,7 @@ def export(
     *,
     out: str | Path | None = None,
     precision: str = "fp32",
-    layer: str | int = LAST,
+    layer: str | int | None = None,
     window: float | None = None,
     data: str | Path | None = None,
     seconds: float = 60.0,
@@ -97,11 +99,12 @@ def export(
     that will run it).
 
     model: a student, a folder in Hugging Face format, a hub id, ``demo``. to: "onnx", or "executorch", which takes `window` seconds of
-    audio at a time (2 by default) and runs no `tasks`. layer: "last", "all", or a number as transformers counts hidden
-    states. data: audio as `open_source` takes it, on which int8-static is calibrated and the file is checked, up to `seconds` for each; the
-    demo speech by default. parts: what int8 is used for, of "layers", "position", "frontend". vs: a teacher with which both are compared.
-    tasks: probes that are run through both, with `overrides` of their fields. max_error: of a file in another precision
-    than fp32, as a share of the variance; more is said aloud. table: print the numbers.
+    audio at a time (2 by default) and runs no `tasks`. layer: "last", "all", or a number as transformers counts hidden states. ``None``:
+    the last; but of a model that writes text, for ONNX and without `vs`, `tasks` and `parts`, decoder or head as well
+    (`whole_files.export_whole`). data: audio as `open_source` takes it, on which int8-static is calibrated and the file is checked, up to
+    `seconds` for each; the demo speech by default. parts: what int8 is used for, of "layers", "position", "frontend". vs: a teacher with
+    which both are compared. tasks: probes that are run through both, with `overrides` of their fields. max_error: of a file in another
+    precision than fp32, as a share of the variance; more is said aloud. table: print the numbers.
 
     Returns the path of the file. ValueError for anything that cannot be exported, with the way out; OSError when writing fails.
     """
@@ -124,8 +127,12 @@ def export(
     folder = _folder(model, out)
     refuse_name(folder)
     finish(Path(model).expanduser())
+    if layer is None and to == "onnx" and not (vs or tasks or parts):
+        host = load_host(model)
+        if host is not None and host.text:
+            return export_whole(host.eval(), folder, precision, data, seconds, say)
     loaded = load_pretrained(model)
-    graph = onnx.graph_of(loaded, str(layer))
+    graph = onnx.graph_of(loaded, LAST if layer is None else str(layer))
     facts = onnx.facts(loaded, graph, precision, origin_of(Path(model)))
     facts |= form.settings(graph, WINDOW if window is None else window)
     clips = audio.computable(_audio(data, seconds, precision, say), graph)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.files import printable
@@ -68,7 +68,7 @@ def facts(loaded: Pretrained, graph: Graph, precision: str, origin: Mapping[str,
     cost = total(encoder_cost(shape))
     return {
         "sottovoce": __version__,
-        "source": printable(Path(loaded.source).expanduser().resolve().name if Path(loaded.source).exists() else loaded.source),
+        "source": source_name(loaded),
         "family": loaded.family,
         "precision": precision,
         "sampling_rate": str(SAMPLE_RATE),
@@ -84,6 +84,12 @@ def facts(loaded: Pretrained, graph: Graph, precision: str, origin: Mapping[str,
         "macs_per_s": str(float(cost.macs)),
         "origin": json.dumps(origin),
     }
+
+
+def source_name(loaded: Pretrained) -> str:
+    """The hub id of a model, or the name of its folder."""
+    folder = Path(loaded.source).expanduser()
+    return printable(folder.resolve().name if folder.exists() else loaded.source)
 
 
 def settings(graph: Graph, window: float) -> dict[str, str]:
@@ -137,7 +143,6 @@ def opened(path: Path) -> Subject:
 
 def translate(graph: Graph) -> ModelProto:
     """The graph in float32. Valid frames are the module's, whatever batch and length (of at least two frames)."""
-    library("onnxscript")
     front = graph.encoder.config.frontend
     least = front.kernel + front.stride  # two frames: torch.export takes an axis of length 1 for something special
     samples = max(16_000, 4 * least)
@@ -147,19 +152,27 @@ def translate(graph: Graph) -> ModelProto:
         "wave": {0: batch, 1: torch.export.Dim("samples", min=least, max=longest(graph.encoder.config) or None)},
         "lengths": {0: batch},
     }
+    return program(graph, example, axes, INPUTS, OUTPUTS)
+
+
+def program(
+    module: nn.Module, example: tuple[Tensor, ...], axes: dict[str, Any], inputs: Sequence[str], outputs: Sequence[str]
+) -> ModelProto:
+    """A module as an ONNX graph. example: its inputs, which are called `inputs` in the graph; axes: of each, those of any size."""
+    library("onnxscript")
     with torch.no_grad(), quiet():
-        program = torch.onnx.export(
-            graph.eval(),
+        translated = torch.onnx.export(
+            module.eval(),
             example,
             dynamo=True,
             dynamic_shapes=axes,
             opset_version=OPSET,
-            input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
+            input_names=list(inputs),
+            output_names=list(outputs),
             verbose=False,
         )
-    assert program is not None
-    model: ModelProto = program.model_proto
+    assert translated is not None
+    model: ModelProto = translated.model_proto
     _fold_transposes(model)
     del model.graph.value_info[:]  # shapes as they were before the exporter's optimiser; of some weights they are no longer true
     for node in model.graph.node:  # where it stood in somebody's Python files is nobody's business

@@ -40,22 +40,25 @@ def targets(model: ModelProto, parts: Sequence[str], kinds: Sequence[str]) -> li
     return [node.name for node in nodes]
 
 
-def quantize_dynamic(model: ModelProto, parts: Sequence[str] = DYNAMIC) -> ModelProto:
+def quantize_dynamic(model: ModelProto, parts: Sequence[str] = DYNAMIC, tables: bool = False) -> ModelProto:
     """Weights of matrix products as int8, one scale per output channel; activations are rounded while running, with a scale for each tensor
     of each call. So a row's features depend a little on its neighbours in the batch. Convolutions have no fast kernels of this kind.
 
-    ValueError for parts that consist of convolutions.
+    tables: also the tables of embeddings. ValueError for parts that consist of convolutions.
     """
     if refused := [name for name in parts if name in PARTS and name != "layers"]:
         raise ValueError(f"'{refused[0]}' consists of convolutions; quantise it with --precision int8-static, or leave it out")
     names = targets(model, parts, ("MatMul", "Gemm"))
+    if tables:
+        known = weights(model)
+        names += [node.name for node in model.graph.node if node.op_type == "Gather" and node.input[0] in known]
     quantization = library("onnxruntime.quantization")
 
     def run(source: Path, target: Path) -> None:
         quantization.quantize_dynamic(
             source,
             target,
-            op_types_to_quantize=["MatMul", "Gemm"],
+            op_types_to_quantize=["MatMul", "Gemm", *(["Gather"] if tables else [])],
             nodes_to_quantize=names,
             per_channel=True,
             reduce_range=NARROW,

@@ -19,7 +19,8 @@ from pathlib import Path
 _WRITING, _READY = ".sottovoce-writing", ".sottovoce-ready"
 _OUTDATED = ".sottovoce-outdated"  # among new files: the names of those that go when the new ones come
 WEIGHTS, ABOUT, CHECK = "model.safetensors", "model.json", "model.check.json"
-EXPORTS = ("model.onnx", "model.pte", ABOUT, CHECK)  # what `sottovoce export` writes beside the weights
+# what `sottovoce export` writes beside the weights
+EXPORTS = ("model.onnx", "model.pte", "encoder.onnx", "decoder.onnx", "tokens.json", ABOUT, CHECK)
 
 
 def overlap(one: Path, other: Path) -> bool:
