@@ -421,9 +421,10 @@ def test_older_shapes_stay_as_they_were() -> None:
     old = dataclasses.asdict(PLAIN)
     for key in ("distance", "convolution", "norm", "factored", "positions", "attention_bias", "norm_bias", "window"):
         del old[key]
+    del old["sinusoids"], old["context"]
     for conv in old["frontend"]["convs"]:
         del conv["padding"], conv["bias"], conv["activation"]
-    for key in ("kind", "ffn1_dim", "ffn1", "glu_dim"):
+    for key in ("kind", "ffn1_dim", "ffn1", "glu_dim", "reuse"):
         del old["layers"][0][key]
     for key in ("fbank", "join", "log_mel", "projection"):
         del old["frontend"][key]

@@ -1,6 +1,7 @@
 """THE encoder: one module for every teacher and every student, described by data (`EncoderConfig`)."""
 
 from sottovoce.encoder.config import (
+    ContextConfig,
     ConvConfig,
     ConvolutionConfig,
     DistanceConfig,
@@ -18,6 +19,7 @@ from sottovoce.encoder.encoder import Encoder
 from sottovoce.encoder.frontend import normalize
 
 __all__ = [
+    "ContextConfig",
     "ConvConfig",
     "ConvolutionConfig",
     "DistanceConfig",

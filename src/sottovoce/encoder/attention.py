@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sottovoce.encoder.config import EncoderConfig, LayerConfig
+from sottovoce.encoder.context import Sight
 from sottovoce.encoder.distance import HeadRotary, KeyDistance, Rotary, SinusoidDistance
 from sottovoce.encoder.modules import Offset, constant
 from sottovoce.encoder.product import Linear
@@ -48,7 +49,7 @@ class AttentionMap:
 
 
 class Attention(nn.Module):
-    """Self-attention: (B, T, D) -> (B, T, D). valid: (B, 1, 1, T) bool, true on valid keys, or ``None``. table: the position terms that all
+    """Self-attention: (B, T, D) -> (B, T, D). sight: which frames see which; ``None``: all see all. table: the position terms that all
     layers share: a relative table (heads, T, T), the result of `distance.shared_table`, or ``None``. below: where the map is kept or taken,
     if layers share it (`LayerConfig.reuse`)."""
 
@@ -80,7 +81,7 @@ class Attention(nn.Module):
             elif kind == "sinusoid":
                 self.distance = SinusoidDistance(dim, layer.num_heads, layer.head_dim)
 
-    def forward(self, x: Tensor, valid: Tensor | None, table: Tensor | None, below: AttentionMap | None = None) -> Tensor:
+    def forward(self, x: Tensor, sight: Sight | None, table: Tensor | None, below: AttentionMap | None = None) -> Tensor:
         if isinstance(self.out_proj, Offset) or self.v_proj.weight.shape[0] == 0:
             return constant(self.out_proj, x)
         rows, frames = x.shape[:2]
@@ -98,13 +99,13 @@ class Attention(nn.Module):
         )
         if self.turn is not None:
             q, k = self.turn(q), self.turn(k)
-        bias, mask = None, valid
+        bias, mask = None, None if sight is None else sight.keys
         if self.gate is not None and table is not None:
             bias = self.gate(x, table)
         elif self.distance is not None and table is not None:
             q, bias = self.distance(q, table)
         if bias is not None:
-            mask = (bias if valid is None else bias.masked_fill(~valid, float("-inf"))).to(q.dtype)
+            mask = (bias if mask is None else bias.masked_fill(~mask, float("-inf"))).to(q.dtype)
         if below is not None:
             below.shares = shares(q, k, mask, self.scale)
             return self.outputs(below.shares, v)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from sottovoce.encoder.attention import Attention, AttentionMap
 from sottovoce.encoder.config import EncoderConfig, LayerConfig
+from sottovoce.encoder.context import Sight
 from sottovoce.encoder.modules import LayerNorm, Offset, activation, constant
 from sottovoce.encoder.product import Linear
 
@@ -40,16 +41,16 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(rates.hidden)
 
     def forward(
-        self, x: Tensor, valid: Tensor | None, table: Tensor | None, below: AttentionMap | None = None
+        self, x: Tensor, sight: Sight | None, table: Tensor | None, below: AttentionMap | None = None
     ) -> tuple[Tensor, Tensor]:
         """Returns the layer's output, and its feed-forward part's output before the residual sum."""
         if self.norm_first:
             if self.attention is not None:
-                x = x + self.dropout(self.attention(self.attention_norm(x), valid, table, below))
+                x = x + self.dropout(self.attention(self.attention_norm(x), sight, table, below))
             tap = self.ffn(self.ffn_norm(x)) if self.ffn is not None else x.new_zeros(x.shape)
             return x + tap, tap
         if self.attention is not None:
-            x = x + self.dropout(self.attention(x, valid, table, below))
+            x = x + self.dropout(self.attention(x, sight, table, below))
         x = self.attention_norm(x)
         tap = self.ffn(x) if self.ffn is not None else x.new_zeros(x.shape)
         return self.ffn_norm(x + tap), tap

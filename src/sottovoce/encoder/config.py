@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from sottovoce.encoder.context import Chunks, drawn
+
 T = TypeVar("T")
 Step = tuple[int, int, int]  # kernel, stride, padding on both sides
 LATER = {"later": True}  # marks the fields that came after the first version
@@ -359,6 +361,36 @@ class DropoutConfig(Shape):
 
 
 @dataclass(frozen=True, repr=False)
+class ContextConfig(Shape):
+    """The context in time that an encoder was trained for, in frames: the least and the most. It runs under the most.
+
+    chunk: frames that are computed together. left: frames before the chunk that attention sees.
+    """
+
+    chunk: tuple[int, int]
+    left: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        for name, (least, most), lowest in (("chunk", self.chunk, 1), ("left", self.left, 0)):
+            if not lowest <= least <= most:
+                raise ValueError(f"context.{name} is {least} to {most} frames; it must rise from at least {lowest}")
+
+    @property
+    def drawn(self) -> bool:
+        """Whether training has to draw it."""
+        return self.chunk[0] < self.chunk[1] or self.left[0] < self.left[1]
+
+    @property
+    def longest(self) -> Chunks:
+        """What the encoder runs under, where nothing else is asked for."""
+        return Chunks(self.chunk[1], self.left[1])
+
+    def draw(self) -> Chunks:
+        """A chunk and a past, each with equal chances for every number of frames. Draws from torch's global generator."""
+        return Chunks(drawn(*self.chunk), drawn(*self.left))
+
+
+@dataclass(frozen=True, repr=False)
 class EncoderConfig(Shape):
     """The whole encoder. `dim`: width of the residual stream. `norm_first`: pre-norm layers and a final norm ("stable layer norm").
 
@@ -371,7 +403,7 @@ class EncoderConfig(Shape):
     columns are from a table of sinusoids of this width, which goes on behind its end, so that recordings may be longer; 0: they are not.
     attention_bias: which of the projections of queries, keys, values and outputs have a bias, by their first letters. norm_bias: whether
     the layers' norms have. window: samples to which every recording is padded with zeros, and of which longer ones are cut into several;
-    0: run as long as it is.
+    0: run as long as it is. context: in chunks, each with a limited past; ``None``: every frame sees the whole recording.
     """
 
     frontend: FrontendConfig
@@ -392,8 +424,11 @@ class EncoderConfig(Shape):
     norm_bias: bool = field(default=True, metadata=LATER)
     window: int = field(default=0, metadata=LATER)
     sinusoids: int = field(default=0, metadata=LATER)
+    context: ContextConfig | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
+        if self.window and self.context is not None:
+            raise ValueError("an encoder that hears windows of a recording cannot run in chunks of context")
         if self.window % self.frontend.stride:
             raise ValueError(f"window is {self.window} samples, no whole number of frames of {self.frontend.stride}")
         for i, layer in enumerate(self.layers):
@@ -421,6 +456,8 @@ class EncoderConfig(Shape):
         data["dropout"] = DropoutConfig(**data.get("dropout", {}))
         data["distance"] = _optional(DistanceConfig, data.get("distance"))
         data["convolution"] = ConvolutionConfig(**data.get("convolution", {}))
+        if (context := data.get("context")) is not None:
+            data["context"] = ContextConfig(tuple(context["chunk"]), tuple(context["left"]))
         data["factored"] = tuple((str(name), int(rank)) for name, rank in data.get("factored", ()))
         return cls(**data)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sottovoce.encoder.attention import Attention, AttentionMap
 from sottovoce.encoder.block import FeedForward
 from sottovoce.encoder.config import EncoderConfig, LayerConfig
+from sottovoce.encoder.context import Sight, convolved_in_chunks
 from sottovoce.encoder.modules import FixedNorm, LayerNorm, activation
 from sottovoce.encoder.product import Linear
 
@@ -30,15 +31,19 @@ class Convolution(nn.Module):
         self.act = activation(config.activation)
         self.out_proj = Linear(channels, config.dim, bias=False)
 
-    def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, sight: Sight | None = None) -> Tensor:
         weight = self.depthwise.weight
         if weight.shape[0] == 0:
             return x.new_zeros(x.shape)
         value, gate = self.in_proj(x).unflatten(-1, (-1, 2)).unbind(-1)
         y = value * gate.sigmoid()
-        if valid is not None and self.blind:
-            y = y * valid[:, 0, 0, :, None].to(y.dtype)
-        y = F.conv1d(F.pad(y.transpose(1, 2), (self.before, self.after)), weight, groups=weight.shape[0])
+        if sight is not None and sight.inside is not None and self.blind:
+            y = y * sight.inside[..., None].to(y.dtype)
+        y = y.transpose(1, 2)
+        if sight is not None and sight.chunk and self.after:
+            y = convolved_in_chunks(y, weight, None, self.before, self.after, weight.shape[0], sight.chunk)
+        else:
+            y = F.conv1d(F.pad(y, (self.before, self.after)), weight, groups=weight.shape[0])
         projected: Tensor = self.out_proj(self.act(self.norm(y.transpose(1, 2))))
         return projected
 
@@ -63,14 +68,14 @@ class ConformerLayer(nn.Module):
         self.dropout, self.convolution_dropout = nn.Dropout(rates.attention), nn.Dropout(rates.convolution)
 
     def forward(
-        self, x: Tensor, valid: Tensor | None, table: Tensor | None, below: AttentionMap | None = None
+        self, x: Tensor, sight: Sight | None, table: Tensor | None, below: AttentionMap | None = None
     ) -> tuple[Tensor, Tensor]:
         """Returns the layer's output, and its second feed-forward part's output before it is halved and added."""
         if self.ffn1 is not None:
             x = x + 0.5 * self.ffn1(self.ffn1_norm(x))
         if self.attention is not None:
-            x = x + self.dropout(self.attention(self.attention_norm(x), valid, table, below))
+            x = x + self.dropout(self.attention(self.attention_norm(x), sight, table, below))
         if self.convolution is not None:
-            x = x + self.convolution_dropout(self.convolution(self.convolution_norm(x), valid))
+            x = x + self.convolution_dropout(self.convolution(self.convolution_norm(x), sight))
         tap = self.ffn(self.ffn_norm(x)) if self.ffn is not None else x.new_zeros(x.shape)
         return self.norm(x + 0.5 * tap), tap

@@ -12,6 +12,7 @@ from sottovoce.encoder.attention import AttentionMap
 from sottovoce.encoder.block import TransformerLayer
 from sottovoce.encoder.config import EncoderConfig
 from sottovoce.encoder.conformer import ConformerLayer
+from sottovoce.encoder.context import Chunks, sight
 from sottovoce.encoder.distance import KeyDistance, shared_table
 from sottovoce.encoder.frontend import WaveFrontend
 from sottovoce.encoder.modules import LayerNorm
@@ -63,11 +64,13 @@ class Encoder(nn.Module):
         mask: Tensor | None = None,
         mask_vector: Tensor | None = None,
         taps: bool = False,
+        chunks: Chunks | None = None,
     ) -> Features:
-        """`mask` (B, T) bool and `mask_vector` (D,): frames to replace before positions, for masked training. `taps`: give `ffn` too."""
+        """`mask` (B, T) bool and `mask_vector` (D,): frames to replace before positions, for masked training. `taps`: give `ffn` too.
+        `chunks`: run under this context, not that of `config.context`; the front end still hears the whole recording."""
         window, front = self.config.window, self.config.frontend
         if not window:
-            return self.run(wave, lengths, mask, mask_vector, taps)
+            return self.run(wave, lengths, mask, mask_vector, taps, chunks)
         if wave.dim() != 2 or wave.shape[1] < front.kernel:
             self.frontend(wave, lengths)  # refuses it
         padded = by_windows(
@@ -76,19 +79,30 @@ class Encoder(nn.Module):
         frames = None if lengths is None else front.frames(lengths).clamp(min=0)
         return cut(padded, front.frames(wave.shape[1]), frames, mask)
 
-    def run(self, wave: Tensor, lengths: Tensor | None, mask: Tensor | None, mask_vector: Tensor | None, taps: bool) -> Features:
+    def run(
+        self,
+        wave: Tensor,
+        lengths: Tensor | None,
+        mask: Tensor | None,
+        mask_vector: Tensor | None,
+        taps: bool,
+        chunks: Chunks | None = None,
+    ) -> Features:
         """`forward` without windows."""
         x, frames = self.frontend(wave, lengths)
         hidden = [x]
         if mask is not None and mask_vector is not None:
             x = torch.where(mask[..., None], mask_vector.to(x.dtype), x)
-        inside = valid = None
+        inside = None
         if frames is not None:
             inside = torch.arange(x.shape[1], device=x.device) < frames[:, None]
             x = x * inside[..., None].to(x.dtype)  # the positional convolution must not see padding
-            valid = inside[:, None, None]
+        if chunks is None and self.config.context is not None:
+            chunks = self.config.context.longest
+        sees = sight(inside, chunks, x.shape[1], x.device)
         if self.position is not None:
-            x = self.position(x, None if self.config.frontend.norm_over_padding else inside)
+            blind = None if self.config.frontend.norm_over_padding else inside
+            x = self.position(x, blind, 0 if sees is None else sees.chunk)
         if self.positions is not None:
             x = x + self.rows(self.positions, x.shape[1]).to(x.dtype)
         x = self.dropout(x if self.config.norm_first else self.norm(x))
@@ -101,7 +115,7 @@ class Encoder(nn.Module):
         below = AttentionMap() if self.sharing else None
         outputs = []
         for i, layer in enumerate(self.layers):
-            x, tap = layer(x, valid, table, below if i in self.sharing else None)
+            x, tap = layer(x, sees, table, below if i in self.sharing else None)
             hidden.append(x)
             outputs.append(tap)
         last = self.norm(x) if self.config.norm_first else x

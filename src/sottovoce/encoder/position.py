@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sottovoce.encoder.config import PositionConfig, RelativeConfig
+from sottovoce.encoder.context import convolved_in_chunks
 from sottovoce.encoder.modules import activation
 
 
@@ -35,8 +36,9 @@ class ConvPosition(nn.Module):
             self.register_buffer("channels", index.flatten(), persistent=False)
         self.act = activation(act)
 
-    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        """`inside` (B, T) bool: the valid frames, for a row of convolutions, each of which must see zeros where padding is."""
+    def forward(self, x: Tensor, inside: Tensor | None = None, chunk: int = 0) -> Tensor:
+        """`inside` (B, T) bool: the valid frames, for a row of convolutions, each of which must see zeros where padding is. `chunk`: frames
+        behind whose end nothing is seen; 0: everything is."""
         if self.scale is not None and self.scale.shape[0] == 0:
             return x
         y = (x if self.scale is None else x[..., self.channels]).transpose(1, 2)
@@ -44,7 +46,7 @@ class ConvPosition(nn.Module):
             assert isinstance(conv, nn.Conv1d)
             if i and inside is not None:
                 y = y * inside[:, None].to(y.dtype)
-            y = self.convolved(conv, y)
+            y = self.in_chunks(conv, y, chunk) if chunk else self.convolved(conv, y)
             if self.config.norm:
                 y = F.layer_norm(y.transpose(1, 2), (y.shape[1],)).transpose(1, 2)
             y = self.act(y)
@@ -52,6 +54,12 @@ class ConvPosition(nn.Module):
         if self.scale is None:
             return x + y
         return x.index_add(2, self.channels, (y * self.scale.repeat_interleave(self.width)).to(x.dtype))
+
+    def in_chunks(self, conv: nn.Conv1d, x: Tensor, chunk: int) -> Tensor:
+        """`convolved`, where frames after a frame's chunk count as zeros."""
+        before = self.config.kernel // 2
+        after, groups = self.config.kernel - 1 - before, conv.weight.shape[0] // self.width
+        return convolved_in_chunks(x, conv.weight, conv.bias, before, after, groups, chunk)
 
     def convolved(self, conv: nn.Conv1d, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T)."""

@@ -40,6 +40,10 @@ class Graph(nn.Module):
 
     def __init__(self, encoder: Encoder, *, normalize: bool, layer: str = ALL) -> None:
         super().__init__()
+        if encoder.config.context is not None:
+            raise ValueError(
+                "this student computes recordings in chunks, which exported files do not; open it with sottovoce.stream"
+            )
         self.names = layer_names(encoder)
         if layer not in (LAST, ALL, *map(str, range(len(self.names)))):
             raise ValueError(f"there is no layer '{layer}'; give 0 to {len(self.names) - 1}, '{LAST}' or '{ALL}'")

@@ -386,7 +386,7 @@ class Family:
         if self.encoder_config(hf) != dataclasses.replace(config, frontend=frontend):
             raise ValueError(
                 f"transformers' {self.architecture} cannot hold this encoder: it wants the same width in every layer and no "
-                "part removed; save it as a sottovoce folder instead"
+                "part removed, and no chunks of context; save it as a sottovoce folder instead"
             )
         tensors = {}
         for ours, shape in shapes(config).items():

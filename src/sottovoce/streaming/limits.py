@@ -12,12 +12,14 @@ from torch import Tensor
 
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import Encoder
+from sottovoce.encoder.context import whole_frames
 from sottovoce.hub.student import Speech
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-UNLIMITED = 1 << 40  # frames
+
+CHUNK, LEFT = 0.32, 2.0  # seconds, of models that were trained for no context of their own
 
 
 @dataclass(frozen=True)
@@ -30,23 +32,22 @@ class Limits:
     right: int
 
 
-def limits_of(model: Speech, chunk: float, left: float, right: float) -> Limits:
-    """`Limits` from seconds; ``math.inf`` for no limit. ValueError unless all are whole frames of `model`."""
-    seconds = encoder_of(model).config.frontend.stride / SAMPLE_RATE
-
-    def frames(name: str, value: float, least: int) -> int:
-        if value == math.inf and name != "chunk":
-            return UNLIMITED
-        if not math.isfinite(value) or value < 0:
-            raise ValueError(f"{name} is {value} seconds; it must be a length of time" + ", or inf" * (name != "chunk"))
-        count = round(value / seconds)
-        if count < least or abs(value / seconds - count) > 1e-6:
-            below, above = (max(least, bound) for bound in (math.floor(value / seconds), math.ceil(value / seconds)))
-            nearest = " or ".join(f"{bound * seconds:g}" for bound in sorted({below, above}))
-            raise ValueError(f"{name} is {value:g} seconds; this model's frames last {seconds * 1000:g} ms, so take {nearest}")
-        return count
-
-    return Limits(frames("chunk", chunk, 1), frames("left", left, 0), frames("right", right, 0))
+def limits_of(model: Speech, chunk: float | None, left: float | None, right: float) -> Limits:
+    """`Limits` from seconds; ``math.inf`` for no limit, ``None`` for what `model` was trained for, or the usual value. ValueError unless
+    all are whole frames of `model`."""
+    stride = encoder_of(model).config.frontend.stride
+    if chunk == math.inf:
+        raise ValueError("chunk is inf seconds; it must be a length of time")
+    trained = context.longest if (context := encoder_of(model).config.context) is not None else None
+    if chunk is None and trained is not None:
+        size = trained.size
+    else:
+        size = whole_frames("chunk", CHUNK if chunk is None else chunk, stride, 1)
+    if left is None and trained is not None:
+        past = trained.left
+    else:
+        past = whole_frames("left", LEFT if left is None else left, stride)
+    return Limits(size, past, whole_frames("right", right, stride))
 
 
 def encoder_of(model: Speech) -> Encoder:

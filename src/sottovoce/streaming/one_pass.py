@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 def stream_in_one_pass(
     model: Speech | str | Path,
     wave: Tensor | NDArray[Any],
-    chunk: float = 0.32,
-    left: float = 2.0,
+    chunk: float | None = None,
+    left: float | None = None,
     right: float = 0.0,
     rate: int = SAMPLE_RATE,
 ) -> StreamFeatures:

@@ -12,21 +12,24 @@ from torch import Tensor, nn
 
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import Encoder
+from sottovoce.encoder.context import UNLIMITED
 from sottovoce.hub.student import Speech, load
 from sottovoce.streaming.frontend import StreamFrontend
 from sottovoce.streaming.layers import Context, ContextLayers, StreamFeatures
-from sottovoce.streaming.limits import UNLIMITED, Limits, encoder_of, limits_of, waveform
+from sottovoce.streaming.limits import Limits, encoder_of, limits_of, waveform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def stream(model: Speech | str | Path, chunk: float = 0.32, left: float = 2.0, right: float = 0.0) -> FeatureStream:
+def stream(
+    model: Speech | str | Path, chunk: float | None = None, left: float | None = None, right: float = 0.0
+) -> FeatureStream:
     """Opens a stream: push samples as they arrive, get the features of finished frames.
 
     model: a folder, a hub id, or the result of `sottovoce.load`. chunk: seconds that are computed together. left: seconds of the past
     that every attention layer sees. right: seconds of look-ahead that a chunk waits for. Each must be a whole number of frames (usually
-    of 20 ms); left and right may be ``math.inf``.
+    of 20 ms); left and right may be ``math.inf``. Without them, chunk and left are what the model was trained for, or 0.32 and 2 s.
 
     >>> stream = sottovoce.stream("students/hubert", chunk=0.32, left=2.0)
     >>> for samples in microphone:                  # 16 kHz mono floats, any number at a time

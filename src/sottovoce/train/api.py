@@ -25,7 +25,7 @@ from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Recipe, load_recipe
 from sottovoce.train.record import card, gather
 from sottovoce.train.run import RESULT, Run, check_folder
-from sottovoce.train.sequence import run_stages
+from sottovoce.train.sequence import first_student, run_stages
 from sottovoce.train.targets import open_teachers
 from sottovoce.train.track import duration
 from sottovoce.train.work import Work, cost_of
@@ -263,7 +263,7 @@ def describe(
     if teacher is None:
         return facts
     facts["teacher"] = {"family": teacher.family}
-    work = Work(recipe.student.build().build(teacher))
+    work = Work(first_student(recipe, teacher))
     host = teachers.host if any(objective.cls.reads == "outputs" for objective in recipe.objectives.values()) else None
     facts["memory"] = needs.estimate(recipe, work.encoder, teachers.values(), data.largest, host).text()
     if isinstance(teacher.encoder, Encoder):

@@ -15,6 +15,7 @@ from sottovoce.core.registry import OBJECTIVES
 from sottovoce.core.types import Answer, Batch, Features, Labels, Loss, Outputs, Posteriors
 from sottovoce.data.augment import Augment, FeatureMasks
 from sottovoce.encoder import Encoder
+from sottovoce.encoder.context import Chunks
 from sottovoce.objectives import EncoderShape, Needs, Objective
 from sottovoce.train.domains import Domains
 from sottovoce.train.hosted import HostedStudent, labels_of
@@ -29,11 +30,12 @@ Targets = Mapping[tuple[str, str], Answer]  # by label of the teacher, on the st
 
 @dataclass(frozen=True)
 class Drawn:
-    """A batch on the student's device, with the random choices for it: augmentation and mask.
+    """A batch on the student's device, with the random choices for it: augmentation, mask and context.
 
     raw: the decoded batch, which each teacher prepares in its own way. batch: the batch as the student reads it. keys: names of the rows'
     targets on disk. student_wave: (B, S), the student's audio, augmented in training. valid, mask: (B, T) bool, frames of the student;
-    mask is ``None`` if no objective masks. said: by label of the objective, what the host says, or should say (`Learner.listen`).
+    mask is ``None`` if no objective masks. chunks: the context of this batch; ``None``: the student's own. said: by label of the objective,
+    what the host says, or should say (`Learner.listen`).
     """
 
     raw: Batch
@@ -42,6 +44,7 @@ class Drawn:
     student_wave: Tensor
     valid: Tensor
     mask: Tensor | None
+    chunks: Chunks | None = None
     said: Mapping[str, Posteriors | Labels] = field(default_factory=dict)
 
 
@@ -184,7 +187,7 @@ class Learner(nn.Module):
         return next(self.encoder.parameters()).device
 
     def draw(self, batch: Batch) -> Drawn:
-        """Adds valid frames, augmented audio and, if an objective masks, a new mask to a decoded batch."""
+        """Adds valid frames, augmented audio and, if they are drawn, a new mask and a context to a decoded batch."""
         keys, raw = self.teachers.row_keys(batch), batch.to(self._device)
         batch = prepared(raw, self.teachers.normalize)
         frontend = self.encoder.config.frontend
@@ -193,11 +196,13 @@ class Learner(nn.Module):
         if batch.lengths is not None:
             valid = torch.arange(frames, device=device) < frontend.frames(batch.lengths)[:, None]
         student_wave = self.augment(batch.wave, batch.lengths) if self.training else batch.wave
+        context = self.encoder.config.context
+        chunks = context.draw() if self.training and context is not None and context.drawn else None
         if self.mask_vector is None:
-            return Drawn(raw, batch, keys, student_wave, valid, None)
+            return Drawn(raw, batch, keys, student_wave, valid, None, chunks)
         starts = torch.rand(valid.shape, device=device) < self.masking.share / self.masking.span
         ends = nn.functional.pad(starts.cumsum(1), (self.masking.span, 0))[:, :frames]
-        return Drawn(raw, batch, keys, student_wave, valid, (starts.cumsum(1) > ends) & valid)
+        return Drawn(raw, batch, keys, student_wave, valid, (starts.cumsum(1) > ends) & valid, chunks)
 
     def denominators(self, drawn: Drawn) -> Tensor:
         """(objectives,) the denominator of each objective's loss on this batch: the frames or rows that count."""
@@ -330,7 +335,9 @@ class Learner(nn.Module):
                 mask, vector = (drawn.mask, self.mask_vector) if needs.masked_input else (None, None)
                 student = self.compiled or self.student
                 with self._masked_features():
-                    outputs[needs.masked_input] = student(drawn.student_wave, drawn.batch.lengths, mask=mask, mask_vector=vector)
+                    outputs[needs.masked_input] = student(
+                        drawn.student_wave, drawn.batch.lengths, mask=mask, mask_vector=vector, chunks=drawn.chunks
+                    )
             frames = self._frames(label, drawn)
             if objective.reads == "outputs":
                 answer = drawn.said[label]

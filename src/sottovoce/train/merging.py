@@ -20,6 +20,7 @@ from sottovoce.hub.pretrained import Pretrained, load_pretrained, refuse_overlap
 from sottovoce.hub.student import save_student
 from sottovoce.train.recipe import Recipe, build_recipe, present_form
 from sottovoce.train.run import RECIPE, read_recipe
+from sottovoce.train.sequence import first_student
 
 State = Mapping[str, Tensor]
 
@@ -150,5 +151,5 @@ def _start(folder: Path) -> State:
     except ValueError as problem:
         raise ValueError(f"the start of {folder} cannot be built ({problem}); give it as --origin") from None
     torch.manual_seed(recipe.seed)
-    encoder: Encoder = recipe.student.build().build(teacher)
+    encoder = first_student(recipe, teacher)
     return encoder.state_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from sottovoce.core.config import (
 from sottovoce.core.registry import FAMILIES, OBJECTIVES, STAGES, STUDENTS, TEACHER_KINDS, Registry, suggestion
 from sottovoce.data import DataConfig
 from sottovoce.data.augment import Augment, FeatureMasks
+from sottovoce.encoder import ContextConfig
+from sottovoce.encoder.context import whole_frames
 from sottovoce.pruning import PruningConfig
 
 if TYPE_CHECKING:
@@ -98,6 +101,38 @@ class HostChoice:
 
 
 @dataclass(frozen=True)
+class ContextChoice:
+    """The context in time that the student is trained for and runs under, in seconds, each a whole number of frames.
+
+    chunk: frames that are computed together; they see each other and nothing after them. left: the past that attention sees, which may be
+    ``.inf``. One number is fixed; of two, the least and the most, training draws one for each batch, and the student runs under the most.
+    Without a chunk, the student has the context of what it starts from, usually whole recordings.
+    """
+
+    chunk: tuple[float, ...] = ()
+    left: tuple[float, ...] = (2.0,)
+
+    def __post_init__(self) -> None:
+        if len(self.chunk) > 2 or any(math.isinf(size) for size in self.chunk):
+            raise ValueError("context.chunk takes one number of seconds, or the least and the most, e.g. [0.16, 0.64]")
+        if len(self.left) not in (1, 2) or (len(self.left) == 2 and math.isinf(self.left[1]) and not math.isinf(self.left[0])):
+            raise ValueError("context.left takes one number of seconds (.inf: all), or the least and the most, e.g. [1, 4]")
+
+    @property
+    def drawn(self) -> bool:
+        """Whether each batch has a context of its own."""
+        return bool(self.chunk) and len(self.chunk) + len(self.left) > 2
+
+    def frames(self, stride: int) -> ContextConfig | None:
+        """In frames of `stride` samples. ValueError unless they are whole; ``None`` without a chunk."""
+        if not self.chunk:
+            return None
+        chunk = [whole_frames("context.chunk", size, stride, 1) for size in self.chunk]
+        left = [whole_frames("context.left", past, stride) for past in self.left]
+        return ContextConfig((chunk[0], chunk[-1]), (left[0], left[-1]))
+
+
+@dataclass(frozen=True)
 class StageChoice(Component):
     """A stage of a recipe: its kind, by default the label, and the settings of that kind."""
 
@@ -117,6 +152,7 @@ class Recipe:
     pruning: PruningConfig = PruningConfig()
     host: HostChoice = HostChoice()
     masking: Masking = Masking()
+    context: ContextChoice = ContextChoice()
     augment: Augment = Augment()
     feature_masks: FeatureMasks = FeatureMasks()
     data: DataConfig = DataConfig()
@@ -151,6 +187,8 @@ class Recipe:
         self._check_domains()
         if self.feature_masks and self.compile:
             raise ValueError("feature_masks cannot be drawn in a compiled student; set compile: false")
+        if self.context.drawn and self.compile:
+            raise ValueError("a compiled student has one context; give context.chunk and context.left one number each")
 
     def _check_teachers(self) -> None:
         """ValueError for a label that cannot name a module, an unknown teacher, or a teacher of the wrong kind."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
 import torch
 
+from sottovoce.encoder import Encoder
+from sottovoce.hub.pretrained import Pretrained
+from sottovoce.train.recipe import Recipe
 from sottovoce.train.run import Run
 from sottovoce.train.stages.base import Stage
 from sottovoce.train.track import duration
@@ -63,9 +67,18 @@ def last_work(run: Run, finished: list[Stage]) -> tuple[list[Stage], Work]:
     return finished, initial_work(run)
 
 
+def first_student(recipe: Recipe, origin: Pretrained | None) -> Encoder:
+    """The student at its start, with the recipe's context. ValueError if it cannot run under it."""
+    encoder = recipe.student.build().build(origin)
+    context = recipe.context.frames(encoder.config.frontend.stride)
+    if context is not None:
+        encoder.config = replace(encoder.config, context=context)
+    return encoder
+
+
 def initial_work(run: Run) -> Work:
     """The untrained student, the same in every process."""
     torch.manual_seed(run.recipe.seed)
-    encoder = run.recipe.student.build().build(run.teachers.origin)
+    encoder = first_student(run.recipe, run.teachers.origin)
     run.world.share(encoder.to(run.world.device).state_dict().values())
     return Work(encoder.cpu().requires_grad_(True))
