@@ -32,6 +32,19 @@ def test_lack_of_memory_names_a_way_out(problem: Exception, says: str, capsys: p
     assert "\n" not in message
 
 
+def test_lack_of_memory_inside_a_library_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> None:
+        try:
+            raise MemoryError
+        except MemoryError as problem:
+            raise RuntimeError("Failed to export the model.\nMore lines") from problem
+
+    with pytest.raises(SystemExit) as left:
+        guarded(fails)
+    assert left.value.code == 1
+    assert "there is not enough memory" in capsys.readouterr().err
+
+
 def test_a_full_disk_names_a_way_out(capsys: pytest.CaptureFixture[str]) -> None:
     def fails() -> None:
         raise OSError(28, "No space left on device", "page.html")

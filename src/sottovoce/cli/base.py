@@ -143,7 +143,8 @@ def _resources(problem: BaseException) -> str:
     if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" ({os.fsdecode(problem.filename)})" if problem.filename else ""
         return f"the disk is full{where}; free some space and run the command again"
-    if isinstance(problem, MemoryError) or (
+    # a library may raise an error of its own from a lack of memory
+    if any(isinstance(each, MemoryError) for each in (problem, problem.__cause__, problem.__context__)) or (
         isinstance(problem, (RuntimeError, OSError, ImportError)) and any(sign in text for sign in MEMORY)
     ):
         return (
