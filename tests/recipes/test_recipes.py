@@ -9,11 +9,12 @@ import torch
 
 from sottovoce import recipes
 from sottovoce.encoder import Encoder
-from sottovoce.hub.pretrained import save_pretrained
+from sottovoce.hub.pretrained import load_pretrained, save_pretrained
 from sottovoce.train import api
 from sottovoce.train.recipe import load_recipe
 from tests.conftest import tiny_shape
 from tests.teacher_weights import WRITERS
+from tests.unit import test_conformers as conformers
 from tests.unit import test_families as families
 
 SMALL = ["data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2", "data.workers=0", "precision=fp32"]
@@ -24,6 +25,8 @@ MASKED = [*RANDOM, "objectives.colld.layer_weights=[0.1,1.0]"]
 NARROW = ["student.dim=16", "student.depth=2", "student.heads=2", "student.ffn_dim=32", "student.glu_dim=0"]
 CLIPS = ["stages.prune.clips=4"]
 LOW_RANK = ["stages.factorise.multiple=1", "stages.factorise.clips=4"]
+SPOKEN = ["data.text=speaker", "objectives.ctc.characters=s0123456789"]
+SYNERGY = [*SPOKEN, "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"]
 HOSTED = ("host",)  # recipes for encoders with a head
 OWN = {
     "sotto": ["objectives.colld.layers=2"], "sotto-demo": ["objectives.colld.layers=2"],
@@ -58,8 +61,13 @@ OWN = {
     "training-free-clustering": CLIPS, "movement": ["stages.cut.clips=4"],
     "movement-l0": ["pruning.moved_since={teacher}", "objectives.layer_to_layer.layers=[['1/3','1/1']]"],
     "liteasr": LOW_RANK, "liteasr-repaired": LOW_RANK,
+    "synergy-l0": SYNERGY, "synergy-l0-joint": SYNERGY, "hj-pruning": SPOKEN,
+    "synergy-low-rank": [*SYNERGY, *LOW_RANK], "synergy-low-rank-joint": [*SYNERGY, *LOW_RANK],
 }  # fmt: skip
-KEEP = dict.fromkeys(("liteasr", "liteasr-repaired"), 0.8)  # low rank alone
+KEEP = {
+    **dict.fromkeys(("liteasr", "liteasr-repaired"), 0.8),
+    **dict.fromkeys(("synergy-low-rank", "synergy-low-rank-joint"), 0.9),
+}  # low rank alone
 
 
 @pytest.fixture(scope="session")
@@ -115,3 +123,28 @@ def test_trains_three_steps(
         result = api.compress(teacher, keep=keep, larger=True, **options)
     assert (result.out / "model.safetensors").exists()
     assert result.met
+
+
+CHUNKED = ["context.chunk=[0.08,0.16]", "context.left=[0.2,0.4]"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("synergy-l0", ["stages.shrink.objectives=[masked_prediction]", *CHUNKED]),
+        ("synergy-l0-joint", ["stages.shrink.objectives=[ctc]", "pruning.units=[low_rank]"]),
+        ("synergy-low-rank-joint", ["stages.recover.objectives=[ctc]", *CHUNKED]),
+    ],
+)
+def test_the_grid_of_synergy_runs_on_a_conformer(name: str, options: list[str], speakers: Path, tmp_path: Path) -> None:
+    conformers.tiny("wav2vec2_conformer", "relative").save_pretrained(tmp_path / "teacher")
+    (tmp_path / "teacher" / "preprocessor_config.json").write_text('{"do_normalize": true, "sampling_rate": 16000}')
+    stages = [stage.label for stage in load_recipe(name).build_stages() if stage.updates]
+    steps = [f"stages.{stage}.{key}" for stage in stages for key in ("steps=2", "warmup=1")]
+    result = api.compress(
+        tmp_path / "teacher", recipe=name, data=speakers, out=tmp_path / "out", device="cpu", keep=0.9,
+        overrides=[*SMALL, *OWN[name], *steps, *options, "pruning.ramp=2"],
+    )  # fmt: skip
+    assert result.met
+    context = load_pretrained(str(result.out)).shape.context
+    assert (context is not None) == ("context.chunk" in " ".join(options))
