@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import soundfile
 import torch
@@ -16,6 +17,8 @@ from transformers import PreTrainedTokenizerFast, Wav2Vec2CTCTokenizer
 
 from sottovoce.encoder import Encoder
 from sottovoce.exporting.api import export
+from sottovoce.exporting.proto import scope, weights
+from sottovoce.exporting.quantize import DYNAMIC, targets
 from sottovoce.exporting.runtime_host import RuntimeHost
 from sottovoce.exporting.whole import decoding, spelled
 from sottovoce.exporting.whole_files import export_whole
@@ -65,6 +68,16 @@ def test_texts_are_those_of_torch(kind: str, tmp_path: Path, speech_folder: Path
     assert check["wer"]["files to torch"] == 0
     assert f"{check['recordings']} of {check['recordings']} texts are those of torch" in said[-1]
     assert (path.parent / "decoder.onnx").exists() == (kind != "ctc")
+    encoder = onnx.load(path)
+    chosen = set(targets(encoder, DYNAMIC, ("MatMul", "Gemm")))
+    places = [scope(node) for node in encoder.graph.node if node.name in chosen]
+    assert places
+    assert not any(place.startswith("encoder.frontend.features") for place in places)  # a filter bank in 8 bits hears nothing
+    if kind != "ctc":
+        decoder = onnx.load(path.with_name("decoder.onnx"))
+        chosen, known = set(targets(decoder, DYNAMIC, ("MatMul",))), weights(decoder)
+        widths = [known[node.input[1]].dims[-1] for node in decoder.graph.node if node.name in chosen]
+        assert 32 in widths  # the head's, one for each token
     host, files = load_host(source), RuntimeHost(path.parent)
     assert host is not None
     wave, _ = soundfile.read(speech_folder / "00.wav", dtype="float32")

@@ -20,9 +20,9 @@ library = partial(optional, extra="onnx", purpose="an ONNX file")
 
 
 def scope(node: NodeProto) -> str:
-    """The module that a node comes from, e.g. "encoder.layers.0.ffn.up_proj"; "" where it is not known."""
+    """The module that a node comes from, e.g. "encoder.layers.0.ffn.up_proj", also in a host; "" where it is not known."""
     text = next((item.value for item in node.metadata_props if item.key == SCOPES), "")
-    names = [name.strip(" '\"[]") for name in text.split(",")]
+    names = [name.strip(" '\"[]").removeprefix("host.") for name in text.split(",")]
     return max((name for name in names if name.startswith("encoder")), key=len, default="")
 
 

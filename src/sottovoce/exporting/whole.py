@@ -86,7 +86,8 @@ class DecoderSide(nn.Module):
             mask = {}
         out = self.decoder(input_ids=tokens, encoder_hidden_states=states, past_key_values=cache, use_cache=True, **mask)
         present = torch.stack([x for layer in before.layers for x in (layer.keys, layer.values)], dim=1)
-        return self.head(out.last_hidden_state[:, -1]), present
+        last = out.last_hidden_state[:, -1:]  # of three axes, so that it becomes a product that int8 knows
+        return self.head(last)[:, 0], present
 
 
 @dataclass(frozen=True)
