@@ -16,6 +16,7 @@ from sottovoce.pruning.moments import collect
 from sottovoce.train import api
 from sottovoce.train.recipe import load_recipe
 from sottovoce.train.stages.factorise import Factorise, factorised
+from tests.interruption import stopped
 from tests.unit.test_pruning_exactness import distance
 from tests.unit.test_pruning_styles import make, waves
 from tests.unit.test_train import FAST
@@ -127,21 +128,10 @@ def test_mistakes_are_said_before_anything_runs(teacher_folder: Path, speech_fol
 def test_a_factored_student_is_trained_and_resumed(
     teacher_folder: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sottovoce.train.run import Stopped
-    from sottovoce.train.state import TrainState
-
     options = ["stages.distill.steps=4", "stages.distill.warmup=1", "save_minutes=0"]
     undisturbed = run(teacher_folder, speech_folder, tmp_path / "a", *options, recipe="liteasr-repaired", keep=0.85)
-    save = TrainState.save
-
-    def save_and_stop(self: TrainState, path: Path) -> None:
-        save(self, path)
-        raise Stopped("here")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainState, "save", save_and_stop)
-        with pytest.raises(Stopped):
-            run(teacher_folder, speech_folder, tmp_path / "b", *options, recipe="liteasr-repaired", keep=0.85)
+    with stopped(monkeypatch):
+        run(teacher_folder, speech_folder, tmp_path / "b", *options, recipe="liteasr-repaired", keep=0.85)
     resumed = run(teacher_folder, speech_folder, tmp_path / "b", *options, recipe="liteasr-repaired", keep=0.85)
     ours, theirs = load_file(resumed.out / "model.safetensors"), load_file(undisturbed.out / "model.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

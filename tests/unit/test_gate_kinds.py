@@ -24,6 +24,7 @@ from sottovoce.pruning import (
 )
 from sottovoce.pruning.apply import unit_matrix
 from sottovoce.train import api
+from tests.interruption import stopped
 from tests.unit.test_pruning_exactness import distance
 from tests.unit.test_pruning_styles import make, waves
 from tests.unit.test_train import FAST, STEPS
@@ -124,8 +125,6 @@ def test_live_cutting_keeps_thresholds_and_weights(pinching: bool) -> None:
 def test_runs_end_the_same_when_they_were_interrupted(
     options: list[str], teacher_folder: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sottovoce.train.run import Stopped
-    from sottovoce.train.state import TrainState
 
     given = [each.replace("{teacher}", str(teacher_folder)) for each in options]
     overrides = [
@@ -144,17 +143,8 @@ def test_runs_end_the_same_when_they_were_interrupted(
         )
 
     undisturbed = run("a")
-    save = TrainState.save
-
-    def save_and_stop(self: TrainState, path: Path) -> None:
-        save(self, path)
-        if self.step == 7:
-            raise Stopped("here")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainState, "save", save_and_stop)
-        with pytest.raises(Stopped):
-            run("b")
+    with stopped(monkeypatch, after=7):
+        run("b")
     resumed = run("b")
     ours, theirs = load_file(resumed.out / "model.safetensors"), load_file(undisturbed.out / "model.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -17,8 +17,7 @@ from sottovoce.core.registry import STAGES
 from sottovoce.reporting import page
 from sottovoce.train import api
 from sottovoce.train.recipe import load_recipe
-from sottovoce.train.run import Stopped
-from sottovoce.train.state import TrainState
+from tests.interruption import stopped
 
 MODULE = '''
 """Training on noise, near where the stage began (L2-SP), with a multiplier that grows while the student is too far away."""
@@ -139,17 +138,8 @@ def test_it_runs_and_ends_the_same_when_it_was_interrupted(
         )
 
     undisturbed = run("a")
-    save = TrainState.save
-
-    def save_and_stop(self: TrainState, path: Path) -> None:
-        save(self, path)
-        if self.step == 6:
-            raise Stopped("here")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainState, "save", save_and_stop)
-        with pytest.raises(Stopped):
-            run("b")
+    with stopped(monkeypatch, after=6):
+        run("b")
     resumed = run("b")
     ours, theirs = (load_file(each.out / "model.safetensors") for each in (resumed, undisturbed))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

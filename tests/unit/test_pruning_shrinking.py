@@ -14,6 +14,7 @@ from sottovoce.encoder import Encoder
 from sottovoce.pruning import Budget, BudgetConfig, GatedEncoder, combine_cuts, shrink, shrink_tensors, units_to_keep
 from sottovoce.train import api
 from tests.conftest import tiny_shape
+from tests.interruption import stopped
 from tests.unit.test_train import FAST, STEPS
 
 
@@ -111,24 +112,9 @@ def test_a_run_cuts_as_it_goes_and_meets_its_budget(teacher_folder: Path, speech
 def test_a_run_that_was_stopped_after_a_cut_ends_the_same(
     teacher_folder: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sottovoce.train.run import Stopped
-    from sottovoce.train.state import TrainState
-
     whole = run(teacher_folder, speech_folder, tmp_path / "whole", "pruning.live_below=0.2")
-    done = 0
-
-    def stop_late(*arguments: Any, **rest: Any) -> None:
-        nonlocal done
-        done += 1
-        save(*arguments, **rest)
-        if done == 15:
-            raise Stopped("here")
-
-    save = TrainState.save
-    monkeypatch.setattr(TrainState, "save", stop_late)
-    with pytest.raises(Stopped):
+    with stopped(monkeypatch, after=15):
         run(teacher_folder, speech_folder, tmp_path / "parts", "pruning.live_below=0.2")
-    monkeypatch.setattr(TrainState, "save", save)
     again = run(teacher_folder, speech_folder, tmp_path / "parts", "pruning.live_below=0.2")
     ours, theirs = (load_file(each.out / "model.safetensors") for each in (again, whole))
     assert ours.keys() == theirs.keys()
