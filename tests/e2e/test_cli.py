@@ -149,7 +149,7 @@ def test_list_alone_lists_the_kinds() -> None:
     assert all(f"\n{kind.value} " in f"\n{listed}" for kind in cli.listing.Kind)
 
 
-VERBS = ["compress", "pretrain", "evaluate", "compare", "report", "inspect", "bench", "export", "list", "demo"]
+VERBS = ["compress", "pretrain", "evaluate", "compare", "report", "inspect", "merge", "bench", "export", "list", "demo"]
 
 
 def test_help_lists_the_verbs_as_a_user_comes_to_need_them() -> None:

@@ -83,7 +83,10 @@ def shorten_demo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real one takes a minute."""
     result = api.Result(folder, True, "", {"cost": {"params": 1.0, "macs_per_s": 1.0}, "teacher": None})
     monkeypatch.setattr(demonstration.api, "compress", lambda *given, **named: track.say("training") or result)
-    monkeypatch.setattr(demonstration, "compare", lambda out: {"student": {"params": 1}})
+    monkeypatch.setattr(demonstration, "models_of", lambda out: ({}, False))
+    monkeypatch.setattr(demonstration, "compare", lambda models, norm: {"student": {"params": 1}})
+    monkeypatch.setattr(demonstration.phrase_search, "search", lambda models, norm: {})
+    monkeypatch.setattr(demonstration.phrase_search, "record", lambda found: {})
     monkeypatch.setattr(demonstration.api, "draw_report", lambda out: "")
 
 

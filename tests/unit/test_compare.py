@@ -89,7 +89,7 @@ def test_the_command_prints_a_table_or_the_record(task_file: Path) -> None:
     assert shown.exit_code == 0
     assert "better by" in shown.output
     printed = CliRunner().invoke(app, ["compare", "log-mel", "fbank", "--json", *where])
-    assert json.loads(printed.output)["tasks"]["words"]["task"]["version"] == 2
+    assert json.loads(printed.stdout)["tasks"]["words"]["task"]["version"] == 2
     assert isinstance(CliRunner().invoke(app, ["compare", "log-mel", *where]).exception, ValueError)
 
 

@@ -424,7 +424,7 @@ def test_older_shapes_stay_as_they_were() -> None:
     del old["sinusoids"], old["context"]
     for conv in old["frontend"]["convs"]:
         del conv["padding"], conv["bias"], conv["activation"]
-    for key in ("kind", "ffn1_dim", "ffn1", "glu_dim", "reuse"):
+    for key in ("kind", "ffn1_dim", "ffn1", "glu_dim", "reuse", "query_dim", "value_dim"):
         del old["layers"][0][key]
     for key in ("fbank", "join", "log_mel", "projection"):
         del old["frontend"][key]
