@@ -24,7 +24,7 @@ from sottovoce.objectives.base import EncoderShape
 from sottovoce.objectives.host_output import HostOutput
 from sottovoce.objectives.posteriors import posteriors
 from sottovoce.students.base import Joining
-from sottovoce.train import api
+from sottovoce.train import api, calibration
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import HostChoice, Masking, ObjectiveChoice
 from sottovoce.train.run import Stopped
@@ -361,3 +361,34 @@ def test_a_run_prunes_and_distils_and_goes_on_exactly(
     assert losses_of(tmp_path / "parts") == losses_of(out)
     ours = load_file(tmp_path / "parts/run/distill.safetensors")
     assert all(torch.equal(ours[name], weights[name]) for name in weights)
+
+
+def test_units_are_scored_by_what_the_host_says(
+    folders: Callable[[str], Path], speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient of `host_output` needs the host's outputs beside the teacher's layers."""
+    monkeypatch.setenv("SOTTOVOCE_CACHE", str(tmp_path / "cache"))  # scores are computed, not read
+
+    def scores(name: str, *overrides: str) -> dict[str, torch.Tensor]:
+        given = [*FAST, "stages.prune.clips=2", *overrides]
+        api.compress(
+            folders("half turned"),
+            recipe="training-free-taylor",
+            data=speech_folder,
+            out=tmp_path / name,
+            device="cpu",
+            keep=0.8,
+            overrides=given,
+        )
+        return load_file(tmp_path / name / "run" / "prune-scores.safetensors")
+
+    alone, beside = scores("alone"), scores("beside", "objectives.host_output.weight=1")
+    assert alone.keys() == beside.keys()
+    assert all(not torch.equal(alone[name], beside[name]) for name in alone)
+
+
+def test_calibration_keeps_the_transcripts(batch: Batch) -> None:
+    texts = tuple(f"text {i}" for i in range(len(batch.wave)))
+    run: Any = SimpleNamespace(stream=lambda label: iter([dataclasses.replace(batch, texts=texts)] * 2))
+    found = [text for each in calibration.batches(run, "prune", len(texts) + 1) for text in each.texts]
+    assert found == [*texts, texts[0]]

@@ -20,7 +20,7 @@ from sottovoce.pruning.gates import GateConfig, Gates, hard_concrete, open_proba
 from sottovoce.pruning.latency import LatencyModel, load_latency
 from sottovoce.pruning.parts import encoder_parts
 from sottovoce.pruning.plan import PruningPlan, make_plan, prepare, prepare_config, unprepared_config
-from sottovoce.pruning.shrinking import combine_cuts, shrink, shrink_tensors, units_to_keep
+from sottovoce.pruning.shrinking import combine_cuts, gate_values, shrink, shrink_tensors, units_to_keep
 from sottovoce.pruning.unit import Group, PartCost, Slice, UnitKind, Workload, full_widths, kinds
 
 
@@ -80,6 +80,7 @@ __all__ = [
     "encoder_cost",
     "encoder_parts",
     "full_widths",
+    "gate_values",
     "gather",
     "hard_concrete",
     "kinds",

@@ -11,6 +11,7 @@ from sottovoce.pruning.apply import cut, cut_like
 from sottovoce.pruning.budget import Budget
 from sottovoce.pruning.gated import GatedEncoder
 from sottovoce.pruning.gates import open_probability
+from sottovoce.pruning.plan import PruningPlan
 
 Kept = dict[str, list[int]]  # group name -> numbers of the units that stay
 
@@ -32,18 +33,23 @@ def units_to_keep(gated: GatedEncoder, budget: Budget, below: float) -> Kept | N
     return kept if left >= budget.config.keep else None
 
 
+def gate_values(plan: PruningPlan, kept: Mapping[str, Sequence[int]], device: torch.device) -> dict[str, Tensor]:
+    """By group (size,): 1 for the units `kept`, 0 for the others."""
+    return {
+        group.name: torch.zeros(group.size, device=device).index_fill(
+            0, torch.tensor(list(kept[group.name]), dtype=torch.long, device=device), 1.0
+        )
+        for group in plan
+    }
+
+
 @torch.no_grad()
 def shrink(gated: GatedEncoder, kept: Mapping[str, Sequence[int]]) -> GatedEncoder:
     """The gated encoder with only the units `kept`; their weights and log_alpha are unchanged.
 
     With the same gate values it computes the same function. Draws no random numbers.
     """
-    values = {
-        group.name: torch.zeros(group.size).index_fill(0, torch.tensor(list(kept[group.name]), dtype=torch.long), 1.0)
-        for group in gated.plan
-    }
-    device = gated.gates.chosen.device
-    encoder = cut(gated.encoder, gated.plan, {name: value.to(device) for name, value in values.items()})
+    encoder = cut(gated.encoder, gated.plan, gate_values(gated.plan, kept, gated.gates.chosen.device))
     smaller = GatedEncoder(encoder, gated.units, gated.gates.config, torch.Generator())
     smaller.gates = gated.gates.select(smaller.plan, kept)
     return smaller.train(gated.training)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor
 
 from sottovoce.core.types import Batch
+from sottovoce.encoder import Encoder
+from sottovoce.pruning.moments import Moments, collect
 from sottovoce.train.run import Run
 from sottovoce.train.teachers import prepared
 
@@ -17,8 +19,7 @@ def batches(run: Run, stage: str, clips: int) -> Iterator[Batch]:
     while seen < clips:
         batch = next(stream)
         rows = min(len(batch.wave), clips - seen)
-        lengths = None if batch.lengths is None else batch.lengths[:rows]
-        yield Batch(batch.wave[:rows], lengths, batch.ids[:rows], batch.labels[:rows])
+        yield batch.rows(range(rows))
         seen += rows
 
 
@@ -29,3 +30,13 @@ def waves(run: Run, stage: str, clips: int) -> Iterator[Tensor]:
         ends = [batch.wave.shape[1]] * len(batch.wave) if batch.lengths is None else batch.lengths.tolist()
         for row, end in zip(batch.wave, ends, strict=True):
             yield row[None, :end]
+
+
+def moments(
+    run: Run, stage: str, clips: int, encoder: Encoder, reads: Iterable[str], writes: Iterable[str] = (), products: bool = True
+) -> Mapping[str, Moments]:
+    """`collect` on `clips` recordings, summed over processes, each of which hears recordings of its own."""
+    found = collect(encoder, waves(run, stage, clips), reads, writes, products)
+    for each in found.values():
+        each.gather(run.world.sum)
+    return found

@@ -54,6 +54,17 @@ class TargetStore:
         rows = [row[:end].numpy().tobytes() for row, end in zip(batch.wave, ends, strict=True)]
         return tuple(hashlib.blake2b(row, digest_size=16).hexdigest() for row in rows)
 
+    def rows(self, folder: Path, keys: Sequence[str], answer: Callable[[], Sequence[Row]]) -> list[Row]:
+        """The entries of a batch. answer: gives those of all its rows; it is called if one is missing, and what was missing is written."""
+        rows = [self.read(folder, key) for key in keys]
+        if None not in rows:
+            return [row for row in rows if row is not None]
+        fresh = answer()
+        for key, row, new in zip(keys, rows, fresh, strict=True):
+            if row is None:
+                self.write(folder, key, new)
+        return [new if row is None else row for row, new in zip(rows, fresh, strict=True)]
+
     def read(self, folder: Path, key: str) -> Row | None:
         """The entry; ``None`` if it is missing or damaged."""
         path = folder / key[:2] / key
@@ -161,14 +172,8 @@ class Teachers(Mapping[str, Teacher]):
         depth = teacher.shape.depth
         wanted = [f"hidden.{i}" for i in (range(depth + 1) if layers is None else layers)] + [f"ffn.{i}" for i in taps]
         folder = self.store.folder / digest(f"{self._fingerprint(label)} {computed(batch)} {' '.join(wanted)}")
-        rows = [self.store.read(folder, key) for key in keys]
-        if None in rows:
-            fresh = split(teacher.answer(batch, taps=bool(taps)), wanted)
-            for i, (key, row) in enumerate(zip(keys, fresh, strict=True)):
-                if rows[i] is None:
-                    rows[i] = row
-                    self.store.write(folder, key, row)
-        return joined([row for row in rows if row is not None], depth, batch.wave.device)
+        rows = self.store.rows(folder, keys, lambda: split(teacher.answer(batch, taps=bool(taps)), wanted))
+        return joined(rows, depth, batch.wave.device)
 
     @torch.no_grad()
     def outputs(self, batch: Batch, keys: Sequence[str], classes: int, temperature: float) -> Posteriors:
@@ -183,13 +188,8 @@ class Teachers(Mapping[str, Teacher]):
             self._fingerprints["host"] = f"{fingerprint(host.rest, False)} {digest(str(settings))}"
         own = f"{self._fingerprints['host']} {self.choice.task} {self.choice.language} outputs {classes} {temperature:g}"
         folder = self.store.folder / digest(f"{self._fingerprint(self.main)} {computed(batch)} {own}")
-        rows = [self.store.read(folder, key) for key in keys]
-        if None in rows:
-            for i, (key, row) in enumerate(zip(keys, split_outputs(self._say(batch, classes, temperature)), strict=True)):
-                if rows[i] is None:
-                    rows[i] = row
-                    self.store.write(folder, key, row)
-        return joined_outputs([row for row in rows if row is not None], batch.wave.device)
+        rows = self.store.rows(folder, keys, lambda: split_outputs(self._say(batch, classes, temperature)))
+        return joined_outputs(rows, batch.wave.device)
 
     def _say(self, batch: Batch, classes: int, temperature: float) -> Posteriors:
         host = self.host

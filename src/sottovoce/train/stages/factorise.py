@@ -14,9 +14,8 @@ from sottovoce.core.registry import STAGES
 from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.pruning import Budget, choose, make_plan
 from sottovoce.pruning.factors import Directions, Projection, directions, matching, with_factors
-from sottovoce.pruning.moments import collect
 from sottovoce.pruning.plan import rebuild
-from sottovoce.train.calibration import waves
+from sottovoce.train.calibration import moments
 from sottovoce.train.run import Run
 from sottovoce.train.stages.base import Stage
 from sottovoce.train.targets import Teachers
@@ -68,17 +67,12 @@ class Factorise(Stage):
         encoder, config = work.encoder.to(run.world.device), self.config
         found = {each.name: each for each in self._plain(encoder)}
         of_inputs = {each.name: each.outputs > _inputs(each) for each in found.values()}
-        moments = collect(
-            encoder,
-            waves(run, self.label, config.clips),
-            [name for name in found if of_inputs[name]],
-            [name for name in found if not of_inputs[name]],
-        )
-        for each in moments.values():  # each process heard its own recordings
-            each.gather(run.world.sum)
+        reads = [name for name in found if of_inputs[name]]
+        writes = [name for name in found if not of_inputs[name]]
+        heard = moments(run, self.label, config.clips, encoder, reads, writes)
         state = encoder.state_dict()
         along = {
-            name: directions(state[f"{name}.weight"], state.get(f"{name}.bias"), moments[name], of_inputs[name]) for name in found
+            name: directions(state[f"{name}.weight"], state.get(f"{name}.bias"), heard[name], of_inputs[name]) for name in found
         }
         scores = {name: each.left_out() / config.lost(name) for name, each in along.items()}
         results: dict[str, Any] = {}

@@ -20,13 +20,13 @@ from sottovoce.core.config import Component, component, plain
 from sottovoce.core.registry import IMPORTANCES, STAGES, Registry
 from sottovoce.core.types import Features
 from sottovoce.encoder import Encoder, EncoderConfig
-from sottovoce.pruning import Budget, GatedEncoder, choose, cut, make_plan, named_tensors, prepare, prepare_config
+from sottovoce.pruning import Budget, GatedEncoder, choose, cut, gate_values, make_plan, named_tensors, prepare, prepare_config
 from sottovoce.pruning.factors import merge
 from sottovoce.pruning.importance.base import Evidence, Importance, Scores
-from sottovoce.pruning.moments import Moments, collect
+from sottovoce.pruning.moments import Moments
 from sottovoce.pruning.plan import PruningPlan, rebuild
 from sottovoce.pruning.repair import RIDGE, readers, repaired
-from sottovoce.train.calibration import batches, waves
+from sottovoce.train.calibration import batches, moments
 from sottovoce.train.origin import origin_tensors
 from sottovoce.train.run import Run
 from sottovoce.train.stages.base import Stage
@@ -91,17 +91,11 @@ class PruneOnce(Stage):
         if not config.repair:
             smaller = self._rewritten(encoder, plan, importance, kept)
         else:
-            moments = collect(encoder, waves(run, self.label, config.clips), readers(plan, kept))
-            for each in moments.values():
-                each.gather(run.world.sum)
-            changed = repaired(encoder, plan, kept, moments, config.ridge)
+            heard = moments(run, self.label, config.clips, encoder, readers(plan, kept))
+            changed = repaired(encoder, plan, kept, heard, config.ridge)
             results["repaired"] = sum(name.endswith("weight") for name in changed)
             smaller = rebuild(encoder, encoder.config, {**encoder.state_dict(), **changed})
-        ones = {
-            group.name: torch.zeros(group.size).index_fill(0, torch.tensor(kept[group.name], dtype=torch.long), 1.0)
-            for group in plan
-        }
-        student = merge(cut(smaller, plan, {name: value.to(run.world.device) for name, value in ones.items()}))
+        student = merge(cut(smaller, plan, gate_values(plan, kept, run.world.device)))
         run.world.share(student.state_dict().values())
         work.encoder.cpu()
         return Work(student.cpu(), objectives=work.objectives), {**results, "cost": cost_of(student)}
@@ -169,11 +163,8 @@ class PruneOnce(Stage):
     def _evidence(self, run: Run, work: Work, encoder: Encoder, plan: PruningPlan) -> Evidence:
         clips = self.config.clips
 
-        def moments(modules: Iterable[str]) -> Mapping[str, Moments]:
-            found = collect(encoder, waves(run, self.label, clips), modules, products=False)
-            for each in found.values():
-                each.gather(run.world.sum)
-            return found
+        def heard(modules: Iterable[str]) -> Mapping[str, Moments]:
+            return moments(run, self.label, clips, encoder, modules, products=False)
 
         def gradients(spread: float) -> Iterator[Mapping[str, Tensor]]:
             return self._gradients(run, work, encoder, plan, spread)
@@ -182,7 +173,7 @@ class PruneOnce(Stage):
             start = source or run.recipe.student.build().build(run.teachers.origin)
             return origin_tensors(start, encoder, self.recipe.pruning.units)
 
-        return Evidence(encoder, plan, moments, gradients, origin)
+        return Evidence(encoder, plan, heard, gradients, origin)
 
     def _gradients(
         self, run: Run, work: Work, encoder: Encoder, plan: PruningPlan, spread: float
@@ -202,7 +193,7 @@ class PruneOnce(Stage):
             held.values = {
                 group.name: (1 - spread * torch.rand(group.size, device=run.world.device)).requires_grad_() for group in plan
             }
-            drawn = learner.draw(batch)
+            drawn = learner.listen(learner.draw(batch))
             with torch.enable_grad():
                 losses = learner(drawn, learner.targets(drawn))
                 total = learner.total(losses, learner.denominators(drawn).clamp(min=1))
