@@ -46,7 +46,7 @@ OWN = {
     "ensemble-concatenated": ["teachers.all.others=[{teacher}]"],
     "full-layer-to-layer": [*RANDOM, "student.depth=3"],
     "deep-narrow": [*RANDOM, "objectives.layer_to_layer.layers=[['1'],['2']]"], "shallow-wide": ["student.count=2"],
-    "star": RANDOM,
+    "star": RANDOM, "teacher-fed": ["student.count=1", "objectives.layer_to_layer.layers=[['0','1/1']]"],
     "maskhubert": MASKED, "armhubert": MASKED, "armhubert-s": MASKED,
     "robustdistiller": ["objectives.denoising.hidden=8"], "distilxlsr": ["student.count=3"],
     "dicehubert": [*RANDOM, "objectives.cluster_distribution.clusters=20", "objectives.cluster_distribution.fit_frames=1000"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from sottovoce.encoder.product import FactoredLinear
 from sottovoce.encoder.window import by_windows, cut
 
 LAYERS: dict[str, type[nn.Module]] = {"transformer": TransformerLayer, "conformer": ConformerLayer}
+Between = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 
 
 class Encoder(nn.Module):
@@ -65,16 +67,24 @@ class Encoder(nn.Module):
         mask_vector: Tensor | None = None,
         taps: bool = False,
         chunks: Chunks | None = None,
+        between: Between | None = None,
     ) -> Features:
         """`mask` (B, T) bool and `mask_vector` (D,): frames to replace before positions, for masked training. `taps`: give `ffn` too.
-        `chunks`: run under this context, not that of `config.context`; the front end still hears the whole recording."""
+        `chunks`: run under this context, not that of `config.context`; the front end still hears the whole recording.
+        `between`: called with i and the output of layer i (0: of the front end), both (B, T, D) of a window where there are windows;
+        gives ``hidden[i]`` and what goes on to the next layer."""
         window, front = self.config.window, self.config.frontend
         if not window:
-            return self.run(wave, lengths, mask, mask_vector, taps, chunks)
+            return self.run(wave, lengths, mask, mask_vector, taps, chunks, between)
         if wave.dim() != 2 or wave.shape[1] < front.kernel:
             self.frontend(wave, lengths)  # refuses it
         padded = by_windows(
-            lambda piece, masked: self.run(piece, None, masked, mask_vector, taps), wave, lengths, mask, window, front.stride
+            lambda piece, masked: self.run(piece, None, masked, mask_vector, taps, None, between),
+            wave,
+            lengths,
+            mask,
+            window,
+            front.stride,
         )
         frames = None if lengths is None else front.frames(lengths).clamp(min=0)
         return cut(padded, front.frames(wave.shape[1]), frames, mask)
@@ -87,10 +97,12 @@ class Encoder(nn.Module):
         mask_vector: Tensor | None,
         taps: bool,
         chunks: Chunks | None = None,
+        between: Between | None = None,
     ) -> Features:
         """`forward` without windows."""
         x, frames = self.frontend(wave, lengths)
-        hidden = [x]
+        given, x = (x, x) if between is None else between(0, x)
+        hidden = [given]
         if mask is not None and mask_vector is not None:
             x = torch.where(mask[..., None], mask_vector.to(x.dtype), x)
         inside = None
@@ -116,7 +128,8 @@ class Encoder(nn.Module):
         outputs = []
         for i, layer in enumerate(self.layers):
             x, tap = layer(x, sees, table, below if i in self.sharing else None)
-            hidden.append(x)
+            given, x = (x, x) if between is None else between(i + 1, x)
+            hidden.append(given)
             outputs.append(tap)
         last = self.norm(x) if self.config.norm_first else x
         return Features(hidden, frames, embedded, last, outputs if taps else [], mask)

@@ -113,6 +113,10 @@ class Objective(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} must define forward")
 
+    def meetings(self) -> dict[int, int]:
+        """Student layer -> teacher layer, for layers whose outputs shall be equal, without a map between. None by default."""
+        return {}
+
     def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
         """Trained maps from student layers into the teacher's space: (name -> map, name -> student layers). None by default."""
         return {}, {}

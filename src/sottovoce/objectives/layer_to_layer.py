@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,25 +28,34 @@ class LayerToLayer(Objective):
     class Config(Distance):
         """layers: groups of layers that share a projection; numbers, or shares of the depth (0, 4, 8, 12 of 12 in the paper).
 
-        weights: one per group, for each of its layers in the average; empty: equal. standardize: compares teacher layers with every
-        dimension at zero mean and unit variance over the first training batches. Otherwise a few large dimensions decide the distance in
-        teachers such as Whisper, whose values reach 400.
+        weights: one per group, for each of its layers in the average; empty: equal. map: "linear", or "none": the student's layers are
+        compared as they are, so that they can take the teacher's place; the student must be as wide.
+
+        standardize: compares teacher layers with every dimension at zero mean and unit variance over the first training batches. Otherwise
+        a few large dimensions decide the distance in teachers such as Whisper, whose values reach 400.
         """
 
         layers: tuple[tuple[str, ...], ...] = (("0",), ("1/3", "2/3", "1/1"))
         weights: tuple[float, ...] = ()
+        map: Literal["linear", "none"] = "linear"
         standardize: bool = False
 
         def __post_init__(self) -> None:
             super().__post_init__()
             if self.weights and (len(self.weights) != len(self.layers) or min(self.weights) <= 0):
                 raise ValueError(f"weights must be {len(self.layers)} numbers above 0, one for each group of layers")
+            if self.standardize and self.map == "none":
+                raise ValueError("standardize compares in another space than the student's, which needs map: linear")
 
     def __init__(self, config: Config, student: EncoderShape, teacher: EncoderShape) -> None:
         super().__init__(config, student, teacher)
         self.config: LayerToLayer.Config = config
         self.pairs: list[tuple[str, int, int, float]] = []  # projection, student layer, teacher layer, weight in the average
         self.maps = nn.ModuleDict()
+        if config.map == "none" and student.dim != teacher.dim:
+            raise ValueError(
+                f"map: none needs a student as wide as its teacher at the same frame rate; they are {student.dim} and {teacher.dim} wide"
+            )
         weights = config.weights or (1.0,) * len(config.layers)
         total = sum(weight * len(group) for weight, group in zip(weights, config.layers, strict=True))
         for weight, group in zip(weights, config.layers, strict=True):
@@ -53,7 +63,7 @@ class LayerToLayer(Objective):
             name = "-".join(map(str, dict.fromkeys(layers)))  # in a shallow student, several shares may mean one layer
             if name in self.maps:
                 raise ValueError(f"two groups of layers are the same student layers {name}; put them in one group")
-            self.maps[name] = identity_(nn.Linear(student.dim, teacher.dim), teacher)
+            self.maps[name] = identity_(nn.Linear(student.dim, teacher.dim), teacher).requires_grad_(config.map == "linear")
             targets = [layer_index(spec, teacher.depth) for spec in group]
             self.pairs += [(name, layer, target, weight / total) for layer, target in zip(layers, targets, strict=True)]
         if not self.pairs:
@@ -86,12 +96,16 @@ class LayerToLayer(Objective):
         weight = frames.float()  # multiplied, not indexed: on a GPU a boolean index waits for the host
         parts: dict[str, Tensor] = {}
         for name, student_layer, teacher_layer, share in self.pairs:
-            output, target = self.maps[name](student.hidden[student_layer]).float(), teacher.hidden[teacher_layer].float()
+            output, target = student.hidden[student_layer], teacher.hidden[teacher_layer].float()
+            output = (self.maps[name](output) if self.config.map == "linear" else output).float()
             if self.scales:
                 target = self.scale(teacher_layer)(target)
             for key, value in self.config.parts(output, target).items():
                 parts[key] = parts.get(key, 0.0) + share * (value * weight).sum()
         return Loss(self.config.total(parts), {key: value.detach() for key, value in parts.items()})
+
+    def meetings(self) -> dict[int, int]:
+        return {layer: target for _, layer, target, _ in self.pairs} if self.config.map == "none" else {}
 
     def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
         layers: dict[str, list[int]] = {}

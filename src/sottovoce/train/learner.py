@@ -16,7 +16,9 @@ from sottovoce.core.types import Answer, Batch, Features, Labels, Loss, Outputs,
 from sottovoce.data.augment import Augment, FeatureMasks
 from sottovoce.encoder import Encoder
 from sottovoce.encoder.context import Chunks
+from sottovoce.encoder.encoder import Between
 from sottovoce.objectives import EncoderShape, Needs, Objective
+from sottovoce.train.between import fed, scaled_gradients
 from sottovoce.train.domains import Domains
 from sottovoce.train.hosted import HostedStudent, labels_of
 from sottovoce.train.recipe import HostChoice, Masking, ObjectiveChoice
@@ -54,7 +56,11 @@ class Learner(nn.Module):
     Training minimises ``learner.total(losses, denominators)``, with `denominators` summed over all micro-batches and processes.
     student: an `Encoder`, or a stage's wrapper around it, which is called in the same way and has it as ``encoder``. weights: of the
     objectives, by label. hosted: the main teacher's host with the student inside; ``None`` if no objective reads what it says.
+    scale_gradients: see `between.scaled_gradients`. fed: student layer -> label of the teacher and its layer, which the next student
+    layer reads in its place; empty unless `feed` was called.
     """
+
+    scale_gradients = False
 
     def __init__(
         self,
@@ -83,6 +89,7 @@ class Learner(nn.Module):
         self.unlearned: dict[str, int] = {}  # by objective: rows whose text or label the host cannot say
         self.host_choice = host or HostChoice()
         self.hosted = self._host(shape, self.host_choice.train)
+        self.fed: dict[int, tuple[str, int]] = {}
         self.compiled: Callable[..., Features] | None = None  # the student by torch.compile, where it is to be run so
         masks = any(needs.masked_input for needs in self.needs.values())
         self.mask_vector = nn.Parameter(torch.empty(shape.dim).uniform_()) if masks else None
@@ -144,6 +151,33 @@ class Learner(nn.Module):
     def way_out(self) -> nn.Linear | None:
         """The trained map through which the main teacher's host reads the student's last layer; ``None`` if nothing trained one."""
         return self._last_map(len(self.encoder.config.layers)) if self.hosted is None else self.hosted.projection
+
+    def feed(self) -> None:
+        """Makes every layer behind one that an objective compares without a map read the teacher's layer in place of the student's.
+
+        The student's blocks between such layers then learn apart from each other. ValueError if there are none.
+        """
+        config = self.encoder.config
+        if config.window:
+            raise ValueError("blocks cannot be fed by the teacher in a student with a window; set student.length=any")
+        for label, objective in self._objectives():
+            for layer, source in objective.meetings().items():
+                if layer < len(config.layers) and self.needs[label].targets == "clean":
+                    self.fed[layer] = self.teacher_of[label], source
+        if not self.fed:
+            raise ValueError(
+                "teacher_fed needs an objective that compares layers below the last without a map, such as layer_to_layer with map: none"
+            )
+
+    def _between(self, targets: Targets) -> Between | None:
+        if self.scale_gradients:
+            return scaled_gradients(len(self.encoder.config.layers))
+        inputs = {}
+        for layer, (teacher, source) in self.fed.items():
+            answer = targets[teacher, "clean"]
+            assert isinstance(answer, Features)
+            inputs[layer] = answer.hidden[source]
+        return fed(inputs) if inputs else None
 
     @property
     def columns(self) -> dict[str, str]:
@@ -329,6 +363,8 @@ class Learner(nn.Module):
         batch = replace(drawn.batch, heard=drawn.student_wave)
         outputs: dict[bool, Features] = {}
         said: dict[str, Outputs] = {}
+        between = self._between(targets)
+        more = {} if between is None else {"between": between}
         for label, objective in self._objectives():
             needs = self.needs[label]
             if needs.masked_input not in outputs:  # one student pass for all clean objectives, one for all masked ones
@@ -336,7 +372,7 @@ class Learner(nn.Module):
                 student = self.compiled or self.student
                 with self._masked_features():
                     outputs[needs.masked_input] = student(
-                        drawn.student_wave, drawn.batch.lengths, mask=mask, mask_vector=vector, chunks=drawn.chunks
+                        drawn.student_wave, drawn.batch.lengths, mask=mask, mask_vector=vector, chunks=drawn.chunks, **more
                     )
             frames = self._frames(label, drawn)
             if objective.reads == "outputs":

@@ -35,6 +35,10 @@ class Train(Stage):
 
         clip: largest norm of the weights' gradient, and separately of each other group's. accumulate: micro-batches per update.
         objectives: labels of the objectives to use; all if empty.
+
+        teacher_fed: each block of layers reads the teacher's states in place of the output of the block below, and learns apart from the
+        others; a block ends where an objective compares layers without a map. scale_gradients: gradients are scaled between layers, so
+        that losses on many layers do not add up (ARMHuBERT; see `between`). A stage with either is not compiled.
         """
 
         steps: int
@@ -45,6 +49,8 @@ class Train(Stage):
         clip: float = 10.0
         accumulate: int = 1
         objectives: tuple[str, ...] = ()
+        teacher_fed: bool = False
+        scale_gradients: bool = False
 
         def __post_init__(self) -> None:
             if self.steps < 1 or self.accumulate < 1:
@@ -55,6 +61,8 @@ class Train(Stage):
                 )
             if not (0 < self.lr < float("inf") and self.clip > 0 and len(self.betas) == 2):
                 raise ValueError("lr and clip must be above 0, and betas are two numbers")
+            if self.teacher_fed and self.scale_gradients:
+                raise ValueError("scale_gradients has no use with teacher_fed: no gradient passes from block to block")
 
     @property
     def updates(self) -> int:
@@ -75,7 +83,7 @@ class Train(Stage):
         return {"stages": {self.label: {"steps": steps, "warmup": min(steps, round(self.config.warmup * factor))}}}
 
     def prepare(self, work: Work, teachers: Teachers) -> None:
-        learner = self.learner(work, teachers)  # raises if objectives, student and teachers do not fit together
+        learner = self.trainee(work, teachers)  # raises if objectives, student and teachers do not fit together
         for label, kind in learner.columns.items():
             if not getattr(self.recipe.data, kind):
                 raise ValueError(f"objectives.{label} learns from the data's {kind}s; name the manifest's column in data.{kind}")
@@ -86,6 +94,14 @@ class Train(Stage):
         chosen = {label: part for label, part in recipe.objectives.items() if not labels or label in labels}
         return Learner(work.encoder, chosen, teachers, recipe.masking, recipe.augment, recipe.feature_masks, recipe.host)
 
+    def trainee(self, work: Work, teachers: Teachers) -> Learner:
+        """`learner` with what this stage puts between its layers."""
+        learner = self.learner(work, teachers)
+        learner.scale_gradients = self.config.scale_gradients
+        if self.config.teacher_fed:
+            learner.feed()
+        return learner
+
     def phase(self, run: Run, learner: Learner, work: Work) -> Phase:
         """What the stage adds to the training loop. The learner is on the run's device. Its student is the encoder of `work`, which may
         be wrapped here."""
@@ -93,7 +109,7 @@ class Train(Stage):
 
     def perform(self, run: Run, work: Work) -> tuple[Work, dict[str, Any]]:
         recipe, world = run.recipe, run.world
-        learner = self.learner(work, run.teachers)
+        learner = self.trainee(work, run.teachers)
         host = None if learner.hosted is None else learner.hosted.host
         memory = needs.estimate(recipe, work.encoder, run.teachers.values(), run.data.largest, host)
         run.say(memory.text())
@@ -101,7 +117,8 @@ class Train(Stage):
             run.say(warning)
         learner.to(world.device)
         phase = self.phase(run, learner, work)
-        if recipe.compile and self.compiles:
+        plain = not (self.config.teacher_fed or self.config.scale_gradients)  # what is between layers differs in every call
+        if recipe.compile and self.compiles and plain:
             # a function, since a compiled module would be registered in the learner
             learner.compiled = torch.compile(learner.student.forward, dynamic=True)
         learner.recall(work.objectives)
