@@ -14,7 +14,17 @@ from typer.testing import CliRunner
 
 from sottovoce.cli import app
 from sottovoce.core.config import plain
-from sottovoce.core.registry import FAMILIES, IMPORTANCES, OBJECTIVES, STAGES, STUDENTS, TASKS, TEACHER_KINDS, Registry
+from sottovoce.core.registry import (
+    DEGRADATIONS,
+    FAMILIES,
+    IMPORTANCES,
+    OBJECTIVES,
+    STAGES,
+    STUDENTS,
+    TASKS,
+    TEACHER_KINDS,
+    Registry,
+)
 from sottovoce.core.types import Answer, Batch, Features, Labels, Outputs, Posteriors, Vectors
 from sottovoce.data import open_source
 from sottovoce.encoder import Encoder
@@ -31,7 +41,7 @@ from tests.teacher_weights import WRITERS
 
 ALL = [
     (registry, name)
-    for registry in (FAMILIES, IMPORTANCES, OBJECTIVES, STUDENTS, TASKS, TEACHER_KINDS)
+    for registry in (DEGRADATIONS, FAMILIES, IMPORTANCES, OBJECTIVES, STUDENTS, TASKS, TEACHER_KINDS)
     for name in registry.names()
 ]
 

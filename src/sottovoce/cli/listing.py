@@ -26,6 +26,7 @@ class Kind(enum.StrEnum):
     corpora = "corpora"
     units = "units"
     importances = "importances"
+    degradations = "degradations"
 
 
 @app.command("list")

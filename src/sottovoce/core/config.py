@@ -153,7 +153,14 @@ def _component(of: type[Component], name: str, data: Any, path: str, errors: lis
     hints, extra = typing.get_type_hints(of), of.own_fields()
     values = {key: _convert(hints[key], data[key], _join(path, key), errors) for key in extra if key in data}
     rest = {key: item for key, item in data.items() if key not in (of.key, *extra)}
-    return of(name, _build(cls.Config, rest, path, errors, extra), **values)
+    config = _build(cls.Config, rest, path, errors, extra)
+    if errors:
+        return None
+    try:
+        return of(name, config, **values)
+    except ValueError as problem:  # a check in __post_init__
+        errors.append(f"'{path}': {problem}")
+        return None
 
 
 def _value(value: Any) -> Any:

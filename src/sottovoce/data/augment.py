@@ -92,14 +92,18 @@ def recorded(source: str) -> list[Tensor]:
 def among(wave: Tensor, valid: Tensor, noises: list[Tensor], snr_db: float) -> Tensor:
     """(B, S) -> (B, S), with a random stretch of a random noise in each row, `snr_db` below the row's energy over valid samples."""
     rows, samples = wave.shape
-    noise = torch.stack([stretch(noises[int(torch.randint(len(noises), ()))], samples) for _ in range(rows)]).to(wave.device)
+
+    def one() -> Tensor:
+        noise = noises[int(torch.randint(len(noises), ()))]
+        return stretch(noise, samples, int(torch.randint(len(noise), ())))
+
+    noise = torch.stack([one() for _ in range(rows)]).to(wave.device)
     gain = (energy(wave, valid) / energy(noise, valid).clamp(min=1e-20) / 10 ** (snr_db / 10)).sqrt()
     return wave + gain * noise * valid
 
 
-def stretch(noise: Tensor, samples: int) -> Tensor:
-    """`samples` samples of a noise from a random place on; it is repeated where it is short."""
-    first = int(torch.randint(len(noise), ()))
+def stretch(noise: Tensor, samples: int, first: int) -> Tensor:
+    """`samples` samples of a noise from sample `first` on; it is repeated where it is short."""
     return noise.repeat(-(-(first + samples) // len(noise)))[first : first + samples]
 
 

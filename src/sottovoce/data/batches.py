@@ -6,14 +6,15 @@ batch therefore sees the same batches as a run without a break.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.config import DataConfig
+from sottovoce.data.degradations.base import DegradationChoice, seed_of
 from sottovoce.data.scan import Utterance
 
 NOISE = 0.05  # random relative change of lengths before sorting: batches differ between epochs, and crops stay small
@@ -27,7 +28,7 @@ class Job:
 
     epoch, index: the position of the step, see `Plan`. begins: first sample of each row within its utterance. samples: length of each
     row. padded: whether rows keep their own lengths. min_samples: shorter rows are dropped. label, text: the columns with labels and
-    transcripts. speed: the playback speed of all rows.
+    transcripts. speed: the playback speed of all rows. degradations, draws: what is done to the rows, and each row's seed for it.
     """
 
     epoch: int
@@ -40,6 +41,8 @@ class Job:
     label: str = ""
     speed: float = 1.0
     text: str = ""
+    degradations: Mapping[str, DegradationChoice] = field(default_factory=dict)
+    draws: tuple[int, ...] = ()
 
 
 def rng(*seeds: int) -> np.random.Generator:
@@ -82,7 +85,8 @@ def bucket(
 def make_job(
     utterances: Sequence[Utterance], config: DataConfig, generator: np.random.Generator | None, epoch: int = 0, index: int = 0
 ) -> Job:
-    """The job of one batch. generator: draws crops and speed; without it, crops are centred and the speed is 1."""
+    """The job of one batch. generator: draws crops, speed and degradations; without it, crops are centred, the speed is 1, and a hash of
+    its id draws what is done to an utterance."""
     lengths = [utterance.samples for utterance in utterances]
     padded = config.crop == "none"
     if padded:
@@ -95,8 +99,13 @@ def make_job(
         spare = np.array([length - shortest for length in lengths])
         begins = (spare // 2 if generator is None else generator.integers(0, spare, endpoint=True)).tolist()
     speed = float(generator.choice(config.speeds)) if generator is not None and config.speeds else 1.0
+    draws: list[int] = []
+    if config.degradations:
+        ids = (seed_of(utterance.id) for utterance in utterances)
+        draws = list(ids) if generator is None else generator.integers(2**63, size=len(lengths)).tolist()
     rows = tuple(utterances), tuple(begins), tuple(samples)
-    return Job(epoch, index, *rows, padded, config.min_samples, config.label, speed, config.text)
+    done = config.degradations, tuple(draws)
+    return Job(epoch, index, *rows, padded, config.min_samples, config.label, speed, config.text, *done)
 
 
 class Plan:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sottovoce.core.config import components
 from sottovoce.core.types import SAMPLE_RATE
+from sottovoce.data.degradations.base import DegradationChoice
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class DataConfig:
         speed counts as another speaker (Yamamoto et al. 2019) and the label includes the speed. Empty: no change.
     keep_targets: most disk space for teacher targets in half precision (``2GB``, or bytes; 0: none). Later epochs read the targets
         instead of running the teachers. Needs ``crop: none``.
+    degradations: what is done to each recording, by label, in this order, each with its own chance; teachers hear it, too. Held-out
+        recordings are always degraded in the same way. The same seed degrades in the same way, so that later runs find kept targets.
     where: use only the rows of the manifest whose column has this value, for example ``{split: train}``.
     allow_commands: run the shell commands and fetch the addresses that a Lhotse manifest names as audio. The author of the manifest can
         then do on this machine whatever the user can.
@@ -46,6 +50,7 @@ class DataConfig:
     label: str = ""
     text: str = ""
     speeds: tuple[float, ...] = ()
+    degradations: Mapping[str, DegradationChoice] = components(DegradationChoice)
     keep_targets: str = "0"
     where: Mapping[str, str] = field(default_factory=dict)
     allow_commands: bool = False

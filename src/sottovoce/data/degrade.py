@@ -1,4 +1,4 @@
-"""Gives every recording its own acoustics: a room, an equaliser and noise.
+"""Gives every recording its own acoustics: a room, an equaliser and noise, or a chain of other degradations.
 
 In read-speech corpora, all recordings of a speaker often share one microphone, so the microphone identifies the speaker. With separate
 acoustics, two recordings of a session share only the voice, as in VoxCeleb.
@@ -15,6 +15,7 @@ from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.augment import colours, equalize
 from sottovoce.data.corrupt import add_noise, as_loud, reverberate
 from sottovoce.data.decode import read_audio
+from sottovoce.data.degradations.base import Chain
 from sottovoce.data.draw import draw
 from sottovoce.data.recording import Recording, Recordings, Samples, file_state
 
@@ -59,7 +60,7 @@ class Degraded:
     """Loader of a degraded recording (see `Recording.loader`). Degrades the whole recording, then cuts the requested stretch."""
 
     recording: Recording
-    how: Degrade
+    how: Degrade | Chain
 
     def __call__(self, start: float, seconds: float) -> tuple[Samples, int]:
         wave = self.how(torch.from_numpy(read_audio(self.recording)), self.recording.id).numpy()
@@ -73,10 +74,11 @@ class Degraded:
         return repr((AUDIO_VERSION, self.how, known))
 
 
-def degrade(recordings: Recordings, how: Degrade) -> Recordings:
+def degrade(recordings: Recordings, how: Degrade | Chain) -> Recordings:
     """The recordings with loaders that degrade the audio when it is read. The field ``heard`` holds the settings."""
     degraded = Recordings(skipped=recordings.skipped, trials=recordings.trials)
     for item in recordings:
-        fields = {**item.fields, "heard": f"{how}, {AUDIO_VERSION}"}
+        before = f"{item.fields['heard']}; " if "heard" in item.fields else ""
+        fields = {**item.fields, "heard": f"{before}{how}, {AUDIO_VERSION}"}
         degraded.append(replace(item, start=0.0, channel=None, fields=fields, loader=Degraded(item, how)))
     return degraded

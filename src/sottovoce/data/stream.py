@@ -20,6 +20,7 @@ from sottovoce.data import workers
 from sottovoce.data.batches import Job, Plan, bucket, make_job
 from sottovoce.data.config import DataConfig
 from sottovoce.data.decode import BadAudio, played, read_audio
+from sottovoce.data.degradations.base import degraded
 from sottovoce.data.recording import Note, Samples, Skipped, count_reasons
 from sottovoce.data.recording import skipped as skipped_row
 from sottovoce.data.scan import Utterance
@@ -53,10 +54,11 @@ def decode(job: Job) -> Decoded:
     labels: list[str] = []
     texts: list[str] = []
     skipped: list[Skipped] = []
-    for utterance, begin, samples in zip(job.utterances, job.begins, job.samples, strict=True):
+    draws = job.draws or (0,) * len(job.utterances)
+    for utterance, begin, samples, draw in zip(job.utterances, job.begins, job.samples, draws, strict=True):
         try:
             row = _row(utterance, begin, samples, job.min_samples)
-            rows.append(played(row, job.speed))
+            rows.append(degraded(job.degradations, played(row, job.speed), draw))
             ids.append(utterance.id)
             if job.label:
                 label = utterance.recording.fields.get(job.label, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sottovoce import recipes
 from sottovoce.core.registry import (
     CORPORA,
+    DEGRADATIONS,
     FAMILIES,
     IMPORTANCES,
     OBJECTIVES,
@@ -26,6 +27,7 @@ REGISTRIES: dict[str, Registry] = {
     "corpora": CORPORA,
     "units": UNITS,
     "importances": IMPORTANCES,
+    "degradations": DEGRADATIONS,
 }
 
 
@@ -40,6 +42,7 @@ KINDS = {
     "importances": "how units are ranked without gates",
     "tasks": "what evaluate measures",
     "corpora": "corpora whose own layout is read",
+    "degradations": "what can be done to recordings",
 }
 
 

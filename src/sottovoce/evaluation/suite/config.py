@@ -9,9 +9,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sottovoce import recipes
-from sottovoce.core.config import Component, ConfigError, Given, build, component, nested, overlay, override, plain, read_yaml
+from sottovoce.core.config import (
+    Component,
+    ConfigError,
+    Given,
+    build,
+    component,
+    components,
+    nested,
+    overlay,
+    override,
+    plain,
+    read_yaml,
+)
 from sottovoce.core.registry import TASKS, Registry, suggestion
 from sottovoce.data import Recording, Recordings, open_source
+from sottovoce.data.degradations.base import Chain, DegradationChoice
 from sottovoce.data.degrade import Degrade, degrade
 from sottovoce.data.draw import draw
 from sottovoce.data.scan import select
@@ -29,7 +42,7 @@ class Source:
     path: as for `open_source`, relative to the suite's root. where: only rows with these values. fields: {new column: old column},
     e.g. {label: language}. split: {name in the data: new name}, for unusual names of splits (see `sottovoce.data.splits`). limit: the
     most recordings per split, chosen by a hash of their ids. degrade: add a room, a microphone and noise of its own to each recording
-    (see `data/degrade.py`).
+    (see `data/degrade.py`). degradations: other things to do to them, by label, drawn for each recording from a hash of its id.
     """
 
     path: str
@@ -38,6 +51,7 @@ class Source:
     split: Mapping[str, str] = field(default_factory=dict)
     limit: Mapping[str, int] = field(default_factory=dict)
     degrade: Degrade | None = None
+    degradations: Mapping[str, DegradationChoice] = components(DegradationChoice)
 
     def open(self, root: Path, allow_commands: bool = False) -> Recordings:
         recordings = open_source(self.path if self.path == "demo" else root / Path(self.path).expanduser(), allow_commands)
@@ -58,7 +72,8 @@ class Source:
             if name in self.limit:
                 items_used = sorted(items, key=lambda item: draw(item.id))[: self.limit[name]]
             opened += items_used
-        return opened if self.degrade is None else degrade(opened, self.degrade)
+        opened = opened if self.degrade is None else degrade(opened, self.degrade)
+        return degrade(opened, Chain(self.degradations)) if self.degradations else opened
 
 
 @dataclass(frozen=True)
