@@ -37,8 +37,8 @@ class AddedNoise(Degradation):
         snr = drawn(self.config.snr_db, random)
         if self.config.noises:
             noises = recorded(self.config.noises)
-            noise = noises[int(random.integers(len(noises)))]
-            noise = stretch(noise, len(wave), int(random.integers(len(noise)))).numpy()
+            source = noises[int(random.integers(len(noises)))]
+            noise = stretch(source, len(wave), int(random.integers(len(source)))).numpy()
             return (wave + noise * np.sqrt(power(wave) / max(power(noise), 1e-20) / 10 ** (snr / 10))).astype(np.float32)
         kind = str(random.choice(self.config.made))
         return add_noise(torch.from_numpy(wave)[None], None, kind, snr, int(random.integers(2**31)))[0].numpy()
