@@ -44,7 +44,7 @@ OWN = {
     "pretrain-voices": ["objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"],
     "ensemble": ["teachers.second={teacher}"], "ensemble-averaged": ["teachers.all.others=[{teacher}]"],
     "ensemble-concatenated": ["teachers.all.others=[{teacher}]"],
-    "full-layer-to-layer": [*RANDOM, "student.depth=3"],
+    "full-layer-to-layer": [*RANDOM, "student.depth=3"], "interleaved-stacking": [*RANDOM, "student.depth=6"],
     "deep-narrow": [*RANDOM, "objectives.layer_to_layer.layers=[['1'],['2']]"], "shallow-wide": ["student.count=2"],
     "star": RANDOM, "teacher-fed": ["student.count=1", "objectives.layer_to_layer.layers=[['0','1/1']]"],
     "maskhubert": MASKED, "armhubert": MASKED, "armhubert-s": MASKED,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -50,6 +50,19 @@ class Drawn:
     said: Mapping[str, Posteriors | Labels] = field(default_factory=dict)
 
 
+def shape_of(encoder: Encoder) -> EncoderShape:
+    """The size of a student, as objectives see it."""
+    return EncoderShape(encoder.config.dim, len(encoder.config.layers), encoder.config.frontend.stride)
+
+
+def former(name: str, layers: Sequence[int]) -> str:
+    """The name of a tensor of an encoder, whose layer i was layer ``layers[i]``, before that."""
+    if not name.startswith("layers."):
+        return name
+    _, number, rest = name.split(".", 2)
+    return f"layers.{layers[int(number)]}.{rest}"
+
+
 class Learner(nn.Module):
     """``learner(drawn, learner.targets(drawn))`` returns a `Loss` per objective, by label. drawn: ``learner.listen(learner.draw(batch))``.
 
@@ -73,7 +86,8 @@ class Learner(nn.Module):
         host: HostChoice | None = None,
     ) -> None:
         super().__init__()
-        shape = EncoderShape(encoder.config.dim, len(encoder.config.layers), encoder.config.frontend.stride)
+        shape = shape_of(encoder)
+        self.choices = objectives
         self.student: nn.Module = encoder
         self.teachers = teachers
         self.shapes = {label: teacher.shape.for_student(shape) for label, teacher in teachers.items()}
@@ -151,6 +165,32 @@ class Learner(nn.Module):
     def way_out(self) -> nn.Linear | None:
         """The trained map through which the main teacher's host reads the student's last layer; ``None`` if nothing trained one."""
         return self._last_map(len(self.encoder.config.layers)) if self.hosted is None else self.hosted.projection
+
+    def put(self, encoder: Encoder, layers: Sequence[int]) -> dict[str, str]:
+        """Puts an encoder of another depth, of the same width, in the student's place. Objectives are built again for it and keep what they
+        have learned, tensor by tensor in their order. Returns new name -> old name of all that is trained.
+
+        layers: the number, from 0, of the former layer that each of its layers comes from. ValueError if an objective has another number
+        of tensors at this depth, as with a map for each layer.
+        """
+        old = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("student.")}
+        self.student, self.hosted, shape = encoder, None, shape_of(encoder)
+        self.objectives = nn.ModuleDict({label: self._build(label, part, shape) for label, part in self.choices.items()})
+        self.needs = {label: objective.needs() for label, objective in self._objectives()}
+        self.hosted = self._host(shape, self.host_choice.train)
+        if self.fed:
+            self.feed()
+        self.to(self._device).train(self.training)
+        new = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("student.")}
+        if [tensor.shape for tensor in old.values()] != [tensor.shape for tensor in new.values()]:
+            raise ValueError(
+                "objectives have other maps in a student of another depth; name layers by shares of the depth, such as 1/3, not one by one"
+            )
+        names = dict(zip(new, old, strict=True))
+        self.load_state_dict(
+            {name: old[names[name]] for name in new} | {f"student.{k}": v for k, v in encoder.state_dict().items()}
+        )
+        return names | {f"student.{name}": f"student.{former(name, layers)}" for name, _ in encoder.named_parameters()}
 
     def feed(self) -> None:
         """Makes every layer behind one that an objective compares without a map read the teacher's layer in place of the student's.

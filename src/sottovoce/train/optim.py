@@ -52,20 +52,21 @@ def clip(optimizer: torch.optim.Optimizer, limit: float) -> dict[str, Tensor]:
 def carry_over(
     before: torch.optim.Optimizer,
     after: torch.optim.Optimizer,
-    names: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+    old: Mapping[str, Tensor],
+    new: Iterable[tuple[str, Tensor]],
     shrink: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
 ) -> None:
-    """Copies the optimiser state of `before` to `after`, whose parameters are smaller.
+    """Copies the optimiser state of `before` to `after`, whose parameters replace those of `before`.
 
-    names: the parameters of both, by common names. shrink: maps named old tensors to smaller ones.
+    old: parameters of `before`, by name. new: those of `after`, each with the name of the old one that it replaces. shrink: maps named old
+    tensors to tensors of the new shapes.
     """
-    old, new = names
     kinds = {key for parameter in old.values() for key, value in before.state.get(parameter, {}).items() if value.dim()}
     moved = {
         kind: shrink({name: before.state[p][kind] for name, p in old.items() if kind in before.state.get(p, {})})
         for kind in kinds
     }
-    for name, parameter in new.items():
+    for name, parameter in new:
         state = before.state.get(old[name]) if name in old else None
         if state:
-            after.state[parameter] = {key: moved[key][name].clone() if key in moved else value for key, value in state.items()}
+            after.state[parameter] = {key: (moved[key][name] if key in moved else value).clone() for key, value in state.items()}

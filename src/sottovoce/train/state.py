@@ -66,16 +66,20 @@ class TrainState:
         return named
 
     def replace_parameters(
-        self, replace: Callable[[], None], shrink: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+        self,
+        replace: Callable[[], Mapping[str, str] | None],
+        shrink: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors,
     ) -> None:
-        """Calls `replace`, which puts smaller parameters in the place of others, and takes the optimiser's state along.
+        """Calls `replace`, which puts other parameters in the place of some, and takes the optimiser's state along. It returns new name ->
+        old name of those that have another name.
 
-        shrink: makes the new from the old parameters, given by name; here it gets what the optimiser holds of them.
+        shrink: makes the new from the old parameters, given by old name; here it gets what the optimiser holds of them.
         """
         old, before = self._parameters(), self.optimizer
-        replace()
+        names = replace() or {}
         self.optimizer = self._make_optimizer()
-        optim.carry_over(before, self.optimizer, (old, self._parameters()), shrink)
+        new = {name: (names.get(name, name), parameter) for name, parameter in self._parameters().items()}
+        optim.carry_over(before, self.optimizer, old, new.values(), shrink)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values. Called by every process at the same time."""
