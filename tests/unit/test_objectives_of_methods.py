@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -90,6 +92,27 @@ def test_relations_are_means_over_pairs_of_valid_frames() -> None:
     assert int(objective.denominator(frames, NOTHING)) == 2
     with pytest.raises(ValueError, match="one of them above 0"):
         TemporalRelation.Config(layerwise=0, intra=0)
+
+
+def test_attention_maps_are_compared_over_valid_frames() -> None:
+    ours, theirs = (
+        [torch.randn(2, 7, 7).softmax(-1) for _ in range(2 * k)] for k in (1, 2)
+    )  # the student has 2 layers, the teacher 4
+    student, teacher = (replace(random_features(len(maps)), maps=maps) for maps in (ours, theirs))
+    objective = TemporalRelation(
+        TemporalRelation.Config(layerwise=0, intra=0, attention=3.0), EncoderShape(8, 2), EncoderShape(8, 4)
+    )
+    assert objective.needs().maps
+    frames = torch.ones(2, 7, dtype=torch.bool)
+    frames[1, 5:] = False
+    expected = torch.zeros(())
+    for i, j in ((0, 1), (1, 3)):
+        for row, end in ((0, 7), (1, 5)):
+            far = ours[i][row, :end, :end] - theirs[j][row, :end, :end]
+            expected = expected + 3 * far.square().sum(-1).mean() / 2
+    torch.testing.assert_close(objective(student, teacher, frames, NOTHING).total, expected)
+    with pytest.raises(ValueError, match="frame rate"):
+        TemporalRelation(TemporalRelation.Config(attention=1.0), EncoderShape(8, 2), EncoderShape(16, 4, join=2))
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "distance"])

@@ -60,6 +60,7 @@ class Features:
     last: (B, T, D), ``hidden[-1]``, after the final layer norm if the model has one (pre-norm models).
     ffn: if requested, the output of each layer's last feed-forward part before the residual sum (in a Conformer: before it is halved).
     mask: (B, T) bool, the masked frames, or ``None``.
+    maps: if requested, the attention map of each layer, averaged over its heads, (B, T, T); zeros where a layer has no heads.
     """
 
     hidden: list[Tensor]
@@ -68,6 +69,7 @@ class Features:
     last: Tensor
     ffn: list[Tensor] = field(default_factory=list)
     mask: Tensor | None = None
+    maps: list[Tensor] = field(default_factory=list)
 
     def valid(self) -> Tensor:
         """(B, T) bool, false on padding."""
@@ -81,14 +83,14 @@ class Features:
         at = list(which)
         lengths, mask = (None if x is None else x[at] for x in (self.lengths, self.mask))
         hidden, ffn = [x[at] for x in self.hidden], [x[at] for x in self.ffn]
-        return Features(hidden, lengths, self.embedded[at], self.last[at], ffn, mask)
+        return Features(hidden, lengths, self.embedded[at], self.last[at], ffn, mask, [x[at] for x in self.maps])
 
     def on_frames(self, frames: int, join: int = 1, rate: float = 0.0) -> Features:
         """These features on the `frames` frames of another encoder of the same audio.
 
         join: frames per frame of the other encoder; they are concatenated: (B, frames, join D). rate: the same if it is not a whole
         number; frames are then resampled (see `resampled`). Models round the length of a recording differently, by a frame or two: the
-        last frame is repeated, or extra frames are dropped. ValueError for a larger difference.
+        last frame is repeated, or extra frames are dropped. ValueError for a larger difference. Maps are kept where frames are as long.
         """
         count, target = self.last.shape[1], frames * join
         if rate:
@@ -109,7 +111,9 @@ class Features:
                 return x.unflatten(1, (frames, join)).flatten(2) if join > 1 else x
 
         hidden = [fit(x) for x in self.hidden]
-        return Features(hidden, lengths, fit(self.embedded), fit(self.last), [fit(x) for x in self.ffn])
+        plain = join == 1 and not rate
+        maps = [fit(fit(x).transpose(1, 2)).transpose(1, 2) for x in self.maps] if plain else []
+        return Features(hidden, lengths, fit(self.embedded), fit(self.last), [fit(x) for x in self.ffn], None, maps)
 
 
 def _check_frames(count: int, target: int, tolerance: int, student: str) -> None:

@@ -47,11 +47,17 @@ class AttentionMap:
 
     shares: Tensor
 
+    def mean(self, attention: Attention | None, x: Tensor) -> Tensor:
+        """(B, T, T) the map of `attention`, which has just heard frames like x (B, T, D), averaged over heads; zeros without any."""
+        if attention is None or attention.empty:
+            return x.new_zeros(len(x), x.shape[1], x.shape[1])
+        return self.shares.mean(1)
+
 
 class Attention(nn.Module):
     """Self-attention: (B, T, D) -> (B, T, D). sight: which frames see which; ``None``: all see all. table: the position terms that all
     layers share: a relative table (heads, T, T), the result of `distance.shared_table`, or ``None``. below: where the map is kept or taken,
-    if layers share it (`LayerConfig.reuse`)."""
+    if layers share it (`LayerConfig.reuse`) or it is asked for."""
 
     query_channels: Tensor | None
     value_channels: Tensor | None
@@ -82,7 +88,7 @@ class Attention(nn.Module):
                 self.distance = SinusoidDistance(dim, layer.num_heads, layer.head_dim)
 
     def forward(self, x: Tensor, sight: Sight | None, table: Tensor | None, below: AttentionMap | None = None) -> Tensor:
-        if isinstance(self.out_proj, Offset) or self.v_proj.weight.shape[0] == 0:
+        if self.empty:
             return constant(self.out_proj, x)
         rows, frames = x.shape[:2]
         if self.reuse:
@@ -112,6 +118,11 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=self.scale)
         return self.out_proj(y.transpose(1, 2).reshape(rows, frames, -1))
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has no heads."""
+        return isinstance(self.out_proj, Offset) or self.v_proj.weight.shape[0] == 0
 
     @property
     def query_width(self) -> int:

@@ -66,20 +66,24 @@ class Encoder(nn.Module):
         mask: Tensor | None = None,
         mask_vector: Tensor | None = None,
         taps: bool = False,
+        maps: bool = False,
         chunks: Chunks | None = None,
         between: Between | None = None,
     ) -> Features:
-        """`mask` (B, T) bool and `mask_vector` (D,): frames to replace before positions, for masked training. `taps`: give `ffn` too.
+        """`mask` (B, T) bool and `mask_vector` (D,): frames to replace before positions, for masked training. `taps`, `maps`: give
+        `ffn` and `maps`, too; there are no maps of an encoder with a window.
         `chunks`: run under this context, not that of `config.context`; the front end still hears the whole recording.
         `between`: called with i and the output of layer i (0: of the front end), both (B, T, D) of a window where there are windows;
         gives ``hidden[i]`` and what goes on to the next layer."""
         window, front = self.config.window, self.config.frontend
         if not window:
-            return self.run(wave, lengths, mask, mask_vector, taps, chunks, between)
+            return self.run(wave, lengths, mask, mask_vector, taps, maps, chunks, between)
+        if maps:
+            raise ValueError("an encoder that hears windows of a recording has no attention maps of the whole")
         if wave.dim() != 2 or wave.shape[1] < front.kernel:
             self.frontend(wave, lengths)  # refuses it
         padded = by_windows(
-            lambda piece, masked: self.run(piece, None, masked, mask_vector, taps, None, between),
+            lambda piece, masked: self.run(piece, None, masked, mask_vector, taps, between=between),
             wave,
             lengths,
             mask,
@@ -96,6 +100,7 @@ class Encoder(nn.Module):
         mask: Tensor | None,
         mask_vector: Tensor | None,
         taps: bool,
+        maps: bool = False,
         chunks: Chunks | None = None,
         between: Between | None = None,
     ) -> Features:
@@ -124,15 +129,19 @@ class Encoder(nn.Module):
             table = self.relative(x.shape[1])
         elif self.config.distance is not None:
             table = shared_table(self.config.distance, x.shape[1], self.config.dim, x)
-        below = AttentionMap() if self.sharing else None
-        outputs = []
+        below = AttentionMap() if self.sharing or maps else None
+        outputs, seen = [], []
         for i, layer in enumerate(self.layers):
-            x, tap = layer(x, sees, table, below if i in self.sharing else None)
+            x, tap = layer(x, sees, table, below if maps or i in self.sharing else None)
+            if maps:
+                assert below is not None
+                assert isinstance(layer, (TransformerLayer, ConformerLayer))
+                seen.append(below.mean(layer.attention, x))
             given, x = (x, x) if between is None else between(i + 1, x)
             hidden.append(given)
             outputs.append(tap)
         last = self.norm(x) if self.config.norm_first else x
-        return Features(hidden, frames, embedded, last, outputs if taps else [], mask)
+        return Features(hidden, frames, embedded, last, outputs if taps else [], mask, seen)
 
     def rows(self, table: Tensor, frames: int) -> Tensor:
         """(frames, D), the positions of so many frames, of the table of positions and behind its end."""

@@ -44,15 +44,16 @@ class Needs:
     masked_input: the student gets masked input. targets: the teacher's answers: "none"; "clean", for the clean audio; "masked", for the
     clean audio at masked frames and for the masked audio at visible frames; of its host, "outputs", the `Posteriors`, or "labels", the
     data's `Labels` in the host's tokens or classes. classes, temperature: of posteriors, see `posteriors.posteriors`. layers: numbers of
-    the teacher's hidden states that it reads; ``None``: all. taps: teacher layers, from 1, whose feed-forward outputs it reads.
-    compares_rows: the loss compares the rows of a batch, so it depends on how batches are split. column: the field of ``data`` that must
-    name a column ("text", "label"); "" for none.
+    the teacher's hidden states that it reads; ``None``: all. taps: teacher layers, from 1, whose feed-forward outputs it reads. maps:
+    whether it reads attention maps of both. compares_rows: the loss compares the rows of a batch, so it depends on how batches are split.
+    column: the field of ``data`` that must name a column ("text", "label"); "" for none.
     """
 
     masked_input: bool = False
     targets: Literal["none", "clean", "masked", "outputs", "labels"] = "clean"
     layers: tuple[int, ...] | None = None
     taps: tuple[int, ...] = ()
+    maps: bool = False
     compares_rows: bool = False
     column: Literal["", "text", "label"] = ""
     classes: int = 0

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -147,6 +147,11 @@ class Learner(nn.Module):
                 raise ValueError(
                     f"objectives.{label} learns from a teacher of kind {objective.reads}, and '{teacher}' is one of kind "
                     f"{self.teachers[teacher].answers}; name another in objectives.{label}.teacher"
+                )
+            elif needs.maps and not (self.teachers[teacher].gives_maps and not self.encoder.config.window):
+                raise ValueError(
+                    f"objectives.{label} compares attention maps, which ensembles, models inside transformers and encoders with a window "
+                    "(Whisper) do not give; leave the attention loss out"
                 )
 
     def _host(self, student: EncoderShape, train: str) -> HostedStudent | None:
@@ -349,8 +354,8 @@ class Learner(nn.Module):
         wanted = [needs for label, needs in self.needs.items() if self.teacher_of[label] == teacher and needs.targets in FEATURES]
         every = any(needs.layers is None for needs in wanted)
         layers = None if every else sorted({layer for needs in wanted for layer in needs.layers or ()})
-        taps = sorted({layer for needs in wanted for layer in needs.taps})
-        return self._placed(teacher, self.teachers.clean(teacher, raw, keys, layers, taps), raw)
+        taps, maps = sorted({layer for needs in wanted for layer in needs.taps}), any(needs.maps for needs in wanted)
+        return self._placed(teacher, self.teachers.clean(teacher, raw, keys, layers, taps, maps), raw)
 
     def _placed(self, teacher: str, answer: Answer, raw: Batch) -> Answer:
         """The answer, resampled to the student's frames."""
@@ -404,7 +409,9 @@ class Learner(nn.Module):
         outputs: dict[bool, Features] = {}
         said: dict[str, Outputs] = {}
         between = self._between(targets)
-        more = {} if between is None else {"between": between}
+        more: dict[str, Any] = {} if between is None else {"between": between}
+        if any(needs.maps for needs in self.needs.values()):
+            more["maps"] = True
         for label, objective in self._objectives():
             needs = self.needs[label]
             if needs.masked_input not in outputs:  # one student pass for all clean objectives, one for all masked ones

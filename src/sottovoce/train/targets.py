@@ -116,7 +116,7 @@ class Teachers(Mapping[str, Teacher]):
         self.each, self.main, self.store, self.choice = each, main, store, host or HostChoice()
         self._fingerprints: dict[str, str] = {}
         self._heard: tuple[Batch, Features] | None = None
-        self._masked_said = False
+        self._said: set[str] = set()
 
     def __getitem__(self, label: str) -> Teacher:
         return self.each[label]
@@ -153,14 +153,24 @@ class Teachers(Mapping[str, Teacher]):
 
     @torch.no_grad()
     def clean(
-        self, label: str, batch: Batch, keys: Sequence[str], layers: Sequence[int] | None = None, taps: Sequence[int] = ()
+        self,
+        label: str,
+        batch: Batch,
+        keys: Sequence[str],
+        layers: Sequence[int] | None = None,
+        taps: Sequence[int] = (),
+        maps: bool = False,
     ) -> Answer:
         """A teacher's answer for a batch on this process's device.
 
         layers, taps: the hidden states (``None``: all) and feed-forward outputs, from 1, that will be read. If targets are kept, the
-        answer has only these, rounded to half precision, whether they were on disk already or not.
+        answer has only these, rounded to half precision, whether they were on disk already or not. maps: attention maps, too; answers with
+        them are never kept, because the maps of a recording are larger than itself.
         """
         teacher = self.each[label]
+        if maps:
+            self._not_kept("with attention maps are not kept on disk, because they are too large")
+            return teacher.with_maps(batch, bool(taps))
         if self.store is None or not keys:
             heard, self._heard = self._heard, None
             if heard is not None and heard[0] is batch and label == self.main and not taps:
@@ -204,10 +214,14 @@ class Teachers(Mapping[str, Teacher]):
     @torch.no_grad()
     def masked(self, label: str, batch: Batch, mask: Tensor, taps: bool) -> Answer:
         """A teacher's answer for a batch with masked frames, on this process's device. Never kept on disk."""
-        if self.store is not None and not self._masked_said:
-            self._masked_said = True
-            self.store.say("targets for masked audio are not kept on disk, because each epoch draws new masks")
+        self._not_kept("for masked audio are not kept on disk, because each epoch draws new masks")
         return self.each[label].answer(batch, mask, taps)
+
+    def _not_kept(self, why: str) -> None:
+        """Says once which targets are not on disk, if others are."""
+        if self.store is not None and why not in self._said:
+            self._said.add(why)
+            self.store.say(f"targets {why}")
 
     def _fingerprint(self, label: str) -> str:
         if label not in self._fingerprints:

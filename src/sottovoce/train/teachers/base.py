@@ -94,6 +94,15 @@ class Teacher:
         """
         raise TypeError(f"{type(self).__name__} must define answer")
 
+    @property
+    def gives_maps(self) -> bool:
+        """Whether `with_maps` can be asked for."""
+        return False
+
+    def with_maps(self, batch: Batch, taps: bool = False) -> Features:
+        """Its answer for a decoded batch, with attention maps."""
+        raise TypeError(f"{type(self).__name__} must define with_maps")
+
     def fingerprint(self) -> str:
         """A digest of all that decides its answers. It names the targets on disk."""
         raise TypeError(f"{type(self).__name__} must define fingerprint")

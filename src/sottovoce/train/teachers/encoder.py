@@ -115,10 +115,18 @@ class EncoderTeacher(Teacher):
     def answer(self, batch: Batch, mask: Tensor | None = None, taps: bool = False) -> Answer:
         return self.features(batch, mask, taps)
 
-    def features(self, batch: Batch, mask: Tensor | None = None, taps: bool = False) -> Features:
+    @property
+    def gives_maps(self) -> bool:
+        return self.pretrained.config is not None and not self.pretrained.config.window
+
+    @torch.no_grad()
+    def with_maps(self, batch: Batch, taps: bool = False) -> Features:
+        return self.features(batch, taps=taps, maps=True)
+
+    def features(self, batch: Batch, mask: Tensor | None = None, taps: bool = False, maps: bool = False) -> Features:
         """Its features of a decoded batch."""
         batch = prepared(batch, self.normalize)
-        extra: dict[str, Any] = {"taps": True} if taps else {}
+        extra: dict[str, Any] = {name: True for name, wanted in (("taps", taps), ("maps", maps)) if wanted}
         if mask is not None:
             vector = self.pretrained.mask_vector
             if vector is None:

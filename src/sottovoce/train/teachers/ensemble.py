@@ -64,6 +64,10 @@ class EnsembleTeacher(EncoderTeacher):
     def shape(self) -> EncoderShape:
         return dataclasses.replace(super().shape, dim=self.width)
 
+    @property
+    def gives_maps(self) -> bool:
+        return False
+
     @torch.no_grad()
     def answer(self, batch: Batch, mask: Tensor | None = None, taps: bool = False) -> Answer:
         if mask is not None and self.others:
