@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from sottovoce.core.registry import IMPORTANCES
+from sottovoce.core.types import Batch
 from sottovoce.encoder import Encoder
 from sottovoce.pruning import (
     Budget,
@@ -331,3 +332,12 @@ def test_mistakes_are_said(teacher_folder: Path, speech_folder: Path, tmp_path: 
         )
     with pytest.raises(ValueError, match="names 'nothing'"):
         run(teacher_folder, speech_folder, tmp_path / "c", "stages.prune.objectives=[nothing]")
+
+
+def test_rows_of_a_batch_are_no_longer_than_the_longest() -> None:
+    """Otherwise targets from disk, which end where the recording does, are shorter than what the student gives."""
+    batch = Batch(torch.arange(30.0).view(3, 10), torch.tensor([10, 4, 6]), heard=torch.zeros(3, 10))
+    some = batch.rows([1, 2])
+    assert torch.equal(some.wave, batch.wave[1:, :6])
+    assert some.heard is not None
+    assert some.heard.shape == (2, 6)

@@ -43,11 +43,12 @@ class Batch:
         return Batch(self.wave.to(device, non_blocking=True), lengths, self.ids, self.labels, self.texts)
 
     def rows(self, which: Sequence[int]) -> Batch:
-        """The batch of these rows."""
+        """The batch of these rows, no longer than the longest of them."""
         lengths = None if self.lengths is None else self.lengths[list(which)]
+        end = self.wave.shape[1] if lengths is None else int(lengths.max())
         ids, labels, texts = (tuple(names[i] for i in which) if names else () for names in (self.ids, self.labels, self.texts))
-        heard = None if self.heard is None else self.heard[list(which)]
-        return Batch(self.wave[list(which)], lengths, ids, labels, texts, heard)
+        heard = None if self.heard is None else self.heard[list(which), :end]
+        return Batch(self.wave[list(which), :end], lengths, ids, labels, texts, heard)
 
 
 @dataclass(frozen=True)
