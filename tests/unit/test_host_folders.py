@@ -112,10 +112,36 @@ def test_folder_says_what_the_host_says(case: str, tmp_path: Path) -> None:
     assert type(model).__module__.startswith("sottovoce.hosts.remote")
     out = model(**given(case, wave, sizes)).logits
     valid = host.outputs(host.listen(batch), batch, TOKENS if host.answers == "tokens" else None).valid
-    if host.name == "whisper":  # its extractor hears zeros behind the end, and the student its recording mirrored there
-        assert (out - right)[valid].abs().max() < 2e-2
-    else:
-        assert (out.reshape(right.shape) - right)[valid].abs().max() < 1e-5
+    assert (out.reshape(right.shape) - right)[valid].abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_whisper_hears_silence_behind_a_recording(tmp_path: Path) -> None:
+    """A tenth of a second, as the folder says: within the window, in the host and in the model of transformers. Folders of older versions
+    say nothing of it, and hear none."""
+    host, folder = write("whisper", tmp_path), tmp_path / "student"
+    wave, sizes = speech([9_777, 48_000, 47_500])  # within a hop; the whole window; less than a tenth of a second before its end
+    batch = Batch(wave, sizes)
+    features = host.listen(batch)
+    ends = host.encoder.config.frontend.frames(torch.tensor([9_920 + 1_600, 48_000, 48_000]))
+    assert torch.equal(features.lengths, ends)
+    padded = torch.nn.functional.pad(wave[:1, :9_777], (0, 143 + 1_600))
+    alone, short = host.encoder(padded).last[0], host.listen(Batch(wave[:1, :9_777]))
+    assert (features.last[0, : len(alone)] - alone).abs().max() < 1e-5
+    assert (short.last[0] - alone).abs().max() < 1e-5
+    heard = host.states(features).last
+    model = transformers.AutoModelForSpeechSeq2Seq.from_pretrained(folder)
+    asked = given("whisper", wave, sizes)
+    inputs, mask = asked["input_features"], asked["attention_mask"]
+    assert (model.get_encoder()(inputs, attention_mask=mask).last_hidden_state - heard).abs().max() < 1e-5
+    # `generate` pads the last part of a long recording with zeros, and gives no mask of it
+    cut = inputs[:1, :, :62]
+    ours = model.get_encoder()(nn.functional.pad(cut, (0, 238))).last_hidden_state
+    assert (ours - model.get_encoder()(cut, attention_mask=torch.ones(1, 62)).last_hidden_state).abs().max() < 1e-6
+    config = json.loads((folder / "config.json").read_text())
+    assert config["student"]["host"].pop("tail") == host.tail == 0.1
+    (folder / "config.json").write_text(json.dumps(config))
+    assert loaded(folder).tail == transformers.AutoModelForSpeechSeq2Seq.from_pretrained(folder).tail == 0.0
 
 
 @pytest.mark.parametrize("case", ["ctc, folded", "whisper", "moonshine"])
@@ -124,13 +150,13 @@ def test_the_encoder_alone(case: str, tmp_path: Path) -> None:
     """`sottovoce.load` and AutoModel give the student, which reads waveforms."""
     host = write(case, tmp_path)
     wave, sizes = speech(EVEN)
-    heard = host.listen(Batch(wave, sizes))
+    given = normalize(wave, sizes) if host.pretrained.normalize else wave
+    heard = host.encoder(given, sizes)
     student = sottovoce.load(tmp_path / "student")
     assert (student(wave, sizes).last - heard.last).abs().max() < 1e-5
     assert sottovoce.load(tmp_path / "student", space="teacher")(wave, sizes).last.shape[-1] == 48
     model = transformers.AutoModel.from_pretrained(tmp_path / "student")
     mask = (torch.arange(wave.shape[1]) < sizes[:, None]).long()
-    given = normalize(wave, sizes) if host.pretrained.normalize else wave
     assert (model(given, attention_mask=mask).last_hidden_state - heard.last)[heard.valid()].abs().max() < 1e-5
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from sottovoce.encoder import Encoder
-from sottovoce.encoder.silence import fill, silence_answer
+from sottovoce.encoder.silence import fill, followed, silence_answer
 from sottovoce.hub.pretrained import load_pretrained
 from tests.unit.test_recognisers import save
 
@@ -69,6 +69,21 @@ def test_what_does_not_fit_is_refused() -> None:
             fill(states, lengths, answer)
     with pytest.raises(ValueError, match="3 channels, and the answer to silence has 2"):
         fill(torch.zeros(1, 2, 3), None, answer)
+
+
+def test_silence_follows_each_row() -> None:
+    """On whole hops, and never beyond the window, which a longer recording keeps passing, so that it is refused."""
+    wave, lengths = torch.ones(3, 10), torch.tensor([10, 7, 4])
+    longer, ends = followed(wave, lengths, 4, hop=4, most=15)
+    assert isinstance(ends, Tensor)
+    assert ends.tolist() == [15, 12, 8]
+    assert longer.shape == (3, 15)
+    for row, size in zip(longer, lengths.tolist(), strict=True):
+        assert row.tolist() == [1.0] * size + [0.0] * (15 - size)
+    assert torch.equal(followed(wave[:1], None, 4, hop=4)[0], torch.tensor([[1.0] * 10 + [0.0] * 6]))
+    same, ends = followed(wave, torch.tensor([10, 7, 4]), 4, most=8)
+    assert isinstance(ends, Tensor)
+    assert (same.shape, ends.tolist()) == ((3, 10), [10, 8, 8])
 
 
 @pytest.mark.slow

@@ -2,9 +2,10 @@
 
 A student of Whisper runs on a recording as long as it is. The decoder learned on windows that are padded with zeros, and reads nonsense
 when the frames after the end are missing. What the encoder says of silence takes their place: it is computed once, and each recording
-gets the part of it that lies after its own end.
+gets the part of it that lies after its own end. Where a recording ends within a word, that answer would follow speech at once, and the
+decoder repeats itself: so the encoder hears a short silence behind the recording first.
 
-B batch, T frames, W frames of the window, D width.
+B batch, S samples, T frames, W frames of the window, D width.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 from sottovoce.encoder.encoder import Encoder
 
 WINDOW = 480_000  # samples of Whisper's window
+TAIL = 0.1  # seconds of silence that an encoder hears behind a recording, before its answer to silence follows
 
 
 @torch.no_grad()
@@ -51,3 +53,19 @@ def fill(states: Tensor, lengths: Tensor | None, answer: Tensor) -> Tensor:
     ends = torch.full((len(states),), frames, device=states.device) if lengths is None else lengths
     spoken = torch.arange(window, device=states.device) < ends[:, None]
     return torch.where(spoken[..., None], states, answer.to(states))
+
+
+def followed(
+    wave: Tensor, lengths: Tensor | None, tail: int, *, hop: int = 1, most: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """(B, S) samples and (B,) valid ones, or ``None`` if all are, with `tail` samples of silence behind each row, and their new lengths.
+
+    hop: lengths become whole multiples of it. most: samples that no row passes with its silence; a row that is longer stays as it is.
+    """
+    samples = wave.shape[1]
+    if lengths is not None:  # what lies behind the end of a row is not silence yet
+        wave = wave * (torch.arange(samples, device=wave.device) < lengths[:, None]).to(wave.dtype)
+        longer = (lengths + hop - 1) // hop * hop + tail
+        lengths = longer if most is None else torch.maximum(longer.clamp(max=most), lengths)
+    more = -samples % hop + tail
+    return F.pad(wave, (0, more if most is None else min(more, max(0, most - samples)))), lengths

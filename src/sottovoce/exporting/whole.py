@@ -20,6 +20,7 @@ from sottovoce.evaluation.kinds.transcripts import FEWEST_TOKENS
 from sottovoce.exporting import onnx, quantize
 from sottovoce.exporting.graph import traceable
 from sottovoce.hosts.base import Host
+from sottovoce.hosts.whisper import WhisperHost
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -169,13 +170,13 @@ def facts(host: Host, precision: str) -> dict[str, Any]:
 def _longest(host: Host) -> int | None:
     """The most samples that the encoder's file takes; ``None`` for any number.
 
-    A student of Whisper takes two frames less than the decoder's window, so that there is always a frame to fill.
+    A student of Whisper takes two frames less than the decoder's window has, and its silence behind the recording, so that there is always
+    a frame to fill.
     """
     shape = host.encoder.config
-    read = getattr(host, "frames", None)
-    if read is None or shape.window:
+    if not isinstance(host, WhisperHost) or shape.window:
         return shape.longest or None
-    return (int(read) - 2) * shape.frontend.stride
+    return (host.frames - 2) * shape.frontend.stride - round(host.tail * SAMPLE_RATE)
 
 
 def decoding(host: Host) -> dict[str, Any]:

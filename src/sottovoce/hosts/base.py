@@ -39,7 +39,7 @@ class Host(nn.Module):
     each class is a question of its own, so that several may hold at once.
     pretrained: its encoder as it was loaded. encoder: the same, or a student put in by `put`. bridge: (B, T, D) states of the student ->
     (B, T', D') what the rest reads; empty for the host as it was. rest: transformers' own modules, frozen unless a caller unfreezes them,
-    in evaluation mode. hf: the config.json of the host in transformers.
+    in evaluation mode. hf: the config.json of the host in transformers. told: what a student's folder says of its host; else empty.
     """
 
     name: ClassVar[str]
@@ -63,10 +63,10 @@ class Host(nn.Module):
         if self.pretrained.family == Sottovoce.name:
             student = StudentConfig.from_json(self.pretrained.hf_config)
             assert student.host is not None
-        told: Mapping[str, Any] = {} if student is None or student.host is None else student.host
-        self.width = int(told.get("width", 0))  # of the states that the rest reads, where it is not `hf`'s
+        self.told: Mapping[str, Any] = {} if student is None or student.host is None else student.host
+        self.width = int(self.told.get("width", 0))  # of the states that the rest reads, where it is not `hf`'s
         with torch.device("meta"):
-            self.bridge = Bridges.from_json(told.get("bridges", ()))
+            self.bridge = Bridges.from_json(self.told.get("bridges", ()))
             self.rest = self.build_rest(self.hf)
             if student is not None and student.projections and self.sums_layers:
                 dims = student.encoder.dim, student.teacher_dim or 0, student.teacher_frames

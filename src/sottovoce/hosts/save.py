@@ -91,7 +91,8 @@ def save_host(
 def files_of(host: Host) -> HostFiles:
     """What the folder of a student in this host holds beside the student."""
     bridges, rest, width = folded(host)
-    shape = {"kind": host.name, "bridges": bridges.to_json(), "config": host.hf} | ({"width": width} if width else {})
+    shape: dict[str, Any] = {"kind": host.name, "bridges": bridges.to_json(), "config": host.hf}
+    shape |= {"width": width} if width else {}
     tensors = {f"{BRIDGE}{name}": tensor for name, tensor in bridges.state_dict().items()}
     kind = str(host.hf["model_type"])
     copied = companions(host)
@@ -115,7 +116,7 @@ def files_of(host: Host) -> HostFiles:
         }
         code, top = {"hosts.remote.heads": module}, {}
     if isinstance(host, WhisperHost) and not host.encoder.config.window:
-        tensors[SILENCE] = host.answer()
+        tensors[SILENCE], shape["tail"] = host.answer(), host.tail
     settings = dict(host.pretrained.preprocessor)
     if kind == "whisper":
         settings |= {"return_attention_mask": True}  # the student hears a recording as long as it is

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sottovoce.core.registry import HOSTS
-from sottovoce.core.types import Batch, Features
+from sottovoce.core.types import SAMPLE_RATE, Batch, Features
 from sottovoce.encoder import Encoder
-from sottovoce.encoder.silence import fill, silence_answer
+from sottovoce.encoder.config import LogMelConfig
+from sottovoce.encoder.silence import TAIL, fill, followed, silence_answer
 from sottovoce.hosts.base import SILENCE
 from sottovoce.hosts.decoders import DecoderHost
 from sottovoce.hosts.rest import States
@@ -29,7 +30,7 @@ class WhisperHost(DecoderHost):
     """Whisper with its decoder, which reads as many frames as 30 s have, whatever the recording's length.
 
     Frames after the end are those of the encoder's padded window where it gives them (`listen`); where it does not, because it heard the
-    recording alone, they are its answer to silence at the same places.
+    recording alone, they are its answer to silence at the same places. Then it hears `tail` seconds of silence behind the recording.
     """
 
     model_types = ("whisper",)
@@ -39,11 +40,14 @@ class WhisperHost(DecoderHost):
         super().complete(tensors)
         self.frames = int(self.hf["max_source_positions"])
         self.register_buffer("silence", tensors.get(SILENCE))
+        self.tail = float(self.told.get("tail", 0.0 if SILENCE in tensors else TAIL))  # students of older versions heard none
 
     def listen(self, batch: Batch) -> Features:
         encoder = self.encoder
         if not encoder.config.window:
-            return super().listen(batch)
+            tail, most = round(self.tail * SAMPLE_RATE), self.frames * self.pretrained.shape.frontend.stride
+            wave, lengths = followed(batch.wave, batch.lengths, tail, hop=LogMelConfig.hop, most=most)
+            return super().listen(replace(batch, wave=wave, lengths=lengths))
         samples, window = batch.wave.shape[1], encoder.config.window
         if samples > window:
             raise ValueError(

@@ -5,14 +5,17 @@ A flat copy of this file travels with such a student. B batch, S samples, M mel 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 
-from sottovoce.core.types import Features
+from sottovoce.core.types import SAMPLE_RATE, Features
 from sottovoce.encoder.config import LogMelConfig
+from sottovoce.encoder.relative_log_mel import DEPTH
 from sottovoce.encoder.silence import fill
 from sottovoce.families.student_config import STUDENT, StudentConfig
 from sottovoce.hosts.bridge import Bridges
@@ -63,7 +66,9 @@ class WhisperEar(Ear):
         if not encoder.config.window:
             count = spoken(mel) if attention_mask is None or attention_mask.shape != mel.shape[:2] else attention_mask.sum(-1)
             count = count.clamp(min=encoder.config.frontend.kernel // LogMelConfig.hop)
-            mel, lengths = mel[:, : int(count.max())], count * LogMelConfig.hop
+            most = len(self.owner.silence) // self.owner.bridge.join * encoder.config.frontend.stride // LogMelConfig.hop
+            mel, count = followed(mel, count, round(self.owner.tail * SAMPLE_RATE / LogMelConfig.hop), most)
+            lengths = count * LogMelConfig.hop
         features: Features = encoder.run(mel, lengths, None, None, False)
         states = states_of(features, self.owner.bridge)
         return Heard(last_hidden_state=fill(states.last, states.lengths, self.owner.silence))
@@ -75,9 +80,20 @@ class _Stride(nn.Module):
         self.stride = (stride,)
 
 
+def followed(mel: Tensor, count: Tensor, tail: int, most: int) -> tuple[Tensor, Tensor]:
+    """(B, T, M) log-mel features and (B,) valid windows, with so many windows of silence behind each row, but `most` in all."""
+    size = max(min(int(count.max()) + tail, most), int(count.max()))
+    mel = F.pad(mel[:, :size], (0, 0, 0, max(0, size - mel.shape[1])))
+    blank = (mel == 0).all(-1)[..., None]  # not of the extractor, which writes silence as the lowest value that can be
+    top = mel.masked_fill(blank, -torch.inf).amax((1, 2), keepdim=True)
+    return torch.where(blank, top - DEPTH / 4.0, mel), (count + tail).clamp(max=size)
+
+
 def spoken(mel: Tensor) -> Tensor:
-    """(B,) windows of (B, T, M) log-mel features before the padding: behind the end of a recording all are as low as can be."""
-    loud = (mel > mel.amin((1, 2), keepdim=True) + 1e-4).any(-1)
+    """(B,) windows of (B, T, M) log-mel features before the padding: behind the end of a recording all are as low as can be, or, behind
+    the last part of a long one, which `generate` pads itself, zero."""
+    lowest = mel.amin((1, 2), keepdim=True)
+    loud = ((mel > lowest + 1e-4) & (mel != 0)).any(-1)
     steps = torch.arange(1, mel.shape[1] + 1, device=mel.device)
     return (loud * steps).amax(1)
 
@@ -110,7 +126,21 @@ class WhisperForConditionalGeneration(DecoderInside, transformers.WhisperForCond
         super().__init__(config)
         self.put_student(getattr(config, STUDENT), WhisperEar)
         self.register_buffer("silence", torch.zeros(config.max_source_positions, config.d_model))
+        self.tail = float(
+            getattr(config, STUDENT)["host"].get("tail", 0.0)
+        )  # seconds of silence that the student hears behind a recording
         self.post_init()
+
+    @functools.wraps(transformers.WhisperForConditionalGeneration.forward)  # `generate` reads its arguments
+    def forward(  # type: ignore[override]
+        self, input_features: Any = None, attention_mask: Any = None, *args: Any, encoder_outputs: Any = None, **kwargs: Any
+    ) -> Any:
+        if encoder_outputs is None and len(args) < 3:  # transformers does not show the mask to the encoder
+            input_features = self.model._mask_input_features(input_features, attention_mask=attention_mask)
+            encoder_outputs = self.model.encoder(input_features, attention_mask)
+        if encoder_outputs is not None:
+            kwargs["encoder_outputs"] = encoder_outputs
+        return super().forward(input_features, attention_mask, *args, **kwargs)
 
 
 class MoonshineForConditionalGeneration(DecoderInside, transformers.MoonshineForConditionalGeneration):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sottovoce.core.registry import TEACHER_KINDS
 from sottovoce.core.types import SAMPLE_RATE, Answer, Batch, Features
 from sottovoce.encoder import Encoder
+from sottovoce.encoder.silence import followed
 from sottovoce.encoder.window import cut
 from sottovoce.evaluation.subjects.fingerprints import fingerprint
 from sottovoce.evaluation.subjects.sources import frame_rate
@@ -149,13 +150,11 @@ class EncoderTeacher(Teacher):
         """Features of recordings that `tail` samples of silence follow; of the recordings alone."""
         assert self.tail is not None
         front, samples = self.pretrained.shape.frontend, batch.wave.shape[1]
-        ends = torch.full((len(batch.wave),), samples, device=batch.wave.device) if batch.lengths is None else batch.lengths
-        sounding = torch.arange(samples, device=ends.device) < ends[:, None]
-        wave = nn.functional.pad(batch.wave * sounding.to(batch.wave.dtype), (0, self.tail))
+        wave, lengths = followed(batch.wave, batch.lengths, self.tail)
         if (mask := extra.get("mask")) is not None:
             extra = {**extra, "mask": nn.functional.pad(mask, (0, int(front.frames(wave.shape[1])) - mask.shape[1]))}
-        features = self.brief(wave, None if batch.lengths is None else ends + self.tail, **extra)
-        frames = None if batch.lengths is None else front.frames(ends).clamp(min=0)
+        features = self.brief(wave, lengths, **extra)
+        frames = None if batch.lengths is None else front.frames(batch.lengths).clamp(min=0)
         assert isinstance(features, Features)
         return cut(features, int(front.frames(samples)), frames, mask)
 
