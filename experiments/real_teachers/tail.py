@@ -2,8 +2,8 @@
 
     python -m experiments.real_teachers.tail --models FOLDER --speech FOLDER [--model whisper-tiny.en]
 
-Word errors against what the same Whisper writes with its window of 30 s, of test recordings of `librispeech_dev`: the first 5 s of each, and
-whole. Texts are compared with Whisper's normaliser.
+Word errors against what the same Whisper writes with its window of 30 s, of test recordings of `librispeech_dev`: the first 5 s of each,
+and whole. Texts are compared with Whisper's normaliser.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from sottovoce.evaluation.statistics.metrics import edits
 from sottovoce.evaluation.statistics.texts import normalizer
 from sottovoce.hosts.base import Host
 from sottovoce.hosts.load import load_host
+from sottovoce.hosts.whisper import WhisperHost
 
 FOLDER = Path(__file__).parent
 TAILS = (0.0, 0.05, 0.1, 0.2, 0.4)  # seconds
@@ -31,8 +32,8 @@ TOKENS = 12  # the most for each second: more are a decoder that repeats itself
 
 def waves(speech: Path, whole: bool) -> list[torch.Tensor]:
     """(1, S) each."""
-    rows = csv.DictReader((speech / "librispeech_dev/manifest.tsv").open(encoding="utf-8"), delimiter="\t")
-    rows = [row for row in rows if row["split"] == "test" and CUT <= float(row["seconds"]) <= (LONGEST if whole else 1e9)]
+    every = csv.DictReader((speech / "librispeech_dev/manifest.tsv").open(encoding="utf-8"), delimiter="\t")
+    rows = [row for row in every if row["split"] == "test" and CUT <= float(row["seconds"]) <= (LONGEST if whole else 1e9)]
     frames = -1 if whole else round(CUT * SAMPLE_RATE)
     return [torch.from_numpy(soundfile.read(speech / row["path"], frames, dtype="float32")[0])[None] for row in rows[:CLIPS]]
 
@@ -45,8 +46,8 @@ def main() -> None:
     options = parser.parse_args()
     ledger.commit()
     padded, free = (load_host(options.models / options.model) for _ in range(2))
-    assert padded is not None
-    assert free is not None
+    assert isinstance(padded, WhisperHost)
+    assert isinstance(free, WhisperHost)
     copy = STUDENTS.get("copy")
     free.put(copy(copy.Config(length="any")).build(free.pretrained).eval(), torch.nn.Identity())
     form = normalizer("whisper", "en")

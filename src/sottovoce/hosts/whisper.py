@@ -35,6 +35,7 @@ class WhisperHost(DecoderHost):
 
     model_types = ("whisper",)
     silence: Tensor | None
+    tail: float
 
     def complete(self, tensors: Mapping[str, Tensor]) -> None:
         super().complete(tensors)
