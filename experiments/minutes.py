@@ -21,7 +21,7 @@ from sottovoce.train import api
 
 FOLDER = Path(__file__).parent
 TASKS = FOLDER / "real_teachers" / "tasks.yaml"
-PACED = 60  # updates that are timed
+PACED = 30  # updates that are timed
 SHARES = (50, 75, 25)
 PROBES = ("pr", "ks-arabic", "sid", "er", "qbe")  # phones, words, speakers, emotions, queries
 

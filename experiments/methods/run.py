@@ -26,7 +26,6 @@ def training_free(recipe: str) -> Method:
 TABLE = Table(
     Path(__file__).parent,
     {
-        "once": Method("once", shares=SHARES),
         "training-free": training_free("training-free"),
         "training-free-magnitude": training_free("training-free-magnitude"),
         "training-free-taylor": training_free("training-free-taylor"),

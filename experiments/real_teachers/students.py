@@ -21,6 +21,7 @@ HOST = ("objectives.host_output.weight=1",)
 TABLE = Table(
     Path(__file__).parent,
     {
+        "minitron": Method("minitron", shares=SHARES),
         "dphubert": Method("dphubert", shares=SHARES),
         "liteasr": Method("liteasr", trains=False, shares=SHARES),
         "liteasr-repaired": Method("liteasr-repaired", shares=SHARES),
@@ -28,8 +29,8 @@ TABLE = Table(
         "sotto": Method("sotto"),
         "colld": Method("colld", prunes=False, sizes=NARROW),
         "distilhubert": Method("distilhubert", prunes=False),
+        "minitron-host": Method("minitron", HOST, shares=SHARES),
         "dphubert-host": Method("dphubert", HOST, shares=SHARES),
-        "plain-host": Method("plain", HOST, prunes=False, sizes=NARROW),
     },
 )
 
