@@ -28,8 +28,8 @@ PROBES = ("pr", "ks-arabic", "sid", "er", "qbe")  # phones, words, speakers, emo
 
 @dataclass(frozen=True)
 class Method:
-    """How students are made. recipe: of ``recipes/RECIPE-minutes.yaml`` in the table's folder. prunes: it meets a budget. sizes: overrides for
-    each share of the MACs, for methods that do not prune. trains: false for methods without updates."""
+    """How students are made. recipe: of ``recipes/RECIPE-minutes.yaml`` in the table's folder. prunes: it meets a budget. sizes: overrides
+    for each share of the MACs, for methods that do not prune. trains: false for methods without updates."""
 
     recipe: str
     overrides: tuple[str, ...] = ()

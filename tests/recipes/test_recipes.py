@@ -57,6 +57,7 @@ OWN = {
     "usad": [*FBANK, "teachers.audio={teacher}", "objectives.speech.layers=2", "objectives.audio.layers=2"],
     "usad2": [*FBANK, "teachers.audio={teacher}", "teachers.music={teacher}", "data.label=speaker",
               *(f"objectives.{label}.layers=2" for label in ("speech", "audio", "music"))],
+    "minitron": CLIPS,
     "training-free": CLIPS, "training-free-magnitude": CLIPS, "training-free-taylor": CLIPS, "training-free-fisher": CLIPS,
     "training-free-clustering": CLIPS, "movement": ["stages.cut.clips=4"],
     "movement-l0": ["pruning.moved_since={teacher}", "objectives.layer_to_layer.layers=[['1/3','1/1']]"],
