@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,8 +79,14 @@ def dnsmos(folder: Path) -> Path:
     return path
 
 
-WRITERS = {
+def router(folder: Path) -> str:
+    """Two quality models: what a router's source says."""
+    return f"distillmos:{distillmos(folder)}+dnsmos:{dnsmos(folder)}"
+
+
+WRITERS: dict[str, Callable[[Path], Path | str]] = {
     "campplus": campplus,
     "distillmos": distillmos,
     "dnsmos": dnsmos,
+    "router": router,
 }  # kind of teacher -> what writes its weights into a folder

@@ -23,6 +23,7 @@ FBANK = [*RANDOM, "student.mels=20", "student.subsampler=16"]
 LABELS = ["objectives.labels.clusters=20", "objectives.labels.fit_frames=1000"]
 MASKED = [*RANDOM, "objectives.colld.layer_weights=[0.1,1.0]"]
 NARROW = ["student.dim=16", "student.depth=2", "student.heads=2", "student.ffn_dim=32", "student.glu_dim=0"]
+QUALITY = ["student.dim=32", "student.depth=2", "student.heads=4", "student.mels=20", "student.subsampler=8"]
 CLIPS = ["stages.prune.clips=4"]
 LOW_RANK = ["stages.factorise.multiple=1", "stages.factorise.clips=4"]
 SPOKEN = ["data.text=speaker", "objectives.ctc.characters=s0123456789"]
@@ -63,6 +64,7 @@ OWN = {
     "movement-l0": ["pruning.moved_since={teacher}", "objectives.layer_to_layer.layers=[['1/3','1/1']]"],
     "liteasr": LOW_RANK, "liteasr-repaired": LOW_RANK,
     "synergy-l0": SYNERGY, "synergy-l0-joint": SYNERGY, "hj-pruning": SPOKEN,
+    "quality": QUALITY, "quality-pruned": ["teachers.larger={teacher}"],
     "synergy-low-rank": [*SYNERGY, *LOW_RANK], "synergy-low-rank-joint": [*SYNERGY, *LOW_RANK],
 }  # fmt: skip
 KEEP = {
@@ -117,7 +119,7 @@ def test_trains_three_steps(
         if part.name in WRITERS
     ]
     options["overrides"] += [f"stages.{stage}.{key}" for stage in stages for key in ("steps=3", "warmup=1")]
-    if name.startswith("pretrain"):
+    if name.startswith("pretrain") or name == "quality":
         result = api.pretrain(teacher=teacher if name.endswith(("second", "voices")) else "", **options)
     else:
         keep = KEEP.get(name, 0.6) if any(stage.meets_budget for stage in recipe.build_stages()) else None

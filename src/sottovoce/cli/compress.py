@@ -128,5 +128,7 @@ def _summary(result: Result, teacher: str, data: str) -> None:
             f"  {line}" for line in [f"student in {result.out}", *result.summary(), f"page in {result.out / 'report.html'}"]
         )
     )
-    say(f"next:  sottovoce evaluate {result.out} --vs {teacher} --task fidelity --data {data}")
+    scores = "scores" in result.record
+    what = "FILE... --task quality-score" if scores else f"--vs {teacher} --task fidelity --data {data}"
+    say(f"next:  sottovoce evaluate {result.out} {what}")
     say(f"       sottovoce inspect {result.out}")

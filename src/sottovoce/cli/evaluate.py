@@ -21,11 +21,18 @@ if TYPE_CHECKING:
 def evaluate(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL", help="Students or teachers (and KEY=VALUE), 'log-mel', 'fbank', or 'untrained:MODEL'."),
+        typer.Argument(
+            metavar="MODEL",
+            help="Students or teachers (and KEY=VALUE), 'log-mel', 'fbank', 'untrained:MODEL', or a quality model, 'distillmos'; "
+            "also audio files, which are measured like --data.",
+        ),
     ],
     data: Annotated[
-        str, typer.Option("--data", help="A task file (.yaml), 'testbed', or for one task a corpus folder or a manifest.")
-    ],
+        list[str] | None,
+        typer.Option(
+            "--data", help="A task file (.yaml), 'testbed', or for one task a corpus folder, a manifest or a file; repeatable."
+        ),
+    ] = None,
     task: Annotated[
         list[str] | None, typer.Option("--task", help="Which task, or which of the task file's; repeatable. All by default.")
     ] = None,
@@ -69,10 +76,16 @@ def evaluate(
 
         sottovoce evaluate students/first --task ks --data /data/speech_commands_v0.01 --limit 200
 
+        sottovoce evaluate students/quality talk.wav call.mp3 --task quality-score
+
     Each pair of model and task becomes a line of `records.jsonl`, which `sottovoce report` draws. A pair that fails does not end the
     others. KEY=VALUE overrides any field of the task file, or of the single task, e.g. training.lrs=[1e-3,3e-3].
     """
+    from sottovoce.data.sources import AUDIO
+
     overrides = [text for text in models if "=" in text and not Path(text).exists()]
+    files = [text for text in models if Path(text).suffix.lower() in AUDIO]
+    sources = [*(data or []), *files]
     out_loud = (lambda text: None) if as_json or quiet else say
     failure: Unmeasured | None = None
     hush(quiet)
@@ -82,8 +95,8 @@ def evaluate(
 
         try:
             results = run(
-                [text for text in models if text not in overrides],
-                data=data,
+                [text for text in models if text not in (*overrides, *files)],
+                data=sources,
                 tasks=task or ["all"],
                 vs=vs or [],
                 out=out,
@@ -112,19 +125,23 @@ def evaluate(
             }
         )
     elif not quiet and results:
-        _summary(results, data, out)
+        _summary(results, sources, out)
     if failure is not None:
         raise failure
 
 
-def _summary(results: Sequence[TaskResult], data: str, out: Path) -> None:
+def _summary(results: Sequence[TaskResult], sources: Sequence[str], out: Path) -> None:
     """The scores as a table, where they are, and what to do next."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
+    from sottovoce.core.registry import TASKS
     from sottovoce.evaluation.suite.run import scores
 
+    for result in results:
+        for line in TASKS.get(result.record["task"]["name"]).lines(result.record, out):
+            say(line)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for head in ("model", "task", "score (95 % interval)"):
         table.add_column(head, overflow="fold")
@@ -135,6 +152,6 @@ def _summary(results: Sequence[TaskResult], data: str, out: Path) -> None:
     say(f"results in {out}; to see them: sottovoce report {out}")
     names = list(dict.fromkeys(result.record["model"]["name"] for result in results))
     if len(names) > 1:
-        say(f"to see whether two of them differ on the same recordings: sottovoce compare MODEL OTHER --data {data}")
+        say(f"to see whether two of them differ on the same recordings: sottovoce compare MODEL OTHER --data {sources[0]}")
     if any("limit" in result.record["data"] for result in results):
         say("these are first looks at a few recordings; without --limit all are used")

@@ -70,4 +70,8 @@ def pretrain(
         print_json({"out": str(out), "record": result.record, "latency_5s": result.latency})
     elif not quiet:
         say("\n".join(f"  {line}" for line in [f"encoder in {out}", *result.summary(), f"page in {out / 'report.html'}"]))
-        say(f"next:  sottovoce evaluate {out} --vs log-mel --task ks --data DATA")
+        scores = "scores" in result.record
+        say(
+            f"next:  sottovoce evaluate {out} "
+            + ("FILE... --task quality-score" if scores else "--vs log-mel --task ks --data DATA")
+        )

@@ -10,8 +10,19 @@ from torch import Tensor
 
 from sottovoce.core.registry import FAMILIES
 from sottovoce.encoder import EncoderConfig
+from sottovoce.encoder.score_head import ScoreHeads
 from sottovoce.families.base import Family, shapes
-from sottovoce.families.student_config import ENCODER, HEAD_KEYS, HOST, KEYS, MODEL_TYPE, MODEL_TYPES, PROJECTIONS, StudentConfig
+from sottovoce.families.student_config import (
+    ENCODER,
+    HEAD_KEYS,
+    HOST,
+    KEYS,
+    MODEL_TYPE,
+    MODEL_TYPES,
+    PROJECTIONS,
+    SCORES,
+    StudentConfig,
+)
 
 
 @FAMILIES.register("sottovoce")
@@ -44,7 +55,7 @@ class Sottovoce(Family):
             super().check_preprocessor(config, preprocessor)
 
     def trunk(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name.removeprefix(ENCODER): x for name, x in tensors.items() if not name.startswith((PROJECTIONS, *HOST))}
+        return {name.removeprefix(ENCODER): x for name, x in tensors.items() if not name.startswith((PROJECTIONS, SCORES, *HOST))}
 
     def heads(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in tensors.items() if name.startswith(HOST)}
@@ -66,6 +77,17 @@ class Sottovoce(Family):
         if bad := [name for name, x in saved.items() if not torch.isfinite(x).all()]:
             raise ValueError(f"{PROJECTIONS}{bad[0]} holds NaN or infinity")
         return saved
+
+    def scores(self, tensors: Mapping[str, Tensor], student: StudentConfig) -> ScoreHeads:
+        """The heads that score recordings, float32. ValueError when they are not what config.json says of them, or not finite."""
+        saved = {name.removeprefix(SCORES): x.float() for name, x in tensors.items() if name.startswith(SCORES)}
+        heads = ScoreHeads(student.encoder.dim, student.scores)
+        if {name: x.shape for name, x in saved.items()} != {name: x.shape for name, x in heads.state_dict().items()}:
+            raise ValueError("the score heads are not those that config.json describes; the folder is damaged")
+        if bad := [name for name, x in saved.items() if not torch.isfinite(x).all()]:
+            raise ValueError(f"{SCORES}{bad[0]} holds NaN or infinity")
+        heads.load_state_dict(saved)
+        return heads.eval().requires_grad_(False)
 
     def to_hf(
         self, config: EncoderConfig, state: Mapping[str, Tensor], mask_vector: Tensor | None = None

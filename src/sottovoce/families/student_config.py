@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
 from sottovoce.encoder.config import EncoderConfig, Shape
+from sottovoce.encoder.score_head import ScoreShape
 
 MODEL_TYPE = "sottovoce"
 DECODER_TYPES = {
@@ -19,11 +20,11 @@ DECODER_TYPES = {
 }  # model_type of a host with a decoder -> of its student
 MODEL_TYPES = (MODEL_TYPE, *DECODER_TYPES.values())
 STUDENT = "student"  # in a config.json that is a decoder's: what others have at the top
-ENCODER, PROJECTIONS = "encoder.", "projections."  # what the names of the tensors begin with
+ENCODER, PROJECTIONS, SCORES = "encoder.", "projections.", "scores."  # what the names of the tensors begin with
 HOST = ("bridge.", "rest.", "silence", "model.", "proj_out.")  # the same, of a student in a host: all that is not the student
 # Of config.json, beside what transformers writes.
 KEYS = ("sottovoce_version", "teacher", "hidden_size", "num_hidden_layers", "normalize", "teacher_dim", "teacher_frames", "projections",
-        "encoder", "host")  # fmt: skip
+        "encoder", "host", "scores")  # fmt: skip
 
 # Keys of a host's config.json that its student's says, too, at the top, where pipelines look.
 HEAD_KEYS = ("id2label", "label2id", "num_labels", "problem_type", "vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
@@ -36,6 +37,8 @@ class StudentConfig:
     projections: name -> student layers that share this trained projection into the teacher's space, of `teacher_dim` (D') channels;
     empty when none was saved. teacher_frames: frames of the teacher for each of the student's, which come out of one projection.
 
+    scores: the shapes of heads that score recordings, by label.
+
     host: of a student that lives in a host, its ``kind``, its ``bridges`` (`hosts.bridge`), and ``config``, the host's own config.json.
     """
 
@@ -46,6 +49,7 @@ class StudentConfig:
     teacher_frames: int = 1
     teacher: str | None = None
     host: Mapping[str, Any] | None = None
+    scores: Mapping[str, ScoreShape] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> StudentConfig:
@@ -67,7 +71,8 @@ class StudentConfig:
             raise ValueError(
                 f"config.json: teacher_dim is {width!r} and teacher_frames {frames!r}; expected whole numbers from 1 on"
             )
-        return cls(encoder, normalize, projections, width, frames, values.get("teacher"), values.get("host"))
+        scores = _scores(values.get("scores") or {}, encoder)
+        return cls(encoder, normalize, projections, width, frames, values.get("teacher"), values.get("host"), scores)
 
     def to_json(self) -> dict[str, Any]:
         """The part of config.json that `from_json` reads."""
@@ -82,6 +87,7 @@ class StudentConfig:
             "projections": {name: list(layers) for name, layers in self.projections.items()},
             "encoder": self.encoder.to_dict(),
             **({} if self.host is None else {"host": dict(self.host)}),
+            **({"scores": {label: shape.to_dict() for label, shape in self.scores.items()}} if self.scores else {}),
         }
 
     def projection_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -91,6 +97,16 @@ class StudentConfig:
         for name in self.projections:
             shapes |= {f"{name}.weight": (width, self.encoder.dim), f"{name}.bias": (width,)}
         return shapes
+
+
+def _scores(values: Any, encoder: EncoderConfig) -> dict[str, ScoreShape]:
+    """The shapes of score heads in config.json. ValueError for anything that this version does not write."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"config.json: scores is {values!r}; expected the shapes of heads by label")
+    scores = {str(label): ScoreShape.from_json(shape) for label, shape in values.items()}
+    if any(shape.layer > len(encoder.layers) or "." in label for label, shape in scores.items()):
+        raise ValueError(f"config.json: a score head reads a layer that is not there: {scores}")
+    return scores
 
 
 _MAY_BE_ZERO = (

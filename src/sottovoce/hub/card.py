@@ -50,6 +50,14 @@ hidden_states = model(**inputs, output_hidden_states=True).hidden_states
 """
 
 
+_SCORED = """\
+## Scores
+
+It scores recordings: `sottovoce.load("PATH").rate(wave)["{label}"]`, or `model.rate(**inputs)["{label}"]` of the model that
+`AutoModel` opens; of files, `sottovoce evaluate PATH FILE... --task quality-score`.
+"""
+
+
 @dataclass(frozen=True)
 class Card:
     """What the model card is to say beyond what the model itself shows. Empty parts are left out.
@@ -77,13 +85,15 @@ def render(
     teacher: str,
     dim: int,
     projected: bool,
+    scored: Sequence[str] = (),
     parameters: int,
     version: str,
     usage: str = "",
     task: str = "feature-extraction",
 ) -> str:
     """The text of README.md. `dim`: the student's width. `projected`: whether projections into the teacher's space come with it.
-    `usage`: how the model around the encoder is used, if it lives in one; `task`: what the hub calls that model's task."""
+    `scored`: labels of heads that score recordings. `usage`: how the model around the encoder is used, if it lives in one; `task`: what
+    the hub calls that model's task."""
     front: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": task,
@@ -105,6 +115,8 @@ def render(
         parts.append(
             "`space=\"teacher\"` (in `sottovoce.load`, or in the model's call) gives the layers in the teacher's space.\n"
         )
+    if scored:
+        parts.append(_SCORED.format(label=scored[0]))
     if card.numbers:
         parts.append(f"## Numbers\n\n{table(card.numbers)}")
     if card.recipe:

@@ -28,6 +28,7 @@ class SottovoceConfig(PreTrainedConfig):
         teacher: str | None = None,
         teacher_frames: int = 1,
         host: Mapping[str, Any] | None = None,
+        scores: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.encoder = dict(encoder or {})  # transformers builds a config without arguments to compare with
@@ -37,6 +38,7 @@ class SottovoceConfig(PreTrainedConfig):
         self.teacher = teacher
         self.teacher_frames = teacher_frames
         self.host = None if host is None else dict(host)
+        self.scores = {label: dict(shape) for label, shape in (scores or {}).items()}
         super().__init__(**{name: value for name, value in kwargs.items() if name not in ("hidden_size", "num_hidden_layers")})
         self.hidden_size = self.encoder.get("dim", 0)
         self.num_hidden_layers = len(self.encoder.get("layers", ()))

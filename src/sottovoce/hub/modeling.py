@@ -19,23 +19,33 @@ from sottovoce.encoder.distance import KeyDistance, SinusoidDistance
 from sottovoce.encoder.encoder import Encoder
 from sottovoce.encoder.modules import ChannelNorm, FixedNorm, Offset, WholeNorm
 from sottovoce.encoder.position import ConvPosition, RelativeTable
+from sottovoce.encoder.score_head import ScoreHeads
 from sottovoce.families.student_config import HOST, StudentConfig
 from sottovoce.hub.configuration import SottovoceConfig
 from sottovoce.hub.teacher_space import TeacherSpace, check_space, no_projections
 
 
 class EncoderInside:
-    """Mixed into a model of transformers that holds a student: its encoder, its projections, and starts for what a checkpoint lacks."""
+    """Mixed into a model of transformers that holds a student: its encoder, its projections, its score heads, and starts for what a
+    checkpoint lacks."""
 
     shape: EncoderConfig
     encoder: Encoder
     projections: TeacherSpace
+    scores: ScoreHeads
 
     def put_encoder(self, student: StudentConfig) -> None:
         self.shape = student.encoder
         self.encoder = Encoder(self.shape)
         dims = self.shape.dim, student.teacher_dim or 0, student.teacher_frames
         self.projections = TeacherSpace(student.projections, *dims)
+        self.scores = ScoreHeads(self.shape.dim, student.scores)
+
+    def rate(self, input_values: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
+        """The scores of recordings, (B, N), by the label of their head. Input as of a call. ValueError if the student has no such head."""
+        if not len(self.scores):
+            raise ValueError("this student was saved without a head that scores recordings")
+        return self.scores.rate(self.encoder, input_values, None if attention_mask is None else attention_mask.sum(-1))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sottovoce.core.plain_warning import PlainWarning
 from sottovoce.core.registry import FAMILIES
 from sottovoce.encoder import Encoder, EncoderConfig
+from sottovoce.encoder.score_head import ScoreHeads
 from sottovoce.families.base import SHOWN, Family, refuse_quantised
 from sottovoce.families.generic import load_generic
 from sottovoce.families.sottovoce import Sottovoce
@@ -48,7 +49,8 @@ class Pretrained:
     (`encoder.normalize`). source: as asked for. preprocessor: the feature extractor's settings, hf_config: config.json.
     projections: for students, the saved distillation projections as '<name>.weight' and '<name>.bias'. mask_vector: (D,), what it
     was trained to see on masked frames, where the checkpoint has it. left_out: names of the heads on top of the encoder that the
-    checkpoint has, and that are not loaded. unknown: keys of config.json that nobody reads.
+    checkpoint has, and that are not loaded. unknown: keys of config.json that nobody reads. scores: for students, their heads that score
+    recordings; ``None`` without one.
     """
 
     encoder: nn.Module
@@ -62,6 +64,7 @@ class Pretrained:
     mask_vector: Tensor | None = None
     left_out: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    scores: ScoreHeads | None = None
 
     @property
     def dim(self) -> int:
@@ -137,14 +140,28 @@ def load_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         wants = _normalize(extractor, hf, family, folder)
         mask_vector = family.mask_vector(tensors, config)
         state, left_out = family.to_encoder(tensors, config), family.left_out(tensors)
-        projections = family.projections(tensors, StudentConfig.from_json(hf)) if isinstance(family, Sottovoce) else {}
+        projections, scores = {}, None
+        if isinstance(family, Sottovoce):
+            student = StudentConfig.from_json(hf)
+            projections, scores = family.projections(tensors, student), family.scores(tensors, student)
     except ValueError as problem:
         raise ValueError(f"{source}: {problem}") from problem.__cause__
     encoder = Encoder(config)
     unknown = _noted(source, unknown_keys(hf.get(STUDENT) or hf, family.read_keys()))
     encoder.load_state_dict(state, assign=True)  # and not a copy into weights that were made only to be overwritten
     pretrained = Pretrained(
-        encoder.eval(), config, family.name, wants, str(source), extractor or {}, hf, projections, mask_vector, left_out, unknown
+        encoder.eval(),
+        config,
+        family.name,
+        wants,
+        str(source),
+        extractor or {},
+        hf,
+        projections,
+        mask_vector,
+        left_out,
+        unknown,
+        scores or None,
     )
     return Checkpoint(pretrained, folder, family.heads(tensors))
 

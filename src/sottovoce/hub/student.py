@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from sottovoce.core.types import SAMPLE_RATE, Features
 from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.encoder import normalize as normalize_wave
-from sottovoce.families.student_config import ENCODER, MODEL_TYPES, PROJECTIONS, STUDENT, StudentConfig
+from sottovoce.encoder.score_head import ScoreHeads
+from sottovoce.families.student_config import ENCODER, MODEL_TYPES, PROJECTIONS, SCORES, STUDENT, StudentConfig
 from sottovoce.hub.card import Card, render
 from sottovoce.hub.checkpoint import refuse_not_finite
 from sottovoce.hub.folder import WEIGHTS, finish, replacing, retire_exports
@@ -65,6 +66,7 @@ def save_student(
     teacher: str,
     card: Card | None = None,
     host: HostFiles | None = None,
+    scores: ScoreHeads | None = None,
 ) -> list[str]:
     """Writes `folder` so that sottovoce and transformers load it, the latter also where sottovoce is not installed.
 
@@ -72,8 +74,9 @@ def save_student(
     preprocessor_config.json. projections: linear maps of student width -> teacher width, by name; layers: for each name, the
     student layers (0 is the front end) that were distilled through it. join: how many frames of the teacher a projection gives for
     each of the student's. teacher: its source as the user gave it; of a folder, only the last part is written down. host: what comes
-    beside a student in a host (`hosts.save.save_host`). Files in `folder` that are not the student's stay, but what `sottovoce export`
-    wrote there of other weights goes, and its names are returned. A kill at any moment leaves the old student or the new.
+    beside a student in a host (`hosts.save.save_host`). scores: heads that score recordings. Files in `folder` that are not the student's
+    stay, but what `sottovoce export` wrote there of other weights goes, and its names are returned. A kill at any moment leaves the old
+    student or the new.
 
     ValueError when the folder holds another kind of model, projections do not fit, or a number is not finite; OSError when writing
     fails.
@@ -95,11 +98,14 @@ def save_student(
         tensors[f"{PROJECTIONS}{name}.weight"] = linear.weight
         bias = linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
         tensors[f"{PROJECTIONS}{name}.bias"] = bias
+    scores = ScoreHeads(shape.dim, {}) if scores is None else scores
+    tensors |= {f"{SCORES}{name}": tensor for name, tensor in scores.state_dict().items()}
     tensors |= {} if host is None else dict(host.tensors)
     refuse_not_finite(tensors, folder)
     # cloned, because weights that were cut may be views, and safetensors refuses those
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    student = StudentConfig(shape, bool(normalize), layers, teacher_dim, join, teacher, None if host is None else host.shape)
+    host_shape = None if host is None else host.shape
+    student = StudentConfig(shape, bool(normalize), layers, teacher_dim, join, teacher, host_shape, scores.shapes)
     config = {
         "architectures": ["SottovoceModel"],
         "auto_map": {"AutoConfig": "modeling_sottovoce.SottovoceConfig", "AutoModel": "modeling_sottovoce.SottovoceModel"},
@@ -117,6 +123,7 @@ def save_student(
         teacher=teacher,
         dim=shape.dim,
         projected=bool(projections),
+        scored=tuple(scores),
         parameters=sum(p.numel() for p in encoder.parameters()),
         version=__version__,
         usage="" if host is None else host.usage,
@@ -200,16 +207,24 @@ class Speech(nn.Module):
 
     encoder, config (`EncoderConfig`, or ``None`` for a teacher that runs inside transformers), normalize, sample_rate in Hz,
     frame_rate in frames per second (``None`` when `config` is). With `projections`, `hidden` has gone through them into the
-    teacher's space (see `TeacherSpace`), `last` is the last of those, and `embedded` stays as the encoder gave it.
+    teacher's space (see `TeacherSpace`), `last` is the last of those, and `embedded` stays as the encoder gave it. scores: heads that
+    score recordings; ``None`` without one.
     """
 
     sample_rate = SAMPLE_RATE
 
     def __init__(
-        self, encoder: nn.Module, config: EncoderConfig | None, *, normalize: bool, projections: TeacherSpace | None = None
+        self,
+        encoder: nn.Module,
+        config: EncoderConfig | None,
+        *,
+        normalize: bool,
+        projections: TeacherSpace | None = None,
+        scores: ScoreHeads | None = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.config, self.normalize, self.projections = encoder, config, normalize, projections
+        self.encoder, self.config, self.normalize = encoder, config, normalize
+        self.projections, self.scores = projections, scores
 
     @property
     def join(self) -> int:
@@ -225,6 +240,30 @@ class Speech(nn.Module):
 
         Every result has a batch axis. ValueError on integer samples and on shapes and lengths that do not fit.
         """
+        x, samples = self._input(wave, lengths)
+        features: Features = self.encoder(x, samples)
+        if self.projections is None:
+            return features
+        hidden = self.projections(features.hidden)
+        frames = None if features.lengths is None else features.lengths * self.join
+        return Features(hidden, frames, features.embedded, hidden[-1])
+
+    @torch.inference_mode()
+    def rate(
+        self, wave: Tensor | NDArray[Any], lengths: Tensor | NDArray[Any] | Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """What the heads of the student say of recordings, by label, (B, N): {"quality": (B, 1)} from 1 (bad) to 5 (excellent).
+
+        Input as of a call. ValueError if the model has no such head.
+        """
+        if self.scores is None:
+            raise ValueError("this model has no head that scores recordings; train one by the recipe 'quality'")
+        return self.scores.rate(self.encoder, *self._input(wave, lengths))
+
+    def _input(
+        self, wave: Tensor | NDArray[Any], lengths: Tensor | NDArray[Any] | Sequence[int] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Waves and lengths as the encoder reads them."""
         parameter = next(self.encoder.parameters())
         x = wave if isinstance(wave, Tensor) else torch.tensor(np.ascontiguousarray(wave))
         if not x.is_floating_point():
@@ -238,12 +277,7 @@ class Speech(nn.Module):
             x = normalize_wave(x, samples)
         if self.config is None or self.config.frontend.features is None:  # they are computed in float32
             x = x.to(parameter.dtype)
-        features: Features = self.encoder(x, samples)
-        if self.projections is None:
-            return features
-        hidden = self.projections(features.hidden)
-        frames = None if features.lengths is None else features.lengths * self.join
-        return Features(hidden, frames, features.embedded, hidden[-1])
+        return x, samples
 
 
 def _lengths(lengths: Tensor | NDArray[Any] | Sequence[int], wave: Tensor) -> Tensor:
@@ -292,4 +326,5 @@ def load(
         if not isinstance(model.encoder, Encoder) or torch.device(device).type != "cpu":
             raise ValueError("fast=True is for the encoders of sottovoce on a CPU; load this model without it")
         encoder = pack(model.encoder)
-    return Speech(encoder, model.config, normalize=model.normalize, projections=projections).eval().to(device)
+    speech = Speech(encoder, model.config, normalize=model.normalize, projections=projections, scores=model.scores)
+    return speech.eval().to(device)

@@ -77,11 +77,13 @@ class Objective(nn.Module):
     A subclass is one file: ``@OBJECTIVES.register("name")``, a nested frozen ``Config`` whose defaults are the paper's values, `needs` and
     `forward`. Its parameters (projections, heads) are trained with the student. reads: the kind of teacher, one that answers with frames
     or with one vector per utterance; "outputs" for objectives that read what the teacher's host (its recogniser, its classifier) says.
+    kept: name of its module that stays with the student, a `ScoreHead`; "" for none.
     """
 
     name: ClassVar[str]
     Config: ClassVar[type]
     reads: ClassVar[Literal["frames", "utterance", "outputs"]] = "frames"
+    kept: ClassVar[str] = ""
 
     def __init__(self, config: Any, student: EncoderShape, teacher: EncoderShape) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from sottovoce.encoder import ConvConfig, Encoder, FbankConfig, FrontendConfig, ProjectionConfig
+from sottovoce.encoder import ConvConfig, Encoder, FbankConfig, FrontendConfig, LogMelConfig, ProjectionConfig
 from sottovoce.hub.pretrained import Pretrained
 from sottovoce.pruning.plan import rebuild
 
@@ -76,11 +76,17 @@ def own_encoder(teacher: Pretrained | None) -> Encoder:
     return teacher.encoder
 
 
-def fbank_frontend(mels: int, normalize: bool, subsampler: int = 0, kernel: int = 5, join: int = 1) -> FrontendConfig:
-    """Kaldi's filter bank at 50 frames a second: pairs of its frames, or a convolution of stride 2 with `subsampler` channels over them."""
+def spectral_frontend(
+    features: FbankConfig | LogMelConfig, subsampler: int = 0, kernel: int = 5, join: int = 1
+) -> FrontendConfig:
+    """A filter bank at 50 frames a second: pairs of its frames, or a convolution of stride 2 with `subsampler` channels over them."""
     if not subsampler:
-        return FrontendConfig((), fbank=FbankConfig(mels, normalize=normalize), join=join)
+        if isinstance(features, FbankConfig):
+            return FrontendConfig((), fbank=features, join=join)
+        return FrontendConfig((), log_mel=features, join=2 * join)
     if kernel % 2 == 0:
         raise ValueError(f"student.subsampler_kernel is {kernel}; it must be odd")
-    conv = ConvConfig(subsampler, kernel, 2, padding=kernel // 2)
-    return FrontendConfig((conv,), norm="none", bias=True, fbank=FbankConfig(mels, stack=1, normalize=normalize), join=join)
+    front = FrontendConfig((ConvConfig(subsampler, kernel, 2, padding=kernel // 2),), norm="none", bias=True, join=join)
+    if isinstance(features, FbankConfig):
+        return dataclasses.replace(front, fbank=dataclasses.replace(features, stack=1))
+    return dataclasses.replace(front, log_mel=features)

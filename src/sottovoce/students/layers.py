@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sottovoce.core.registry import STUDENTS
-from sottovoce.encoder import Encoder, FrontendConfig
+from sottovoce.encoder import Encoder, FbankConfig, FrontendConfig
 from sottovoce.hub.pretrained import Pretrained
-from sottovoce.students.base import Joining, Student, fbank_frontend, own_encoder
+from sottovoce.students.base import Joining, Student, own_encoder, spectral_frontend
 
 
 @STUDENTS.register("layers")
@@ -43,7 +43,9 @@ class Layers(Student):
         numbers = [number - 1 for number in config.numbers] or chosen(depth, config.count, config.which)
         student = take(encoder, numbers)
         if config.frontend == "fbank":
-            front = fbank_frontend(config.mels, config.normalize, config.subsampler, config.subsampler_kernel)
+            front = spectral_frontend(
+                FbankConfig(config.mels, normalize=config.normalize), config.subsampler, config.subsampler_kernel
+            )
             student = with_frontend(student, front)
         return config.fitted(student)
 

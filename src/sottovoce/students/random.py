@@ -14,12 +14,14 @@ from sottovoce.encoder import (
     DropoutConfig,
     Encoder,
     EncoderConfig,
+    FbankConfig,
     FrontendConfig,
     LayerConfig,
+    LogMelConfig,
     PositionConfig,
 )
 from sottovoce.hub.pretrained import Pretrained, load_pretrained
-from sottovoce.students.base import Student, fbank_frontend
+from sottovoce.students.base import Student, spectral_frontend
 
 
 @STUDENTS.register("random")
@@ -32,9 +34,12 @@ class Random(Student):
 
         join: number of front-end frames that become one before the first layer (time reduction).
 
-        frontend: "wave", convolutions over the waveform (conv_dims, conv_kernels, conv_strides, norm), or "fbank", a log-mel filter bank,
-        which is much cheaper. normalize: normalises each bin of the filter bank per utterance. mels: its bins. subsampler: channels of a
-        convolution of stride 2 over its 10 ms frames, `subsampler_kernel` wide; 0: pairs of frames are joined instead.
+        frontend: "wave", convolutions over the waveform (conv_dims, conv_kernels, conv_strides, norm); "fbank", a log-mel filter bank,
+        which is much cheaper; or "log_mel", log-mel energies relative to the utterance's loudest, so that its level does not matter.
+        normalize: normalises each bin of the filter bank per utterance. mels: bins. subsampler: channels of a convolution of stride 2 over
+        the 10 ms frames, `subsampler_kernel` wide; 0: pairs of frames are joined instead.
+
+        ffn_ratio: if above 0, `ffn_dim` is so many times `dim`, so that `dim` alone sets the size.
 
         layer: "transformer", or "conformer" as in w2v-BERT 2.0: convolutions over `kernel` frames, learned distances in attention up to
         `left` frames back and `right` ahead, no positional convolution. position_depth: positional convolutions in a row; of several, each
@@ -46,8 +51,9 @@ class Random(Student):
         depth: int = 12
         heads: int = 12
         ffn_dim: int = 3072
+        ffn_ratio: int = 0
         layer: Literal["transformer", "conformer"] = "transformer"
-        frontend: Literal["wave", "fbank"] = "wave"
+        frontend: Literal["wave", "fbank", "log_mel"] = "wave"
         normalize: bool = True
         mels: int = 80
         subsampler: int = 0
@@ -83,15 +89,15 @@ class Random(Student):
             raise ValueError(f"student.dim={options.dim} must be a multiple of heads ({options.heads})")
         if options.share_maps < 1:
             raise ValueError(f"student.share_maps is {options.share_maps}; it must be at least 1")
-        rate = options.dropout
+        rate, ffn_dim = options.dropout, options.ffn_ratio * options.dim or options.ffn_dim
         dropout = DropoutConfig(projection=rate, hidden=rate, attention=rate)
         if options.layer == "conformer":
             layer = LayerConfig(
                 options.heads,
                 options.dim // options.heads,
-                options.ffn_dim,
+                ffn_dim,
                 kind="conformer",
-                ffn1_dim=options.ffn_dim,
+                ffn1_dim=ffn_dim,
                 glu_dim=options.dim,
             )
             return EncoderConfig(
@@ -114,7 +120,7 @@ class Random(Student):
             position=PositionConfig(
                 options.position_kernel, options.position_groups, options.position_depth, norm=options.position_depth > 1
             ),
-            layers=self.layers(LayerConfig(options.heads, options.dim // options.heads, options.ffn_dim)),
+            layers=self.layers(LayerConfig(options.heads, options.dim // options.heads, ffn_dim)),
             norm_first=options.norm_first,
             dropout=dropout,
         )
@@ -126,7 +132,10 @@ class Random(Student):
     def front(self) -> FrontendConfig:
         options: Random.Config = self.config
         if options.frontend == "fbank":
-            return fbank_frontend(options.mels, options.normalize, options.subsampler, options.subsampler_kernel, options.join)
+            bank = FbankConfig(options.mels, normalize=options.normalize)
+            return spectral_frontend(bank, options.subsampler, options.subsampler_kernel, options.join)
+        if options.frontend == "log_mel":
+            return spectral_frontend(LogMelConfig(options.mels), options.subsampler, options.subsampler_kernel, options.join)
         if not len(options.conv_dims) == len(options.conv_kernels) == len(options.conv_strides):
             raise ValueError("student.conv_dims, conv_kernels and conv_strides must have the same length")
         sizes = zip(options.conv_dims, options.conv_kernels, options.conv_strides, strict=True)

@@ -25,6 +25,7 @@ from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Recipe, load_recipe
 from sottovoce.train.record import card, gather
 from sottovoce.train.run import RESULT, Run, check_folder
+from sottovoce.train.scores import kept_heads
 from sottovoce.train.sequence import first_student, run_stages
 from sottovoce.train.targets import open_teachers
 from sottovoce.train.track import duration
@@ -214,6 +215,9 @@ def _write(run: Run, work: Work, record: dict[str, Any]) -> list[str]:
     learner = Learner(work.encoder, recipe.objectives, run.teachers, recipe.masking, host=recipe.host)
     learner.recall(work.objectives)
     projections, layers = learner.projections()
+    scores = kept_heads(run, work)
+    if scores is not None:
+        record["scores"] = {label: list(shape.names) for label, shape in scores.shapes.items()}
     host = put_back(run, work, learner)
     if host is not None:
         from sottovoce.hosts.save import files_of
@@ -230,6 +234,7 @@ def _write(run: Run, work: Work, record: dict[str, Any]) -> list[str]:
         join=learner.join,
         teacher=recipe.teacher,
         card=card(run, record),
+        scores=scores,
     )
 
 

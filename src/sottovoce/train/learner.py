@@ -322,10 +322,11 @@ class Learner(nn.Module):
         return tensors
 
     def recall(self, trained: Mapping[str, Tensor]) -> None:
-        """Loads the tensors of earlier stages that this learner has, too. The way into the host goes on from where it was, whether or not
-        it was then shared with an objective."""
+        """Loads the tensors of earlier stages, or of the student that the run starts from, that this learner has, too, in the same shape.
+        The way into the host goes on from where it was, whether or not it was then shared with an objective."""
         own = self.state_dict()
-        self.load_state_dict({**own, **{key: value for key, value in trained.items() if key in own}})
+        known = {key: value for key, value in trained.items() if key in own and own[key].shape == value.shape}
+        self.load_state_dict({**own, **known})
         if self.hosted is not None and f"{BRIDGE}.weight" in trained:
             self.hosted.projection.load_state_dict({name: trained[f"{BRIDGE}.{name}"] for name in ("weight", "bias")})
 

@@ -13,6 +13,7 @@ from sottovoce.encoder import Encoder
 from sottovoce.hub.pretrained import Pretrained
 from sottovoce.train.recipe import Recipe
 from sottovoce.train.run import Run
+from sottovoce.train.scores import inherited
 from sottovoce.train.stages.base import Stage
 from sottovoce.train.track import duration
 from sottovoce.train.work import Work
@@ -81,4 +82,4 @@ def initial_work(run: Run) -> Work:
     torch.manual_seed(run.recipe.seed)
     encoder = first_student(run.recipe, run.teachers.origin)
     run.world.share(encoder.to(run.world.device).state_dict().values())
-    return Work(encoder.cpu().requires_grad_(True))
+    return Work(encoder.cpu().requires_grad_(True), objectives=dict(inherited(run)))

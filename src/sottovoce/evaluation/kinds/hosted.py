@@ -11,8 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from sottovoce.data import Recording, Recordings, Skipped
-from sottovoce.data.recording import count_reasons
+from sottovoce.data import Recording, Recordings
 from sottovoce.evaluation.kinds.classification import field
 from sottovoce.evaluation.kinds.learned import Item, LabelledTask, Rows, Unusable, summary
 from sottovoce.evaluation.kinds.task import Outcome, Workbench
@@ -41,7 +40,7 @@ class HostTask(LabelledTask):
     does: what a host is asked for. column: of the reference. written: the language of the texts, "" for that of the speech.
     """
 
-    hosted = True
+    needs = "host"
     does: ClassVar[Literal["transcribe", "translate"]]
     column: ClassVar[str]
     written: ClassVar[str] = ""
@@ -69,22 +68,11 @@ class HostTask(LabelledTask):
 
     def check(self, recordings: Recordings) -> None:
         splits, skipped = self.items(self.arrange(recordings))
-        self._tested(splits, skipped)
-
-    def _tested(self, splits: dict[str, list[Item]], skipped: Sequence[Skipped]) -> list[Item]:
-        """The items to test on."""
-        tested = splits["test"] if any(splits[split] for split in ("train", "dev", "test")) else splits[""]
-        if not tested:
-            why = f" ({len(skipped)} skipped: {count_reasons(skipped)})" if skipped else ""
-            raise ValueError(
-                f"{self.name} finds no usable test recordings{why}; it reads {self.reads}, and a column 'split' where not all "
-                "recordings are to be used"
-            )
-        return tested
+        self.tested(splits, skipped)
 
     def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
         splits, skipped = self.items(self.arrange(recordings))
-        items = self._tested(splits, skipped)
+        items = self.tested(splits, skipped)
         host, auto = subject.host, self.config.decoding.language == AUTO
         languages = ["" if auto else item.target.language for item in items]
         for language in sorted(set(languages)):

@@ -61,6 +61,10 @@ class LabelledTask(Task):
         """The value of each metric over the items of `rows`, (N, K)."""
         raise TypeError(f"{type(self).__name__} must define scores")
 
+    def value(self, rows: Rows, number: int) -> float:
+        """The value of one metric. A subclass may leave out the work for the others."""
+        return self.scores(rows)[number]
+
     def arrange(self, recordings: Recordings) -> Recordings:
         """The recordings after changes that the task needs, e.g. other splits or added fields."""
         return recordings
@@ -86,6 +90,17 @@ class LabelledTask(Task):
             splits[split] += [Item(piece, target, group) for piece in self.pieces(recording, split)]
         return splits, skipped
 
+    def tested(self, splits: dict[str, list[Item]], skipped: Sequence[Skipped]) -> list[Item]:
+        """The items that a task without training tests on: the test split, or all of data without splits. ValueError if there are none."""
+        chosen = splits["test"] if any(splits[split] for split in SPLITS) else splits[""]
+        if not chosen:
+            why = f" ({len(skipped)} skipped: {count_reasons(skipped)})" if skipped else ""
+            raise ValueError(
+                f"{self.name} finds no usable test recordings{why}; it reads {self.reads}, and a column 'split' where not all "
+                "recordings are to be used"
+            )
+        return chosen
+
     def drawn(self, groups: Sequence[str]) -> Sequence[str] | Sequence[tuple[str, ...]]:
         """The groups that the bootstrap draws, from the group of each test item; see `interval`."""
         return groups
@@ -99,7 +114,7 @@ class LabelledTask(Task):
 
             def mean(sample: Rows, i: int = i) -> float:
                 parts = [sample[:, seed * width : (seed + 1) * width] for seed in range(seeds)]
-                return float(np.mean([self.scores(part)[i] for part in parts]))
+                return float(np.mean([self.value(part, i) for part in parts]))
 
             low, high = interval(flat, mean, self.drawn(groups))
             measures.append(Measure(metric, float(np.mean(per_seed)), low, high, per_seed, len(flat)))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sottovoce.data import Recordings, Skipped
 from sottovoce.evaluation.features.store import FeatureStore
-from sottovoce.evaluation.subjects.subject import Subject
+from sottovoce.evaluation.subjects.subject import Ability, Subject
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ class Task:
     version: raise it when scores change so that old and new ones must not be compared. Records of another version are measured again.
     The Config's defaults are the benchmark's values. reads: the fields that it needs, as text for messages.
     compares: whether it measures against `Workbench.reference`; the reference itself is then not measured.
-    hosted: whether it measures the whole model (`Subject.host`), decoder or head included, and not its encoder alone.
+    needs: what a model must have: "features"; "host", the whole model, decoder or head included (`Subject.host`); "scores" of whole
+    recordings (`Subject.rater`).
     held_out: whether it has a method ``run(student, teacher, batches)`` that needs no labels and returns plain data. The stage `evaluate`
     runs it on the run's held-out recordings if no data is given.
     timed: whether it needs the durations of all recordings; missing ones are then read from the files' headers first.
@@ -129,7 +130,7 @@ class Task:
     version: ClassVar[int] = 1
     reads: ClassVar[str] = ""
     compares: ClassVar[bool] = False
-    hosted: ClassVar[bool] = False
+    needs: ClassVar[Ability] = "features"
     held_out: ClassVar[bool] = False
     timed: ClassVar[bool] = True
     Config: ClassVar[type]
@@ -153,6 +154,11 @@ class Task:
     def measure(self, subject: Subject, recordings: Recordings, bench: Workbench) -> Outcome:
         """Scores `subject` on `recordings`. ValueError when they lack what the task reads."""
         raise TypeError(f"{type(self).__name__} must define measure")
+
+    @staticmethod
+    def lines(record: Mapping[str, Any], folder: Path) -> list[str]:
+        """Further lines for people on a result. folder: of the results. By default none."""
+        return []
 
     def settings(self) -> dict[str, Any]:
         """The configuration as plain data."""

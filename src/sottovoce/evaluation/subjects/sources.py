@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from sottovoce.core.registry import TEACHER_KINDS
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.files import printable
 from sottovoce.encoder import Encoder
 from sottovoce.evaluation.subjects.controls import CONTROLS, open_control
 from sottovoce.evaluation.subjects.fingerprints import fingerprint
 from sottovoce.evaluation.subjects.onnx_file import open_onnx
+from sottovoce.evaluation.subjects.rater import NoFeatures
 from sottovoce.evaluation.subjects.subject import Role, Subject
 from sottovoce.hub.pretrained import Pretrained, load_pretrained
 from sottovoce.pruning import encoder_cost, total
@@ -25,10 +28,9 @@ RECORD = Path("run") / "result.json"  # written by our runs
 
 
 def open_subject(source: str, name: str | None = None) -> Subject:
-    """The model at `source`: whatever `load_pretrained` takes, an exported ``.onnx`` file, a control (``log-mel``, ``fbank``), or
-    ``untrained:SOURCE`` (``untrained:SOURCE#2``: of seed 2), the same shape with random weights. ValueError as `load_pretrained` has it."""
-    if source.endswith(".onnx"):
-        return open_onnx(source, name)
+    """The model at `source`: whatever `load_pretrained` takes, an exported ``.onnx`` file, a control (``log-mel``, ``fbank``), a quality
+    model (``distillmos``, or ``distillmos:FILE`` with its weights), or ``untrained:SOURCE`` (``untrained:SOURCE#2``: of seed 2), the same
+    shape with random weights. ValueError as `load_pretrained` has it."""
     if source in CONTROLS:
         return open_control(source, name)
     if source.startswith(UNTRAINED):
@@ -42,6 +44,22 @@ def open_subject(source: str, name: str | None = None) -> Subject:
             encoder = Encoder(loaded.shape).reset_parameters().eval()
         subject = subject_of(replace(loaded, encoder=encoder), name or default_name, "control")
         return replace(subject, origin={"recipe": "untrained", "seed": int(seed or 1), "teacher": _short(of)})
+    if (judge := judge_of(source)) is not None:
+        return Subject(
+            name or judge.name,
+            "teacher",
+            NoFeatures(),
+            False,
+            0,
+            0,
+            0.0,
+            judge.fingerprint(),
+            judge.name,
+            judge.params,
+            judge=judge,
+        )
+    if source.endswith(".onnx"):
+        return open_onnx(source, name)
     loaded = load_pretrained(source)
     origin = origin_of(Path(source)) if Path(source).is_dir() else None
     role: Role = "student" if origin is not None and origin["teacher"] else "teacher"
@@ -64,7 +82,18 @@ def subject_of(loaded: Pretrained, name: str, role: Role) -> Subject:
         family=loaded.family,
         params=float(sum(p.numel() for p in encoder.parameters())) if cost is None else float(cost.params),
         macs_per_s=None if cost is None else float(cost.macs),
+        scores=loaded.scores,
     )
+
+
+def judge_of(source: str) -> Any:
+    """The quality model (a teacher of a kind that gives scores) that `source` names, with a file of its weights behind a colon if they are
+    not those of the kind's package; ``None`` if it names none. ValueError if the weights are not there."""
+    kind, _, file = source.partition(":")
+    if not re.fullmatch(r"[a-z_]+", kind) or Path(source).exists() or kind not in TEACHER_KINDS.names():
+        return None
+    cls = TEACHER_KINDS.get(kind)
+    return cls.alone(**({"source": file} if file else {})) if cls.scores else None
 
 
 @torch.inference_mode()

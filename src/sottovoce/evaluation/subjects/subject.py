@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from sottovoce.core.types import Batch, Features
 from sottovoce.encoder import normalize
+from sottovoce.encoder.score_head import ScoreHeads
 from sottovoce.evaluation.subjects.fingerprints import fingerprint
+from sottovoce.evaluation.subjects.rater import HeadRater, JudgeRater, Rater
 from sottovoce.hosts.base import Host
 from sottovoce.hosts.load import load_host
 from sottovoce.inference.packed import fastest
 
 Role = Literal["student", "teacher", "control"]
+Ability = Literal["features", "host", "scores"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +30,8 @@ class Subject:
 
     name: in results. role: in comparisons. normalize: whether waves are normalised first. fingerprint: hash of all that its output depends
     on. params, macs_per_s: ``None`` if unknown. origin: for our own students, the run that made it. source: where it was opened from, if a
-    whole model (a host) may be there.
+    whole model (a host) may be there. scores: a student's heads that score recordings. judge: of a quality model, which has no features,
+    the teacher that it is.
     """
 
     name: str
@@ -43,6 +47,8 @@ class Subject:
     macs_per_s: float | None = None
     origin: dict[str, Any] | None = None
     source: str = ""
+    scores: ScoreHeads | None = None
+    judge: Any = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def features(self, batch: Batch) -> Features:
@@ -75,6 +81,27 @@ class Subject:
         settings.pop("transformers_version", None)
         parts = [fingerprint(part, self.normalize) for part in (host.encoder, host.bridge, host.rest)]
         return hashlib.sha256(json.dumps([*parts, settings], sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+    @cached_property
+    def rater(self) -> Rater:
+        """What scores recordings. ValueError for a model without a score head."""
+        if self.judge is not None:
+            return JudgeRater(self.judge)
+        if self.scores is None:
+            raise ValueError(
+                f"{self.name} has no head that scores recordings; name a student of the recipe 'quality', or a quality model such as "
+                "distillmos"
+            )
+        return HeadRater(self.encoder, self.frozen.encoder, self.scores.to(self.device), self.normalize, self.device)
+
+    def check(self, ability: Ability) -> None:
+        """ValueError for a model that cannot do what a task needs: give features, speak as a whole, or score recordings."""
+        if ability == "scores":
+            _ = self.rater
+        elif self.judge is not None:
+            raise ValueError(f"{self.name} scores recordings and has no features; measure it by the task quality-score")
+        elif ability == "host":
+            _ = self.host
 
     @torch.inference_mode()
     def states(self, batch: Batch) -> tuple[Tensor, Tensor]:

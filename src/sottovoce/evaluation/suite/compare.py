@@ -24,7 +24,7 @@ from sottovoce.evaluation.subjects.subject import Subject
 from sottovoce.evaluation.suite.config import Suite, SuiteEntry
 from sottovoce.evaluation.suite.mistakes import Mistakes
 from sottovoce.evaluation.suite.pairs import fingerprint, task_of
-from sottovoce.evaluation.suite.run import check_hosts, named, suite_of
+from sottovoce.evaluation.suite.run import check_abilities, named, suite_of
 
 SAMPLES, LEVEL = 2000, 0.95
 
@@ -66,7 +66,7 @@ def compare(
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     mistakes, opened = Mistakes(), dict[str, Recordings]()
     opened_models = {source: subject.to(where) for source, subject in named([one, other], mistakes).items()}
-    check_hosts(opened_models, suite, mistakes)
+    check_abilities(opened_models, suite, mistakes)
     subjects = list(opened_models.values())
     for name, entry in suite.tasks.items():
         with mistakes.of(name):
@@ -131,7 +131,7 @@ def _task(subjects: Sequence[Subject], entry: SuiteEntry, recordings: Recordings
     flat, width = np.concatenate([*ones.rows, *others.rows], axis=1), ones.rows[0].shape[1]
 
     def better(sample: Rows, number: int) -> float:
-        scores = [task.scores(part)[number] for part in np.split(sample, sample.shape[1] // width, axis=1)]
+        scores = [task.value(part, number) for part in np.split(sample, sample.shape[1] // width, axis=1)]
         seeds = len(ones.rows)  # fewer if a seed was left out
         return task.metrics[number].sign * float(np.mean(scores[:seeds]) - np.mean(scores[seeds:]))
 

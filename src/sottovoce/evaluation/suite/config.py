@@ -159,12 +159,12 @@ def load_suite(
     return replace(suite, root=str(root if root is not None else path.parent / suite.root))
 
 
-def single(task: str, data: str | Path, overrides: Sequence[str] = (), schedule: str | None = None) -> Suite:
-    """A suite of one task on one source; overrides set fields of the task. schedule: as in `load_suite`."""
+def single(task: str, data: Sequence[str | Path], overrides: Sequence[str] = (), schedule: str | None = None) -> Suite:
+    """A suite of one task on these sources; overrides set fields of the task. schedule: as in `load_suite`."""
     settings: dict[str, Any] = {"name": task}
     if overrides:
         settings = overlay(settings, override({}, overrides))
-    entry = {"task": settings, "data": [{"path": str(data)}]}
+    entry = {"task": settings, "data": [{"path": str(path)} for path in data]}
     return replace(build(Suite, with_schedule({"tasks": {task: entry}}, schedule)), root=".")
 
 

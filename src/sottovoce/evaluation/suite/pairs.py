@@ -70,8 +70,12 @@ def pair_of(subject: Subject, name: str, entry: SuiteEntry, data: str, bench: Wo
     }
     if kind.compares and bench.reference is not None:
         request["reference"] = bench.reference.fingerprint
-    if kind.hosted:
+    if kind.needs == "host":
         request["host"] = subject.host_fingerprint
+    if kind.needs == "scores":
+        request["rater"] = subject.rater.fingerprint
+        if bench.reference is not None and bench.reference is not subject:
+            request["reference"] = bench.reference.rater.fingerprint
     return Pair(subject, name, entry, request, out / ledger.RECORDS)
 
 
@@ -141,10 +145,9 @@ def _changed(pair: Pair, record: Mapping[str, Any]) -> list[str]:
         "data": record["data"]["fingerprint"],
         "seeds": record["seeds"],
     }
-    if "reference" in pair.request:
-        recorded["reference"] = record["details"]["reference"]["fingerprint"]
-    if "host" in pair.request:
-        recorded["host"] = record["details"]["host"]["fingerprint"]
+    for key in ("reference", "host", "rater"):
+        if key in pair.request:
+            recorded[key] = record["details"].get(key, {}).get("fingerprint")
     changed = [key for key, value in pair.request.items() if recorded[key] != value]
     return ["version", *changed] if changed and "version" not in changed and version != kind.version else changed
 

@@ -24,7 +24,7 @@ from sottovoce.data.recording import count_reasons, summary_of
 from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.kinds.task import Workbench
 from sottovoce.evaluation.subjects.sources import open_subject
-from sottovoce.evaluation.subjects.subject import Subject
+from sottovoce.evaluation.subjects.subject import Ability, Subject
 from sottovoce.evaluation.suite.audio import FILE as DIGESTS
 from sottovoce.evaluation.suite.audio import audio_digest
 from sottovoce.evaluation.suite.config import SUPERB, Suite, SuiteEntry, limited, load_suite, single
@@ -58,7 +58,7 @@ class Unmeasured(ValueError):
 def evaluate(
     models: Sequence[str],
     *,
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     tasks: Sequence[str] = ("all",),
     vs: Sequence[str] = (),
     out: str | Path = "results",
@@ -79,8 +79,8 @@ def evaluate(
     """Runs `tasks` on `models` and on `vs`, models to compare with; fidelity compares with the first of these.
 
     models, vs: folders, hub ids, ``demo``, ``log-mel``, ``fbank``, ``untrained:MODEL``. data: a task file (``.yaml``), the shipped
-    ``testbed``, or one source of recordings for a single task. The record of each pair is added to ``out/records.jsonl``. A pair with a
-    valid record is not measured again, except with `fresh`.
+    ``testbed``, or one or several sources of recordings for a single task. The record of each pair is added to ``out/records.jsonl``. A
+    pair with a valid record is not measured again, except with `fresh`.
     jobs: tasks to run at a time, each on one core. schedule: "superb" for the benchmark's number of updates, for probes whose entry sets
     none; by default linear heads are solved and others are trained by passes over the data (see `Training`). allow_commands: run
     commands and open addresses in Lhotse manifests. limit: the most recordings per split, for a quick look; its entries are called
@@ -91,6 +91,11 @@ def evaluate(
     have failed.
     """
     ledger.commit()
+    if not models:
+        raise ValueError(
+            "name a model to measure: a folder or a hub id; to score the quality of recordings, a student of the recipe 'quality', or "
+            "distillmos (pip install --no-deps distillmos==0.9.1)"
+        )
     if schedule not in (None, SUPERB):
         raise ValueError(f"there is no schedule '{schedule}'; leave it out, or give '{SUPERB}' for the benchmark's own")
     if limit is not None and limit < 1:
@@ -117,8 +122,10 @@ def evaluate(
             digests[name] = fingerprint(opened[name], task_of(entry).files())
     course.preparing("opening the models")
     subjects = {source: subject.to(where) for source, subject in named([*models, *vs], mistakes).items()}
-    hostless = check_hosts(subjects, suite, mistakes)
+    unable = check_abilities(subjects, suite, mistakes)
     reference = subjects.get(vs[0]) if vs else None
+    if reference is not None and any(reference.name == name for name, _ in unable):
+        reference = None  # a mistake, said below
     store = FeatureStore(None if cache is None else Path(cache), cache_gb)
     bench = Workbench(store, suite.seeds, where, reference, out=Path(out))
     audio = AudioDigests({name: recordings for name, recordings in opened.items() if name in digests}, store, course)
@@ -127,7 +134,7 @@ def evaluate(
         for subject in subjects.values()
         for name, digest in digests.items()
         if not (suite.tasks[name].task.cls.compares and subject is reference)
-        and not (suite.tasks[name].task.cls.hosted and subject.name in hostless)
+        and (subject.name, suite.tasks[name].task.cls.needs) not in unable
     ]
     results, todo, failures = _sort_pairs(pairs, fresh, audio, say)
     entries = {pair.name: pair.entry for pair in todo}
@@ -329,16 +336,19 @@ def named(sources: Sequence[str], mistakes: Mistakes) -> dict[str, Subject]:
     }
 
 
-def check_hosts(subjects: Mapping[str, Subject], suite: Suite, mistakes: Mistakes) -> set[str]:
-    """The names of the models that are no hosts, if a task needs hosts; each is also added to `mistakes`."""
-    hosted = [name for name, entry in suite.tasks.items() if entry.task.cls.hosted]
-    hostless = set()
-    for subject in subjects.values() if hosted else ():
-        with mistakes.of(", ".join(hosted)):
-            hostless.add(subject.name)
-            _ = subject.host
-            hostless.remove(subject.name)
-    return hostless
+def check_abilities(subjects: Mapping[str, Subject], suite: Suite, mistakes: Mistakes) -> set[tuple[str, Ability]]:
+    """The names of models that cannot do what tasks need, with what it is; each is also added to `mistakes`."""
+    tasks: dict[Ability, list[str]] = {}
+    for name, entry in suite.tasks.items():
+        tasks.setdefault(entry.task.cls.needs, []).append(name)
+    unable = set()
+    for ability, names in tasks.items():
+        for subject in subjects.values():
+            with mistakes.of(", ".join(names)):
+                unable.add((subject.name, ability))
+                subject.check(ability)
+                unable.remove((subject.name, ability))
+    return unable
 
 
 def line(result: TaskResult) -> str:
@@ -366,13 +376,22 @@ def _measured(name: str, measure: Mapping[str, Any]) -> str:
 
 
 def suite_of(
-    tasks: Sequence[str], data: str | Path, root: str | Path | None, overrides: Sequence[str], schedule: str | None = None
+    tasks: Sequence[str],
+    data: str | Path | Sequence[str | Path],
+    root: str | Path | None,
+    overrides: Sequence[str],
+    schedule: str | None = None,
 ) -> tuple[Suite, Path]:
     """The suite and the folder of its relative paths."""
-    text = str(data)
+    sources = [data] if isinstance(data, (str, Path)) else list(data)
+    if not sources:
+        raise ValueError("name recordings or a task file with --data")
+    text = str(sources[0])
     shipped = text in recipes.task_files() and not Path(text).exists()
     if text.endswith((".yaml", ".yml")) or shipped:
-        suite = load_suite(data, overrides, root, schedule).choose(tasks)
+        if len(sources) > 1:
+            raise ValueError(f"{text} names its own data; leave out {', '.join(map(str, sources[1:4]))}")
+        suite = load_suite(text, overrides, root, schedule).choose(tasks)
         base = Path(suite.root).expanduser()
         if root is None and shipped:
             raise ValueError(f"'{text}' needs its corpora; give their folder with --root FOLDER")
@@ -381,4 +400,4 @@ def suite_of(
         return suite, base
     if len(tasks) != 1 or tasks[0] == "all":
         raise ValueError("say which task the data is for, e.g. --task asr, or give a task file (.yaml) as --data")
-    return single(tasks[0], data, overrides, schedule), Path.cwd()
+    return single(tasks[0], sources, overrides, schedule), Path.cwd()

@@ -13,6 +13,7 @@ from sottovoce.core.registry import STAGES
 from sottovoce.data import Recordings
 from sottovoce.data.durations import present
 from sottovoce.encoder import Encoder
+from sottovoce.encoder.score_head import ScoreHeads
 from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.kinds.task import Workbench
 from sottovoce.evaluation.subjects.sources import open_subject, subject_of
@@ -34,6 +35,7 @@ from sottovoce.evaluation.suite.run import with_durations
 from sottovoce.hub.pretrained import Pretrained
 from sottovoce.reporting.collect import EVALUATION
 from sottovoce.train.run import Run
+from sottovoce.train.scores import kept_heads
 from sottovoce.train.stages.base import Stage
 from sottovoce.train.targets import Teachers
 from sottovoce.train.teachers import prepared
@@ -104,7 +106,7 @@ class Evaluate(Stage):
         results: dict[str, Any] = {"cost": cost_of(work.encoder)}
         results |= self._on_held_out(run, work.encoder)
         if self._with_data() and run.world.main:
-            results |= self._on_own_data(run, work.encoder)
+            results |= self._on_own_data(run, work.encoder, kept_heads(run, work))
         work.encoder.cpu()
         return work, results
 
@@ -125,10 +127,10 @@ class Evaluate(Stage):
             results[label] = task.run(encoder, teacher.encoder, batches)
         return results
 
-    def _on_own_data(self, run: Run, encoder: Encoder) -> dict[str, Any]:
+    def _on_own_data(self, run: Run, encoder: Encoder, scores: ScoreHeads | None) -> dict[str, Any]:
         """Measures the tasks with data. Each adds a record to ``evaluation/`` in the run's folder, as `sottovoce evaluate` would."""
         device, store = run.world.device, FeatureStore()
-        model = Pretrained(encoder.eval(), encoder.config, "sottovoce", run.teachers.normalize, str(run.out))
+        model = Pretrained(encoder.eval(), encoder.config, "sottovoce", run.teachers.normalize, str(run.out), scores=scores)
         student = subject_of(model, run.out.name, "student" if self.recipe.teacher else "teacher").to(device)
         compares = any(choice.task.cls.compares for choice in self._with_data().values())
         # opened again, because the run's teacher may be in half precision

@@ -34,12 +34,14 @@ class Teacher:
 
     A subclass is one file: ``@TEACHER_KINDS.register("name")``, a nested frozen ``Config`` that extends this one, and `answer`.
     answers: "frames" if it gives `Features` (a vector per frame), "utterance" if `Vectors` (one per recording). pretrained: its speech
-    encoder, from which students can start; ``None`` without one.
+    encoder, from which students can start; ``None`` without one. scores: the names of its numbers, of a teacher whose answer is one or
+    several scores of a recording; () for others.
     """
 
     name: ClassVar[str]
     answers: ClassVar[Literal["frames", "utterance"]] = "frames"
     pretrained: Pretrained | None = None
+    scores: tuple[str, ...] = ()
 
     @dataclass(frozen=True)
     class Config:
@@ -51,6 +53,16 @@ class Teacher:
 
     def __init__(self, config: Any, settings: TeacherSettings) -> None:
         self.config, self.settings = config, settings
+
+    @classmethod
+    def alone(cls, **fields: Any) -> Teacher:
+        """The model outside of a run, on the CPU. fields: of its ``Config``."""
+        return cls(cls.Config(**fields), TeacherSettings(torch.device("cpu")))
+
+    @property
+    def params(self) -> int | None:
+        """Number of its parameters; ``None`` if unknown."""
+        return None
 
     @property
     def precision(self) -> str:

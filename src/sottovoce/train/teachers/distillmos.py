@@ -40,6 +40,7 @@ class DistillMos(Judge):
     package = "distillmos==0.9.1"
     file = "weights/distill_mos_v7.pt"
     licence = "MIT"
+    scores = ("quality",)
 
     @dataclass(frozen=True)
     class Config(Teacher.Config):
@@ -60,6 +61,10 @@ class DistillMos(Judge):
     @property
     def shape(self) -> EncoderShape:
         return EncoderShape(1, 0)
+
+    @property
+    def params(self) -> int:
+        return sum(weight.numel() for weight in self.network.parameters())
 
     def judge(self, waves: Tensor) -> Tensor:
         """(N, S) -> (N, 1)."""

@@ -37,6 +37,7 @@ class DnsMos(Judge):
     package = "speechmos==0.0.1.1"
     file = "dnsmos_models/sig_bak_ovr.onnx"
     licence = "MIT"
+    scores = ("voice", "background", "overall")
 
     @dataclass(frozen=True)
     class Config(Teacher.Config):
@@ -56,7 +57,9 @@ class DnsMos(Judge):
     def session(self) -> Any:
         runtime = optional("onnxruntime", "onnx", "a teacher of kind dnsmos")
         try:
-            return runtime.InferenceSession(str(self.path), providers=["CPUExecutionProvider"])
+            options = runtime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            return runtime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as problem:
             raise ValueError(f"{self.path} is no ONNX graph that ONNX Runtime opens: {problem}") from None
 
