@@ -28,6 +28,7 @@ CLIPS = ["stages.prune.clips=4"]
 LOW_RANK = ["stages.factorise.multiple=1", "stages.factorise.clips=4"]
 SPOKEN = ["data.text=speaker", "objectives.ctc.characters=s0123456789"]
 SYNERGY = [*SPOKEN, "objectives.masked_prediction.clusters=20", "objectives.masked_prediction.fit_frames=1000"]
+SUBNETS = ["pruning.space={dims: [16,32], depths: [2,3], heads: [2,4], ratios: [1.0,2.0]}"]
 HOSTED = ("host",)  # recipes for encoders with a head
 OWN = {
     "sotto": ["objectives.colld.layers=2"], "sotto-demo": ["objectives.colld.layers=2"],
@@ -47,6 +48,7 @@ OWN = {
     "ensemble-concatenated": ["teachers.all.others=[{teacher}]"],
     "full-layer-to-layer": [*RANDOM, "student.depth=3"], "interleaved-stacking": [*RANDOM, "student.depth=6"],
     "deep-narrow": [*RANDOM, "objectives.layer_to_layer.layers=[['1'],['2']]"], "shallow-wide": ["student.count=2"],
+    "lighthubert": SUBNETS, "lighthubert-base": SUBNETS, "lighthubert-subnet": [*SUBNETS, "stages.subnet.candidates=2"],
     "star": RANDOM, "teacher-fed": ["student.count=1", "objectives.layer_to_layer.layers=[['0','1/1']]"],
     "maskhubert": MASKED, "armhubert": MASKED, "armhubert-s": MASKED,
     "robustdistiller": ["objectives.denoising.hidden=8"], "distilxlsr": ["student.count=3"],

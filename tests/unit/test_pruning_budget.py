@@ -156,7 +156,7 @@ def test_gates_far_from_the_budget_are_a_warning(before: float, change: str) -> 
 def test_teacher_without_scales_is_the_reference() -> None:
     config = prepare_config(TWELVE, ("position",))
     plan = make_plan(config, ("position",))
-    assert Budget(BudgetConfig(keep=0.99), config, plan).reference == total(encoder_cost(TWELVE)).params
+    assert Budget(BudgetConfig(keep=0.99), config, plan).yardstick.reference == total(encoder_cost(TWELVE)).params
 
 
 def test_widths_are_named_like_groups() -> None:

@@ -63,7 +63,7 @@ def test_the_budget_still_counts_from_the_teacher(gated: GatedEncoder) -> None:
     smaller = shrink(gated, kept)
     after = budget.of(smaller.encoder.config, smaller.plan)
     assert float(after.sparsity(smaller.gates).detach()) == pytest.approx(float(budget.sparsity(gated.gates).detach()), abs=1e-3)
-    assert after.reference == budget.reference
+    assert after.yardstick.reference == budget.yardstick.reference
 
 
 def test_nothing_is_cut_that_the_budget_needs(gated: GatedEncoder) -> None:

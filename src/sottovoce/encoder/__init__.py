@@ -15,7 +15,7 @@ from sottovoce.encoder.config import (
     ProjectionConfig,
     RelativeConfig,
 )
-from sottovoce.encoder.encoder import Encoder
+from sottovoce.encoder.encoder import Encoder, shapes
 from sottovoce.encoder.frontend import normalize
 
 __all__ = [
@@ -34,4 +34,5 @@ __all__ = [
     "ProjectionConfig",
     "RelativeConfig",
     "normalize",
+    "shapes",
 ]

@@ -176,3 +176,9 @@ class Encoder(nn.Module):
         bound = 1 / math.sqrt(self.frontend.projection.weight[0].numel())
         nn.init.uniform_(self.frontend.projection.weight, -bound, bound)
         return self
+
+
+def shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the encoder, without making them."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in Encoder(config).state_dict().items()}

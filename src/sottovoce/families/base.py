@@ -20,12 +20,12 @@ from sottovoce.encoder import (
     ConvolutionConfig,
     DistanceConfig,
     DropoutConfig,
-    Encoder,
     EncoderConfig,
     FrontendConfig,
     LayerConfig,
     PositionConfig,
     RelativeConfig,
+    shapes,
 )
 from sottovoce.encoder.modules import ACTIVATIONS
 
@@ -475,12 +475,6 @@ def _common_prefix(missing: Sequence[str], others: Iterable[str]) -> str | None:
         if prefix and prefix != name and all(prefix + other in others for other in missing):
             return prefix
     return None
-
-
-def shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the encoder, without making them."""
-    with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in Encoder(config).state_dict().items()}
 
 
 # Weight norm over dim 2, one length per kernel position: weight = g v / |v|. torch has spelt the two tensors in two ways.

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sottovoce.core.registry import FAMILIES
-from sottovoce.encoder import EncoderConfig
+from sottovoce.encoder import EncoderConfig, shapes
 from sottovoce.encoder.score_head import ScoreHeads
-from sottovoce.families.base import Family, shapes
+from sottovoce.families.base import Family
 from sottovoce.families.student_config import (
     ENCODER,
     HEAD_KEYS,

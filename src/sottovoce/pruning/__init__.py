@@ -21,6 +21,7 @@ from sottovoce.pruning.latency import LatencyModel, load_latency
 from sottovoce.pruning.parts import encoder_parts
 from sottovoce.pruning.plan import PruningPlan, make_plan, prepare, prepare_config, unprepared_config
 from sottovoce.pruning.shrinking import combine_cuts, gate_values, shrink, shrink_tensors, units_to_keep
+from sottovoce.pruning.subnet import Space
 from sottovoce.pruning.unit import Group, PartCost, Slice, UnitKind, Workload, full_widths, kinds
 
 
@@ -36,6 +37,7 @@ class PruningConfig:
     moved least (Interspeech 2026-1766, see `Gates.weigh`).
     live: after the ramp, every `live` updates, cuts the units whose probability of being open is below `live_below`, with their optimiser
     state, so that later updates are faster; 0 (the paper): cuts only at the end.
+    space: the sizes of subnets, for stages of kind ``supernet`` and ``subnet``.
     """
 
     units: tuple[str, ...] = ("conv", "head", "ffn")
@@ -48,6 +50,7 @@ class PruningConfig:
     moved_since: str = ""
     live: int = 0
     live_below: float = 1e-3
+    space: Space = field(default_factory=Space)
 
     def __post_init__(self) -> None:
         if self.live < 0 or not 0 < self.live_below < 0.5:

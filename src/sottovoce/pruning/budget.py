@@ -50,6 +50,35 @@ class BudgetConfig:
             raise ValueError(f"keep must be a share of the teacher, above 0 and at most 1; got {self.keep}")
 
 
+class Yardstick:
+    """What a budget counts: costs of encoders as shares of the cost of `reference`.
+
+    window: of the encoders to be measured. All hear clips of the same length: what a student saves by not padding to its teacher's window
+    is beside the budget. ValueError if there is no latency file.
+    """
+
+    def __init__(self, config: BudgetConfig, reference: EncoderConfig, window: int) -> None:
+        self.config = config
+        self.latency = load_latency(config.machine) if config.unit == "latency" else None
+        self.reference = self.cost(dataclasses.replace(reference, window=window))
+
+    @property
+    def unit(self) -> str:
+        """The counted quantity, for messages."""
+        machine = "" if self.latency is None else f" (predicted for {self.latency.where})"
+        return UNITS[self.config.unit] + machine
+
+    def cost(self, encoder: EncoderConfig, widths: Mapping[str, Width] | None = None, merged: bool = False) -> Width:
+        if self.latency is not None:
+            return self.latency.total(encoder, widths, merged)
+        cost = total(encoder_cost(encoder, widths, self.config.seconds, merged))
+        return cost.params if self.config.unit == "params" else cost.macs
+
+    def share(self, encoder: EncoderConfig, widths: Mapping[str, Width] | None = None, merged: bool = False) -> Width:
+        """Relative cost of an encoder. widths: (expected) number of units by group, where they are not those of the shape."""
+        return self.cost(encoder, widths, merged) / self.reference
+
+
 class Budget:
     """The budget of an encoder that is pruned by `plan`.
 
@@ -62,11 +91,8 @@ class Budget:
         self, config: BudgetConfig, encoder: EncoderConfig, plan: PruningPlan, teacher: EncoderConfig | None = None
     ) -> None:
         self.config, self.encoder, self.plan = config, encoder, plan
-        self.latency = load_latency(config.machine) if config.unit == "latency" else None
         self.full = full_widths(teacher or encoder)
-        # both on clips of the same length: what a student saves by not padding to the teacher's window is beside the budget
-        reference = teacher or unprepared_config(encoder)
-        self.reference = self._cost(dataclasses.replace(reference, window=encoder.window))
+        self.yardstick = Yardstick(config, teacher or unprepared_config(encoder), encoder.window)
         lowest = self.lowest()
         if config.keep < lowest:
             names = ", ".join(dict.fromkeys(group.kind for group in plan))
@@ -91,8 +117,7 @@ class Budget:
     @property
     def unit(self) -> str:
         """The counted quantity, for messages."""
-        machine = "" if self.latency is None else f" (predicted for {self.latency.where})"
-        return UNITS[self.config.unit] + machine
+        return self.yardstick.unit
 
     def of(self, encoder: EncoderConfig, plan: PruningPlan) -> Budget:
         """The same budget with the same teacher, for an encoder that was cut during training."""
@@ -100,15 +125,9 @@ class Budget:
         budget.encoder, budget.plan = encoder, plan
         return budget
 
-    def _cost(self, encoder: EncoderConfig, widths: Mapping[str, Width] | None = None, merged: bool = False) -> Width:
-        if self.latency is not None:
-            return self.latency.total(encoder, widths, merged)
-        cost = total(encoder_cost(encoder, widths, self.config.seconds, merged))
-        return cost.params if self.config.unit == "params" else cost.macs
-
     def share(self, widths: Mapping[str, Width]) -> Width:
         """Cost relative to the teacher. widths: (expected) number of open units by group."""
-        return self._cost(self.encoder, widths) / self.reference
+        return self.yardstick.share(self.encoder, widths)
 
     def sparsity(self, gates: Gates) -> Tensor:
         """1 - E[cost] / cost of the teacher, a differentiable scalar."""
@@ -118,7 +137,7 @@ class Budget:
 
     def measure(self, counts: Mapping[str, int]) -> float:
         """Exact relative cost of a cut encoder, after `factors.merge`. counts: units by group."""
-        return float(self._cost(self.encoder, counts, merged=True) / self.reference)
+        return float(self.yardstick.share(self.encoder, counts, merged=True))
 
     def lowest(self) -> float:
         """The smallest reachable share."""

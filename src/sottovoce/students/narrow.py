@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sottovoce.core.registry import STUDENTS
 from sottovoce.encoder import Encoder, EncoderConfig
-from sottovoce.families.base import shapes
 from sottovoce.hub.pretrained import Pretrained
 from sottovoce.pruning import Group, cut, full_widths, kinds, make_plan, named_tensors
+from sottovoce.pruning.dims import Dims
 from sottovoce.pruning.plan import rebuild
 from sottovoce.students.base import Joining, Student, own_encoder
 from sottovoce.students.layers import chosen, take
@@ -102,21 +102,15 @@ def thinner(encoder: Encoder, dim: int) -> Encoder:
 
     Every channel group of the positional convolution keeps the same places, so that its structure stays.
     """
-    old, new = encoder.config, dataclasses.replace(encoder.config, dim=dim)
+    old, state = encoder.config, encoder.state_dict()
     if dim == old.dim:
         return encoder
-    before, after, state = shapes(old), shapes(new), encoder.state_dict()
-    changed = {name: [i for i, (x, y) in enumerate(zip(before[name], after[name], strict=True)) if x != y] for name in before}
-    groups = 1 if old.position is None else old.position.groups
+    dims = Dims(old, dim)
     score = torch.zeros(old.dim)
-    for name, axes in changed.items():
+    for name, axes in dims.axes.items():
         for axis in axes:
             if state[name].dim() > 1 and state[name].shape[axis] == old.dim:
                 norms = state[name].float().movedim(axis, 0).reshape(old.dim, -1).norm(dim=1)
                 score += norms / norms.sum()
-    inner = score.view(groups, -1).sum(0).topk(dim // groups).indices.sort().values  # within a group
-    outer = (torch.arange(groups)[:, None] * (old.dim // groups) + inner).flatten()
-    for name, axes in changed.items():
-        for axis in axes:
-            state[name] = state[name].index_select(axis, outer if state[name].shape[axis] == old.dim else inner)
-    return rebuild(encoder, new, state)
+    places = score.view(dims.groups, -1).sum(0).topk(dim // dims.groups).indices.sort().values
+    return rebuild(encoder, dims.config, {**state, **dims.select(state, places)})

@@ -63,6 +63,14 @@ def former(name: str, layers: Sequence[int]) -> str:
     return f"layers.{layers[int(number)]}.{rest}"
 
 
+def narrowed(tensor: Tensor, like: Tensor, dims: Tensor) -> Tensor:
+    """`tensor` with `dims` alone of each axis that is longer than that of `like`."""
+    for axis, (size, wanted) in enumerate(zip(tensor.shape, like.shape, strict=True)):
+        if size != wanted == len(dims):
+            tensor = tensor.index_select(axis, dims.to(tensor.device))
+    return tensor
+
+
 class Learner(nn.Module):
     """``learner(drawn, learner.targets(drawn))`` returns a `Loss` per objective, by label. drawn: ``learner.listen(learner.draw(batch))``.
 
@@ -171,22 +179,26 @@ class Learner(nn.Module):
         """The trained map through which the main teacher's host reads the student's last layer; ``None`` if nothing trained one."""
         return self._last_map(len(self.encoder.config.layers)) if self.hosted is None else self.hosted.projection
 
-    def put(self, encoder: Encoder, layers: Sequence[int]) -> dict[str, str]:
-        """Puts an encoder of another depth, of the same width, in the student's place. Objectives are built again for it and keep what they
-        have learned, tensor by tensor in their order. Returns new name -> old name of all that is trained.
+    def put(self, encoder: Encoder, layers: Sequence[int], dims: Tensor | None = None) -> dict[str, str]:
+        """Puts an encoder of another depth or width in the student's place. Objectives are built again for it and keep what they have
+        learned, tensor by tensor in their order. Returns new name -> old name of all that is trained.
 
-        layers: the number, from 0, of the former layer that each of its layers comes from. ValueError if an objective has another number
-        of tensors at this depth, as with a map for each layer.
+        layers: the number, from 0, of the former layer that each of its layers comes from. dims: the dimensions that it has of the former
+        width; ``None``: all. ValueError if an objective has another number of tensors at this depth, as with a map for each layer.
         """
         old = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("student.")}
         self.student, self.hosted, shape = encoder, None, shape_of(encoder)
         self.objectives = nn.ModuleDict({label: self._build(label, part, shape) for label, part in self.choices.items()})
         self.needs = {label: objective.needs() for label, objective in self._objectives()}
         self.hosted = self._host(shape, self.host_choice.train)
+        if self.mask_vector is not None:
+            self.mask_vector = nn.Parameter(torch.empty(shape.dim))
         if self.fed:
             self.feed()
         self.to(self._device).train(self.training)
         new = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("student.")}
+        if len(old) == len(new) and dims is not None:
+            old = {name: narrowed(tensor, like, dims) for (name, tensor), like in zip(old.items(), new.values(), strict=True)}
         if [tensor.shape for tensor in old.values()] != [tensor.shape for tensor in new.values()]:
             raise ValueError(
                 "objectives have other maps in a student of another depth; name layers by shares of the depth, such as 1/3, not one by one"

@@ -88,7 +88,10 @@ class Prune(Train):
         for group in work.budget.plan:
             sizes[group.kind] += group.size
         config = work.budget.config
-        target = {UNITS[config.unit]: float(work.budget.reference) * config.keep, "smallest_share": work.budget.lowest()}
+        target = {
+            UNITS[config.unit]: float(work.budget.yardstick.reference) * config.keep,
+            "smallest_share": work.budget.lowest(),
+        }
         return {"plan": dict(sizes), "student": target}
 
     def phase(self, run: Run, learner: Learner, work: Work) -> Phase:
