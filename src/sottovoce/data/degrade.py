@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sottovoce.core.config import plain
+from sottovoce.core.ledger import portable
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.augment import colours, equalize
 from sottovoce.data.corrupt import add_noise, as_loud, reverberate
@@ -79,6 +81,7 @@ def degrade(recordings: Recordings, how: Degrade | Chain) -> Recordings:
     degraded = Recordings(skipped=recordings.skipped, trials=recordings.trials)
     for item in recordings:
         before = f"{item.fields['heard']}; " if "heard" in item.fields else ""
-        fields = {**item.fields, "heard": f"{before}{how}, {AUDIO_VERSION}"}
+        told = how if isinstance(how, Degrade) else portable(plain(how.steps))  # without private folders
+        fields = {**item.fields, "heard": f"{before}{told}, {AUDIO_VERSION}"}
         degraded.append(replace(item, start=0.0, channel=None, fields=fields, loader=Degraded(item, how)))
     return degraded
