@@ -16,8 +16,8 @@ from sottovoce.evaluation.suite.run import evaluate
 FOLDER = Path(__file__).parent
 ENGLISH = ("librispeech", "librispeech-plain")
 CELLS = [
-    ("moonshine-tiny", ENGLISH),
-    ("whisper-tiny.en", ENGLISH),
+    ("moonshine-tiny", (*ENGLISH, "speechocean")),
+    ("whisper-tiny.en", (*ENGLISH, "speechocean")),
     ("whisper-base", (*ENGLISH, "fillets", "fillets-translated", "tuxpaint", "tuxpaint-translated")),
 ]
 

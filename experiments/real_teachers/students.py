@@ -22,6 +22,7 @@ TABLE = Table(
     Path(__file__).parent,
     {
         "minitron": Method("minitron", shares=SHARES),
+        "minitron-fed": Method("minitron-fed", shares=SHARES),
         "dphubert": Method("dphubert", shares=SHARES),
         "liteasr": Method("liteasr", trains=False, shares=SHARES),
         "liteasr-repaired": Method("liteasr-repaired", shares=SHARES),
