@@ -49,10 +49,14 @@ def compress(
     out: Out,
     overrides: Overrides = None,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="A shipped recipe (see 'sottovoce list recipes') or a YAML file.")
+        str,
+        typer.Option(
+            "--recipe", help="A shipped recipe (see 'sottovoce list recipes'), a YAML file, or 'auto', which picks one."
+        ),
     ] = "dphubert",
     budget: Annotated[Unit | None, typer.Option("--budget", help="What the budget counts; the recipe's by default.")] = None,
     keep: Annotated[float | None, typer.Option("--keep", help="The share to keep, e.g. 0.25; the recipe's by default.")] = None,
+    hours: Annotated[float | None, typer.Option("--hours", help="Hours of computing that there are, for --recipe auto.")] = None,
     steps: Steps = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -77,6 +81,8 @@ def compress(
 
         sottovoce compress facebook/hubert-base-ls960 --budget macs --keep 0.25 --data /data/librispeech --out students/hubert
 
+        sottovoce compress openai/whisper-base --recipe auto --hours 8 --keep 0.5 --data /data/speech --out students/whisper
+
         sottovoce compress microsoft/wavlm-base-plus --data speech.jsonl --out students/wavlm stages.prune.accumulate=4
 
     The student loads by `sottovoce.load(out)` or `transformers.AutoModel.from_pretrained(out, trust_remote_code=True)`.
@@ -90,8 +96,12 @@ def compress(
     unit = None if budget is None else budget.value
     if dry_run:
         given = [*(overrides or ()), *allowing(allow_commands)]
-        made = api.resolve(recipe, given, steps, teacher=teacher, budget=unit, keep=keep, seed=seed)
-        plan = api.describe(made, data, out, fresh, Permissions(wants_long(schedule) or steps is not None, allow_larger))
+        made = api.resolve(
+            recipe, given, steps, teacher=teacher, budget=unit, keep=keep, seed=seed,
+            hours=hours, data=data, out=None if fresh else out, device=device,
+        )  # fmt: skip
+        long = wants_long(schedule) or steps is not None or bool(made.chosen.steps)
+        plan = api.describe(made, data, out, fresh, Permissions(long, allow_larger))
         if as_json:
             print_json(plan)
         elif not quiet:
@@ -106,6 +116,7 @@ def compress(
         out=out,
         budget=unit,
         keep=keep,
+        hours=hours,
         steps=steps,
         seed=seed,
         device=device,

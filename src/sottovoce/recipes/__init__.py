@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+AUTO = "auto"  # in place of a recipe: `sottovoce.train.auto` takes one
+AUTO_SUMMARY = "Takes one of these recipes, by the teacher and the hours that there are (--hours), and says why."
 
 
 def recipes() -> list[str]:

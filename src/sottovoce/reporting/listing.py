@@ -51,7 +51,7 @@ def entries(kind: str) -> list[tuple[str, str]]:
     if not kind:
         return list(KINDS.items())
     if kind == "recipes":
-        return [(name, recipes.summary(name)) for name in recipes.recipes()]
+        return [(recipes.AUTO, recipes.AUTO_SUMMARY), *((name, recipes.summary(name)) for name in recipes.recipes())]
     registry = REGISTRIES[kind]
     listed = [(name, registry.summary(name).replace("`", "")) for name in registry.names()]
     if kind == "teachers":

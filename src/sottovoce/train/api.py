@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sottovoce import recipes
 from sottovoce.core import ledger
 from sottovoce.core.config import ConfigError, plain
 from sottovoce.data import open_data
@@ -18,6 +19,7 @@ from sottovoce.hub.pretrained import refuse_overlap, save_pretrained
 from sottovoce.hub.student import save_student
 from sottovoce.timing.latency import latency
 from sottovoce.train import needs
+from sottovoce.train.auto import choose
 from sottovoce.train.checks import Permissions
 from sottovoce.train.dist import World, connect
 from sottovoce.train.keeping import about_host, announcement, put_back
@@ -28,7 +30,7 @@ from sottovoce.train.run import RESULT, Run, check_folder
 from sottovoce.train.scores import kept_heads
 from sottovoce.train.sequence import first_student, run_stages
 from sottovoce.train.targets import open_teachers
-from sottovoce.train.track import duration
+from sottovoce.train.track import duration, say
 from sottovoce.train.work import Work, cost_of
 
 
@@ -86,6 +88,7 @@ def compress(
     out: str | Path,
     budget: str | None = None,
     keep: float | None = None,
+    hours: float | None = None,
     steps: int | None = None,
     seed: int | None = None,
     device: str = "auto",
@@ -97,12 +100,17 @@ def compress(
     """Trains a small student of `teacher` and writes it to `out`. The same call again resumes the run; a finished run is not repeated.
 
     teacher: hub id, folder in Hugging Face format, an earlier student, or ``demo``. data: see docs/data.md. budget, keep: what is
-    counted (``params``, ``macs`` or ``latency``) and the share that stays. steps: scales the whole schedule. long: train by the recipe's
+    counted (``params``, ``macs`` or ``latency``) and the share that stays. hours: of computing that there are, for the recipe ``auto``.
+    steps: scales the whole schedule. long: train by the recipe's
     schedule even if it passes more than 100 times over the data. larger: allow a student that costs more than its teacher. overrides:
     ``key=value``. Raises ValueError for anything the caller can mend, `Stopped` when asked to stop.
     """
-    resolved = resolve(recipe, overrides, steps, teacher=str(teacher), budget=budget, keep=keep, seed=seed)
-    return run_recipe(resolved, str(data), Path(out), device, fresh, Permissions(long or steps is not None, larger))
+    resolved = resolve(
+        recipe, overrides, steps, teacher=str(teacher), budget=budget, keep=keep, seed=seed,
+        hours=hours, data=str(data), out=None if fresh else Path(out), device=device,
+    )  # fmt: skip
+    allowed = Permissions(long or steps is not None or bool(resolved.chosen.steps), larger)
+    return run_recipe(resolved, str(data), Path(out), device, fresh, allowed)
 
 
 def pretrain(
@@ -135,9 +143,24 @@ def resolve(
     budget: str | None = None,
     keep: float | None = None,
     seed: int | None = None,
+    hours: float | None = None,
+    data: str = "",
+    out: Path | None = None,
+    device: str = "auto",
 ) -> Recipe:
-    """The recipe with the command line's options filled in. ConfigError if a budget is given and the recipe does not prune."""
-    given = {"teacher": teacher or None, "pruning.budget.unit": budget, "pruning.budget.keep": keep, "seed": seed}
+    """The recipe with the command line's options filled in. ConfigError if a budget is given and the recipe does not prune.
+
+    hours, data, out, device: for the recipe ``auto``, see `auto.choose`; what it chooses is printed.
+    """
+    given: dict[str, Any] = {"teacher": teacher or None, "pruning.budget.unit": budget, "pruning.budget.keep": keep, "seed": seed}
+    if hours is not None and (str(recipe) != recipes.AUTO or steps is not None):
+        raise ConfigError("--hours is for --recipe auto, without --steps; other recipes take --steps")
+    if str(recipe) == recipes.AUTO:
+        choice = choose(teacher, data, hours, out, device, overrides)
+        say(f"auto {choice.chosen.why}")
+        recipe, overrides = choice.recipe, (*choice.overrides, *overrides)
+        steps = choice.steps if steps is None else steps
+        given |= {f"chosen.{key}": value for key, value in plain(choice.chosen).items()}
     resolved = load_recipe(recipe, overrides, steps, {key: value for key, value in given.items() if value is not None})
     if (budget is not None or keep is not None) and not any(stage.meets_budget for stage in resolved.build_stages()):
         raise ConfigError(f"--budget and --keep need a recipe that prunes and cuts; '{recipe}' does not")

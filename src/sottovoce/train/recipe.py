@@ -141,6 +141,19 @@ class StageChoice(Component):
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """How ``--recipe auto`` came to this recipe; empty if it did not.
+
+    hours: that were given. steps: updates in all; ``None``: the recipe's own. overrides: of the recipe. why: the reason, as it was printed.
+    """
+
+    hours: float | None = None
+    steps: int | None = None
+    overrides: tuple[str, ...] = ()
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that decides the result of a run. YAML overrides defaults; key=value overrides YAML. See docs/recipes.md."""
 
@@ -164,6 +177,7 @@ class Recipe:
     log_every: int = 20
     valid_every: int = 1000
     save_minutes: float = 5.0
+    chosen: Chosen = Chosen()
 
     def __post_init__(self) -> None:
         for label in self.stages:
