@@ -233,7 +233,9 @@ def _write(run: Run, work: Work, record: dict[str, Any]) -> list[str]:
     recipe = run.recipe
     if recipe.format != "sottovoce":
         if any(choice.cls.kept for choice in recipe.objectives.values()):
-            run.say(f"the score head is not kept, because a model in {recipe.format}'s format has none; leave format out to keep it")
+            run.say(
+                f"the score head is not kept, because a model in {recipe.format}'s format has none; leave format out to keep it"
+            )
         mask_vector = work.objectives.get("mask_vector")
         return save_pretrained(run.out, work.encoder, recipe.format, normalize=run.teachers.normalize, mask_vector=mask_vector)
     teacher = run.teachers.origin
