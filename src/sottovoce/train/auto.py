@@ -49,7 +49,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Rule:
+class RecipeRule:
     """recipe: what is taken where `fits`. why: the reason, for the user. measured: where; "" if it was not. overrides: of the recipe."""
 
     recipe: str
@@ -65,17 +65,17 @@ class Rule:
 
 
 RULES = (
-    Rule(
+    RecipeRule(
         "fithubert",
         lambda facts: not facts.copies,
         "the teacher runs inside transformers and cannot be cut, so the student starts from random weights",
     ),
-    Rule(
+    RecipeRule(
         "training-free",
         lambda facts: not facts.has(LITTLE),
         "there is no time to train, so units are scored and cut once, and least squares repairs what reads them",
     ),
-    Rule(
+    RecipeRule(
         "minitron",
         lambda facts: facts.host and not facts.has(HOSTED),
         "the teacher is a recogniser or classifier, so the student also learns what it says; in so little time, one that was cut once made "
@@ -83,24 +83,24 @@ RULES = (
         measured="experiments/real_teachers",  # one seed, equal minutes: 14.9 against 23.0 % WER; the latter learned layers alone
         overrides=("stages.prune.clips=100", "objectives.host_output.weight=1", "data.crop=none", "data.keep_targets=10GB"),
     ),
-    Rule(
+    RecipeRule(
         "minitron",
         lambda facts: not facts.has(ENOUGH),
         "there is too little time for gates to decide, so units are cut once and all of it goes into distillation",
         overrides=("stages.prune.clips=100",),  # 1,024 would take more time than there is
     ),
-    Rule(
+    RecipeRule(
         "host",
         lambda facts: facts.host,
         "the teacher is a recogniser or classifier, so the student also learns what it says",
     ),
-    Rule(
+    RecipeRule(
         "dphubert-demo",
         lambda facts: facts.teacher == "demo",
         "its schedule is made for the demo teacher, of which half of the compute can go without a visible loss",
         measured="experiments/testbed",
     ),
-    Rule(
+    RecipeRule(
         "dphubert",
         lambda facts: True,
         "a cut copy of the teacher was better than students of other designs at every size that we measured",
@@ -152,7 +152,7 @@ def choose(teacher: str, data: str, hours: float | None, out: Path | None, devic
     return Choice(rule.recipe, chosen.overrides, steps, chosen)
 
 
-def first(facts: Facts) -> Rule:
+def first(facts: Facts) -> RecipeRule:
     """The rule that is taken."""
     return next(rule for rule in RULES if rule.fits(facts))
 
