@@ -78,6 +78,12 @@ COMPARISONS: dict[str, dict[str, Pairs]] = {
            for part in ("no-contrast", "unmasked")},
         **{f"sotto against itself {what}, 10 % of the MACs": [("sotto-10", f"sotto-10-{part}")] for part, what in PARTS.items()},
     },
+    "real_teachers": {
+        "one cut against gates, half of the MACs": [("minitron-50", "dphubert-50")],
+        "one cut against a narrow student, half of the MACs": [("minitron-50", "plain-50")],
+        "with teacher-fed blocks against without, half of the MACs": [("minitron-fed-50", "minitron-50")],
+        "with the host's output against without, half of the MACs": [("minitron-host-50", "minitron-50")],
+    },
 }  # fmt: skip
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]  # task: model: seed: value, greater is better
 FOLDER = Path(__file__).parent

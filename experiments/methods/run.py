@@ -43,6 +43,8 @@ TABLE = Table(
         "robustdistiller": fixed("robustdistiller"),
         "deep-narrow": fixed("deep-narrow"),
         "full-layer-to-layer": fixed("full-layer-to-layer"),
+        "interleaved-stacking": fixed("interleaved-stacking"),
+        "teacher-fed": fixed("teacher-fed"),
         "effective-deep": fixed("effective-deep"),
         "star": fixed("star"),
         "maskhubert": fixed("maskhubert"),
