@@ -24,7 +24,7 @@ from tests.recipes.test_recipes import SMALL as FEW
 from tests.unit import test_recognisers as recognisers
 from tests.unit.test_export_hf import run
 from tests.unit.test_families import speech
-from tests.unit.test_hosts import EVEN, loaded, save, tiny
+from tests.unit.test_hosts import ADAPTED, EVEN, loaded, save, tiny
 
 VOCABULARY = {"<pad>": 0, "|": 1, "<unk>": 2, **{letter: i for i, letter in enumerate("abcdefghi", 3)}}
 TOKENS = torch.tensor([[1, 5, 9, 2, 0], [1, 3, 7, 8, 2], [1, 2, 0, 0, 0]])
@@ -32,6 +32,8 @@ CASES = {  # family or style, kind, changes of the config, whether the bridge is
     "ctc, folded": ("hubert", "ctc", {}, True),
     "ctc, behind a norm": ("wav2vec2", "ctc", {}, False),
     "ctc of w2v-bert": ("wav2vec2_bert", "ctc", {}, True),
+    "ctc of w2v-bert, adapter": ("wav2vec2_bert", "ctc", ADAPTED, False),
+    "ctc, adapter": ("wav2vec2", "ctc", ADAPTED, False),
     "classes": ("hubert", "sequence-classification", {}, True),
     "frames": ("unispeech_sat", "frame-classification", {}, True),
     "vectors": ("wav2vec2_conformer", "xvector", {}, False),
@@ -92,7 +94,7 @@ def given(case: str, wave: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         return {**made, "decoder_input_ids": TOKENS[:, :-1]}
     if kind == "moonshine":
         return {"input_values": wave, "attention_mask": mask, "decoder_input_ids": TOKENS[:, :-1]}
-    normal = case != "ctc of w2v-bert"
+    normal = CASES[case][0] != "wav2vec2_bert"
     return {"input_values": normalize(wave, sizes) if normal else wave, "attention_mask": mask}
 
 
@@ -189,7 +191,7 @@ assert 'sottovoce' not in sys.modules
 def test_without_sottovoce(tmp_path: Path) -> None:
     """Every kind opens by the code in its folder, says the same, is saved again, and transcribes."""
     wave, sizes = speech(EVEN)
-    few = ("ctc, folded", "classes", "sum of layers", "vectors", "whisper", "moonshine")
+    few = ("ctc, folded", "ctc of w2v-bert, adapter", "classes", "sum of layers", "vectors", "whisper", "moonshine")
     hosts = {case: write(case, tmp_path / case) for case in few}
     asked = {case: (str(tmp_path / case / "student"), host.auto_class, given(case, wave, sizes)) for case, host in hosts.items()}
     torch.save(asked, tmp_path / "asked.pt")

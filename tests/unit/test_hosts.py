@@ -93,6 +93,23 @@ def test_heads_say_what_transformers_says(family: str, kind: str, tmp_path: Path
     assert not any(parameter.requires_grad for parameter in host.rest.parameters())
 
 
+ADAPTED = {"add_adapter": True, "output_hidden_size": 40, "num_adapter_layers": 2}
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "wavlm", "wav2vec2_conformer", "wav2vec2_bert"])
+@torch.no_grad()
+def test_adapters_behind_the_encoder(family: str, tmp_path: Path) -> None:
+    """Frames are joined twice; a row says what it says alone, whatever padding its last convolution reaches."""
+    more = {**ADAPTED, "use_intermediate_ffn_before_adapter": True} if family == "wav2vec2_bert" else ADAPTED
+    model = tiny(family, "ctc", **more)
+    host = loaded(save(model, tmp_path))
+    sizes = [16_000, 9_840, 12_800]
+    wave, lengths = speech(sizes)
+    right = [said(model, row[:size]) for row, size in zip(wave, sizes, strict=True)]
+    close(host, wave, lengths, right)
+    assert host.count(lengths).tolist() == [len(each) for each in right]
+
+
 @pytest.mark.parametrize(
     ("family", "kind"), [case for case in CASES if case[0] in ("wavlm", "hubert", "wav2vec2_bert") and case[1] != "ctc"]
 )

@@ -40,6 +40,8 @@ class StudentConfig:
     scores: the shapes of heads that score recordings, by label.
 
     host: of a student that lives in a host, its ``kind``, its ``bridges`` (`hosts.bridge`), and ``config``, the host's own config.json.
+    Where they are needed: ``width`` of the states that a head reads, ``stride``, frames that one of its outputs takes, and ``tail``,
+    seconds of silence that the student hears behind a recording.
     """
 
     encoder: EncoderConfig

@@ -159,6 +159,10 @@ class Host(nn.Module):
         self.encoder, self.bridge = encoder, Bridges(*new, *self.bridge)
         self.space = space if self.sums_layers else None
 
+    def count(self, samples: Any) -> Any:
+        """Outputs of so many samples, an integer or a tensor of them, of a host that answers with frames."""
+        return self.pretrained.shape.frontend.frames(samples) * self.bridge.join
+
     def listen(self, batch: Batch) -> Features:
         """What the encoder says of a batch as it was decoded."""
         wave = normalize(batch.wave, batch.lengths) if self.pretrained.normalize else batch.wave

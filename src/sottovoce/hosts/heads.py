@@ -20,7 +20,7 @@ class HeadHost(Host):
     @property
     def folds(self) -> bool:
         """Whether its first layer reads a bridge's states as they are."""
-        return not self.sums_layers
+        return not self.sums_layers and self.rest.base_model.adapter is None
 
     def build_rest(self, hf: dict[str, Any]) -> nn.Module:
         return head(hf, self.suffix, self.first, self.width)
@@ -31,5 +31,10 @@ class HeadHost(Host):
         logits = self.rest(states, attention_mask=mask).logits
         if self.answers == "classes":
             return Outputs(logits[:, None], logits.new_ones(len(logits), 1, dtype=torch.bool))
-        valid = logits.new_ones(logits.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
+        valid = logits.new_ones(logits.shape[:2], dtype=torch.bool)
+        if states.lengths is not None:
+            valid = torch.arange(logits.shape[1], device=logits.device) < self.rest.base_model.frames(states.lengths)[:, None]
         return Outputs(logits, valid)
+
+    def count(self, samples: Any) -> Any:
+        return self.rest.base_model.frames(super().count(samples))

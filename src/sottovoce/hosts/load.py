@@ -33,10 +33,7 @@ def load_host(source: str | Path) -> Host | None:
 
 
 def kind_of(hf: Mapping[str, Any]) -> type[Host] | None:
-    """The kind of host that a config.json names; ``None`` for an encoder alone and for other models, such as those with adapters between
-    encoder and head."""
-    if hf.get("add_adapter"):
-        return None
+    """The kind of host that a config.json names; ``None`` for an encoder alone and for models of other kinds."""
     model_type, names = hf.get("model_type"), hf.get("architectures") or ()
     for name in HOSTS.names():
         kind: type[Host] = HOSTS.get(name)

@@ -93,6 +93,8 @@ def files_of(host: Host) -> HostFiles:
     bridges, rest, width = folded(host)
     shape: dict[str, Any] = {"kind": host.name, "bridges": bridges.to_json(), "config": host.hf}
     shape |= {"width": width} if width else {}
+    if isinstance(host, HeadHost) and host.rest.base_model.stride > 1:
+        shape["stride"] = host.rest.base_model.stride
     tensors = {f"{BRIDGE}{name}": tensor for name, tensor in bridges.state_dict().items()}
     kind = str(host.hf["model_type"])
     copied = companions(host)

@@ -46,5 +46,6 @@ class SottovoceConfig(PreTrainedConfig):
     @property
     def inputs_to_logits_ratio(self) -> int:
         """Samples from one frame to the next; of a student in a host, from one of its outputs to the next."""
-        joined = math.prod(bridge["join"] for bridge in (self.host or {}).get("bridges", ()))
-        return EncoderConfig.from_dict(self.encoder).frontend.stride // joined
+        host = self.host or {}
+        joined = math.prod(bridge["join"] for bridge in host.get("bridges", ()))
+        return EncoderConfig.from_dict(self.encoder).frontend.stride * int(host.get("stride", 1)) // joined

@@ -73,13 +73,14 @@ def _host(source: str, loaded: Pretrained) -> dict[str, Any]:
     decodes, join = host.answers == "tokens", host.bridge.join
     reads = ("encoder_attn.k_proj", "encoder_attn.v_proj") if decodes else (host.first, "tdnn.")
     frames = sum(module.weight.numel() for name, module in linear.items() if any(part in name for part in reads))
+    adapter, stride = (0.0, 1) if decodes else (host.rest.base_model.macs(), host.rest.base_model.stride)
     tokens = sum(module.weight.numel() for name, module in linear.items() if not any(part in name for part in reads))
     found = {
         "kind": host.name,
         "class": host.hf["architectures"][0],
         "auto_class": host.auto_class,
         "params": bridge + sum(weight.numel() for weight in host.rest.parameters()),
-        "macs_per_s": rate * (bridge + join * frames),
+        "macs_per_s": rate * (bridge + join * (adapter + frames / stride)),
         **({"macs_per_token": float(tokens)} if decodes else {}),
     }
     return {"host": found, "left_out": []}

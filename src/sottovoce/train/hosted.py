@@ -75,7 +75,7 @@ def labels_of(host: Host, batch: Batch, choice: HostChoice) -> Labels:
     if host.answers == "tokens":
         return Labels("tokens", ids, host.chosen(ids) & (sizes > 0)[:, None])
     lengths = torch.full((len(rows),), batch.wave.shape[1]) if batch.lengths is None else batch.lengths
-    frames = host.pretrained.shape.frontend.frames(lengths).to(device)
+    frames = host.count(lengths).to(device)
     inside = torch.arange(longest, device=device) < sizes[:, None]
     return Labels("frames", ids, inside & alignable(rows, frames)[:, None], host.end)
 

@@ -31,6 +31,7 @@ class HeadModel(SottovoceModel):
     """
 
     suffix = ""
+    rest: Any
     _keys_to_ignore_on_load_unexpected = ()  # type: ignore[assignment]
 
     def __init__(self, config: SottovoceConfig) -> None:
@@ -71,7 +72,7 @@ class HeadModel(SottovoceModel):
     def _get_feat_extract_output_lengths(self, input_lengths: Any) -> Any:
         """Frames that the head reads of so many samples."""
         frames = self.shape.frontend.frames(input_lengths)
-        return frames * self.bridge.join
+        return self.rest.base_model.frames(frames * self.bridge.join)
 
 
 class SottovoceForCTC(HeadModel):
