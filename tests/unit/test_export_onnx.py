@@ -32,6 +32,7 @@ from sottovoce.exporting import onnx as export_onnx
 from sottovoce.exporting.check import LayerView
 from sottovoce.exporting.graph import ALL, Graph, PlainFbank, longest
 from sottovoce.hub.pretrained import load_pretrained
+from sottovoce.hub.student import save_student
 
 from .test_export_hf import HUBERT, SHAPES, W2V_BERT, encoder, waves
 
@@ -339,6 +340,36 @@ def test_layers_are_counted_as_transformers_counts_them() -> None:
     assert Graph(model, normalize=False).names == ["embedded", "layer 1", "layer 2", "layer 3, normed"]
     with pytest.raises(ValueError, match="no layer '4'; give 0 to 3"):
         Graph(model, normalize=False, layer="4")
+
+
+@torch.no_grad()
+def test_layers_in_the_teachers_space(tmp_path: Path, speech_folder: Path) -> None:
+    """As `sottovoce.load` gives them; a teacher with twice as many frames has twice as many in the file."""
+    for join in (1, 2):
+        folder = tmp_path / f"student-{join}"
+        model, maps = encoder(HUBERT), {"1": torch.nn.Linear(16, 20 * join), "rest": torch.nn.Linear(16, 20 * join)}
+        save_student(
+            folder, model, normalize=False, projections=maps, layers={"1": [0, 1], "rest": [2, 3]}, join=join, teacher="someone"
+        )
+        path = api.export(
+            folder, out=tmp_path / f"out-{join}", space="teacher", layer=2, data=speech_folder, seconds=4, say=lambda _: None
+        )
+        about = json.loads((path.parent / "model.json").read_text())
+        assert (about["dim"], about["space"], about["frame_rate"]) == (
+            20,
+            "teacher",
+            16_000 / model.config.frontend.stride * join,
+        )
+        assert about["layers"] == ["layer 2"]
+        lengths = torch.tensor([6_000, 4_000])
+        said, right = RuntimeEncoder(path)(waves(2, 6_000), lengths), sottovoce.load(folder, "teacher")(waves(2, 6_000), lengths)
+        assert torch.equal(said.lengths, right.lengths)
+        assert (said.last - right.hidden[2])[right.valid()].abs().max() < 1e-4
+    save_student(tmp_path / "without", encoder(HUBERT), normalize=False, teacher="someone")
+    with pytest.raises(ValueError, match="without projections into its teacher's space"):
+        api.export(tmp_path / "without", out=tmp_path / "no", space="teacher", data=speech_folder)
+    with pytest.raises(ValueError, match="leave out --task, or --space teacher"):
+        api.export(tmp_path / "without", out=tmp_path / "no", space="teacher", tasks=["ks"], data=speech_folder)
 
 
 @torch.no_grad()

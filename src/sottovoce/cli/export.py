@@ -28,6 +28,13 @@ class Precision(enum.StrEnum):
     int8_static = "int8-static"
 
 
+class Space(enum.StrEnum):
+    """Of the hidden states."""
+
+    student = "student"
+    teacher = "teacher"
+
+
 @app.command()
 def export(
     model: Model,
@@ -49,6 +56,13 @@ def export(
             "that writes text, its decoder or head as well.",
         ),
     ] = None,
+    space: Annotated[
+        Space,
+        typer.Option(
+            "--space",
+            help="Whose: the student's own layers, or these in its teacher's space, for programs that expect the teacher.",
+        ),
+    ] = Space.student,
     window: Annotated[
         float | None, typer.Option("--window", help="ExecuTorch only: seconds of audio in one call; 2 by default.")
     ] = None,
@@ -82,6 +96,8 @@ def export(
 
         sottovoce export students/first --to onnx --precision int8-static --data /data/speech --vs demo --out exported/first-static
 
+        sottovoce export students/first --space teacher --layer 9 --out exported/first-9
+
         sottovoce export openai/whisper-base --precision int8 --data /data/speech.tsv --out exported/whisper
 
         sottovoce export students/first --to executorch --window 2 --precision int8 --out exported/first-phone
@@ -105,6 +121,7 @@ def export(
             out=out,
             precision=precision.value,
             layer=layer,
+            space=space.value,
             window=window,
             data=data,
             seconds=seconds,

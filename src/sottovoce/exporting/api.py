@@ -83,6 +83,7 @@ def export(
     out: str | Path | None = None,
     precision: str = "fp32",
     layer: str | int | None = None,
+    space: str = "student",
     window: float | None = None,
     data: str | Path | None = None,
     seconds: float = 60.0,
@@ -101,7 +102,8 @@ def export(
     model: a student, a folder in Hugging Face format, a hub id, ``demo``. to: "onnx", or "executorch", which takes `window` seconds of
     audio at a time (2 by default) and runs no `tasks`. layer: "last", "all", or a number as transformers counts hidden states. ``None``:
     the last; but of a model that writes text, for ONNX and without `vs`, `tasks` and `parts`, decoder or head as well
-    (`whole_files.export_whole`). data: audio as `open_source` takes it, on which int8-static is calibrated and the file is checked, up to
+    (`whole_files.export_whole`). space: "teacher" puts out a student's layers in its teacher's space, for programs that expect the teacher.
+    data: audio as `open_source` takes it, on which int8-static is calibrated and the file is checked, up to
     `seconds` for each; the demo speech by default. parts: what int8 is used for, of "layers", "position", "frontend". vs: a teacher with
     which both are compared. tasks: probes that are run through both, with `overrides` of their fields. max_error: of a file in another
     precision than fp32, as a share of the variance; more is said aloud. table: print the numbers.
@@ -123,16 +125,18 @@ def export(
         raise ValueError(
             f"tasks need audio of any length, and a file for {form.NAME} takes one length; leave out --task, or export to ONNX"
         )
+    if tasks and space == "teacher":
+        raise ValueError("tasks measure a student's own layers; leave out --task, or --space teacher")
     form.require()
     folder = _folder(model, out)
     refuse_name(folder)
     finish(Path(model).expanduser())
-    if layer is None and to == "onnx" and not (vs or tasks or parts):
+    if layer is None and to == "onnx" and space == "student" and not (vs or tasks or parts):
         host = load_host(model)
         if host is not None and host.text:
             return export_whole(host.eval(), folder, precision, data, seconds, say)
     loaded = load_pretrained(model)
-    graph = onnx.graph_of(loaded, LAST if layer is None else str(layer))
+    graph = onnx.graph_of(loaded, LAST if layer is None else str(layer), space)
     facts = onnx.facts(loaded, graph, precision, origin_of(Path(model)))
     facts |= form.settings(graph, WINDOW if window is None else window)
     clips = audio.computable(_audio(data, seconds, precision, say), graph)

@@ -55,7 +55,7 @@ def settings(graph: Graph, window: float) -> dict[str, str]:
     if not least <= window <= LONGEST:
         raise ValueError(f"a window of {window:g} s cannot be; give {least:g} to {LONGEST:g} s with --window")
     samples = round(window * SAMPLE_RATE)
-    return {"window": str(samples), "frames": str(front.frames(samples))}
+    return {"window": str(samples), "frames": str(front.frames(samples) * graph.join)}
 
 
 def pieces(waves: Sequence[Tensor], facts: Mapping[str, str]) -> list[Tensor]:

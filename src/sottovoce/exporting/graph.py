@@ -22,6 +22,7 @@ from sottovoce.encoder.log_mel import mel_filters
 from sottovoce.encoder.position import sinusoid_columns, sinusoid_rates
 from sottovoce.encoder.relative_log_mel import BINS as WINDOW_BINS
 from sottovoce.encoder.relative_log_mel import RelativeLogMel, slaney_filters
+from sottovoce.hub.teacher_space import TeacherSpace
 
 LAST, ALL = "last", "all"
 TURNS = 64  # so many times the length of a table of sinusoids a file takes: 32 minutes for Whisper
@@ -32,28 +33,30 @@ class Graph(nn.Module):
     model wants that.
 
     layer: "last", or the number of a layer as transformers counts them (0: what the first layer reads), for (B, T, D); "all" for
-    (B, L, T, D), of which the last is the one after the final norm. ValueError for a layer that there is not.
+    (B, L, T, D), of which the last is the one after the final norm. space: takes a student's layers into its teacher's space, where D and T
+    are the teacher's, and norms are left out, as of `hub.student.Speech`. ValueError for a layer that there is not.
 
     A row that is too short for a frame has 0 frames and finite states, computed as if it had one: attention over no frames at all would
     be a quotient of zeros in most runtimes.
     """
 
-    def __init__(self, encoder: Encoder, *, normalize: bool, layer: str = ALL) -> None:
+    def __init__(self, encoder: Encoder, *, normalize: bool, layer: str = ALL, space: TeacherSpace | None = None) -> None:
         super().__init__()
         if encoder.config.context is not None:
             raise ValueError(
                 "this student computes recordings in chunks, which exported files do not; open it with sottovoce.stream"
             )
-        self.names = layer_names(encoder)
+        self.names = layer_names(encoder) if space is None else [f"layer {i}" for i in range(len(encoder.layers) + 1)]
         if layer not in (LAST, ALL, *map(str, range(len(self.names)))):
             raise ValueError(f"there is no layer '{layer}'; give 0 to {len(self.names) - 1}, '{LAST}' or '{ALL}'")
-        self.encoder, self.normalize, self.layer = traceable(encoder), normalize, layer
+        self.encoder, self.normalize, self.layer, self.space = traceable(encoder), normalize, layer, space
 
     def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         kernel = self.encoder.config.frontend.kernel
         features = self.features(wave, lengths)
         assert features.lengths is not None
-        return self.states(features), torch.where(lengths < kernel, torch.zeros_like(features.lengths), features.lengths)
+        frames = torch.where(lengths < kernel, torch.zeros_like(features.lengths), features.lengths)
+        return self.states(features), frames * self.join
 
     def features(self, wave: Tensor, lengths: Tensor | None) -> Features:
         """All that the encoder gives; rows that are too short for a frame count as long enough for one."""
@@ -64,10 +67,15 @@ class Graph(nn.Module):
 
     def states(self, features: Features) -> Tensor:
         """The layer or layers that it gives, of all."""
-        states = [features.embedded, *features.hidden[1:-1], features.last]
+        states = [features.embedded, *features.hidden[1:-1], features.last] if self.space is None else self.space(features.hidden)
         if self.layer == ALL:
             return torch.stack(states, dim=1)
         return states[-1 if self.layer == LAST else int(self.layer)]
+
+    @property
+    def join(self) -> int:
+        """Frames that it gives for each of the encoder's."""
+        return 1 if self.space is None else self.space.join
 
     @property
     def chosen(self) -> list[str]:

@@ -22,6 +22,8 @@ from sottovoce.exporting.proto import PARTS as PARTS  # as an `ExportFormat` has
 from sottovoce.exporting.proto import save as save
 from sottovoce.exporting.proto import size as size
 from sottovoce.hub.pretrained import Pretrained, load_pretrained
+from sottovoce.hub.student import teacher_space
+from sottovoce.hub.teacher_space import check_space
 from sottovoce.pruning import encoder_cost, total
 
 if TYPE_CHECKING:
@@ -50,14 +52,17 @@ def export_onnx(source: str | Path, path: str | Path, *, layer: str = LAST) -> N
     save(model, Path(path))
 
 
-def graph_of(loaded: Pretrained, layer: str = LAST) -> Graph:
-    """What is to be exported of a model. ValueError for one that runs inside transformers, or a layer that there is not."""
+def graph_of(loaded: Pretrained, layer: str = LAST, space: str = "student") -> Graph:
+    """What is to be exported of a model. ValueError for one that runs inside transformers, a layer that there is not, or the space of a
+    teacher whose projections were not saved."""
     if not isinstance(loaded.encoder, Encoder):
         raise ValueError(
             f"{loaded.source}: model_type '{loaded.hf_config.get('model_type')}' runs inside transformers and cannot be exported here; "
             "export a student of it, or use the exporter of transformers"
         )
-    return Graph(loaded.encoder, normalize=loaded.normalize, layer=layer)
+    check_space(space)
+    mapped = teacher_space(loaded) if space == "teacher" else None
+    return Graph(loaded.encoder, normalize=loaded.normalize, layer=layer, space=mapped)
 
 
 def facts(loaded: Pretrained, graph: Graph, precision: str, origin: Mapping[str, Any] | None = None) -> dict[str, str]:
@@ -72,11 +77,12 @@ def facts(loaded: Pretrained, graph: Graph, precision: str, origin: Mapping[str,
         "family": loaded.family,
         "precision": precision,
         "sampling_rate": str(SAMPLE_RATE),
-        "frame_rate": str(SAMPLE_RATE / shape.frontend.stride),
+        "frame_rate": str(SAMPLE_RATE / shape.frontend.stride * graph.join),
         "kernel": str(shape.frontend.kernel),
-        "stride": str(shape.frontend.stride),
+        "stride": str(shape.frontend.stride // graph.join),
         **({"longest": str(longest(shape))} if longest(shape) else {}),
-        "dim": str(shape.dim),
+        "dim": str(shape.dim if graph.space is None else loaded.hf_config["teacher_dim"]),
+        **({} if graph.space is None else {"space": "teacher"}),
         "layer": graph.layer,
         "layers": json.dumps(graph.chosen),
         "normalizes": json.dumps(graph.normalize),

@@ -30,6 +30,8 @@ from sottovoce.inference.packed import pack
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from sottovoce.hub.pretrained import Pretrained
+
 __all__ = ["Card", "Speech", "load", "save_student"]
 
 
@@ -280,6 +282,17 @@ class Speech(nn.Module):
         return x, samples
 
 
+def teacher_space(model: Pretrained) -> TeacherSpace:
+    """The way from a student's layers into its teacher's space. ValueError when it was saved without projections."""
+    if not model.projections:
+        raise no_projections(model.source)
+    student = StudentConfig.from_json(model.hf_config)
+    assert student.teacher_dim is not None
+    space = TeacherSpace(student.projections, student.encoder.dim, student.teacher_dim, student.teacher_frames)
+    space.load_state_dict(model.projections)
+    return space
+
+
 def _lengths(lengths: Tensor | NDArray[Any] | Sequence[int], wave: Tensor) -> Tensor:
     """`lengths` as (B,) int64, checked against `wave` (B, S)."""
     samples = torch.atleast_1d(torch.as_tensor(lengths)).to(torch.int64)
@@ -313,14 +326,7 @@ def load(
     check_space(space)
     finish(Path(source).expanduser())
     model = load_pretrained(source)
-    projections = None
-    if space == "teacher":
-        if not model.projections:
-            raise no_projections(str(source))
-        student = StudentConfig.from_json(model.hf_config)
-        assert student.teacher_dim is not None
-        projections = TeacherSpace(student.projections, student.encoder.dim, student.teacher_dim, student.teacher_frames)
-        projections.load_state_dict(model.projections)
+    projections = teacher_space(model) if space == "teacher" else None
     encoder: nn.Module = model.encoder
     if fast:
         if not isinstance(model.encoder, Encoder) or torch.device(device).type != "cpu":
