@@ -28,7 +28,7 @@ class Precision(enum.StrEnum):
     int8_static = "int8-static"
 
 
-class Space(enum.StrEnum):
+class FeatureSpace(enum.StrEnum):
     """Of the hidden states."""
 
     student = "student"
@@ -57,12 +57,12 @@ def export(
         ),
     ] = None,
     space: Annotated[
-        Space,
+        FeatureSpace,
         typer.Option(
             "--space",
             help="Whose: the student's own layers, or these in its teacher's space, for programs that expect the teacher.",
         ),
-    ] = Space.student,
+    ] = FeatureSpace.student,
     window: Annotated[
         float | None, typer.Option("--window", help="ExecuTorch only: seconds of audio in one call; 2 by default.")
     ] = None,
