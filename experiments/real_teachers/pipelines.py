@@ -88,7 +88,6 @@ def main() -> None:
             "recordings": [row["path"] for row in chosen],
             "equal": equal,
             "wer": round(100 * sum(sum(each[:3]) for each in found) / sum(each.tokens for each in found), 2),
-            "references": references,
             **said,
         }
         ledger.write(FOLDER / ledger.RECORDS, record)
