@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import sottovoce
 from sottovoce.core.types import Batch
 from sottovoce.encoder import Encoder, normalize
+from sottovoce.evaluation.subjects.sources import open_subject
 from sottovoce.hosts.base import Host
 from sottovoce.hosts.load import load_host
 from sottovoce.hosts.save import save_host
@@ -140,10 +141,12 @@ def test_whisper_hears_silence_behind_a_recording(tmp_path: Path) -> None:
     cut = inputs[:1, :, :62]
     ours = model.get_encoder()(nn.functional.pad(cut, (0, 238))).last_hidden_state
     assert (ours - model.get_encoder()(cut, attention_mask=torch.ones(1, 62)).last_hidden_state).abs().max() < 1e-6
+    before = open_subject(str(folder)).host_fingerprint
     config = json.loads((folder / "config.json").read_text())
     assert config["student"]["host"].pop("tail") == host.tail == 0.1
     (folder / "config.json").write_text(json.dumps(config))
     assert loaded(folder).tail == transformers.AutoModelForSpeechSeq2Seq.from_pretrained(folder).tail == 0.0
+    assert open_subject(str(folder)).host_fingerprint != before  # transcripts that are kept are not taken for those without it
 
 
 @pytest.mark.parametrize("case", ["ctc, folded", "whisper", "moonshine"])

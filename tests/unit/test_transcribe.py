@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -35,6 +35,7 @@ class Reader(nn.Module):
 
     name = "reader"
     most_tokens = 90
+    told: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, misheard: dict[int, str] | None = None) -> None:
         super().__init__()

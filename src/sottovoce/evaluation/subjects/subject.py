@@ -79,6 +79,7 @@ class Subject:
         host = self.host
         settings: dict[str, Any] = getattr(getattr(host.rest, "generation_config", None), "to_dict", dict)()
         settings.pop("transformers_version", None)
+        settings |= {"tail": host.told["tail"]} if "tail" in host.told else {}
         parts = [fingerprint(part, self.normalize) for part in (host.encoder, host.bridge, host.rest)]
         return hashlib.sha256(json.dumps([*parts, settings], sort_keys=True, default=str).encode()).hexdigest()[:32]
 
