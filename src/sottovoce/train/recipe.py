@@ -253,6 +253,13 @@ class Recipe:
         """The label of an objective's teacher; "" without teachers."""
         return self.objectives[objective].teacher or next(iter(self.teachers), "")
 
+    def objectives_of(self, stage: str, labels: Sequence[str]) -> dict[str, ObjectiveChoice]:
+        """Those of `labels`, which a stage names; all if it names none. ValueError for a label that there is not."""
+        for label in labels:
+            if label not in self.objectives:
+                raise ValueError(f"stages.{stage}.objectives names '{label}'{suggestion(label, self.objectives)}")
+        return {label: choice for label, choice in self.objectives.items() if not labels or label in labels}
+
     def build_stages(self) -> list[Stage]:
         """Builds the stages, in order."""
         return [choice.build(label, self) for label, choice in self.stages.items()]

@@ -152,8 +152,7 @@ class PruneOnce(Stage):
         return digest.hexdigest()
 
     def _objectives(self) -> dict[str, Any]:
-        labels = self.config.objectives
-        return {label: part for label, part in self.recipe.objectives.items() if not labels or label in labels}
+        return self.recipe.objectives_of(self.label, self.config.objectives)
 
     @property
     def _trainer(self) -> Train:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from sottovoce.core.registry import STAGES, suggestion
+from sottovoce.core.registry import STAGES
 from sottovoce.encoder import EncoderConfig
 from sottovoce.pruning import Report
 from sottovoce.pruning.budget import Yardstick
@@ -50,9 +50,7 @@ class Choose(Stage):
         return bool(self.config.choose == "budget")
 
     def check(self) -> None:
-        for label in self.config.objectives:
-            if label not in self.recipe.objectives:
-                raise ValueError(f"stages.{self.label}.objectives names '{label}'{suggestion(label, self.recipe.objectives)}")
+        self.recipe.objectives_of(self.label, self.config.objectives)
         if self.config.choose == "budget" and not self.recipe.objectives and self.config.candidates > 1:
             raise ValueError(f"stages.{self.label} compares subnets by their loss, and the recipe has no objectives; name one")
 
@@ -84,7 +82,7 @@ class Choose(Stage):
     def _student(self, work: Work, teachers: Teachers, subnet: Subnet, labels: tuple[str, ...] = ()) -> Learner:
         """A subnet with the objectives, which have learned what those of `work` have. labels: of the objectives; all if empty."""
         recipe, encoder = self.recipe, work.encoder
-        chosen = {label: part for label, part in recipe.objectives.items() if not labels or label in labels}
+        chosen = recipe.objectives_of(self.label, labels)
         learner = Learner(encoder, chosen, teachers, recipe.masking, host=recipe.host)
         learner.recall(work.objectives)
         learner.put(extract(encoder, subnet), subnet.layers, Subnets(encoder.config).kept(subnet.dim))

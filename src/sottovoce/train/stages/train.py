@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from sottovoce.core.registry import STAGES, suggestion
+from sottovoce.core.registry import STAGES
 from sottovoce.train import needs
 from sottovoce.train.learner import Learner
 from sottovoce.train.loop import fit
@@ -73,10 +73,7 @@ class Train(Stage):
         return int(self.config.steps * self.config.accumulate)
 
     def check(self) -> None:
-        known = self.recipe.objectives
-        for label in self.config.objectives:
-            if label not in known:
-                raise ValueError(f"stages.{self.label}.objectives names '{label}'{suggestion(label, known)}")
+        self.recipe.objectives_of(self.label, self.config.objectives)
 
     def scaled(self, updates: Mapping[str, int], factor: float) -> dict[str, Any]:
         steps = updates[self.label]
@@ -90,8 +87,8 @@ class Train(Stage):
 
     def learner(self, work: Work, teachers: Teachers) -> Learner:
         """The student with the objectives of this stage."""
-        recipe, labels = self.recipe, self.config.objectives
-        chosen = {label: part for label, part in recipe.objectives.items() if not labels or label in labels}
+        recipe = self.recipe
+        chosen = recipe.objectives_of(self.label, self.config.objectives)
         return Learner(work.encoder, chosen, teachers, recipe.masking, recipe.augment, recipe.feature_masks, recipe.host)
 
     def trainee(self, work: Work, teachers: Teachers) -> Learner:
