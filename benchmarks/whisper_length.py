@@ -12,7 +12,8 @@ One clip at a time, greedily, one process for each way and round, in turns; the 
 - faster-whisper: the model as it is in CTranslate2, int8 (pip install faster-whisper).
 
 FOLDER holds recordings of 5 s or more (any audio file; the first 5 s of the first twelve by name). DIR keeps the models that are made; a
-second run takes them from there. Texts are in the record, so that one sees what each way writes.
+second run takes them from there. The record says how many words each way writes, and how many are not those of the untouched model (with
+Whisper's normaliser).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,16 @@ def worker(options: argparse.Namespace) -> None:
     print(json.dumps({"load": loaded - began, "transcribe": ended - loaded, "peak_mib": peak, "texts": texts}))
 
 
+def against(untouched: Sequence[str], texts: Sequence[str]) -> dict[str, int]:
+    """How many words the texts have, and the word errors in them if what the untouched model writes is right."""
+    from sottovoce.evaluation.statistics.metrics import word_errors
+    from sottovoce.evaluation.statistics.texts import normalizer
+
+    form = normalizer("whisper", "en")
+    pairs = [(form(true), form(text)) for true, text in zip(untouched, texts, strict=True)]
+    return {"words": sum(len(text.split()) for _, text in pairs), "other_words": sum(word_errors(*pair)[0] for pair in pairs)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -203,7 +214,7 @@ def main() -> None:
         way: {
             **{key: round(statistics.median(row[key] for row in each), 3) for key in ("seconds", "load", "transcribe")},
             "peak_mib": round(max(row["peak_mib"] for row in each)),
-            "texts": each[-1]["texts"],
+            **({} if "untouched" not in rows else against(rows["untouched"][-1]["texts"], each[-1]["texts"])),
         }
         for way, each in rows.items()
     }

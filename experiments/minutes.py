@@ -22,14 +22,17 @@ from sottovoce.train import api
 FOLDER = Path(__file__).parent
 TASKS = FOLDER / "real_teachers" / "tasks.yaml"
 PACED = 30  # updates that are timed
-SHARES = (50, 75, 25)
+SHARES = (50, 75, 25)  # per cent of the teacher's MACs, the most telling first
+WHOLE = 100  # of methods that do not make the encoder smaller
 PROBES = ("pr", "ks-arabic", "sid", "er", "qbe")  # phones, words, speakers, emotions, queries
 
 
 @dataclass(frozen=True)
 class Method:
     """How students are made. recipe: of ``recipes/RECIPE-minutes.yaml`` in the table's folder. prunes: it meets a budget. sizes: overrides
-    for each share of the MACs, for methods that do not prune. trains: false for methods without updates."""
+    for each share of the MACs, for methods that do not prune. trains: false for methods without updates. kept: whether updates are timed
+    with targets that are computed already, where they are too dear for the minutes (Whisper's window). host: whether the student learns
+    the teacher's own space, and so can be put back into the recogniser; the others are only probed."""
 
     recipe: str
     overrides: tuple[str, ...] = ()
@@ -37,6 +40,8 @@ class Method:
     sizes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     trains: bool = True
     shares: tuple[int, ...] = (50,)
+    kept: bool = False
+    host: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,17 @@ class Table:
         return setting.compress(f"{name}-{share}", seed, recipe, extra, steps=steps[name] if method.trains else None, **budget)
 
     def pace(self, setting: Setting, out: Path, only: tuple[str, ...]) -> None:
-        """Records how many seconds an update of each method takes. Every update pays for its targets, as in a first pass."""
+        """Records how many seconds an update of each method takes. Every update pays for its targets, as in a first pass, but where a
+        method says that they are kept."""
         for name, method in self.methods.items():
             if not method.trains or not name.startswith(only):
                 continue
             folder = setting.work / "pace"
-            timed = Setting(setting.teacher, setting.train, folder, None, (*setting.overrides, "data.keep_targets=0"))
-            result = self.student(timed, {name: PACED}, name, 50, seed=1)
+            extra = () if method.kept else ("data.keep_targets=0",)
+            timed = Setting(setting.teacher, setting.train, folder, None, (*setting.overrides, *extra))
+            for _ in range(1 + method.kept):  # the first pass makes the targets of the second
+                shutil.rmtree(folder, ignore_errors=True)
+                result = self.student(timed, {name: PACED}, name, method.shares[0], seed=1)
             stages = [stage for stage in result.record["stages"] if "train_seconds" in stage]
             seconds = sum(stage["train_seconds"] for stage in stages) / sum(stage["updates"] for stage in stages)
             record = {**ledger.header("pace"), "name": name, "seconds_per_update": round(seconds, 4)}
@@ -70,7 +79,7 @@ class Table:
 
     def rows(self, setting: Setting, steps: Mapping[str, int], seeds: list[int]) -> Iterator[Row]:
         """Every student: those of half of the MACs first, and a seed's together, so that an early end leaves whole comparisons."""
-        for share in SHARES:
+        for share in (WHOLE, *SHARES):
             for seed in seeds:
                 for name, method in self.methods.items():
                     if share in method.shares:
@@ -96,7 +105,7 @@ def main(about: str | None, table: Table) -> None:
         table.pace(setting, options.out, tuple(options.only))
         return
     every = list(table.rows(setting, updates(options.out, options.minutes), options.seeds))
-    train_and_measure(options, every)
+    train_and_measure(options, [row for row in every if table.methods[row[0].rsplit("-", 1)[0]].host])
     if options.probes:
         options.data, options.tasks = "testbed", list(PROBES)
         train_and_measure(options, every)

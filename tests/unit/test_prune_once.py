@@ -313,6 +313,22 @@ def test_it_may_follow_training_and_be_followed_by_it(
     assert report["repaired"] > 0
 
 
+def test_rounds_go_down_step_by_step(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "rounds.yaml"
+    recipe.write_text(
+        "include: training-free.yaml\nstages: {prune: {keep: 0.8}, evaluate: false, again: {kind: prune_once, clips: 6}}\n"
+    )
+    result = run(teacher_folder, speech_folder, tmp_path / "a", recipe=str(recipe))
+    first, last = (json.loads((tmp_path / f"a/run/{stage}.json").read_text())["budget"] for stage in ("prune", "again"))
+    assert first["after"] == pytest.approx(0.8, rel=0.05)
+    assert last["after"] == pytest.approx(0.6, rel=0.05)
+    assert result.met == last["met"]
+    with pytest.raises(ValueError, match="keep must be above 0"):
+        run(teacher_folder, speech_folder, tmp_path / "b", "stages.prune.keep=1.5")
+    with pytest.raises(ValueError, match="need a recipe that prunes"):
+        run(teacher_folder, speech_folder, tmp_path / "c", "stages.prune.keep=0.8")
+
+
 def test_mistakes_are_said(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no objectives"):
         run(

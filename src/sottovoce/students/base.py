@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from sottovoce.encoder import ConvConfig, Encoder, FbankConfig, FrontendConfig, LogMelConfig, ProjectionConfig
+from sottovoce.encoder import ConvConfig, Encoder, FbankConfig, FrontendConfig, LayerConfig, LogMelConfig, ProjectionConfig
 from sottovoce.hub.pretrained import Pretrained
 from sottovoce.pruning.plan import rebuild
 
@@ -55,6 +56,13 @@ class Joining:
                 frontend = dataclasses.replace(frontend, projection=projection)
             config = dataclasses.replace(config, frontend=frontend)
         return encoder if config == encoder.config else rebuild(encoder, config, state)
+
+
+def sharing_maps(layers: Sequence[LayerConfig], count: int) -> tuple[LayerConfig, ...]:
+    """The layers, of which each `count` in a row share the attention map of their first (ARMHuBERT, arXiv 2305.11685, with 2)."""
+    if count < 1:
+        raise ValueError(f"student.share_maps is {count}; it must be at least 1")
+    return tuple(dataclasses.replace(layer, reuse=layer.reuse or i % count > 0) for i, layer in enumerate(layers))
 
 
 def longer(weight: Tensor, shape: ProjectionConfig, join: int) -> tuple[Tensor, ProjectionConfig]:

@@ -16,7 +16,7 @@ from sottovoce.hub.pretrained import Pretrained
 from sottovoce.pruning import Group, cut, full_widths, kinds, make_plan, named_tensors
 from sottovoce.pruning.dims import Dims
 from sottovoce.pruning.plan import rebuild
-from sottovoce.students.base import Joining, Student, own_encoder
+from sottovoce.students.base import Joining, Student, own_encoder, sharing_maps
 from sottovoce.students.layers import chosen, take
 
 # Kinds of units whose number can be set -> (field, type, default).
@@ -28,12 +28,13 @@ class Sizes(Joining):
     """Sizes of the student; 0 or an empty list: the teacher's. Each kind of unit adds its field `UnitKind.option`.
 
     dim: width of the residual stream, a multiple of the position groups. start: "cut", the teacher's weights (evenly spaced layers), or
-    "random".
+    "random". share_maps: so many layers in a row share the attention map of the first (2 in ARMHuBERT).
     """
 
     dim: int = 0
     depth: int = 0
     start: Literal["cut", "random"] = "cut"
+    share_maps: int = 1
 
 
 @STUDENTS.register("narrow")
@@ -58,8 +59,8 @@ class Narrow(Student):
         config = self.shape(shallower.config)
         if options.start == "random":
             config = dataclasses.replace(config, sinusoids=config.sinusoids and config.dim)  # a table of its own
-            return options.fitted(Encoder(config)).reset_parameters()
-        return options.fitted(thinner(fewer_units(shallower, config), config.dim))
+            return options.fitted(shared(Encoder(config), options.share_maps)).reset_parameters()
+        return options.fitted(shared(thinner(fewer_units(shallower, config), config.dim), options.share_maps))
 
     def shape(self, config: EncoderConfig) -> EncoderConfig:
         """The teacher's config with the student's sizes. ValueError if the teacher does not allow them."""
@@ -72,6 +73,15 @@ class Narrow(Student):
         if dim > config.dim or dim % groups:
             raise ValueError(f"student.dim={dim} must be at most the teacher's {config.dim} and a multiple of {groups}")
         return dataclasses.replace(config, dim=dim)
+
+
+def shared(encoder: Encoder, count: int) -> Encoder:
+    """The encoder in which each `count` layers share the attention map of their first; its others lose queries and keys."""
+    config = encoder.config
+    layers = sharing_maps(config.layers, count)
+    return (
+        encoder if layers == config.layers else rebuild(encoder, dataclasses.replace(config, layers=layers), encoder.state_dict())
+    )
 
 
 def fewer_units(encoder: Encoder, like: EncoderConfig) -> Encoder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +20,7 @@ from sottovoce.encoder import (
     PositionConfig,
 )
 from sottovoce.hub.pretrained import Pretrained, load_pretrained
-from sottovoce.students.base import Student, spectral_frontend
+from sottovoce.students.base import Student, sharing_maps, spectral_frontend
 
 
 @STUDENTS.register("random")
@@ -87,8 +86,6 @@ class Random(Student):
             return config
         if options.dim % options.heads:
             raise ValueError(f"student.dim={options.dim} must be a multiple of heads ({options.heads})")
-        if options.share_maps < 1:
-            raise ValueError(f"student.share_maps is {options.share_maps}; it must be at least 1")
         rate, ffn_dim = options.dropout, options.ffn_ratio * options.dim or options.ffn_dim
         dropout = DropoutConfig(projection=rate, hidden=rate, attention=rate)
         if options.layer == "conformer":
@@ -126,8 +123,7 @@ class Random(Student):
         )
 
     def layers(self, layer: LayerConfig) -> tuple[LayerConfig, ...]:
-        taken = dataclasses.replace(layer, reuse=True)
-        return tuple(taken if i % self.config.share_maps else layer for i in range(self.config.depth))
+        return sharing_maps([layer] * self.config.depth, self.config.share_maps)
 
     def front(self) -> FrontendConfig:
         options: Random.Config = self.config

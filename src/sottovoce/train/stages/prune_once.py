@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -48,8 +48,6 @@ class ImportanceChoice(Component):
 class PruneOnce(Stage):
     """Scores units once, without training, and cuts the least important ones under the budget; least squares repairs what read them."""
 
-    meets_budget = True
-
     @dataclass(frozen=True)
     class Config:
         """importance: how units are scored (`sottovoce list importances`). clips: recordings that scores and repair are made from.
@@ -58,6 +56,7 @@ class PruneOnce(Stage):
         "auto": what suits the importance. repair: whether the weights that read cut units are solved for by least squares, with the units
         that stay as they are; without it, an importance may join units (clustering). ridge: added
         to the diagonal, as a share of its mean. objectives: labels of those whose loss is differentiated; all by default.
+        keep: the budget of a round that others follow, as a share of the teacher; without it, what ``pruning.budget`` says.
         """
 
         importance: ImportanceChoice = component(ImportanceChoice, "activation")
@@ -66,10 +65,13 @@ class PruneOnce(Stage):
         repair: bool = True
         ridge: float = RIDGE
         objectives: tuple[str, ...] = ()
+        keep: float | None = None
 
         def __post_init__(self) -> None:
             if self.clips < 1 or self.ridge < 0:
                 raise ValueError(f"clips must be at least 1 and ridge at least 0; got {self.clips} and {self.ridge}")
+            if self.keep is not None and not 0 < self.keep <= 1:
+                raise ValueError(f"keep must be above 0 and at most 1; got {self.keep}")
 
     def check(self) -> None:
         self._trainer.check()
@@ -102,9 +104,14 @@ class PruneOnce(Stage):
 
     def _budget(self, config: EncoderConfig, teacher: EncoderConfig | None) -> Budget:
         """ValueError if the units cannot meet it."""
-        pruning = self.recipe.pruning
+        pruning, keep = self.recipe.pruning, self.config.keep
         shape = prepare_config(config, pruning.units)
-        return Budget(pruning.budget, shape, make_plan(shape, pruning.units), teacher or config)
+        budget = pruning.budget if keep is None else replace(pruning.budget, keep=keep)
+        return Budget(budget, shape, make_plan(shape, pruning.units), teacher or config)
+
+    @property
+    def meets_budget(self) -> bool:  # type: ignore[override]
+        return self.config.keep is None
 
     def _rewritten(
         self, encoder: Encoder, plan: PruningPlan, importance: Importance, kept: Mapping[str, Sequence[int]]
