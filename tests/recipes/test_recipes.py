@@ -9,6 +9,7 @@ import torch
 
 from sottovoce import recipes
 from sottovoce.encoder import Encoder
+from sottovoce.hosts.load import load_host
 from sottovoce.hub.pretrained import load_pretrained, save_pretrained
 from sottovoce.train import api
 from sottovoce.train.recipe import load_recipe
@@ -153,3 +154,7 @@ def test_the_grid_of_synergy_runs_on_a_conformer(name: str, options: list[str], 
     assert result.met
     context = load_pretrained(str(result.out)).shape.context
     assert (context is not None) == ("context.chunk" in " ".join(options))
+    host = load_host(result.out)  # the head that learned characters is part of the folder
+    assert host is not None
+    assert host.name == result.record["host"]["kind"] == "ctc"
+    assert set("".join(host.transcribe(torch.randn(2, 16_000)))) <= set("s0123456789")

@@ -19,8 +19,8 @@ class Ctc(Objective):
     """Connectionist temporal classification (Graves et al. 2006) of the transcripts' characters, through a linear head on one layer.
 
     ``data.text`` names the column. For pruning jointly with recognition (arXiv 2502.05837) where the teacher is a bare encoder; a teacher
-    with a recogniser has ``task_loss``. The head is dropped after training. Rows without text, and rows with more characters than
-    frames, add no loss.
+    with a recogniser has ``task_loss``. Student and head are written as a recogniser, which ``AutoModelForCTC`` opens, if the last stage
+    trained the head; ``host.keep=false`` leaves it out. Rows without text, and rows with more characters than frames, add no loss.
     """
 
     @dataclass(frozen=True)

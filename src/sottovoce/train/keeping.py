@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sottovoce.hub.teacher_space import TeacherSpace
+from sottovoce.objectives.ctc import Ctc
 from sottovoce.train.learner import Learner
+from sottovoce.train.recipe import Recipe
 from sottovoce.train.run import Run
+from sottovoce.train.stages.train import Train
 from sottovoce.train.teachers.encoder import EncoderTeacher
 from sottovoce.train.work import Work
 
@@ -20,6 +23,8 @@ def announcement(run: Run) -> str:
     """What becomes of the head or decoder that the teacher has; "" where it has none."""
     teacher = run.teachers.origin
     if teacher is None or (not teacher.left_out and not teacher.hf_config.get("host")):
+        if run.recipe.host.keep and run.recipe.format == "sottovoce" and _recognises(run.recipe):
+            return "the student will be a recogniser of the characters that it learns, which AutoModelForCTC opens"
         return ""
     from sottovoce.hosts.base import host_config
     from sottovoce.hosts.load import kind_of
@@ -34,17 +39,19 @@ def announcement(run: Run) -> str:
 
 
 def put_back(run: Run, work: Work, learner: Learner) -> Host | None:
-    """The main teacher's host with the student in it; ``None`` where there is none, or none is wanted. Where it cannot be kept it says why:
-    a trained student is written in any case."""
-    main = run.teachers.each.get(run.teachers.main)
-    if not run.recipe.host.keep or not isinstance(main, EncoderTeacher):
+    """The main teacher's host with the student in it; without one, a recogniser of the student and of the head that the objective `ctc`
+    trained; ``None`` where there is neither, or none is wanted. Where it cannot be kept it says why: a trained student is written in any
+    case."""
+    if not run.recipe.host.keep:
         return None
+    main = run.teachers.each.get(run.teachers.main)
     from sottovoce.hosts.load import load_host
 
     try:
-        host = load_host(main.config.source)  # anew, because the one that taught may be rounded or prepared for inference
+        # anew, because the one that taught may be rounded or prepared for inference
+        host = load_host(main.config.source) if isinstance(main, EncoderTeacher) else None
         if host is None:
-            return None
+            return _own_recogniser(run, work, learner)
         if learner.shapes[run.teachers.main].rate:
             raise ValueError("a frame of the student is not as long as a whole number of the host's")
         maps, layers = learner.projections()
@@ -63,6 +70,30 @@ def put_back(run: Run, work: Work, learner: Learner) -> Host | None:
         return None
     host.cpu()
     return host
+
+
+def _own_recogniser(run: Run, work: Work, learner: Learner) -> Host | None:
+    """The student with the head of an objective `ctc` that the last stage with updates has trained; ``None`` without one. ValueError if a
+    recogniser cannot be made of it."""
+    label = _recognises(run.recipe)
+    if not label:
+        return None
+    objective = learner.objectives[label]
+    assert isinstance(objective, Ctc)
+    if objective.layer != objective.depth:
+        raise ValueError("the head of ctc reads a layer below the last, and a recogniser's reads the last")
+    from sottovoce.hosts.own import recogniser
+
+    characters, source = objective.config.characters, run.recipe.teacher or run.recipe.name
+    host = recogniser(work.encoder, objective.head, characters, normalize=run.teachers.normalize, source=source)
+    return host.cpu()
+
+
+def _recognises(recipe: Recipe) -> str:
+    """The label of the objective `ctc` that the last stage that trains has; "" without one."""
+    last = [stage for stage in recipe.build_stages() if isinstance(stage, Train)][-1:]
+    chosen = [each for stage in last for each in recipe.objectives_of(stage.label, stage.config.objectives).items()]
+    return next((label for label, choice in chosen if choice.cls is Ctc), "")
 
 
 def about_host(host: Host) -> dict[str, Any]:
