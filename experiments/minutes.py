@@ -92,8 +92,8 @@ def updates(out: Path, minutes: float) -> dict[str, int]:
     return {name: round(60 * minutes / seconds) for name, seconds in paces.items()}
 
 
-def main(about: str | None, table: Table) -> None:
-    """The command of a table. about: the docstring of its file."""
+def main(about: str | None, table: Table, equal: int = 0) -> None:
+    """The command of a table. about: the docstring of its file. equal: updates of every method, where minutes are not what is equal."""
     parser = arguments(f"{about}\n{__doc__}", str(table.folder / "run.py"))
     parser.add_argument("--pace", action="store_true", help="time a few updates of each method, and stop")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, for each student")
@@ -104,7 +104,8 @@ def main(about: str | None, table: Table) -> None:
     if options.pace:
         table.pace(setting, options.out, tuple(options.only))
         return
-    every = list(table.rows(setting, updates(options.out, options.minutes), options.seeds))
+    steps = dict.fromkeys(table.methods, equal) if equal else updates(options.out, options.minutes)
+    every = list(table.rows(setting, steps, options.seeds))
     train_and_measure(options, [row for row in every if table.methods[row[0].rsplit("-", 1)[0]].host])
     if options.probes:
         options.data, options.tasks = "testbed", list(PROBES)
