@@ -20,7 +20,7 @@ from sottovoce.data.degrade import degrade
 from sottovoce.data.recording import Samples
 from sottovoce.evaluation.suite.config import Source
 
-LONGER_OR_SHORTER = ("speed",)
+LONGER_OR_SHORTER = ("speed", "silence", "cut")
 
 
 def speechlike(samples: int = 24_000) -> Samples:
@@ -132,6 +132,15 @@ def test_speed_changes_the_length_and_level_the_peak() -> None:
     wave = speechlike()
     assert len(one("speed", wave=wave, factor=(2.0, 2.0))) == pytest.approx(len(wave) / 2, abs=2)
     assert np.abs(one("level", wave=wave, peak_db=(-20.0, -20.0))).max() == pytest.approx(0.1, rel=1e-4)
+
+
+def test_ends_are_cut_off_and_silence_comes_behind() -> None:
+    wave = speechlike()
+    assert np.array_equal(one("cut", wave=wave, share=(0.5, 0.5)), wave[:12_000])
+    longer = one("silence", wave=wave, seconds=(0.1, 0.1))
+    assert len(longer) == len(wave) + 1600
+    assert np.array_equal(longer[: len(wave)], wave)
+    assert not longer[len(wave) :].any()
 
 
 def steps(**chosen: dict[str, Any]) -> dict[str, DegradationChoice]:
