@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from sottovoce.core.registry import FAMILIES
 from sottovoce.encoder import Encoder, normalize
 from sottovoce.families import Family
-from sottovoce.families.base import fold_weight_norm
 from sottovoce.families.generic import GenericEncoder, load_generic
+from sottovoce.families.weight_norm import fold_weight_norm
 from sottovoce.hub.pretrained import SHIPPED, Pretrained, load_pretrained
 
 torch.set_num_threads(1)
