@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--speech", type=Path, help="folder of the corpora")
     parser.add_argument("--work", type=Path, help="folder for manifests and students")
     parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--steps", type=int, default=400, help="updates of each student")
+    parser.add_argument("--steps", type=int, default=2000, help="updates of each student")
     parser.add_argument("--only", nargs="+", default=[], help="names of what is to be done, e.g. scratch-64")
     parser.add_argument("--table", action="store_true", help="only print the table of the records")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE for all recipes")
