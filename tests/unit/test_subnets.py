@@ -22,6 +22,7 @@ from sottovoce.train.recipe import Masking, ObjectiveChoice, load_recipe
 from sottovoce.train.stages.subnet import filled, smallest
 from sottovoce.train.work import Work
 from tests.conftest import one_teacher, tiny_shape
+from tests.interruption import stopped
 from tests.unit.test_pruning_styles import CONFORMER, WAVLM, WHISPER
 
 TINY = Space((16, 24, 32), (2, 3), (2, 3, 4), (1.0, 1.5, 2.0))
@@ -217,3 +218,33 @@ def test_one_run_gives_students_of_several_sizes(teacher_folder: Path, speech_fo
     name = next(name for name in part if name.endswith("norm.weight") and "layers" not in name and len(part[name]) == len(kept))
     assert torch.equal(part[name], whole[name][kept])
     assert sottovoce.load(small.out)(torch.randn(1, 8_000)).last.shape[-1] == subnet["dim"]
+
+
+def test_a_run_ends_the_same_when_it_was_interrupted_between_subnets(
+    teacher_folder: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = [
+        *FAST,
+        *SPACE,
+        "stages.first=false",
+        "save_minutes=0",
+        *(f"stages.subnets.{field}" for field in ("steps=6", "warmup=1", "accumulate=2")),
+    ]
+
+    def run(out: str) -> api.Result:
+        return api.compress(
+            teacher_folder,
+            recipe="lighthubert",
+            data=speech_folder,
+            out=tmp_path / out,
+            device="cpu",
+            overrides=overrides,
+            larger=True,
+        )
+
+    undisturbed = run("a")
+    with stopped(monkeypatch, after=3):
+        run("b")
+    resumed = run("b")
+    ours, theirs = load_file(resumed.out / "model.safetensors"), load_file(undisturbed.out / "model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
