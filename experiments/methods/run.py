@@ -52,8 +52,8 @@ TABLE = Table(
         "teacher-fed": fixed("teacher-fed"),
         "effective-deep": fixed("effective-deep"),
         "star": unhosted("star"),
-        "maskhubert": fixed("maskhubert"),
-        "armhubert": fixed("armhubert"),
+        "maskhubert": unhosted("maskhubert"),
+        "armhubert": unhosted("armhubert"),
         "dicehubert": unhosted("dicehubert"),
     },
 )
