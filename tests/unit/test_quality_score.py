@@ -323,7 +323,7 @@ def test_mistakes_are_said_before_anything_runs(
     with pytest.raises(ValueError, match="has a rating in column 'sore'; did you mean 'score'"):
         quality_of([str(folder)], manifest, tmp_path / "out", overrides=["field=sore"])
     with pytest.raises(ValueError, match="name a model to measure"):
-        evaluate([], tasks=["lid"], data=manifest, out=tmp_path / "out")
+        quality_of([], manifest, tmp_path / "out")
     judge = f"distillmos:{distillmos(tmp_path)}"
     with pytest.raises(ValueError, match="has no features"):
         evaluate([judge], tasks=["lid"], data=manifest, out=tmp_path / "out")
