@@ -12,7 +12,7 @@ from sottovoce.data.recording import Samples
 
 
 @DEGRADATIONS.register("cut")
-class Cut(Degradation):
+class EarlyEnd(Degradation):
     """The end is cut off, often within a word. Changes the length.
 
     A transcript does not follow, so it is not for objectives that learn text.
