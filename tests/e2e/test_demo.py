@@ -12,14 +12,14 @@ import pytest
 import torch
 from transformers import HubertModel
 
-from sottovoce.hub.pretrained import SHIPPED, load_pretrained
+from sottovoce.hub.pretrained import DEMO, load_pretrained
 
 
 def test_the_teacher_is_small_enough_to_ship_and_loads_in_transformers() -> None:
-    assert sum(path.stat().st_size for path in SHIPPED["demo"].iterdir()) < 12e6
+    assert sum(path.stat().st_size for path in DEMO.iterdir()) < 12e6
     teacher = load_pretrained("demo")
     wave = torch.randn(1, 16_000)
-    theirs = HubertModel.from_pretrained(SHIPPED["demo"], dtype=torch.float32).eval()
+    theirs = HubertModel.from_pretrained(DEMO, dtype=torch.float32).eval()
     with torch.no_grad():
         torch.testing.assert_close(teacher.encoder(wave).last, theirs(wave).last_hidden_state, rtol=1e-4, atol=1e-4)
     assert teacher.shape.dim == 192
@@ -27,7 +27,7 @@ def test_the_teacher_is_small_enough_to_ship_and_loads_in_transformers() -> None
 
 
 def test_its_card_says_what_it_was_trained_on() -> None:
-    card = (SHIPPED["demo"] / "README.md").read_text(encoding="utf-8")
+    card = (DEMO / "README.md").read_text(encoding="utf-8")
     for corpus in ("LibriSpeech", "speechocean762", "Arabic Speech Commands", "Free Spoken Digit"):
         assert corpus in card
     assert "CC BY" in card
