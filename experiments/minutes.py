@@ -77,12 +77,13 @@ class Table:
             ledger.write(out / ledger.RECORDS, record)
             shutil.rmtree(folder)
 
-    def rows(self, setting: Setting, steps: Mapping[str, int], seeds: list[int]) -> Iterator[Row]:
-        """Every student: those of half of the MACs first, and a seed's together, so that an early end leaves whole comparisons."""
+    def rows(self, setting: Setting, steps: Mapping[str, int], seeds: list[int], unhosted: bool = True) -> Iterator[Row]:
+        """Every student: whole encoders first, then those of half of the MACs, and a seed's together, so that an early end leaves whole
+        comparisons. unhosted: those, too, that no recogniser can hold."""
         for share in (WHOLE, *SHARES):
             for seed in seeds:
                 for name, method in self.methods.items():
-                    if share in method.shares:
+                    if share in method.shares and (method.host or unhosted):
                         yield f"{name}-{share}", seed, partial(self.student, setting, steps, name, share, seed)
 
 
@@ -105,8 +106,7 @@ def main(about: str | None, table: Table, equal: int = 0) -> None:
         table.pace(setting, options.out, tuple(options.only))
         return
     steps = dict.fromkeys(table.methods, equal) if equal else updates(options.out, options.minutes)
-    every = list(table.rows(setting, steps, options.seeds))
-    train_and_measure(options, [row for row in every if table.methods[row[0].rsplit("-", 1)[0]].host])
+    train_and_measure(options, table.rows(setting, steps, options.seeds, unhosted=False))
     if options.probes:
         options.data, options.tasks = "testbed", list(PROBES)
-        train_and_measure(options, every)
+        train_and_measure(options, table.rows(setting, steps, options.seeds))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import sottovoce
 from sottovoce.encoder import EncoderConfig
@@ -77,7 +77,14 @@ def share_of(student: EncoderConfig, teacher: EncoderConfig) -> float:
     return round(float(ours) / float(theirs), 4)
 
 
-Row = tuple[str, int, Callable[[], api.Result]]  # name, seed, how to get the student
+class Made(Protocol):
+    """A student. out: its folder."""
+
+    @property
+    def out(self) -> Path: ...
+
+
+Row = tuple[str, int, Callable[[], Made]]  # name, seed, how to get the student
 
 
 def arguments(about: str | None, file: str) -> argparse.ArgumentParser:

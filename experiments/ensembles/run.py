@@ -70,7 +70,7 @@ def rows(options: Options) -> Iterator[Row]:
         for name in students(options):
             yield name, seed, partial(trained, options, name, seed)
         for name in RULES:
-            yield name, seed, partial(merged, options, name, seed)  # type: ignore[misc]
+            yield name, seed, partial(merged, options, name, seed)
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ in the cache folder. Only train rows are trained on; noises are train rows for t
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 import sottovoce
+from experiments.corpora import rows, write
 from sottovoce.core import ledger
 from sottovoce.core.config import plain
 from sottovoce.data import open_source
@@ -50,20 +50,10 @@ RATED = 200  # recordings of the train split that the router learns from
 Say = partial(print, flush=True)
 
 
-def rows(speech: Path, corpus: str, split: str) -> list[dict[str, str]]:
-    with open(speech / corpus / "manifest.tsv", encoding="utf-8", newline="") as file:
-        found = [row for row in csv.DictReader(file, delimiter="\t") if row["split"] == split]
-    return [{**row, "path": str((speech / row["path"]).resolve())} for row in found]
-
-
-def write(path: Path, found: Sequence[Mapping[str, str]]) -> str:
+def written(path: Path, found: Sequence[Mapping[str, str]]) -> str:
     """A manifest, written once."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, found[0].keys(), delimiter="\t")
-            writer.writeheader()
-            writer.writerows(found)
+        write(path, found)
     return str(path)
 
 
@@ -73,8 +63,8 @@ class Setting:
     def __init__(self, speech: Path, work: Path, out: Path, steps: int, overrides: Sequence[str]) -> None:
         self.speech, self.work, self.out, self.steps, self.own = speech, work, out, steps, list(overrides)
         fit = [row for corpus in CORPORA for row in rows(speech, corpus, "train") if SHORTEST <= float(row["seconds"]) <= LONGEST]
-        self.train = write(work / "train.tsv", fit)
-        self.noises = {split: write(work / f"noises-{split}.tsv", rows(speech, "esc10", split)) for split in ("train", "test")}
+        self.train = written(work / "train.tsv", fit)
+        self.noises = {split: written(work / f"noises-{split}.tsv", rows(speech, "esc10", split)) for split in ("train", "test")}
 
     def overrides(self) -> list[str]:
         return [
@@ -135,7 +125,7 @@ class Setting:
         """How a router over both models, fitted on rated recordings of the train split, agrees with the ratings of the test split."""
         if any(record.get("name") == "router" for record in ledger.read_all(self.out / ledger.RECORDS)):
             return
-        rated = write(self.work / "rated.tsv", rows(self.speech, "speechocean762", "train"))
+        rated = written(self.work / "rated.tsv", rows(self.speech, "speechocean762", "train"))
         fitted = Router.alone(ratings=rated, field="label", scale=(0.0, 10.0), clips=RATED)
         assert isinstance(fitted, Router)
         source = sorted(open_source(self.speech / "speechocean762" / "manifest.tsv"), key=lambda item: item.id)

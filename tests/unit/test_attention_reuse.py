@@ -17,7 +17,7 @@ from sottovoce.hub.student import load, save_student
 from sottovoce.inference.packed import can_pack, pack
 from sottovoce.pruning import GatedEncoder, encoder_cost, total
 from sottovoce.pruning.factors import with_factors
-from tests.conftest import tiny_shape
+from tests.conftest import one_teacher, tiny_shape
 
 
 def shape(depth: int = 4) -> EncoderConfig:
@@ -147,3 +147,17 @@ def test_random_students_share_maps() -> None:
     assert [layer.reuse for layer in made.config.layers] == [False, True, False, True]
     assert EncoderConfig.from_dict(made.config.to_dict()) == made.config
     assert "reuse" not in tiny_shape().layers[0].to_dict()
+
+
+@pytest.mark.parametrize("start", ["random", "cut"])
+def test_narrow_students_share_maps(start: str) -> None:
+    teacher = one_teacher().origin
+    assert teacher is not None
+    cls = STUDENTS.get("narrow")
+    made = cls(cls.Config(start=start, share_maps=2)).build(teacher)
+    assert [layer.reuse for layer in made.config.layers] == [i % 2 > 0 for i in range(len(made.config.layers))]
+    taken, given = made.state_dict(), teacher.encoder.state_dict()
+    assert not any(name.startswith("layers.1.attention.q_proj") for name in taken)
+    assert all(torch.equal(taken[name], given[name]) for name in taken) == (start == "cut")
+    with pytest.raises(ValueError, match="share_maps is 0"):
+        cls(cls.Config(start=start, share_maps=0)).build(teacher)

@@ -40,7 +40,6 @@ class Host(nn.Module):
     pretrained: its encoder as it was loaded. encoder: the same, or a student put in by `put`. bridge: (B, T, D) states of the student ->
     (B, T', D') what the rest reads; empty for the host as it was. rest: transformers' own modules, frozen unless a caller unfreezes them,
     in evaluation mode. hf: the config.json of the host in transformers. told: what a student's folder says of its host; else empty.
-    own: whether the rest learned beside the student and comes from no other model.
     """
 
     name: ClassVar[str]
@@ -51,8 +50,6 @@ class Host(nn.Module):
     independent: ClassVar[bool] = False
     model_types: ClassVar[tuple[str, ...]] = ()  # of config.json; empty for all that have such a class
     rest: Any
-    own: bool = False
-    made_in: Any = None  # a temporary folder with its files, which lives as long as the host
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """ValueError if weights of the rest are missing, unexpected, or of another shape."""
@@ -184,6 +181,11 @@ class Host(nn.Module):
         if beams > 1:
             raise ValueError(f"{self.pretrained.source}: a host of kind {self.name} has no search; leave beams at 1")
         return {}
+
+    @property
+    def whence(self) -> str:
+        """Where what it says comes from, for people: it recognises speech, ..."""
+        return f"as the {self.hf['architectures'][0]} that it comes from"
 
     @property
     def most_tokens(self) -> int | None:

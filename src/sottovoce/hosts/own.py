@@ -16,7 +16,17 @@ from sottovoce.hub.pretrained import Checkpoint, Pretrained
 BLANK, SPACE, UNKNOWN = "<pad>", "|", "<unk>"
 
 
-def recogniser(encoder: Encoder, head: nn.Linear, characters: Sequence[str], *, normalize: bool, source: str) -> CTCHost:
+class OwnRecogniser(CTCHost):
+    """A CTC host whose head learned beside the student. made_in: the folder of its tokenizer, which is there as long as the host."""
+
+    made_in: tempfile.TemporaryDirectory[str]
+
+    @property
+    def whence(self) -> str:
+        return "in the characters that its head has learned"
+
+
+def recogniser(encoder: Encoder, head: nn.Linear, characters: Sequence[str], *, normalize: bool, source: str) -> OwnRecogniser:
     """A CTC recogniser of transformers' kind, which `AutoModelForCTC` opens once it is saved.
 
     head: width of the encoder -> the blank and then one class for each of `characters`. source: what it was made from. ValueError for
@@ -56,6 +66,7 @@ def recogniser(encoder: Encoder, head: nn.Linear, characters: Sequence[str], *, 
         "eos_token_id": None,
     }
     made = Pretrained(encoder, encoder.config, "wav2vec2", normalize, source, hf_config=hf)
-    host = CTCHost(Checkpoint(made, Path(folder.name), {f"{CTCHost.first}.{name}": x for name, x in head.state_dict().items()}))
-    host.own, host.made_in = True, folder
+    tensors = {f"{CTCHost.first}.{name}": tensor for name, tensor in head.state_dict().items()}
+    host = OwnRecogniser(Checkpoint(made, Path(folder.name), tensors))
+    host.made_in = folder
     return host

@@ -30,7 +30,7 @@ USAGES = {
     "text": """\
 ## Use
 
-It recognises speech, {kind}:
+It recognises speech, {whence}:
 
 ```python
 from transformers import pipeline
@@ -130,10 +130,7 @@ def files_of(host: Host) -> HostFiles:
         USAGES["text" if host.text else "labels"],
         "automatic-speech-recognition" if host.text else "audio-classification",
     )
-    kind = str(host.hf["architectures"][0])
-    if host.text:
-        kind = "in the characters that its head has learned" if host.own else f"as the {kind} that it comes from"
-    usage = usage.format(auto=host.auto_class, kind=kind)
+    usage = usage.format(auto=host.auto_class, kind=host.hf["architectures"][0], whence=host.whence)
     return HostFiles(shape, config, top, tensors, copied, settings, {**CODE, **code}, usage, task)
 
 

@@ -59,7 +59,8 @@ class Narrow(Student):
         config = self.shape(shallower.config)
         if options.start == "random":
             config = dataclasses.replace(config, sinusoids=config.sinusoids and config.dim)  # a table of its own
-            return options.fitted(shared(Encoder(config), options.share_maps)).reset_parameters()
+            config = dataclasses.replace(config, layers=sharing_maps(config.layers, options.share_maps))
+            return options.fitted(Encoder(config)).reset_parameters()
         return options.fitted(shared(thinner(fewer_units(shallower, config), config.dim), options.share_maps))
 
     def shape(self, config: EncoderConfig) -> EncoderConfig:
@@ -77,11 +78,8 @@ class Narrow(Student):
 
 def shared(encoder: Encoder, count: int) -> Encoder:
     """The encoder in which each `count` layers share the attention map of their first; its others lose queries and keys."""
-    config = encoder.config
-    layers = sharing_maps(config.layers, count)
-    return (
-        encoder if layers == config.layers else rebuild(encoder, dataclasses.replace(config, layers=layers), encoder.state_dict())
-    )
+    config = dataclasses.replace(encoder.config, layers=sharing_maps(encoder.config.layers, count))
+    return encoder if config == encoder.config else rebuild(encoder, config, encoder.state_dict())
 
 
 def fewer_units(encoder: Encoder, like: EncoderConfig) -> Encoder:

@@ -20,20 +20,21 @@ if TYPE_CHECKING:  # imports transformers, which takes seconds
 
 
 def announcement(run: Run) -> str:
-    """What becomes of the head or decoder that the teacher has; "" where it has none."""
-    teacher = run.teachers.origin
+    """What becomes of the head or decoder that the teacher has, or of one that learns characters; "" where there is neither."""
+    teacher, recipe = run.teachers.origin, run.recipe
+    kept = recipe.host.keep and recipe.format == "sottovoce"
+    own = "a recogniser of the characters that it learns, which AutoModelForCTC opens" if kept and _recognises(recipe) else ""
     if teacher is None or (not teacher.left_out and not teacher.hf_config.get("host")):
-        if run.recipe.host.keep and run.recipe.format == "sottovoce" and _recognises(run.recipe):
-            return "the student will be a recogniser of the characters that it learns, which AutoModelForCTC opens"
-        return ""
+        return own and f"the student will be {own}"
     from sottovoce.hosts.base import host_config
     from sottovoce.hosts.load import kind_of
 
     hf = host_config(teacher.hf_config)
     kind, name = kind_of(hf), next(iter(hf.get("architectures") or ()), "its model")
     if kind is None:
-        return f"left out, because no host of this kind is known: {', '.join(teacher.left_out)}; the student will be an encoder alone"
-    if not run.recipe.host.keep or run.recipe.format != "sottovoce":
+        becomes = own or "an encoder alone"
+        return f"left out, because no host of this kind is known: {', '.join(teacher.left_out)}; the student will be {becomes}"
+    if not kept:
         return f"the student will be an encoder alone, and not a {name} as its teacher"
     return f"the student will be put back into its {name}, which {kind.auto_class} opens; host.keep=false would leave it alone"
 
@@ -44,12 +45,12 @@ def put_back(run: Run, work: Work, learner: Learner) -> Host | None:
     case."""
     if not run.recipe.host.keep:
         return None
-    main = run.teachers.each.get(run.teachers.main)
-    from sottovoce.hosts.load import load_host
-
+    main, host = run.teachers.each.get(run.teachers.main), None
     try:
-        # anew, because the one that taught may be rounded or prepared for inference
-        host = load_host(main.config.source) if isinstance(main, EncoderTeacher) else None
+        if isinstance(main, EncoderTeacher):
+            from sottovoce.hosts.load import load_host
+
+            host = load_host(main.config.source)  # anew, because the one that taught may be rounded or prepared for inference
         if host is None:
             return _own_recogniser(run, work, learner)
         if learner.shapes[run.teachers.main].rate:
