@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from sottovoce.train import api
 from sottovoce.train.run import Stopped
 from sottovoce.train.state import TrainState
 
@@ -28,3 +31,17 @@ def stopped(monkeypatch: pytest.MonkeyPatch, after: int = 1) -> Iterator[None]:
         patch.setattr(TrainState, "save", save_and_stop)
         with pytest.raises(Stopped):
             yield
+
+
+def ends_the_same(
+    run: Callable[[str], api.Result], monkeypatch: pytest.MonkeyPatch, after: int = 1
+) -> tuple[api.Result, api.Result]:
+    """What ``run("a")`` gives, and ``run("b")`` after it was stopped by the checkpoint of number `after` and repeated. Fails unless both
+    have the same weights, to the last bit."""
+    undisturbed = run("a")
+    with stopped(monkeypatch, after):
+        run("b")
+    resumed = run("b")
+    ours, theirs = (load_file(each.out / "model.safetensors") for each in (resumed, undisturbed))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    return undisturbed, resumed

@@ -16,7 +16,7 @@ from sottovoce.pruning.moments import collect
 from sottovoce.train import api
 from sottovoce.train.recipe import load_recipe
 from sottovoce.train.stages.factorise import Factorise, factorised
-from tests.interruption import stopped
+from tests.interruption import ends_the_same
 from tests.unit.test_pruning_exactness import distance
 from tests.unit.test_pruning_styles import make, waves
 from tests.unit.test_train import FAST
@@ -129,12 +129,11 @@ def test_a_factored_student_is_trained_and_resumed(
     teacher_folder: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ["stages.distill.steps=4", "stages.distill.warmup=1", "save_minutes=0"]
-    undisturbed = run(teacher_folder, speech_folder, tmp_path / "a", *options, recipe="liteasr-repaired", keep=0.85)
-    with stopped(monkeypatch):
-        run(teacher_folder, speech_folder, tmp_path / "b", *options, recipe="liteasr-repaired", keep=0.85)
-    resumed = run(teacher_folder, speech_folder, tmp_path / "b", *options, recipe="liteasr-repaired", keep=0.85)
-    ours, theirs = load_file(resumed.out / "model.safetensors"), load_file(undisturbed.out / "model.safetensors")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+    def repaired(out: str) -> api.Result:
+        return run(teacher_folder, speech_folder, tmp_path / out, *options, recipe="liteasr-repaired", keep=0.85)
+
+    ends_the_same(repaired, monkeypatch)
 
 
 def test_ranks_found_in_closed_form_can_be_learned_further(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:

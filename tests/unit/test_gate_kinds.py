@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from sottovoce.encoder import Encoder
 from sottovoce.pruning import (
@@ -24,7 +23,7 @@ from sottovoce.pruning import (
 )
 from sottovoce.pruning.apply import unit_matrix
 from sottovoce.train import api
-from tests.interruption import stopped
+from tests.interruption import ends_the_same
 from tests.unit.test_pruning_exactness import distance
 from tests.unit.test_pruning_styles import make, waves
 from tests.unit.test_train import FAST, STEPS
@@ -142,12 +141,7 @@ def test_runs_end_the_same_when_they_were_interrupted(
             teacher_folder, recipe="dphubert", data=speech_folder, out=tmp_path / out, keep=0.5, device="cpu", overrides=overrides
         )
 
-    undisturbed = run("a")
-    with stopped(monkeypatch, after=7):
-        run("b")
-    resumed = run("b")
-    ours, theirs = load_file(resumed.out / "model.safetensors"), load_file(undisturbed.out / "model.safetensors")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ends_the_same(run, monkeypatch, after=7)
     assert json.loads((tmp_path / "b/run/cut.json").read_text())["budget"]["met"]
 
 

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from sottovoce.core.config import ConfigError
 from sottovoce.core.registry import STAGES
 from sottovoce.reporting import page
 from sottovoce.train import api
 from sottovoce.train.recipe import load_recipe
-from tests.interruption import stopped
+from tests.interruption import ends_the_same
 
 MODULE = '''
 """Training on noise, near where the stage began (L2-SP), with a multiplier that grows while the student is too far away."""
@@ -137,12 +135,7 @@ def test_it_runs_and_ends_the_same_when_it_was_interrupted(
             teacher_folder, recipe=recipe, data=speech_folder, out=tmp_path / out, device="cpu", overrides=overrides
         )
 
-    undisturbed = run("a")
-    with stopped(monkeypatch, after=6):
-        run("b")
-    resumed = run("b")
-    ours, theirs = (load_file(each.out / "model.safetensors") for each in (resumed, undisturbed))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    undisturbed, resumed = ends_the_same(run, monkeypatch, after=6)
     assert rows(resumed.out) == rows(undisturbed.out)
     logged = [row for row in rows(resumed.out) if "distance" in row]
     assert [row["seen"] for row in logged] == list(range(1, 11))

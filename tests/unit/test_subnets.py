@@ -22,7 +22,7 @@ from sottovoce.train.recipe import Masking, ObjectiveChoice, load_recipe
 from sottovoce.train.stages.subnet import filled, smallest
 from sottovoce.train.work import Work
 from tests.conftest import one_teacher, tiny_shape
-from tests.interruption import stopped
+from tests.interruption import ends_the_same
 from tests.unit.test_pruning_styles import CONFORMER, WAVLM, WHISPER
 
 TINY = Space((16, 24, 32), (2, 3), (2, 3, 4), (1.0, 1.5, 2.0))
@@ -242,9 +242,4 @@ def test_a_run_ends_the_same_when_it_was_interrupted_between_subnets(
             larger=True,
         )
 
-    undisturbed = run("a")
-    with stopped(monkeypatch, after=3):
-        run("b")
-    resumed = run("b")
-    ours, theirs = load_file(resumed.out / "model.safetensors"), load_file(undisturbed.out / "model.safetensors")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ends_the_same(run, monkeypatch, after=3)
