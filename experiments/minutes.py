@@ -31,8 +31,7 @@ PROBES = ("pr", "ks-arabic", "sid", "er", "qbe")  # phones, words, speakers, emo
 class Method:
     """How students are made. recipe: of ``recipes/RECIPE-minutes.yaml`` in the table's folder. prunes: it meets a budget. sizes: overrides
     for each share of the MACs, for methods that do not prune. trains: false for methods without updates. kept: whether updates are timed
-    with targets that are computed already, where they are too dear for the minutes (Whisper's window). host: whether the student learns
-    the teacher's own space, and so can be put back into the recogniser; the others are only probed."""
+    with targets that are computed already, where they are too dear for the minutes (Whisper's window)."""
 
     recipe: str
     overrides: tuple[str, ...] = ()
@@ -41,7 +40,6 @@ class Method:
     trains: bool = True
     shares: tuple[int, ...] = (50,)
     kept: bool = False
-    host: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,13 +75,13 @@ class Table:
             ledger.write(out / ledger.RECORDS, record)
             shutil.rmtree(folder)
 
-    def rows(self, setting: Setting, steps: Mapping[str, int], seeds: list[int], unhosted: bool = True) -> Iterator[Row]:
+    def rows(self, setting: Setting, steps: Mapping[str, int], seeds: list[int]) -> Iterator[Row]:
         """Every student: whole encoders first, then those of half of the MACs, and a seed's together, so that an early end leaves whole
-        comparisons. unhosted: those, too, that no recogniser can hold."""
+        comparisons."""
         for share in (WHOLE, *SHARES):
             for seed in seeds:
                 for name, method in self.methods.items():
-                    if share in method.shares and (method.host or unhosted):
+                    if share in method.shares:
                         yield f"{name}-{share}", seed, partial(self.student, setting, steps, name, share, seed)
 
 
@@ -106,7 +104,7 @@ def main(about: str | None, table: Table, equal: int = 0) -> None:
         table.pace(setting, options.out, tuple(options.only))
         return
     steps = dict.fromkeys(table.methods, equal) if equal else updates(options.out, options.minutes)
-    train_and_measure(options, table.rows(setting, steps, options.seeds, unhosted=False))
+    train_and_measure(options, table.rows(setting, steps, options.seeds))
     if options.probes:
         options.data, options.tasks = "testbed", list(PROBES)
         train_and_measure(options, table.rows(setting, steps, options.seeds))

@@ -18,11 +18,6 @@ def fixed(recipe: str) -> Method:
     return Method(recipe, prunes=False)
 
 
-def unhosted(recipe: str) -> Method:
-    """A `fixed` one that does not learn the teacher's own space, so that nobody can put the student back."""
-    return Method(recipe, prunes=False, host=False)
-
-
 def training_free(recipe: str) -> Method:
     """A method that makes no updates; with every share, because it costs next to nothing."""
     return Method(recipe, trains=False, shares=SHARES)
@@ -51,10 +46,10 @@ TABLE = Table(
         "interleaved-stacking": fixed("interleaved-stacking"),
         "teacher-fed": fixed("teacher-fed"),
         "effective-deep": fixed("effective-deep"),
-        "star": unhosted("star"),
-        "maskhubert": unhosted("maskhubert"),
-        "armhubert": unhosted("armhubert"),
-        "dicehubert": unhosted("dicehubert"),
+        "star": fixed("star"),
+        "maskhubert": fixed("maskhubert"),
+        "armhubert": fixed("armhubert"),
+        "dicehubert": fixed("dicehubert"),
     },
 )
 

@@ -29,7 +29,7 @@ TABLE = Table(
         "liteasr-repaired": Method("liteasr-repaired", shares=SHARES),
         "plain": Method("plain", prunes=False, sizes=NARROW),
         "sotto": Method("sotto"),
-        "colld": Method("colld", prunes=False, sizes=NARROW, host=False),
+        "colld": Method("colld", prunes=False, sizes=NARROW),
         "distilhubert": Method("distilhubert", prunes=False),
         "minitron-host": Method("minitron", HOST, shares=SHARES),
         "dphubert-host": Method("dphubert", HOST, shares=SHARES),

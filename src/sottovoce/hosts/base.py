@@ -148,7 +148,8 @@ class Host(nn.Module):
         if isinstance(bridge, nn.Identity) and config.dim != wide:
             raise ValueError(
                 f"the student is {config.dim} wide and its host reads {wide} channels: it needs a trained projection of its last layer; "
-                "learn the teacher's last layer by an objective that has one, such as layer_to_layer, or set host.keep to false"
+                "learn the teacher's last layer by an objective that has one, such as layer_to_layer, fit one behind the training (a last "
+                "stage of kind fit_map), or set host.keep to false"
             )
         if self.sums_layers and (len(config.layers) != self.pretrained.depth or config.dim != wide or self.space is not None):
             raise ValueError(

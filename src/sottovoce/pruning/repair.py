@@ -29,6 +29,16 @@ def readers(plan: PruningPlan, kept: Kept | None = None) -> list[str]:
     return list(names)
 
 
+def least_squares(inner: Tensor, cross: Tensor, ridge: float = RIDGE) -> Tensor:
+    """(N, M) X with the smallest squared error of x X against y. inner: (N, N), of x^T x; cross: (N, M), of x^T y. Changes `inner`.
+
+    ridge: added to the diagonal, as a share of its mean.
+    """
+    if len(inner):
+        inner.diagonal().add_(ridge * inner.diagonal().mean() + 1e-12)
+    return torch.linalg.solve(inner, cross)
+
+
 @torch.no_grad()
 def repaired(
     encoder: Encoder, plan: PruningPlan, kept: Kept, moments: Mapping[str, Moments], ridge: float = RIDGE
@@ -49,9 +59,7 @@ def repaired(
         columns = left[0].flatten()
         flat, of = weight.flatten(1).double(), moments[module]
         second, mean = of.second(centred=bias is not None).to(weight.device), of.mean.double().to(weight.device)
-        inner = second[columns][:, columns]
-        inner.diagonal().add_(ridge * inner.diagonal().mean() + 1e-12 if len(columns) else 0)
-        solved = torch.linalg.solve(inner, second[columns] @ flat.t()).t()
+        solved = least_squares(second[columns][:, columns], second[columns] @ flat.t(), ridge).t()
         full = flat.clone()
         full[:, columns] = solved
         changed[f"{module}.weight"] = full.view_as(weight).to(weight.dtype)

@@ -26,6 +26,7 @@ from sottovoce.train.targets import Teachers
 from sottovoce.train.teachers import prepared
 
 FEATURES = ("clean", "masked")  # targets that are a teacher's hidden states or vectors
+FITTED = "fitted"  # in the names of a map that was solved for when all training was done (stage `fit_map`)
 BRIDGE = "bridge"  # in the names of what is trained: the way into the host, whichever module it is
 Targets = Mapping[tuple[str, str], Answer]  # by label of the teacher, on the student's frames
 
@@ -109,6 +110,7 @@ class Learner(nn.Module):
         self._check()
         self.hosted: HostedStudent | None = None
         self.unlearned: dict[str, int] = {}  # by objective: rows whose text or label the host cannot say
+        self.fitted: nn.Linear | None = None  # the map into the main teacher's last layer, if a stage solved for it
         self.host_choice = host or HostChoice()
         self.hosted = self._host(shape, self.host_choice.train)
         self.fed: dict[int, tuple[str, int]] = {}
@@ -341,11 +343,18 @@ class Learner(nn.Module):
         self.load_state_dict({**own, **known})
         if self.hosted is not None and f"{BRIDGE}.weight" in trained:
             self.hosted.projection.load_state_dict({name: trained[f"{BRIDGE}.{name}"] for name in ("weight", "bias")})
+        if f"{FITTED}.weight" in trained:
+            weight = trained[f"{FITTED}.weight"]
+            self.fitted = nn.Linear(weight.shape[1], weight.shape[0])
+            self.fitted.load_state_dict({"weight": weight, "bias": trained[f"{FITTED}.bias"]})
 
     def projections(self) -> tuple[dict[str, nn.Linear], dict[str, list[int]]]:
-        """The linear maps to the main teacher's width, and the student layers of each. A layer with several maps keeps the first."""
+        """The linear maps to the main teacher's width, and the student layers of each. A layer with several maps keeps the first; the last
+        layer one that was solved for when training was done."""
         maps: dict[str, nn.Linear] = {}
         layers: dict[str, list[int]] = {}
+        if self.fitted is not None:
+            maps[FITTED], layers[FITTED] = self.fitted, [len(self.encoder.config.layers)]
         for label, objective in self._objectives():
             if self.teacher_of[label] != self.teachers.main:
                 continue
