@@ -9,7 +9,7 @@ of the testbed. Commands go on where they stopped.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -91,13 +91,14 @@ def updates(out: Path, minutes: float) -> dict[str, int]:
     return {name: round(60 * minutes / seconds) for name, seconds in paces.items()}
 
 
-def main(about: str | None, table: Table, equal: int = 0) -> None:
-    """The command of a table. about: the docstring of its file. equal: updates of every method, where minutes are not what is equal."""
+def main(about: str | None, table: Table, equal: int = 0, tasks: Sequence[str] = ("librispeech", "speechocean")) -> None:
+    """The command of a table. about: the docstring of its file. equal: updates of every method, where minutes are not what is equal. tasks:
+    of `TASKS`."""
     parser = arguments(f"{about}\n{__doc__}", str(table.folder / "run.py"))
     parser.add_argument("--pace", action="store_true", help="time a few updates of each method, and stop")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, for each student")
     parser.add_argument("--probes", action="store_true", help="also probe the students' encoders")
-    parser.set_defaults(data=str(TASKS), tasks=["librispeech", "speechocean"])
+    parser.set_defaults(data=str(TASKS), tasks=list(tasks))
     options = parser.parse_args()
     setting = Setting.of(options)
     if options.pace:

@@ -12,13 +12,15 @@ from pathlib import Path
 
 from experiments.minutes import WHOLE, Method, Table, main
 
+ANY = ("student.length=any",)
+
 TABLE = Table(
     Path(__file__).parent,
     {
-        "tiny-minitron": Method("tiny-minitron", kept=True),
-        "tiny-liteasr": Method("tiny-liteasr", trains=False),
+        "tiny-minitron": Method("minitron", ANY, kept=True),
+        "tiny-liteasr": Method("liteasr", ANY, trains=False),
         "tiny-any-length": Method("tiny-any-length", prunes=False, shares=(WHOLE,), kept=True),
-        "tiny-liteasr-repaired": Method("tiny-liteasr-repaired", kept=True),
+        "tiny-liteasr-repaired": Method("liteasr-repaired", ANY, kept=True),
     },
 )
 
