@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -323,7 +325,7 @@ def test_mistakes_are_said_before_anything_runs(
     with pytest.raises(ValueError, match="has a rating in column 'sore'; did you mean 'score'"):
         quality_of([str(folder)], manifest, tmp_path / "out", overrides=["field=sore"])
     with pytest.raises(ValueError, match="name a model to measure"):
-        quality_of([], manifest, tmp_path / "out")
+        evaluate([], tasks=["lid"], data=manifest, out=tmp_path / "out")
     judge = f"distillmos:{distillmos(tmp_path)}"
     with pytest.raises(ValueError, match="has no features"):
         evaluate([judge], tasks=["lid"], data=manifest, out=tmp_path / "out")
@@ -341,3 +343,59 @@ def test_files_are_scored_on_the_command_line(rated: tuple[Path, Path, list[floa
         assert f"{Path(file).name}  {score:.2f}" in run.output
     (record,) = ledger.read_all(tmp_path / "out" / "records.jsonl")
     assert list(record["measures"]) == ["score"]
+
+
+# exported
+
+
+@pytest.fixture
+def exported(encoder: Encoder, speech_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A student with two heads, one of them with a window of half a second, and its file for ONNX Runtime."""
+    pytest.importorskip("onnxruntime")
+    narrow = ScoreShape(("voice", "overall"), 2, attention=6, bounds=(1.0, 5.0), window=0.5)
+    folder = student(tmp_path / "student", encoder, quality=PLAIN, parts=narrow)
+    return folder, sottovoce.export(folder, out=tmp_path / "exported", data=speech_folder, seconds=8)
+
+
+def test_an_exported_file_gives_the_scores(exported: tuple[Path, Path]) -> None:
+    folder, file = exported
+    wave, lengths = 0.1 * torch.randn(3, 30_000), torch.tensor([30_000, 12_345, 7_000])
+    ours, theirs = open_subject(str(file)).rater, open_subject(str(folder)).rater
+    assert ours.names == theirs.names == ("quality.quality", "parts.voice", "parts.overall")
+    torch.testing.assert_close(ours.rate(Batch(wave, lengths)), theirs.rate(Batch(wave, lengths)), atol=1e-4, rtol=0)
+    check = json.loads((file.parent / "model.check.json").read_text())
+    assert check["scores"].keys() == {"quality", "parts"}
+    assert max(check["scores"].values()) < 1e-4
+    about = json.loads((file.parent / "model.json").read_text())
+    assert about["outputs"]["score_parts"].startswith("float32 (batch, 2), voice, overall; of recordings above 0.5 s")
+    features = open_subject(str(file)).encoder(wave, lengths)
+    torch.testing.assert_close(features.last, sottovoce.load(folder)(wave, lengths).last, atol=1e-4, rtol=0)
+
+
+def test_an_exported_file_is_measured_as_its_student(exported: tuple[Path, Path], speech_folder: Path, tmp_path: Path) -> None:
+    folder, file = exported
+    both = evaluate([str(folder), str(file)], tasks=["quality-score"], data=speech_folder, out=tmp_path / "out", cache_gb=0)
+    values = [result.record["measures"]["score"]["value"] for result in both]
+    assert values[0] == pytest.approx(values[1], abs=1e-3)
+
+
+def test_the_example_scores_long_recordings_in_windows(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    folder, file = exported
+    wave = 0.1 * torch.randn(29_000).clamp(-3, 3)
+    soundfile.write(tmp_path / "long.wav", wave.numpy(), 16_000, subtype="FLOAT")
+    script = Path(__file__).parents[2] / "examples" / "onnx_quality.py"
+    done = subprocess.run([sys.executable, str(script), str(file), str(tmp_path / "long.wav")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = {line.split()[-2]: float(line.split()[-1]) for line in done.stdout.splitlines()}
+    expected = sottovoce.load(folder).rate(wave)
+    assert said["quality"] == pytest.approx(float(expected["quality"][0, 0]), abs=6e-3)
+    assert said["voice"] == pytest.approx(float(expected["parts"][0, 0]), abs=6e-3)
+
+
+def test_executorch_says_that_it_leaves_scores_out(encoder: Encoder, speech_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("executorch")
+    folder = student(tmp_path / "student", encoder, quality=PLAIN)
+    told: list[str] = []
+    sottovoce.export(folder, to="executorch", out=tmp_path / "out", data=speech_folder, seconds=4, window=0.5, say=told.append)
+    assert any("quality is left out" in line for line in told)

@@ -6,7 +6,7 @@ B batch, S samples, T frames, D width of the student, N scores.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from sottovoce.core.types import SAMPLE_RATE, Features
 from sottovoce.encoder.config import Shape
 
 BATCH = 16  # windows that are heard together
+# (B, S) waves, (B,) valid samples, and the labels of heads that are asked -> by label, (B, N)
+Say = Callable[[Tensor, Tensor | None, Sequence[str]], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,30 +92,40 @@ class ScoreHeads(nn.ModuleDict):
         return [(label, head) for label, head in self.items() if isinstance(head, ScoreHead)]
 
     def rate(self, encoder: nn.Module, wave: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
-        """(B, S) 16 kHz as the encoder reads it, (B,) valid samples -> by label, (B, N). Recordings longer than a head's window are heard
-        in windows that overlap by half or more."""
-        found: dict[str, Tensor] = {}
-        for window in {shape.window for shape in self.shapes.values()}:
-            mine = [(label, head) for label, head in self.heads() if head.shape.window == window]
-            size = round(window * SAMPLE_RATE)
-            if not size or wave.shape[1] <= size:
-                features = encoder(wave, lengths)
-                found |= {label: head(features) for label, head in mine}
-                continue
-            ends = [wave.shape[1]] * len(wave) if lengths is None else lengths.tolist()
-            pieces, owners = windows(wave, ends, size)
-            parts: dict[str, list[Tensor]] = {label: [] for label, _ in mine}
-            for start in range(0, len(pieces), BATCH):
-                some = pieces[start : start + BATCH]
-                counts = torch.tensor([len(piece) for piece in some], device=wave.device)
-                features = encoder(nn.utils.rnn.pad_sequence(some, batch_first=True), counts)
-                for label, head in mine:
-                    parts[label].append(head(features))
-            rows = torch.tensor(owners, device=wave.device)
-            for label, scores in parts.items():
-                every = torch.cat(scores)
-                found[label] = torch.stack([every[rows == row].mean(0) for row in range(len(wave))])
-        return {label: found[label] for label in self}
+        """(B, S) 16 kHz as the encoder reads it, (B,) valid samples -> by label, (B, N); see `in_windows`."""
+
+        def say(wave: Tensor, lengths: Tensor | None, labels: Sequence[str]) -> dict[str, Tensor]:
+            features = encoder(wave, lengths)
+            return {label: self[label](features) for label in labels}
+
+        return in_windows(say, self.shapes, wave, lengths)
+
+
+def in_windows(say: Say, shapes: Mapping[str, ScoreShape], wave: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
+    """The scores of recordings, by label (B, N). Those longer than a head's window are heard in windows that overlap by half or more.
+
+    say: what the heads say of recordings that fit into their window.
+    """
+    found: dict[str, Tensor] = {}
+    for window in {shape.window for shape in shapes.values()}:
+        labels = [label for label, shape in shapes.items() if shape.window == window]
+        size = round(window * SAMPLE_RATE)
+        if not size or wave.shape[1] <= size:
+            found |= say(wave, lengths, labels)
+            continue
+        ends = [wave.shape[1]] * len(wave) if lengths is None else lengths.tolist()
+        pieces, owners = windows(wave, ends, size)
+        parts: dict[str, list[Tensor]] = {label: [] for label in labels}
+        for start in range(0, len(pieces), BATCH):
+            some = pieces[start : start + BATCH]
+            counts = torch.tensor([len(piece) for piece in some], device=wave.device)
+            for label, scores in say(nn.utils.rnn.pad_sequence(some, batch_first=True), counts, labels).items():
+                parts[label].append(scores)
+        rows = torch.tensor(owners, device=wave.device)
+        for label, each in parts.items():
+            every = torch.cat(each)
+            found[label] = torch.stack([every[rows == row].mean(0) for row in range(len(wave))])
+    return {label: found[label] for label in shapes}
 
 
 def windows(wave: Tensor, ends: list[int], size: int) -> tuple[list[Tensor], list[int]]:

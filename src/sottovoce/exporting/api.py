@@ -28,7 +28,8 @@ class ExportFormat(Protocol):
     """What a module must have to be a format.
 
     NAME: of the format, for people. RUNTIME: the package that runs the file. FILE: how it is called. PARTS: what int8 can be used for.
-    ANY_LENGTH: whether it takes audio of any length, or of one. MILDER: what to try where int8 changes too much.
+    ANY_LENGTH: whether it takes audio of any length, or of one. SCORES: whether it gives the scores of a student's heads, too. MILDER: what
+    to try where int8 changes too much.
     """
 
     NAME: str
@@ -37,6 +38,7 @@ class ExportFormat(Protocol):
     PRECISIONS: tuple[str, ...]
     PARTS: tuple[str, ...]
     ANY_LENGTH: bool
+    SCORES: bool
     MILDER: str
 
     def require(self) -> None:
@@ -136,7 +138,9 @@ def export(
         if host is not None and host.text:
             return export_whole(host.eval(), folder, precision, data, seconds, say)
     loaded = load_pretrained(model)
-    graph = onnx.graph_of(loaded, LAST if layer is None else str(layer), space)
+    graph = onnx.graph_of(loaded, LAST if layer is None else str(layer), space, form.SCORES)
+    if loaded.scores is not None and not form.SCORES:
+        say(f"a file for {form.NAME} gives no scores: {', '.join(loaded.scores)} is left out; a file for ONNX has it")
     facts = onnx.facts(loaded, graph, precision, origin_of(Path(model)))
     facts |= form.settings(graph, WINDOW if window is None else window)
     clips = audio.computable(_audio(data, seconds, precision, say), graph)

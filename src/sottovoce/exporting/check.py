@@ -23,6 +23,7 @@ from sottovoce.core.ledger import header, version
 from sottovoce.core.registry import TASKS
 from sottovoce.core.types import SAMPLE_RATE, Batch, Features
 from sottovoce.data import Recordings
+from sottovoce.encoder.score_head import in_windows
 from sottovoce.evaluation.features.store import FeatureStore
 from sottovoce.evaluation.kinds.task import Task, Workbench
 from sottovoce.evaluation.subjects.subject import Subject
@@ -40,7 +41,7 @@ class LayerView(nn.Module):
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Features:
         size = torch.full((len(wave),), wave.shape[1]) if lengths is None else lengths
-        x, frames = self.graph(wave, size)
+        x, frames, *_ = self.graph(wave, size)
         states = list(x.unbind(1)) if x.dim() == 4 else [x, x]
         return Features(states, None if lengths is None else frames, states[0], states[-1])
 
@@ -48,7 +49,8 @@ class LayerView(nn.Module):
 @dataclass(frozen=True)
 class Comparison:
     """layers: for each layer of the file its name and what `parity` says of it. fidelity: what the task says, by who was compared
-    with whom. tasks: for each task and of ``torch`` and the format the value of its first measure. to, runtime: the format, and the
+    with whom. tasks: for each task and of ``torch`` and the format the value of its first measure. scores: of each score head the largest
+    difference. to, runtime: the format, and the
     package that ran the file. left_out: recordings that could not be used, with the reason."""
 
     layers: list[dict[str, Any]]
@@ -58,6 +60,7 @@ class Comparison:
     to: str = "onnx"
     runtime: str = "onnxruntime"
     left_out: Mapping[str, str] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def finite(self) -> bool:
@@ -79,6 +82,7 @@ class Comparison:
             "layers": self.layers,
             "fidelity": self.fidelity,
             "tasks": self.tasks,
+            **({"scores": dict(self.scores)} if self.scores else {}),
             **({"left_out": dict(self.left_out)} if self.left_out else {}),
         }
 
@@ -128,6 +132,24 @@ def parity(file: nn.Module, model: nn.Module, audio: Sequence[Batch], names: Seq
             }
         )
     return rows
+
+
+@torch.no_grad()
+def score_differences(file: Any, graph: Graph, audio: Sequence[Batch]) -> dict[str, float]:
+    """By label of a score head: the largest difference between what the file and the model say of recordings. file: a `RuntimeEncoder`."""
+    if graph.scores is None:
+        return {}
+    labels, found = list(graph.scores), dict.fromkeys(graph.scores, 0.0)
+
+    def say(wave: Tensor, lengths: Tensor | None, wanted: Sequence[str]) -> dict[str, Tensor]:
+        size = torch.full((len(wave),), wave.shape[1]) if lengths is None else lengths
+        every = dict(zip(labels, graph(wave, size)[2:], strict=True))
+        return {label: every[label] for label in wanted}
+
+    for batch in audio:
+        ours, theirs = (in_windows(each, graph.scores.shapes, batch.wave, batch.lengths) for each in (file.say, say))
+        found = {label: max(most, float((ours[label] - theirs[label]).abs().max())) for label, most in found.items()}
+    return found
 
 
 class Listed(nn.Module):
@@ -194,7 +216,8 @@ def compare(
         assert model is not None
         assert recordings is not None
         measured[name] = _both(task, {"torch": model(), to: file}, recordings)
-    return replace(comparison, fidelity=fidelity, tasks=measured)
+    scores = score_differences(encoder, graph, list(batches(waves)))
+    return replace(comparison, fidelity=fidelity, tasks=measured, scores=scores)
 
 
 def _both(task: Task, subjects: Mapping[str, Subject], recordings: Recordings) -> dict[str, Any]:
@@ -229,6 +252,8 @@ def show(comparison: Comparison, facts: Mapping[str, str], name: str = "ONNX", h
             rest.add_row("fidelity to the teacher: explained", f"{theirs['explained']:.3%}", f"{likeness['explained']:.3%}")
     for name, values in comparison.tasks.items():
         rest.add_row(f"{name}: {values['measure']}", f"{values['torch']:.4g}", f"{values[to]:.4g}")
+    for label, most in comparison.scores.items():
+        rest.add_row(f"{label}: largest difference of a score", "", f"{most:.1e}")
     if rest.row_count:
         console.print(rest)
     console.print(

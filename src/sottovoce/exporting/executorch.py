@@ -23,7 +23,7 @@ from sottovoce.exporting.graph import Graph, quiet
 NAME, RUNTIME, FILE = "ExecuTorch", "executorch", "model.pte"
 PRECISIONS: tuple[str, ...] = ("fp32", "int8")
 PARTS: tuple[str, ...] = ("layers",)
-ANY_LENGTH = False
+ANY_LENGTH, SCORES = False, False
 MILDER = "--precision fp32"
 LONGEST = 60.0  # seconds: memory for attention is laid out in advance and grows with the square
 

@@ -22,6 +22,7 @@ from sottovoce.encoder.log_mel import mel_filters
 from sottovoce.encoder.position import sinusoid_columns, sinusoid_rates
 from sottovoce.encoder.relative_log_mel import BINS as WINDOW_BINS
 from sottovoce.encoder.relative_log_mel import RelativeLogMel, slaney_filters
+from sottovoce.encoder.score_head import ScoreHeads
 from sottovoce.hub.teacher_space import TeacherSpace
 
 LAST, ALL = "last", "all"
@@ -29,18 +30,27 @@ TURNS = 64  # so many times the length of a table of sinusoids a file takes: 32 
 
 
 class Graph(nn.Module):
-    """(B, S) raw 16 kHz samples and (B,) valid samples -> hidden states and (B,) valid frames. Normalises the waves itself if the
-    model wants that.
+    """(B, S) raw 16 kHz samples and (B,) valid samples -> hidden states, (B,) valid frames, and for each head of `scores` (B, N) scores.
+    Normalises the waves itself if the model wants that.
 
     layer: "last", or the number of a layer as transformers counts them (0: what the first layer reads), for (B, T, D); "all" for
     (B, L, T, D), of which the last is the one after the final norm. space: takes a student's layers into its teacher's space, where D and T
-    are the teacher's, and norms are left out, as of `hub.student.Speech`. ValueError for a layer that there is not.
+    are the teacher's, and norms are left out, as of `hub.student.Speech`. scores: a student's heads that score recordings, which take each
+    row as one window. ValueError for a layer that there is not.
 
     A row that is too short for a frame has 0 frames and finite states, computed as if it had one: attention over no frames at all would
     be a quotient of zeros in most runtimes.
     """
 
-    def __init__(self, encoder: Encoder, *, normalize: bool, layer: str = ALL, space: TeacherSpace | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        normalize: bool,
+        layer: str = ALL,
+        space: TeacherSpace | None = None,
+        scores: ScoreHeads | None = None,
+    ) -> None:
         super().__init__()
         if encoder.config.context is not None:
             raise ValueError(
@@ -50,13 +60,15 @@ class Graph(nn.Module):
         if layer not in (LAST, ALL, *map(str, range(len(self.names)))):
             raise ValueError(f"there is no layer '{layer}'; give 0 to {len(self.names) - 1}, '{LAST}' or '{ALL}'")
         self.encoder, self.normalize, self.layer, self.space = traceable(encoder), normalize, layer, space
+        self.scores = copy.deepcopy(scores)
 
-    def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, wave: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         kernel = self.encoder.config.frontend.kernel
         features = self.features(wave, lengths)
         assert features.lengths is not None
         frames = torch.where(lengths < kernel, torch.zeros_like(features.lengths), features.lengths)
-        return self.states(features), frames * self.join
+        said = [] if self.scores is None else [head(features) for _, head in self.scores.heads()]
+        return self.states(features), frames * self.join, *said
 
     def features(self, wave: Tensor, lengths: Tensor | None) -> Features:
         """All that the encoder gives; rows that are too short for a frame count as long enough for one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.data.files import printable
 from sottovoce.encoder import Encoder
-from sottovoce.evaluation.subjects.onnx_file import open_onnx
+from sottovoce.evaluation.subjects.onnx_file import open_onnx, score_output
 from sottovoce.evaluation.subjects.subject import Subject
 from sottovoce.exporting import half, quantize
 from sottovoce.exporting.graph import LAST, Graph, longest, quiet
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 NAME, RUNTIME, FILE = "ONNX", "onnxruntime", "model.onnx"
+SCORES = True
 PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "int8", "int8-static")
 ANY_LENGTH = True
 MILDER = "--precision int8 or fp16, or fewer parts"
@@ -52,9 +54,9 @@ def export_onnx(source: str | Path, path: str | Path, *, layer: str = LAST) -> N
     save(model, Path(path))
 
 
-def graph_of(loaded: Pretrained, layer: str = LAST, space: str = "student") -> Graph:
-    """What is to be exported of a model. ValueError for one that runs inside transformers, a layer that there is not, or the space of a
-    teacher whose projections were not saved."""
+def graph_of(loaded: Pretrained, layer: str = LAST, space: str = "student", scores: bool = True) -> Graph:
+    """What is to be exported of a model. scores: its score heads, too, if it has any. ValueError for one that runs inside transformers, a
+    layer that there is not, or the space of a teacher whose projections were not saved."""
     if not isinstance(loaded.encoder, Encoder):
         raise ValueError(
             f"{loaded.source}: model_type '{loaded.hf_config.get('model_type')}' runs inside transformers and cannot be exported here; "
@@ -62,7 +64,8 @@ def graph_of(loaded: Pretrained, layer: str = LAST, space: str = "student") -> G
         )
     check_space(space)
     mapped = teacher_space(loaded) if space == "teacher" else None
-    return Graph(loaded.encoder, normalize=loaded.normalize, layer=layer, space=mapped)
+    heads = loaded.scores if scores else None
+    return Graph(loaded.encoder, normalize=loaded.normalize, layer=layer, space=mapped, scores=heads)
 
 
 def facts(loaded: Pretrained, graph: Graph, precision: str, origin: Mapping[str, Any] | None = None) -> dict[str, str]:
@@ -86,6 +89,11 @@ def facts(loaded: Pretrained, graph: Graph, precision: str, origin: Mapping[str,
         "layer": graph.layer,
         "layers": json.dumps(graph.chosen),
         "normalizes": json.dumps(graph.normalize),
+        **(
+            {}
+            if graph.scores is None
+            else {"scores": json.dumps({label: asdict(each) for label, each in graph.scores.shapes.items()})}
+        ),
         "params": str(int(cost.params)),
         "macs_per_s": str(float(cost.macs)),
         "origin": json.dumps(origin),
@@ -137,9 +145,18 @@ def about(facts: Mapping[str, str]) -> dict[str, Any]:
             "wave": "float32 (batch, samples), 16 kHz, as recorded",
             "lengths": "int64 (batch,), valid samples of each row",
         },
-        "outputs": {"hidden_states": f"float32 {shape}", "frames": "int64 (batch,), valid frames of each row"},
+        "outputs": {
+            "hidden_states": f"float32 {shape}",
+            "frames": "int64 (batch,), valid frames of each row",
+            **{score_output(label): _about_scores(each) for label, each in json.loads(facts.get("scores", "{}")).items()},
+        },
         "opset": OPSET,
     }
+
+
+def _about_scores(shape: Mapping[str, Any]) -> str:
+    limit = f"; of recordings above {shape['window']:g} s, the mean over windows of that length" if shape["window"] else ""
+    return f"float32 (batch, {len(shape['names'])}), {', '.join(shape['names'])}{limit}"
 
 
 def opened(path: Path) -> Subject:
@@ -158,7 +175,8 @@ def translate(graph: Graph) -> ModelProto:
         "wave": {0: batch, 1: torch.export.Dim("samples", min=least, max=longest(graph.encoder.config) or None)},
         "lengths": {0: batch},
     }
-    return program(graph, example, axes, INPUTS, OUTPUTS)
+    scores = [] if graph.scores is None else [score_output(label) for label in graph.scores]
+    return program(graph, example, axes, INPUTS, [*OUTPUTS, *scores])
 
 
 def program(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from sottovoce.core.extras import optional
-from sottovoce.core.types import Features
+from sottovoce.core.types import Batch, Features
+from sottovoce.encoder.score_head import ScoreShape, in_windows
+from sottovoce.evaluation.subjects.rater import score_names
 from sottovoce.evaluation.subjects.subject import Subject
 from sottovoce.hub.folder import is_text
 
@@ -73,18 +76,55 @@ class RuntimeEncoder(nn.Module):
                 f"{wave.shape[1]} samples are too many: the file takes {longest} at most (16 kHz); cut the recording"
             )
         size = torch.full((len(wave),), wave.shape[1]) if lengths is None else lengths
+        states, frames = self._run(wave, size, [item.name for item in self.session.get_outputs()][:2])
+        return features_of(states, None if lengths is None else frames)
+
+    def _run(self, wave: Tensor, lengths: Tensor, outputs: Sequence[str]) -> list[Tensor]:
         names = [item.name for item in self.session.get_inputs()]
-        inputs = (wave.float().cpu().numpy(), size.to(torch.int64).cpu().numpy())
-        outputs = [torch.from_numpy(x).to(wave.device) for x in self.session.run(None, dict(zip(names, inputs, strict=True)))]
-        return features_of(outputs[0], None if lengths is None else outputs[1])
+        inputs = (wave.float().cpu().numpy(), lengths.to(torch.int64).cpu().numpy())
+        return [torch.from_numpy(x).to(wave.device) for x in self.session.run(outputs, dict(zip(names, inputs, strict=True)))]
+
+    @property
+    def scores(self) -> dict[str, ScoreShape]:
+        """The heads in the file that score recordings, by label."""
+        return {label: ScoreShape.from_json(values) for label, values in json.loads(self.facts.get("scores", "{}")).items()}
+
+    def say(self, wave: Tensor, lengths: Tensor | None, labels: Sequence[str]) -> dict[str, Tensor]:
+        """(B, S) raw samples that fit into the heads' window, (B,) valid ones -> by label, (B, N)."""
+        size = torch.full((len(wave),), wave.shape[1]) if lengths is None else lengths
+        found = self._run(wave, size, [score_output(label) for label in labels])
+        return dict(zip(labels, found, strict=True))
+
+
+def score_output(label: str) -> str:
+    """The name of a score head's output."""
+    return f"score_{label}"
+
+
+@dataclass(frozen=True)
+class FileRater:
+    """An exported file with score heads. params: of its encoder."""
+
+    file: RuntimeEncoder
+    fingerprint: str
+    params: int | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return score_names(self.file.scores)
+
+    def rate(self, batch: Batch) -> Tensor:
+        return torch.cat(list(in_windows(self.file.say, self.file.scores, batch.wave, batch.lengths).values()), dim=1)
 
 
 def open_onnx(source: str | Path, name: str | None = None) -> Subject:
     """The subject of an exported file. Raises the ValueErrors of `RuntimeEncoder`."""
     encoder = RuntimeEncoder(source)
-    return subject_of(
-        encoder, encoder.facts, encoder.path, name or f"{encoder.facts['source']}-onnx-{encoder.facts['precision']}"
-    )
+    named = name or f"{encoder.facts['source']}-onnx-{encoder.facts['precision']}"
+    subject = subject_of(encoder, encoder.facts, encoder.path, named)
+    if not encoder.scores:
+        return subject
+    return replace(subject, file=FileRater(encoder, subject.fingerprint, None if subject.params is None else int(subject.params)))
 
 
 def subject_of(encoder: nn.Module, facts: Mapping[str, str], path: Path, name: str) -> Subject:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from sottovoce.core.types import Batch
 from sottovoce.encoder import normalize
-from sottovoce.encoder.score_head import ScoreHeads
+from sottovoce.encoder.score_head import ScoreHeads, ScoreShape
 from sottovoce.evaluation.subjects.fingerprints import fingerprint
 
 
@@ -44,9 +45,7 @@ class HeadRater:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those of the head; with several heads, with their labels before them."""
-        shapes = self.heads.shapes
-        return tuple(name if len(shapes) == 1 else f"{label}.{name}" for label, shape in shapes.items() for name in shape.names)
+        return score_names(self.heads.shapes)
 
     @property
     def fingerprint(self) -> str:
@@ -62,6 +61,11 @@ class HeadRater:
         batch = batch.to(self.device)
         wave = normalize(batch.wave, batch.lengths) if self.normalize else batch.wave
         return torch.cat(list(self.heads.rate(self.packed, wave, batch.lengths).values()), dim=1).float().cpu()
+
+
+def score_names(shapes: Mapping[str, ScoreShape]) -> tuple[str, ...]:
+    """The names of a head's scores; with several heads, with their labels before them."""
+    return tuple(name if len(shapes) == 1 else f"{label}.{name}" for label, shape in shapes.items() for name in shape.names)
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ class Subject:
 
     name: in results. role: in comparisons. normalize: whether waves are normalised first. fingerprint: hash of all that its output depends
     on. params, macs_per_s: ``None`` if unknown. origin: for our own students, the run that made it. source: where it was opened from, if a
-    whole model (a host) may be there. scores: a student's heads that score recordings. judge: of a quality model, which has no features,
-    the teacher that it is.
+    whole model (a host) may be there. scores: a student's heads that score recordings; file: an exported file with such heads. judge: of a
+    quality model, which has no features, the teacher that it is.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Subject:
     origin: dict[str, Any] | None = None
     source: str = ""
     scores: ScoreHeads | None = None
+    file: Rater | None = None
     judge: Any = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -88,6 +89,8 @@ class Subject:
         """What scores recordings. ValueError for a model without a score head."""
         if self.judge is not None:
             return JudgeRater(self.judge)
+        if self.file is not None:
+            return self.file
         if self.scores is None:
             raise ValueError(
                 f"{self.name} has no head that scores recordings; name a student of the recipe 'quality', or a quality model such as "
