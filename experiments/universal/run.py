@@ -81,7 +81,9 @@ class Row:
         return low > most if self.sign > 0 else high < least
 
     def closed(self, candidate: str, goal: str) -> float:
-        """The share of the distance from today's `demo` to `goal` that the candidate has closed."""
+        """The share of the distance from today's `demo` to `goal` that the candidate has closed; 1 for one that is better than the goal."""
+        if self.sign * (self.values[candidate] - self.values[goal]) >= 0:
+            return 1.0
         return (self.values[candidate] - self.values[TODAY]) / (self.values[goal] - self.values[TODAY])
 
 

@@ -224,6 +224,16 @@ def test_epochs_differ_and_held_out_recordings_do_not(speech_folder: Path) -> No
     )
 
 
+def test_passes_that_repeat_are_the_same_audio(speech_folder: Path) -> None:
+    plan = open_data(speech_folder, config(repeat_after=2), seed=1).train.plan
+    jobs = [[replace(plan.job(epoch, i), epoch=0) for i in range(plan.steps(epoch))] for epoch in range(4)]
+    assert jobs[0] == jobs[2] != jobs[1] == jobs[3]
+    endless = open_data(speech_folder, config(), seed=1).train.plan
+    assert endless.job(1, 0) == plan.job(1, 0)
+    with pytest.raises(ValueError, match="repeat_after must be 0 or more"):
+        config(repeat_after=-1)
+
+
 def test_a_recipe_without_degradations_draws_what_it_drew_before(speech_folder: Path) -> None:
     bare, chained = (
         open_data(speech_folder, each, seed=1).train.plan

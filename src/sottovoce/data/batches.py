@@ -113,7 +113,7 @@ class Plan:
 
     All ranks share one sequence of batches, epoch after epoch. Each step takes the next `world` batches; rank r takes the r-th of them.
     The length of an epoch is rounded up to a multiple of `multiple` (default: `world`) by repeating its first batches, so that none is
-    dropped. With the same `multiple`, the sequence is the same for any number of ranks. A position is (epoch, index of the first batch of
+    dropped. Epochs differ, unless `DataConfig.repeat_after` repeats them. With the same `multiple`, the sequence is the same for any number of ranks. A position is (epoch, index of the first batch of
     a step in the epoch).
     """
 
@@ -135,8 +135,13 @@ class Plan:
         self._samples = np.array([utterance.samples for utterance in utterances], dtype=np.int64)
         self._epoch, self._batches = -1, [[0]]
 
+    def drawn(self, epoch: int) -> int:
+        """The epoch whose random choices an epoch has: its own, or those of an earlier one that is repeated."""
+        return epoch % self.config.repeat_after if self.config.repeat_after else epoch
+
     def batches(self, epoch: int) -> list[list[int]]:
         """All batches of an epoch, for all ranks, as indices of utterances."""
+        epoch = self.drawn(epoch)
         if epoch != self._epoch:
             self._epoch, self._batches = epoch, bucket(self._samples, self.config, rng(self.seed, epoch, ORDER))
         return self._batches
@@ -163,7 +168,7 @@ class Plan:
         batches = self.batches(mine)
         number %= len(batches)
         utterances = [self.utterances[i] for i in batches[number]]
-        return make_job(utterances, self.config, rng(self.seed, mine, CROP, number), epoch, index)
+        return make_job(utterances, self.config, rng(self.seed, self.drawn(mine), CROP, number), epoch, index)
 
     def after(self, epoch: int, index: int) -> tuple[int, int]:
         """The position of the next step."""

@@ -34,6 +34,8 @@ class DataConfig:
         instead of running the teachers. Needs ``crop: none``.
     degradations: what is done to each recording, by label, in this order, each with its own chance; teachers hear it, too. Held-out
         recordings are always degraded in the same way. The same seed degrades in the same way, so that later runs find kept targets.
+    repeat_after: after so many passes the same batches come again, with the same crops, speeds and degradations, so that kept targets
+        serve again; 0: never.
     where: use only the rows of the manifest whose column has this value, for example ``{split: train}``.
     allow_commands: run the shell commands and fetch the addresses that a Lhotse manifest names as audio. The author of the manifest can
         then do on this machine whatever the user can.
@@ -52,6 +54,7 @@ class DataConfig:
     speeds: tuple[float, ...] = ()
     degradations: Mapping[str, DegradationChoice] = components(DegradationChoice)
     keep_targets: str = "0"
+    repeat_after: int = 0
     where: Mapping[str, str] = field(default_factory=dict)
     allow_commands: bool = False
 
@@ -70,6 +73,8 @@ class DataConfig:
             raise ValueError(f"speeds must lie between 0.5 and 2, not {', '.join(invalid)}")
         if self.workers < 0:
             raise ValueError(f"workers must be 0 or more, not {self.workers}")
+        if self.repeat_after < 0:
+            raise ValueError(f"repeat_after must be 0 or more passes, not {self.repeat_after}")
         if self.crop not in ("shortest", "none"):
             raise ValueError(f"crop must be 'shortest' or 'none', not {self.crop!r}")
         if self.text and self.crop != "none":
