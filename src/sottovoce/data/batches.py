@@ -113,8 +113,8 @@ class Plan:
 
     All ranks share one sequence of batches, epoch after epoch. Each step takes the next `world` batches; rank r takes the r-th of them.
     The length of an epoch is rounded up to a multiple of `multiple` (default: `world`) by repeating its first batches, so that none is
-    dropped. Epochs differ, unless `DataConfig.repeat_after` repeats them. With the same `multiple`, the sequence is the same for any number of ranks. A position is (epoch, index of the first batch of
-    a step in the epoch).
+    dropped. Epochs differ, unless `DataConfig.repeat_after` repeats them. With the same `multiple`, the sequence is the same for any
+    number of ranks. A position is (epoch, index of the first batch of a step in the epoch).
     """
 
     def __init__(
