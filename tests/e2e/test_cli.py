@@ -138,10 +138,11 @@ def test_every_summary_of_a_recipe_is_a_whole_sentence() -> None:
     assert all(text.endswith(".") for text in summaries.values())
 
 
-def test_a_student_cannot_take_the_name_of_the_built_in_teacher() -> None:
-    refused = run("compress", "demo", "--data", "demo", "--out", "demo", status=2).stderr
-    assert "names the built-in teacher" in refused
-    assert not Path("demo").exists()
+@pytest.mark.parametrize("name", ["demo", "demo-quality"])
+def test_a_student_cannot_take_the_name_of_a_built_in_model(name: str) -> None:
+    refused = run("compress", "demo", "--data", "demo", "--out", name, status=2).stderr
+    assert "names a built-in model" in refused
+    assert not Path(name).exists()
 
 
 def test_list_alone_lists_the_kinds() -> None:

@@ -19,7 +19,7 @@ from sottovoce.encoder import Encoder, normalize
 from sottovoce.families import Family
 from sottovoce.families.generic import GenericEncoder, load_generic
 from sottovoce.families.weight_norm import fold_weight_norm
-from sottovoce.hub.pretrained import Pretrained, load_pretrained
+from sottovoce.hub.pretrained import SHIPPED, Pretrained, load_pretrained
 
 torch.set_num_threads(1)
 
@@ -361,10 +361,10 @@ def test_places_without_a_model(folder: Path, tmp_path: Path, monkeypatch: pytes
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json cannot be read"):
         load_pretrained(folder)
-    monkeypatch.setattr("sottovoce.hub.pretrained.DEMO", tmp_path / "empty")
-    with pytest.raises(ValueError, match="without the demo teacher"):
+    monkeypatch.setitem(SHIPPED, "demo", tmp_path / "empty")
+    with pytest.raises(ValueError, match="without its model 'demo'"):
         load_pretrained("demo")
-    monkeypatch.setattr("sottovoce.hub.pretrained.DEMO", save(tiny("hubert"), tmp_path / "demo"))
+    monkeypatch.setitem(SHIPPED, "demo", save(tiny("hubert"), tmp_path / "demo"))
     assert load_pretrained("demo").source == "demo"
 
 

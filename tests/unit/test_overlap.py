@@ -10,7 +10,7 @@ import torch
 from sottovoce.encoder import Encoder
 from sottovoce.exporting.api import FORMATS, export
 from sottovoce.hub.folder import EXPORTS, overlap
-from sottovoce.hub.pretrained import DEMO, refuse_overlap
+from sottovoce.hub.pretrained import SHIPPED, refuse_overlap
 from sottovoce.hub.student import save_student
 from sottovoce.train.api import compress, describe, pretrain, resolve
 from sottovoce.train.checks import Permissions
@@ -55,7 +55,7 @@ def test_overlap(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_sources_that_are_no_folders_do_not_overlap(tmp_path: Path) -> None:
     refuse_overlap(tmp_path, ["", "facebook/hubert-base-ls960"])
     with pytest.raises(ValueError, match="overlaps the model demo"):
-        refuse_overlap(DEMO / "student", ["demo"])
+        refuse_overlap(SHIPPED["demo"] / "student", ["demo"])
 
 
 @pytest.mark.parametrize("place", ["", "student", ".."])

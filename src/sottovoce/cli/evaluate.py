@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @app.command()
 def evaluate(
-    models: Annotated[
-        list[str],
+    given: Annotated[
+        list[str] | None,
         typer.Argument(
             metavar="MODEL",
             help="Students or teachers (and KEY=VALUE), 'log-mel', 'fbank', 'untrained:MODEL', or a quality model, 'distillmos'; "
-            "also audio files, which are measured like --data.",
+            "also audio files, which are measured like --data. Without a model, quality-score takes the shipped 'demo-quality'.",
         ),
-    ],
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -76,13 +76,14 @@ def evaluate(
 
         sottovoce evaluate students/first --task ks --data /data/speech_commands_v0.01 --limit 200
 
-        sottovoce evaluate students/quality talk.wav call.mp3 --task quality-score
+        sottovoce evaluate talk.wav call.mp3 --task quality-score
 
     Each pair of model and task becomes a line of `records.jsonl`, which `sottovoce report` draws. A pair that fails does not end the
     others. KEY=VALUE overrides any field of the task file, or of the single task, e.g. training.lrs=[1e-3,3e-3].
     """
     from sottovoce.data.sources import AUDIO
 
+    models = given or []
     overrides = [text for text in models if "=" in text and not Path(text).exists()]
     files = [text for text in models if Path(text).suffix.lower() in AUDIO]
     sources = [*(data or []), *files]

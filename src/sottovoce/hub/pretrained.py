@@ -27,7 +27,10 @@ from sottovoce.hub.config_keys import unknown_keys
 from sottovoce.hub.folder import WEIGHTS, overlap, replacing, retire_exports
 from sottovoce.hub.input import EXTRACTOR, PROCESSOR, read_extractor, wants_normalized
 
-DEMO = Path(__file__).parents[1] / "assets" / "demo"
+ASSETS = Path(__file__).parents[1] / "assets"
+SHIPPED = {
+    name: ASSETS / name for name in ("demo", "demo-quality")
+}  # models that come with the package, by the name that stands for them
 
 # Not *.safetensors and *.bin: MMS repositories hold more than a thousand adapters under such names.
 _TEXT = ["config.json", EXTRACTOR, PROCESSOR, "adapter_config.json", "*.index.json"]
@@ -212,8 +215,8 @@ def _normalize(extractor: Mapping[str, Any] | None, hf: Mapping[str, Any], famil
 def refuse_overlap(out: str | Path, sources: Iterable[str]) -> None:
     """ValueError where writing to the folder `out` could touch one of the models at `sources`."""
     for source in filter(None, sources):
-        folder = DEMO if source == "demo" else Path(source)
-        if (source == "demo" or folder.expanduser().is_dir()) and overlap(Path(out), folder):
+        folder = SHIPPED.get(source, Path(source))
+        if (source in SHIPPED or folder.expanduser().is_dir()) and overlap(Path(out), folder):
             raise ValueError(f"--out {out} overlaps the model {source}, which must stay as it is; choose a folder of its own")
 
 
@@ -247,12 +250,12 @@ def save_pretrained(
 def _locate(source: str | Path, revision: str | None) -> tuple[Path, bool]:
     """The folder with `source`'s JSON files, and whether its weights are still to be fetched."""
     text = str(source)
-    if text == "demo":
-        if not (DEMO / "config.json").is_file():
+    if (shipped := SHIPPED.get(text)) is not None:
+        if not (shipped / "config.json").is_file():
             raise ValueError(
-                "this copy of sottovoce comes without the demo teacher; install a released wheel, or name a folder or hub id"
+                f"this copy of sottovoce comes without its model '{text}'; install a released wheel, or name a folder or hub id"
             )
-        return DEMO, False
+        return shipped, False
     folder = Path(text).expanduser()
     if folder.is_dir():
         if not is_there(folder / "config.json"):

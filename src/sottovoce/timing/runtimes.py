@@ -78,9 +78,9 @@ def stock(source: str, scratch: Path) -> str:
     """The model's path or id for transformers. Unavailable for students, which no class of transformers can hold."""
     from transformers import AutoConfig
 
-    from sottovoce.hub.pretrained import DEMO
+    from sottovoce.hub.pretrained import SHIPPED
 
-    at = str(DEMO) if source == "demo" else source
+    at = str(SHIPPED.get(source, source))
     try:
         kind = AutoConfig.from_pretrained(at, trust_remote_code=False).model_type
     except (OSError, ValueError) as problem:

@@ -15,7 +15,7 @@ from sottovoce.core import ledger
 from sottovoce.core.config import ConfigError, plain
 from sottovoce.data import open_data
 from sottovoce.encoder import Encoder
-from sottovoce.hub.pretrained import refuse_overlap, save_pretrained
+from sottovoce.hub.pretrained import SHIPPED, refuse_overlap, save_pretrained
 from sottovoce.hub.student import save_student
 from sottovoce.timing.latency import latency
 from sottovoce.train import needs
@@ -180,6 +180,7 @@ def run_recipe(recipe: Recipe, data: str, out: Path, device: str, fresh: bool, p
             if told := announcement(run):
                 run.say(told)
             work = run_stages(run)
+            run.data.train.close()  # a worker that is killed while Python ends would raise in whatever runs then
             record = gather(run, cost_of(work.encoder))
             if run.world.main:
                 export(run, work, record)
@@ -192,8 +193,8 @@ def run_recipe(recipe: Recipe, data: str, out: Path, device: str, fresh: bool, p
 
 def refuse_out(recipe: Recipe, out: Path) -> None:
     """ValueError for a folder that must not be written to: one that names or holds a model, or anything else that is no run."""
-    if str(out) == "demo":
-        raise ValueError("--out cannot be 'demo', which names the built-in teacher; choose another folder, e.g. students/demo")
+    if str(out) in SHIPPED:
+        raise ValueError(f"--out cannot be '{out}', which names a built-in model; choose another folder, e.g. students/{out}")
     configs = [choice.config for choice in recipe.teachers.values()]
     sources = [source for config in configs for source in (config.source, *getattr(config, "others", ()))]
     refuse_overlap(out, [*sources, getattr(recipe.student.config, "like", "")])

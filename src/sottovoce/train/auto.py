@@ -97,7 +97,7 @@ RULES = (
     RecipeRule(
         "dphubert-demo",
         lambda facts: facts.teacher == "demo",
-        "its schedule is made for the demo teacher, of which half of the compute can go without a visible loss",
+        "its schedule is made for the demo teacher",
         measured="experiments/testbed",
     ),
     RecipeRule(

@@ -1,4 +1,4 @@
-"""The end of `sottovoce demo`: phrases said by one voice are found in sentences of other voices, by sound alone."""
+"""The end of `sottovoce demo`: phrases said by one voice are found in sentences of other voices, in noise, by sound alone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from sottovoce.data import Recording, open_source
+from sottovoce.data import open_source
+from sottovoce.data.corrupt import add_noise
 from sottovoce.data.decode import read_audio
 from sottovoce.data.demo import search_manifest
 from sottovoce.encoder import Encoder, normalize
 from sottovoce.tasks.qbe import warp
+
+SNR = 5.0  # dB; in quiet, an untrained encoder finds as many: synthesised voices are much alike
 
 
 @dataclass(frozen=True)
@@ -30,41 +33,51 @@ class Found:
 
 @dataclass(frozen=True)
 class Search:
-    """phrases: what was asked for. sentences: how many were searched. chance: phrases that a guess finds, on average. found: by model."""
+    """phrases: what was asked for. sentences: how many were searched, in noise at `snr_db`. layer: whose frames were compared. chance:
+    phrases that a guess finds, on average. found: by model."""
 
     phrases: tuple[str, ...]
     sentences: int
+    snr_db: float
+    layer: int
     chance: float
     found: Mapping[str, Found]
 
 
-def search(models: Mapping[str, Encoder], wants_norm: bool, manifest: Path | None = None) -> Search:
+def search(models: Mapping[str, Encoder], wants_norm: bool, manifest: Path | None = None, snr_db: float = SNR) -> Search:
     """Lets each model look for every phrase in every sentence. Nothing is trained.
 
-    Frames of the last layer are standardised over all sentences and compared by subsequence dynamic time warping, as in the task ``qbe``.
-    manifest: its recordings have ``role`` (query or doc), ``text`` and ``matches``; by default they are synthesised once (`data.demo`).
-    wants_norm: whether the models read waveforms of zero mean and unit variance.
+    Frames of a layer, the one in which the first model finds most, are standardised over all sentences and compared by subsequence dynamic
+    time warping, as in the task ``qbe``. manifest: its recordings have ``role`` (query or doc), ``text`` and ``matches``; by default they
+    are synthesised once (`data.demo`). wants_norm: whether the models read waveforms of zero mean and unit variance. snr_db: of the pink
+    noise in the sentences.
     """
     recordings = open_source(manifest or search_manifest())
     queries = [item for item in recordings if item.fields["role"] == "query"]
     documents = [item for item in recordings if item.fields["role"] == "doc"]
     answers = [json.loads(item.fields["matches"]) for item in documents]
     right = torch.tensor([[Path(query.path).name in answer for answer in answers] for query in queries])
-    found = {}
+    asked = [torch.from_numpy(read_audio(item))[None] for item in queries]
+    searched = [
+        add_noise(torch.from_numpy(read_audio(item))[None], None, "pink", snr_db, number) for number, item in enumerate(documents)
+    ]
+    layer, found = -1, {}
     for name, model in models.items():
-        best = nearest(frames(model, queries, wants_norm), frames(model, documents, wants_norm))
-        found[name] = Found(
-            tuple(documents[i].fields["text"] for i in best), tuple(bool(right[row, i]) for row, i in enumerate(best))
-        )
+        phrases, sentences = (frames(model, waves, wants_norm) for waves in (asked, searched))
+        each = {i: nearest(phrases[i], sentences[i]) for i in (range(len(phrases)) if layer < 0 else [layer])}
+        hits = {i: [bool(right[row, sentence]) for row, sentence in enumerate(best)] for i, best in each.items()}
+        if layer < 0:
+            layer = max(hits, key=lambda i: sum(hits[i]))
+        found[name] = Found(tuple(documents[sentence].fields["text"] for sentence in each[layer]), tuple(hits[layer]))
     chance = float(right.float().mean(1).sum())
-    return Search(tuple(item.fields["text"] for item in queries), len(documents), chance, found)
+    return Search(tuple(item.fields["text"] for item in queries), len(documents), snr_db, layer, chance, found)
 
 
 @torch.no_grad()
-def frames(model: Encoder, recordings: Sequence[Recording], wants_norm: bool) -> list[Tensor]:
-    """(T, D) of each recording: the last layer."""
-    waves = [torch.from_numpy(read_audio(item))[None] for item in recordings]
-    return [model(normalize(wave) if wants_norm else wave).last[0] for wave in waves]
+def frames(model: Encoder, waves: Sequence[Tensor], wants_norm: bool) -> list[list[Tensor]]:
+    """By layer: (T, D) of each recording (1, S)."""
+    heard = [model(normalize(wave) if wants_norm else wave) for wave in waves]
+    return [[features.hidden[layer][0] for features in heard] for layer in range(len(heard[0].hidden))]
 
 
 def nearest(queries: Sequence[Tensor], documents: Sequence[Tensor]) -> list[int]:
@@ -82,15 +95,22 @@ def nearest(queries: Sequence[Tensor], documents: Sequence[Tensor]) -> list[int]
 def record(result: Search) -> dict[str, object]:
     """For the record of the demo: how many phrases each model finds."""
     counts = {name: sum(found.right) for name, found in result.found.items()}
-    return {"phrases": len(result.phrases), "sentences": result.sentences, "chance": result.chance, "found": counts}
+    return {
+        "phrases": len(result.phrases),
+        "sentences": result.sentences,
+        "snr_db": result.snr_db,
+        "layer": result.layer,
+        "chance": result.chance,
+        "found": counts,
+    }
 
 
 def show(result: Search, model: str = "student") -> None:
     """Prints what `model` finds, and how many phrases each model finds."""
     console = Console()
-    table = Table(title="a spoken phrase, found by sound alone", title_justify="left")
+    table = Table(title="a spoken phrase, found in noise, by sound alone", title_justify="left")
     table.add_column("one voice says", no_wrap=True)
-    table.add_column(f"the {model} finds, of {result.sentences} sentences by other voices")
+    table.add_column(f"the {model} finds, of {result.sentences} sentences by other voices, in noise at {result.snr_db:g} dB")
     table.add_column("")
     found = result.found[model]
     for phrase, text, right in zip(result.phrases, found.best, found.right, strict=True):
@@ -99,6 +119,6 @@ def show(result: Search, model: str = "student") -> None:
     counts = ", ".join(f"{name} {sum(each.right)}" for name, each in result.found.items())
     console.print(
         f"Found, of {len(result.phrases)}: {counts}; a guess {result.chance:.0f}. Nothing was trained for this and no text is read: "
-        "frames are compared (task qbe).",
+        f"frames of layer {result.layer}, the teacher's best, are compared (task qbe).",
         highlight=False,
     )

@@ -78,7 +78,8 @@ def evaluate(
 ) -> list[TaskResult]:
     """Runs `tasks` on `models` and on `vs`, models to compare with; fidelity compares with the first of these.
 
-    models, vs: folders, hub ids, ``demo``, ``log-mel``, ``fbank``, ``untrained:MODEL``. data: a task file (``.yaml``), the shipped
+    models, vs: folders, hub ids, ``demo``, ``log-mel``, ``fbank``, ``untrained:MODEL``. Without models, recordings are scored by the
+    shipped ``demo-quality``. data: a task file (``.yaml``), the shipped
     ``testbed``, or one or several sources of recordings for a single task. The record of each pair is added to ``out/records.jsonl``. A
     pair with a valid record is not measured again, except with `fresh`.
     jobs: tasks to run at a time, each on one core. schedule: "superb" for the benchmark's number of updates, for probes whose entry sets
@@ -91,17 +92,13 @@ def evaluate(
     have failed.
     """
     ledger.commit()
-    if not models:
-        raise ValueError(
-            "name a model to measure: a folder or a hub id; to score the quality of recordings, a student of the recipe 'quality', or "
-            "distillmos (pip install --no-deps distillmos==0.9.1)"
-        )
     if schedule not in (None, SUPERB):
         raise ValueError(f"there is no schedule '{schedule}'; leave it out, or give '{SUPERB}' for the benchmark's own")
     if limit is not None and limit < 1:
         raise ValueError("--limit must be at least 1 recording of a split")
     course = Course(watch)
     suite, base = suite_of(tasks, data, root, overrides, schedule)
+    models = models or default_models(suite)
     if limit is not None:
         suite = replace(suite, tasks={f"{name}@{limit}": entry for name, entry in suite.tasks.items()})
     suite = replace(suite, seeds=tuple(seeds)) if seeds else suite
@@ -165,6 +162,13 @@ def evaluate(
     if failures:
         raise Unmeasured(failures, results)
     return results
+
+
+def default_models(suite: Suite) -> Sequence[str]:
+    """What is measured where no model is named: the shipped quality model if all tasks ask for scores. ValueError if they do not."""
+    if any(entry.task.cls.needs != "scores" for entry in suite.tasks.values()):
+        raise ValueError("name a model to measure: a folder, a hub id, or demo; only --task quality-score has a model of its own")
+    return ["demo-quality"]
 
 
 def _sort_pairs(
