@@ -35,6 +35,7 @@ from sottovoce.train.teachers.router import Router
 FOLDER = Path(__file__).parent
 SIZES, LARGE = (64, 88, 120, 152, 176), 200  # widths of students from scratch; of the larger one that is pruned to their sizes
 TEACHER, SECOND = "distillmos", "dnsmos"
+SHIPPED = "demo-quality"  # width 120, with more updates
 CORPORA = ("librispeech_dev", "librispeech_spk", "speechocean762")
 SHORTEST, LONGEST = 1.5, 6.0  # seconds of recordings to train on
 BATCH = 24  # seconds
@@ -180,6 +181,7 @@ def steps_of(setting: Setting) -> dict[str, Callable[[], None]]:
     found |= {f"scratch-{dim}": partial(student, f"scratch-{dim}", setting.scratch, dim) for dim in SIZES}
     found["large"] = partial(student, "large", setting.scratch, LARGE)
     found |= {f"pruned-{dim}": partial(student, f"pruned-{dim}", setting.pruned, dim) for dim in SIZES}
+    found["shipped"] = lambda: setting.measure([SHIPPED], [TEACHER])
     found["teachers"] = lambda: setting.measure([SECOND], [], ["human"])
     found["router"] = setting.router
     return found
@@ -193,7 +195,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[str]:
         "|---|---:|---:|---:|---:|",
     ]
     curves: dict[str, dict[int, float]] = {"scratch": {}, "pruned": {}}
-    for name in [f"{kind}-{dim}" for kind in curves for dim in SIZES] + ["large"]:
+    for name in [*(f"{kind}-{dim}" for kind in curves for dim in SIZES), "large", SHIPPED]:
         record = newest.get((name, "degraded"))
         if record is None:
             continue
