@@ -30,7 +30,8 @@ def main(out: Path, steps: int | None = None, fresh: bool = False, table: bool =
     models, wants_norm = models_of(out)
     rows = compare(models, wants_norm)
     found = phrase_search.search(models, wants_norm)
-    ledger.write(out / "run" / "demo.json", {**ledger.header("demo"), "models": rows, "search": phrase_search.record(found)})
+    facts = {"seconds": round(time.monotonic() - began, 1), "models": rows, "search": phrase_search.record(found)}
+    ledger.write(out / "run" / "demo.json", {**ledger.header("demo"), **facts})
     api.draw_report(out)  # again, now that there are latencies
     if table:
         show(rows)
