@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import csv
 import json
@@ -120,6 +121,22 @@ def test_no_private_folder_is_shown(tmp_path: Path) -> None:
     text = page.render(gather([run, write_all(tmp_path / "home" / "ledger")]))
     assert str(tmp_path) not in text
     assert "first/run/result.json" in text
+
+
+def test_no_name_of_a_class_is_shown(tmp_path: Path) -> None:
+    """A renamed class must not take words for people along: a tab was once called ReportedRun."""
+    run = write_run(tmp_path / "first")
+    classes = {
+        node.name
+        for path in Path(page.__file__).parent.rglob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and re.search("[a-z][A-Z]", node.name)
+    }
+    assert {"ReportedRun", "TaskColumn"} <= classes
+    for folders in ([run], [write_all(tmp_path / "ledger")], [run, tmp_path / "ledger"]):
+        shown = page.render(gather(folders))
+        assert not [name for name in classes if re.search(rf"\b{name}\b", shown)]
+    assert ">Run<" in page.render(gather([run]))
 
 
 def test_a_folder_of_runs_is_read_whole(tmp_path: Path) -> None:

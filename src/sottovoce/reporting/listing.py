@@ -55,9 +55,10 @@ def entries(kind: str) -> list[tuple[str, str]]:
     registry = REGISTRIES[kind]
     listed = [(name, registry.summary(name).replace("`", "")) for name in registry.names()]
     if kind == "teachers":
-        listed.insert(
-            0, ("demo", "The built-in small teacher. The others are families of checkpoints; give a folder or a hub id.")
-        )
+        listed[:0] = [
+            ("demo", "The built-in small teacher. The others are families of checkpoints; give a folder or a hub id."),
+            ("demo-quality", "The built-in model that scores recordings, which quality-score takes where no model is named."),
+        ]
     if kind == "tasks":
         listed += [(name, f"{recipes.summary(name)} (a task file, for --data)") for name in recipes.task_files()]
     return listed

@@ -323,7 +323,7 @@ class View:
     def tabs(self) -> list[tuple[str, str]]:
         """(id, title) of those that have something to show."""
         several = len(self.board.rows) > 1
-        one, many = ("run", "ReportedRun") if self.single else None, ("runs", "Runs") if self.runs and not self.single else None
+        one, many = ("run", "Run") if self.single else None, ("runs", "Runs") if self.runs and not self.single else None
         compare = ("compare", "Compare") if several else None
         made = [one, compare, many, ("tasks", "Tasks") if self.bars else None]
         made += [("layers", "Layers") if self.heats else None, ("rates", "Learning rates") if self.trials else None]

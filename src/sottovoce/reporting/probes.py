@@ -143,7 +143,7 @@ def heat(board: Board, row: Row, index: int, top: float) -> Chart | None:
         row.name,
         {"data": [trace], "layout": plan},
         Table(
-            ["TaskColumn", *map(str, range(width))],
+            ["Task", *map(str, range(width))],
             [[task.label, *(f"{value:.3f}" for value in line)] for task, line in zip(tasks, z, strict=True)],
         ),
         note=f"{row.role}{f', mean of n = {row.n} models' if row.n > 1 else ''}",
