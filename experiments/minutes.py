@@ -2,6 +2,7 @@
 
 `--pace` times a few updates of each method, on a machine that does nothing else. `--minutes` of training are then so many updates, so a
 busy machine takes longer and changes nothing else. Names of students are METHOD-SHARE; `--only dphubert-50` takes those that start so.
+With other minutes than ten they are METHOD-SHARE-MINUTESmin.
 Every student is put back into its recogniser and transcribes (`real_teachers/tasks.yaml`); `--probes` also probes its encoder, by tasks
 of the testbed. Commands go on where they stopped.
 """
@@ -23,6 +24,7 @@ FOLDER = Path(__file__).parent
 TASKS = FOLDER / "real_teachers" / "tasks.yaml"
 PACED = 30  # updates that are timed
 SHARES = (50, 75, 25)  # per cent of the teacher's MACs, the most telling first
+MINUTES = 10.0
 WHOLE = 100  # of methods that do not make the encoder smaller
 PROBES = ("pr", "ks-arabic", "sid", "er", "qbe")  # phones, words, speakers, emotions, queries
 
@@ -49,13 +51,17 @@ class Table:
     folder: Path
     methods: Mapping[str, Method]
 
-    def student(self, setting: Setting, steps: Mapping[str, int], name: str, share: int, seed: int) -> api.Result:
-        """The student of method `name` with `share` per cent of the teacher's MACs."""
+    def student(
+        self, setting: Setting, steps: Mapping[str, int], name: str, share: int, seed: int, suffix: str = ""
+    ) -> api.Result:
+        """The student of method `name` with `share` per cent of the teacher's MACs. suffix: behind the name of its folder."""
         method = self.methods[name]
         budget: dict[str, Any] = {"budget": "macs", "keep": share / 100} if method.prunes else {}
         recipe = str(self.folder / "recipes" / f"{method.recipe}-minutes.yaml")
         extra = [*method.overrides, *method.sizes.get(share, ())]
-        return setting.compress(f"{name}-{share}", seed, recipe, extra, steps=steps[name] if method.trains else None, **budget)
+        return setting.compress(
+            f"{name}-{share}{suffix}", seed, recipe, extra, steps=steps[name] if method.trains else None, **budget
+        )
 
     def pace(self, setting: Setting, out: Path, only: tuple[str, ...]) -> None:
         """Records how many seconds an update of each method takes. Every update pays for its targets, as in a first pass, but where a
@@ -75,14 +81,14 @@ class Table:
             ledger.write(out / ledger.RECORDS, record)
             shutil.rmtree(folder)
 
-    def rows(self, setting: Setting, steps: Mapping[str, int], seeds: list[int]) -> Iterator[Row]:
+    def rows(self, setting: Setting, steps: Mapping[str, int], seeds: list[int], suffix: str = "") -> Iterator[Row]:
         """Every student: whole encoders first, then those of half of the MACs, and a seed's together, so that an early end leaves whole
-        comparisons."""
+        comparisons. suffix: behind every name."""
         for share in (WHOLE, *SHARES):
             for seed in seeds:
                 for name, method in self.methods.items():
                     if share in method.shares:
-                        yield f"{name}-{share}", seed, partial(self.student, setting, steps, name, share, seed)
+                        yield f"{name}-{share}{suffix}", seed, partial(self.student, setting, steps, name, share, seed, suffix)
 
 
 def updates(out: Path, minutes: float) -> dict[str, int]:
@@ -96,7 +102,7 @@ def main(about: str | None, table: Table, equal: int = 0, tasks: Sequence[str] =
     of `TASKS`."""
     parser = arguments(f"{about}\n{__doc__}", str(table.folder / "run.py"))
     parser.add_argument("--pace", action="store_true", help="time a few updates of each method, and stop")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training, for each student")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="of training, for each student")
     parser.add_argument("--probes", action="store_true", help="also probe the students' encoders")
     parser.set_defaults(data=str(TASKS), tasks=list(tasks))
     options = parser.parse_args()
@@ -105,7 +111,9 @@ def main(about: str | None, table: Table, equal: int = 0, tasks: Sequence[str] =
         table.pace(setting, options.out, tuple(options.only))
         return
     steps = dict.fromkeys(table.methods, equal) if equal else updates(options.out, options.minutes)
-    train_and_measure(options, table.rows(setting, steps, options.seeds))
+    suffix = "" if options.minutes == MINUTES else f"-{options.minutes:g}min"
+    rows = list(table.rows(setting, steps, options.seeds, suffix))
+    train_and_measure(options, rows)
     if options.probes:
         options.data, options.tasks = "testbed", list(PROBES)
-        train_and_measure(options, table.rows(setting, steps, options.seeds))
+        train_and_measure(options, rows)
