@@ -136,7 +136,7 @@ def test_every_operation_can_be_timed(operation: str, cache: Path) -> None:
 
 
 def test_sizes_that_are_alike_share_a_choice(cache: Path) -> None:
-    for rows, inputs in ((200, 520), (999, 768), (4000, 1024)):
+    for rows, inputs in ((600, 520), (999, 768), (4000, 1024)):
         product.onednn_is_faster("linear", rows, inputs, 40)
     assert len(cache.read_text().splitlines()) == 1
     product.onednn_is_faster("linear", 20, 768, 40)
@@ -156,7 +156,7 @@ def test_a_run_writes_down_its_choices(teacher_folder: Path, speech_folder: Path
     assert computations[0] == computations[1]
     assert {name.rsplit(" ", 1)[0] for name in computations[0]} >= {
         "linear",
-        "weight gradient",
-        "convolution and gradients",
+        "gradient of weight",
+        "trained convolution",
         "packed linear",
     }

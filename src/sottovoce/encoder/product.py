@@ -1,8 +1,7 @@
 """Linear layers and convolutions in float32 on a CPU.
 
 Each is computed by oneDNN or by PyTorch's own library (mostly MKL), whichever is faster on this machine (`sottovoce.encoder.kernels`). For
-oneDNN, convolutions over time are written as matrix products. It prepares code for every size of a product, which takes as long as a small
-product itself, and batches of speech seldom have the same length; so in training, rows of zeros fill up to one of few sizes (`rounded`).
+oneDNN, convolutions over time are written as matrix products.
 
 N inputs, M outputs, B batch, T steps in, K kernel, F steps out.
 """
@@ -46,62 +45,42 @@ if HAS and torch.ops.mkldnn._linear_pointwise not in flop_registry:
         return 2 * math.prod(x) * weight[0]
 
 
-def rounded(rows: int) -> int:
-    """The next size at which products are computed in training, at most an eighth larger: eight sizes from a power of two to the next."""
-    step = 1 << max(0, rows.bit_length() - 4)
-    return -(-rows // step) * step
-
-
-def filled(rows: Tensor) -> Tensor:
-    """(B, N) -> (`rounded` B, N), with zeros behind."""
-    more = rounded(len(rows)) - len(rows)
-    return F.pad(rows, (0, 0, 0, more)) if more else rows
-
-
 class _Linear(torch.autograd.Function):
-    """(B, N), (M, N), (M,) -> (B, M)"""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return trained_linear(x, weight, bias)
+        return linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
+        rows, inputs = gradient.reshape(-1, gradient.shape[-1]), x.reshape(-1, x.shape[-1])
         return (
             gradient_of_input(gradient, weight) if of_x else None,
-            gradient_of_weight(gradient, x) if of_weight else None,
-            gradient.sum(0) if of_bias else None,
+            gradient_of_weight(rows, inputs) if of_weight else None,
+            rows.sum(0) if of_bias else None,
         )
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias: (..., N), (M, N), (M,) -> (..., M), without gradients."""
-    if onednn_is_faster("linear", x.numel() // x.shape[-1], *weight.shape[::-1]):
-        return product(x, weight, bias)
-    return F.linear(x, weight, bias)
-
-
-def trained_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x weight^T + bias: (B, N), (M, N), (M,) -> (B, M)"""
-    if onednn_is_faster("trained linear", len(x), *weight.shape[::-1]):
+    if onednn_is_faster("linear", x.numel() // x.shape[-1], weight.shape[1], weight.shape[0]):
         return product(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
 def gradient_of_input(gradient: Tensor, weight: Tensor) -> Tensor:
-    """(B, M), (M, N) -> (B, N)"""
-    if onednn_is_faster("input gradient", len(gradient), *weight.shape[::-1]):
+    """(..., M), (M, N) -> (..., N)"""
+    if onednn_is_faster("gradient of input", gradient.numel() // gradient.shape[-1], weight.shape[1], weight.shape[0]):
         return product(gradient, weight.t())
     return gradient @ weight
 
 
 def gradient_of_weight(gradient: Tensor, x: Tensor) -> Tensor:
     """(B, M), (B, N) -> (M, N)"""
-    if onednn_is_faster("weight gradient", len(x), x.shape[1], gradient.shape[1]):
+    if onednn_is_faster("gradient of weight", len(x), x.shape[1], gradient.shape[1]):
         return product(gradient.t(), x.t())
     return gradient.t() @ x
 
@@ -114,16 +93,13 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-        steps, kernel = x.shape[2], weight.shape[2]
-        frames = (steps - kernel) // stride + 1
-        needed = (rounded(frames) - 1) * stride + kernel
-        rows, flat = F.pad(x.transpose(1, 2), (0, 0, 0, max(0, needed - steps))).contiguous(), weight.transpose(1, 2).flatten(1)
+        rows, flat = x.transpose(1, 2).contiguous(), weight.transpose(1, 2).flatten(1)
         ctx.save_for_backward(rows, weight)
-        ctx.stride, ctx.turned, ctx.steps = stride, not x.is_contiguous(), steps
+        ctx.stride, ctx.turned = stride, not x.is_contiguous()
         windows = _windows(rows, weight, stride)
-        outputs = x.new_empty(len(x), frames, len(weight))
+        outputs = x.new_empty(*windows.shape[:2], len(weight))
         for row, out in zip(windows, outputs, strict=True):
-            out.copy_(product(row, flat, bias)[:frames])
+            out.copy_(product(row, flat, bias))
         return outputs.transpose(1, 2)
 
     @staticmethod
@@ -131,10 +107,8 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         stride, (_, inputs, kernel) = ctx.stride, weight.shape
+        gradient = gradient.transpose(1, 2).contiguous()
         flat = weight.transpose(1, 2).flatten(1)
-        of_bias = gradient.sum((0, 2)) if ctx.needs_input_grad[2] else None
-        more = (rows.shape[1] - kernel) // stride + 1 - gradient.shape[2]
-        gradient = F.pad(gradient.transpose(1, 2), (0, 0, 0, more)).contiguous()
         of_rows, of_flat = torch.zeros_like(rows), torch.zeros_like(flat)
         for first in range(0, kernel, stride):  # with `stride` taps at a time, no two output steps read the same input step
             taps = slice(first * inputs, min(first + stride, kernel) * inputs)
@@ -144,7 +118,7 @@ class _Convolution(torch.autograd.Function):
                     of_row += product(of_out, back)
                 if ctx.needs_input_grad[1]:
                     of_flat[:, taps] += product(of_out.t(), row.contiguous().t())  # oneDNN is slow if rows have gaps
-        of_x = of_rows[:, : ctx.steps].transpose(1, 2)
+        of_x, of_bias = of_rows.transpose(1, 2), gradient.sum((0, 1)) if ctx.needs_input_grad[2] else None
         of_weight = of_flat.view(len(weight), kernel, inputs).transpose(1, 2)
         return of_x if ctx.turned else of_x.contiguous(), of_weight, of_bias, None
 
@@ -170,13 +144,9 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if not _serves(x, self.weight):
             return F.linear(x, self.weight, self.bias)
-        if not _trains(x, self.weight, self.bias):
-            return linear(x, self.weight, self.bias)
-        rows = x.reshape(-1, x.shape[-1])
-        count = len(rows)
-        if onednn_is_faster("trained linear", count, *self.weight.shape[::-1]):
-            rows = filled(rows)
-        return call(_Linear, rows, self.weight, self.bias)[:count].view(*x.shape[:-1], len(self.weight))
+        return (
+            call(_Linear, x, self.weight, self.bias) if _trains(x, self.weight, self.bias) else linear(x, self.weight, self.bias)
+        )
 
 
 class FactoredLinear(nn.Module):
@@ -210,7 +180,7 @@ class Conv1d(nn.Conv1d):
     def forward(self, x: Tensor) -> Tensor:
         outputs, inputs, kernel = self.weight.shape
         if _serves(x, self.weight) and x.shape[2] >= kernel:
-            operation = "convolution and gradients" if _trains(x, self.weight, self.bias) else "convolution"
+            operation = "trained convolution" if _trains(x, self.weight, self.bias) else "convolution"
             frames = x.shape[0] * ((x.shape[2] - kernel) // self.stride[0] + 1)
             if onednn_is_faster(operation, frames, inputs, outputs, kernel, self.stride[0]):
                 return call(_Convolution, x, self.weight, self.bias, self.stride[0])
@@ -234,16 +204,24 @@ def _concrete(x: Tensor) -> bool:
 
 # The choice of the faster library ----------------------------------------------------------------------------------------------
 
-FEW = 128  # rows; below this, calls are timed on 64 rows, else on many
-MANY = {"convolution": 2000, "convolution and gradients": 2000}
+FEW, MANY = 128, 512  # rows; calls are timed on 64 below the first, on 1024 from the second on, else on 256
+CONVOLVED = 2000  # rows on which convolutions are timed, if not on 64
 SMALLEST, LARGEST = 32, 4096  # inputs and outputs; timed at three quarters of the next power of two (768 and 3072 are such sizes)
 
 
 def onednn_is_faster(operation: str, rows: int, inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> bool:
     """Whether oneDNN is faster than PyTorch's own library for `operation` (a key of `TIMED`) at about these sizes."""
-    sizes = 64 if rows < FEW else MANY.get(operation, 256), _timed_size(inputs), _timed_size(outputs), kernel, stride
+    sizes = _timed_rows(operation, rows), _timed_size(inputs), _timed_size(outputs), kernel, stride
     name = " ".join([operation, "x".join(map(str, sizes))])
     return choose(name, lambda: TIMED[operation](*sizes)) == "onednn"
+
+
+def _timed_rows(operation: str, rows: int) -> int:
+    if rows < FEW:
+        return 64
+    if operation.endswith("convolution"):
+        return CONVOLVED
+    return 1024 if rows >= MANY else 256  # oneDNN's preparation for a size weighs less, the more rows there are
 
 
 def _timed_size(size: int) -> int:
@@ -257,39 +235,28 @@ def _tensor(*shape: int) -> Tensor:
     return torch.full(shape, 0.5, dtype=torch.float32, device="cpu")
 
 
-def _linears(rows: int, inputs: int, outputs: int, *_: int, trained: bool = False) -> Candidates:
-    x, weight, bias = _tensor(2 * rows + ROUNDS, inputs), _tensor(outputs, inputs), _tensor(outputs)
-    size = rounded if trained else int
+def _linears(rows: int, inputs: int, outputs: int, *_: int) -> Candidates:
+    x, weight, bias = _tensor(rows + ROUNDS, inputs), _tensor(outputs, inputs), _tensor(outputs)
     return {
-        "onednn": lambda more: product(x[: size(rows + more)], weight, bias),
-        "torch": lambda more: F.linear(x[: size(rows + more)], weight, bias),
+        "onednn": lambda more: product(x[: rows + more], weight, bias),
+        "torch": lambda more: F.linear(x[: rows + more], weight, bias),
     }
 
 
 def _gradients_of_input(rows: int, inputs: int, outputs: int, *_: int) -> Candidates:
-    gradient, weight = _tensor(2 * rows + ROUNDS, outputs), _tensor(outputs, inputs)
+    gradient, weight = _tensor(rows + ROUNDS, outputs), _tensor(outputs, inputs)
     return {
-        "onednn": lambda more: product(gradient[: rounded(rows + more)], weight.t()),
-        "torch": lambda more: gradient[: rounded(rows + more)] @ weight,
+        "onednn": lambda more: product(gradient[: rows + more], weight.t()),
+        "torch": lambda more: gradient[: rows + more] @ weight,
     }
 
 
 def _gradients_of_weight(rows: int, inputs: int, outputs: int, *_: int) -> Candidates:
-    gradient, x = _tensor(2 * rows + ROUNDS, outputs), _tensor(2 * rows + ROUNDS, inputs)
-
-    def of(more: int) -> tuple[Tensor, Tensor]:
-        size = rounded(rows + more)
-        return gradient[:size].t(), x[:size]
-
-    def by_onednn(more: int) -> Tensor:
-        outer, inner = of(more)
-        return product(outer, inner.t())
-
-    def by_torch(more: int) -> Tensor:
-        outer, inner = of(more)
-        return outer @ inner
-
-    return {"onednn": by_onednn, "torch": by_torch}
+    gradient, x = _tensor(rows + ROUNDS, outputs), _tensor(rows + ROUNDS, inputs)
+    return {
+        "onednn": lambda more: product(gradient[: rows + more].t(), x[: rows + more].t()),
+        "torch": lambda more: gradient[: rows + more].t() @ x[: rows + more],
+    }
 
 
 def _convolutions(frames: int, inputs: int, outputs: int, kernel: int, stride: int, trained: bool = False) -> Candidates:
@@ -317,9 +284,8 @@ def _convolutions(frames: int, inputs: int, outputs: int, kernel: int, stride: i
 
 TIMED: dict[str, Callable[..., Candidates]] = {
     "linear": _linears,
-    "trained linear": functools.partial(_linears, trained=True),
-    "input gradient": _gradients_of_input,
-    "weight gradient": _gradients_of_weight,
+    "gradient of input": _gradients_of_input,
+    "gradient of weight": _gradients_of_weight,
     "convolution": _convolutions,
-    "convolution and gradients": functools.partial(_convolutions, trained=True),
+    "trained convolution": functools.partial(_convolutions, trained=True),
 }
