@@ -64,7 +64,7 @@ def stock(model: str) -> Callable[[Tensor], str]:
 
     def transcribe(wave: Tensor) -> str:
         inputs = processor(wave[0].numpy(), sampling_rate=RATE, return_tensors="pt")
-        tokens = whole.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=200)
+        tokens = whole.generate(**inputs, do_sample=False, num_beams=1)
         return str(processor.batch_decode(tokens, skip_special_tokens=True)[0])
 
     return transcribe
