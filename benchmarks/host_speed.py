@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import stock
 import torch
 from torch import Tensor
 
@@ -53,25 +54,12 @@ def timed(function: Callable[[Tensor], Any], waves: list[Tensor]) -> tuple[float
     return time.perf_counter() - began, said
 
 
-def stock(model: str) -> Callable[[Tensor], str]:
-    """The recogniser of transformers as it is."""
-    from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
-
-    whole, processor = (
-        AutoModelForSpeechSeq2Seq.from_pretrained(model, dtype=torch.float32).eval(),
-        AutoProcessor.from_pretrained(model),
-    )
-
-    def transcribe(wave: Tensor) -> str:
-        inputs = processor(wave[0].numpy(), sampling_rate=RATE, return_tensors="pt")
-        tokens = whole.generate(**inputs, do_sample=False, num_beams=1)
-        return str(processor.batch_decode(tokens, skip_special_tokens=True)[0])
-
-    return transcribe
-
-
 def listen(host: Host, wave: Tensor) -> object:
     return host.listen(Batch(wave))
+
+
+def said_by(peer: Callable[[Any], str], wave: Tensor) -> str:
+    return peer(wave[0].numpy())
 
 
 def write(host: Host, wave: Tensor) -> str:
@@ -89,7 +77,9 @@ def main() -> None:
     about = header("host-speed", options.threads)
     torch.set_num_threads(options.threads)
     waves = recordings(options.speech)
-    ways: dict[tuple[str, str], Callable[[Tensor], Any]] = {("transformers", "whole"): stock(options.models[0])}
+    ways: dict[tuple[str, str], Callable[[Tensor], Any]] = {
+        ("transformers", "whole"): partial(said_by, stock.transcriber(options.models[0]))
+    }
     for model in options.models:
         host = load_host(model)
         if host is None or not host.text:

@@ -29,6 +29,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import stock
+
 SECONDS, CLIPS, RATE = 5, 12, 16_000
 SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".mp3")
 TORCH, ONNX = ("untouched", "any-length", "any-length-50"), ("untouched-onnx", "any-length-onnx", "any-length-50-onnx")
@@ -134,20 +136,7 @@ def transcriber(way: str, model: str, work: Path, threads: int) -> Callable[[Any
 
     torch.set_num_threads(threads)
     if way == "untouched":
-        from transformers import AutoProcessor, WhisperForConditionalGeneration
-
-        stock, processor = (
-            WhisperForConditionalGeneration.from_pretrained(model, dtype=torch.float32),
-            AutoProcessor.from_pretrained(model),
-        )
-
-        def by_transformers(wave: Any) -> str:
-            features = processor(wave, sampling_rate=RATE, return_tensors="pt").input_features
-            with torch.inference_mode():
-                tokens = stock.generate(features, do_sample=False, num_beams=1)
-            return str(processor.batch_decode(tokens, skip_special_tokens=True)[0])
-
-        return by_transformers
+        return stock.transcriber(model)
     from sottovoce.hosts.load import load_host
     from sottovoce.inference.packed import fastest
 

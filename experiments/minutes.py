@@ -111,7 +111,7 @@ def main(about: str | None, table: Table, equal: int = 0, tasks: Sequence[str] =
         table.pace(setting, options.out, tuple(options.only))
         return
     steps = dict.fromkeys(table.methods, equal) if equal else updates(options.out, options.minutes)
-    suffix = "" if options.minutes == MINUTES else f"-{options.minutes:g}min"
+    suffix = "" if equal or options.minutes == MINUTES else f"-{options.minutes:g}min"
     rows = list(table.rows(setting, steps, options.seeds, suffix))
     train_and_measure(options, rows)
     if options.probes:
