@@ -23,6 +23,7 @@ TABLE = Table(
     {
         "minitron": Method("minitron", shares=SHARES),
         "minitron-rounds": Method("minitron-rounds", shares=(25,)),
+        "minitron-varied": Method("minitron-varied"),
         "minitron-fed": Method("minitron-fed", shares=SHARES),
         "dphubert": Method("dphubert", shares=SHARES),
         "liteasr": Method("liteasr", trains=False, shares=SHARES),
