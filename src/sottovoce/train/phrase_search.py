@@ -61,23 +61,35 @@ def search(models: Mapping[str, Encoder], wants_norm: bool, manifest: Path | Non
     searched = [
         add_noise(torch.from_numpy(read_audio(item))[None], None, "pink", snr_db, number) for number, item in enumerate(documents)
     ]
-    layer, found = -1, {}
-    for name, model in models.items():
-        phrases, sentences = (frames(model, waves, wants_norm) for waves in (asked, searched))
-        each = {i: nearest(phrases[i], sentences[i]) for i in (range(len(phrases)) if layer < 0 else [layer])}
-        hits = {i: [bool(right[row, sentence]) for row, sentence in enumerate(best)] for i, best in each.items()}
-        if layer < 0:
-            layer = max(hits, key=lambda i: sum(hits[i]))
-        found[name] = Found(tuple(documents[sentence].fields["text"] for sentence in each[layer]), tuple(hits[layer]))
+
+    def look(model: Encoder, layers: Sequence[int]) -> dict[int, list[int]]:
+        phrases, sentences = (frames(model, waves, wants_norm, layers) for waves in (asked, searched))
+        return {layer: nearest(phrases[layer], sentences[layer]) for layer in layers}
+
+    def hits(best: Sequence[int]) -> list[bool]:
+        return [bool(right[row, sentence]) for row, sentence in enumerate(best)]
+
+    first, *others = models
+    by_layer = look(models[first], range(len(models[first].config.layers) + 1))
+    layer = max(by_layer, key=lambda number: sum(hits(by_layer[number])))
+    nearest_of = {first: by_layer[layer], **{name: look(models[name], [layer])[layer] for name in others}}
+    found = {
+        name: Found(tuple(documents[sentence].fields["text"] for sentence in best), tuple(hits(best)))
+        for name, best in nearest_of.items()
+    }
     chance = float(right.float().mean(1).sum())
     return Search(tuple(item.fields["text"] for item in queries), len(documents), snr_db, layer, chance, found)
 
 
 @torch.no_grad()
-def frames(model: Encoder, waves: Sequence[Tensor], wants_norm: bool) -> list[list[Tensor]]:
-    """By layer: (T, D) of each recording (1, S)."""
-    heard = [model(normalize(wave) if wants_norm else wave) for wave in waves]
-    return [[features.hidden[layer][0] for features in heard] for layer in range(len(heard[0].hidden))]
+def frames(model: Encoder, waves: Sequence[Tensor], wants_norm: bool, layers: Sequence[int]) -> dict[int, list[Tensor]]:
+    """By layer: (T, D) of each recording (1, S). Layer 0 is what the first layer reads."""
+    found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    for wave in waves:
+        hidden = model(normalize(wave) if wants_norm else wave).hidden
+        for layer in layers:
+            found[layer].append(hidden[layer][0])
+    return found
 
 
 def nearest(queries: Sequence[Tensor], documents: Sequence[Tensor]) -> list[int]:
