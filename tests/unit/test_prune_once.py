@@ -323,7 +323,7 @@ def test_rounds_go_down_step_by_step(teacher_folder: Path, speech_folder: Path, 
     assert first["after"] == pytest.approx(0.8, rel=0.05)
     assert last["after"] == pytest.approx(0.6, rel=0.05)
     assert result.met == last["met"]
-    with pytest.raises(ValueError, match="keep must be above 0"):
+    with pytest.raises(ValueError, match="keep must be a share"):
         run(teacher_folder, speech_folder, tmp_path / "b", "stages.prune.keep=1.5")
     with pytest.raises(ValueError, match="need a recipe that prunes"):
         run(teacher_folder, speech_folder, tmp_path / "c", "stages.prune.keep=0.8")

@@ -46,8 +46,13 @@ class BudgetConfig:
             )
         if self.round_to < 1:
             raise ValueError(f"round_to must be at least 1 (no rounding); got {self.round_to}")
-        if not 0 < self.keep <= 1:
-            raise ValueError(f"keep must be a share of the teacher, above 0 and at most 1; got {self.keep}")
+        check_share(self.keep)
+
+
+def check_share(keep: float) -> None:
+    """ValueError unless a student can keep such a share of its teacher."""
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep must be a share of the teacher, above 0 and at most 1; got {keep}")
 
 
 class Yardstick:

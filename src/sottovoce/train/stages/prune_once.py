@@ -21,6 +21,7 @@ from sottovoce.core.registry import IMPORTANCES, STAGES, Registry
 from sottovoce.core.types import Features
 from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.pruning import Budget, GatedEncoder, choose, cut, gate_values, make_plan, named_tensors, prepare, prepare_config
+from sottovoce.pruning.budget import check_share
 from sottovoce.pruning.factors import merge
 from sottovoce.pruning.importance.base import Evidence, Importance, Scores
 from sottovoce.pruning.moments import Moments
@@ -70,8 +71,8 @@ class PruneOnce(Stage):
         def __post_init__(self) -> None:
             if self.clips < 1 or self.ridge < 0:
                 raise ValueError(f"clips must be at least 1 and ridge at least 0; got {self.clips} and {self.ridge}")
-            if self.keep is not None and not 0 < self.keep <= 1:
-                raise ValueError(f"keep must be above 0 and at most 1; got {self.keep}")
+            if self.keep is not None:
+                check_share(self.keep)
 
     def check(self) -> None:
         self._trainer.check()
