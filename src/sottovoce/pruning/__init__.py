@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from sottovoce.pruning.apply import cut, cut_like, gather, named_tensors, narrow, open_units
 from sottovoce.pruning.budget import Budget, BudgetConfig, Lagrangian, Report, choose, meet_budget, target_at
 from sottovoce.pruning.cost import encoder_cost, total
+from sottovoce.pruning.gate_config import GateConfig
 from sottovoce.pruning.gated import GatedEncoder
-from sottovoce.pruning.gates import GateConfig, Gates, hard_concrete, open_probability
+from sottovoce.pruning.gates import Gates, hard_concrete, open_probability
 from sottovoce.pruning.latency import LatencyModel, load_latency
 from sottovoce.pruning.parts import encoder_parts
 from sottovoce.pruning.plan import PruningPlan, make_plan, prepare, prepare_config, unprepared_config

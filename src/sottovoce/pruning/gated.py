@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from sottovoce.core.types import Features
 from sottovoce.encoder import Encoder
 from sottovoce.pruning.apply import Values, cut, gather, named_tensors
-from sottovoce.pruning.gates import GateConfig, Gates
+from sottovoce.pruning.gate_config import GateConfig
+from sottovoce.pruning.gates import Gates
 from sottovoce.pruning.plan import make_plan, prepare
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -17,9 +17,7 @@ from sottovoce.core.registry import UNITS, suggestion
 from sottovoce.core.types import SAMPLE_RATE
 from sottovoce.encoder import Encoder, EncoderConfig
 from sottovoce.encoder.config import after
-
-if TYPE_CHECKING:
-    from sottovoce.pruning.gates import GateConfig
+from sottovoce.pruning.gate_config import GateConfig
 
 Width = float | Tensor  # a count, or an expected count
 Place = tuple[int, int]  # layer (-1: before the layers), and order inside it

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sottovoce.core.registry import UNITS
 from sottovoce.encoder import EncoderConfig, FbankConfig, FrontendConfig, LayerConfig
-from sottovoce.pruning.gates import GateConfig
+from sottovoce.pruning.gate_config import GateConfig
 from sottovoce.pruning.unit import Group, PartCost, Place, Slice, UnitKind, Width, Workload, iter_layers, layer_of
 
 
