@@ -14,7 +14,8 @@ from sottovoce.objectives.temporal_relation import TemporalRelation
 from sottovoce.pruning import GatedEncoder
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Masking, ObjectiveChoice
-from sottovoce.train.targets import TargetStore, Teachers
+from sottovoce.train.target_store import TargetStore
+from sottovoce.train.targets import Teachers
 from tests.conftest import one_teacher, tiny_shape
 from tests.unit.test_families import ours, speech, tiny
 

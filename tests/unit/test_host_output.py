@@ -28,7 +28,8 @@ from sottovoce.train import api, calibration
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import HostChoice, Masking, ObjectiveChoice
 from sottovoce.train.run import Stopped
-from sottovoce.train.targets import TargetStore, Teachers, joined_outputs, split_outputs
+from sottovoce.train.target_store import TargetStore
+from sottovoce.train.targets import Teachers, joined_outputs, split_outputs
 from sottovoce.train.teachers import TeacherSettings
 from sottovoce.train.teachers.encoder import EncoderTeacher
 from tests.unit import test_hosts as hosts

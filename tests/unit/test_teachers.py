@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch import Tensor
 
 from sottovoce.core.config import plain
 from sottovoce.core.registry import TEACHER_KINDS
@@ -26,7 +28,8 @@ from sottovoce.train import api, targets
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Masking, ObjectiveChoice, Recipe, build_recipe, load_recipe, present_form
 from sottovoce.train.run import Stopped
-from sottovoce.train.targets import TargetStore, Teachers
+from sottovoce.train.target_store import TargetStore, digest, size_of
+from sottovoce.train.targets import Teachers
 from sottovoce.train.teachers import Teacher, TeacherSettings
 from sottovoce.train.teachers.encoder import EncoderTeacher
 from tests.conftest import one_teacher, tiny_shape
@@ -90,6 +93,12 @@ def several(teacher_folder: Path, slow_teacher: Path) -> dict[str, Any]:
 def write(path: Path, recipe: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     return path
+
+
+def fill(store: TargetStore, asked: str, entries: int) -> None:
+    """About 1,080 bytes each."""
+    for i in range(entries):
+        store.rows(asked, [f"{i:04d}"], lambda: [{"vector": torch.ones(500).half()}])
 
 
 def losses(out: Path) -> list[dict[str, float]]:
@@ -387,28 +396,57 @@ class TestKeptTargets:
             assert ours == pytest.approx(theirs, rel=5e-3, abs=5e-3)
 
     def test_damaged_entries_are_asked_for_again(self, tmp_path: Path) -> None:
-        store = TargetStore(tmp_path / "targets", 1e6)
-        store.write(tmp_path / "targets/x", "abcd", {"vector": torch.ones(4).half()})
-        found = store.read(tmp_path / "targets/x", "abcd")
-        assert found is not None
-        assert torch.equal(found["vector"], torch.ones(4).half())
-        path = tmp_path / "targets/x/ab/abcd"
+        store, asked = TargetStore(tmp_path / "targets", 1e6), list[int]()
+
+        def answer() -> list[dict[str, Tensor]]:
+            asked.append(1)
+            return [{"vector": torch.ones(4).half()}]
+
+        store.rows("a teacher", ["abcd"], answer)
+        (path,) = tmp_path.rglob("abcd")
         for broken in (path.read_bytes()[:-1], path.read_bytes()[:-1] + b"?", b""):
-            path.parent.mkdir(exist_ok=True)
             path.write_bytes(broken)
-            assert store.read(tmp_path / "targets/x", "abcd") is None
-            assert not path.exists()
+            asked.clear()
+            for _ in range(2):
+                (found,) = store.rows("a teacher", ["abcd"], answer)
+                assert torch.equal(found["vector"], torch.ones(4).half())
+            assert len(asked) == 1
 
     def test_the_bound_holds_and_is_said_once(self, tmp_path: Path) -> None:
         said: list[str] = []
         store = TargetStore(tmp_path / "targets", 5_000, said.append)
-        for i in range(20):
-            store.write(tmp_path / "targets/x", f"{i:04d}", {"vector": torch.ones(500).half()})
-        assert sum(path.stat().st_size for path in tmp_path.rglob("targets/x/*/*")) <= 5_000
+        fill(store, "a teacher", 20)
+        assert size_of(tmp_path / "targets") <= 5_000
         assert len(said) == 1
         assert "data.keep_targets" in said[0]
-        assert store.read(tmp_path / "targets/x", "0000") is not None
+        store.rows("a teacher", ["0000"], lambda: pytest.fail("it is kept"))
         assert TargetStore(tmp_path / "targets", 5_000).room < 2_000
+
+    def test_targets_of_earlier_runs_make_room(self, tmp_path: Path) -> None:
+        """The oldest first, and none that a run beside this one may be using."""
+        said: list[str] = []
+        for asked, minutes in (("yesterday's", 60 * 24), ("this morning's", 60 * 3), ("another run's", 1)):
+            fill(TargetStore(tmp_path, 1e6), asked, 1)
+            os.utime(tmp_path / digest(asked), (time.time() - 60 * minutes,) * 2)
+        store = TargetStore(tmp_path, 5_000, said.append)
+        fill(store, "today's", 2)
+        assert {path.name for path in tmp_path.iterdir()} == {
+            digest(asked) for asked in ("this morning's", "another run's", "today's")
+        }
+        assert len(said) == 1
+        assert "deleted" in said[0]
+        fill(store, "today's", 20)
+        assert {path.name for path in tmp_path.iterdir()} == {digest(asked) for asked in ("another run's", "today's")}
+        assert size_of(tmp_path) <= 5_000
+        assert len(said) == 2
+        assert "data.keep_targets" in said[1]
+
+    def test_what_is_read_counts_as_used(self, tmp_path: Path) -> None:
+        fill(TargetStore(tmp_path, 1e6), "old", 1)
+        os.utime(tmp_path / digest("old"), (0, 0))
+        TargetStore(tmp_path, 1e6).rows("old", ["0000"], lambda: pytest.fail("it is kept"))
+        fill(TargetStore(tmp_path, 3_000), "new", 5)
+        assert (tmp_path / digest("old")).is_dir()
 
     def test_a_full_disk_ends_the_keeping_not_the_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         said: list[str] = []

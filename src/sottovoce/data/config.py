@@ -30,8 +30,8 @@ class DataConfig:
         ``crop: none``.
     speeds: each training batch is played at one of these speeds, drawn at random. Pitch and formants change too, so a speaker at another
         speed counts as another speaker (Yamamoto et al. 2019) and the label includes the speed. Empty: no change.
-    keep_targets: most disk space for teacher targets in half precision (``2GB``, or bytes; 0: none). Later epochs read the targets
-        instead of running the teachers. Needs ``crop: none``.
+    keep_targets: most disk space for teacher targets in half precision, of all runs together (``2GB``, or bytes; 0: none). Later epochs
+        read the targets instead of running the teachers. Needs ``crop: none``.
     degradations: what is done to each recording, by label, in this order, each with its own chance; teachers hear it, too. Held-out
         recordings are always degraded in the same way. The same seed degrades in the same way, so that later runs find kept targets.
     repeat_after: after so many passes the same batches come again, with the same crops, speeds and degradations, so that kept targets

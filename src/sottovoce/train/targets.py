@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_of
-from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 from sottovoce.core.cache import cache_home
@@ -25,85 +18,11 @@ from sottovoce.objectives.posteriors import posteriors
 from sottovoce.train.dist import World
 from sottovoce.train.hosted import say, transcript, within
 from sottovoce.train.recipe import HostChoice, Recipe
+from sottovoce.train.target_store import Row, TargetStore, digest
 from sottovoce.train.teachers import Teacher, TeacherSettings
 
 if TYPE_CHECKING:
     from sottovoce.hosts.base import Host
-
-FORMAT = 1  # of targets on disk
-CHECK = 4  # bytes of a checksum before the tensors of an entry
-Row = dict[str, Tensor]  # of one recording: "hidden.3", "ffn.3" (T, D), or "vector" (D,)
-
-
-class TargetStore:
-    """Targets of whole recordings on disk, in half precision, up to `limit` bytes in all.
-
-    An entry is a teacher's answer for a recording. Its name is a digest of the teacher and of the samples, so the same audio has the same
-    entry in all epochs and runs. Entries are written atomically; a damaged entry counts as missing. When the limit is reached or the disk
-    is full, `say` is told once and nothing more is kept.
-    """
-
-    def __init__(self, folder: Path, limit: float, say: Callable[[str], None] = print, share: int = 1) -> None:
-        """share: the number of processes that fill the folder together."""
-        self.folder, self.limit, self.say, self.stopped = folder, limit, say, False
-        self.room = (limit - sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())) / share
-
-    def row_keys(self, batch: Batch) -> tuple[str, ...]:
-        """A digest of the audio of each row. The batch is on the CPU."""
-        ends = [batch.wave.shape[1]] * len(batch.wave) if batch.lengths is None else batch.lengths.tolist()
-        rows = [row[:end].numpy().tobytes() for row, end in zip(batch.wave, ends, strict=True)]
-        return tuple(hashlib.blake2b(row, digest_size=16).hexdigest() for row in rows)
-
-    def rows(self, folder: Path, keys: Sequence[str], answer: Callable[[], Sequence[Row]]) -> list[Row]:
-        """The entries of a batch. answer: gives those of all its rows; it is called if one is missing, and what was missing is written."""
-        rows = [self.read(folder, key) for key in keys]
-        if None not in rows:
-            return [row for row in rows if row is not None]
-        fresh = answer()
-        for key, row, new in zip(keys, rows, fresh, strict=True):
-            if row is None:
-                self.write(folder, key, new)
-        return [new if row is None else row for row, new in zip(rows, fresh, strict=True)]
-
-    def read(self, folder: Path, key: str) -> Row | None:
-        """The entry; ``None`` if it is missing or damaged."""
-        path = folder / key[:2] / key
-        try:
-            entry = path.read_bytes()
-        except OSError:
-            return None
-        try:
-            if int.from_bytes(entry[:CHECK], "big") == zlib.crc32(entry[CHECK:]):
-                return tensors_of(entry[CHECK:])
-        except SafetensorError:
-            pass
-        path.unlink(missing_ok=True)
-        self.room += len(entry)
-        return None
-
-    def write(self, folder: Path, key: str, row: Row) -> None:
-        """Writes an entry, if there is room."""
-        if self.stopped:
-            return
-        tensors = bytes_of(row)
-        if len(tensors) > self.room:
-            self._stop(f"{self.limit / 1e9:g} GB are full (data.keep_targets); targets kept there for other runs may be deleted")
-            return
-        path = folder / key[:2] / key
-        part = path.with_name(f"{key}.{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(zlib.crc32(tensors).to_bytes(CHECK, "big") + tensors)
-            os.replace(part, path)
-        except OSError as problem:
-            part.unlink(missing_ok=True)
-            self._stop(f"they cannot be written ({problem.strerror})")
-            return
-        self.room -= len(tensors) + CHECK
-
-    def _stop(self, why: str) -> None:
-        self.stopped = True
-        self.say(f"no more targets are kept in {self.folder}: {why}; the teacher computes the rest in every epoch")
 
 
 class Teachers(Mapping[str, Teacher]):
@@ -181,8 +100,8 @@ class Teachers(Mapping[str, Teacher]):
             return teacher.answer(batch, taps=bool(taps))
         depth = teacher.shape.depth
         wanted = [f"hidden.{i}" for i in (range(depth + 1) if layers is None else layers)] + [f"ffn.{i}" for i in taps]
-        folder = self.store.folder / digest(f"{self._fingerprint(label)} {computed(batch)} {' '.join(wanted)}")
-        rows = self.store.rows(folder, keys, lambda: split(teacher.answer(batch, taps=bool(taps)), wanted))
+        told = f"{self._fingerprint(label)} {computed(batch)} {' '.join(wanted)}"
+        rows = self.store.rows(told, keys, lambda: split(teacher.answer(batch, taps=bool(taps)), wanted))
         return joined(rows, depth, batch.wave.device)
 
     @torch.no_grad()
@@ -197,8 +116,8 @@ class Teachers(Mapping[str, Teacher]):
             settings = getattr(host.rest, "generation_config", "")
             self._fingerprints["host"] = f"{fingerprint(host.rest, False)} {digest(str(settings))}"
         own = f"{self._fingerprints['host']} {self.choice.task} {self.choice.language} outputs {classes} {temperature:g}"
-        folder = self.store.folder / digest(f"{self._fingerprint(self.main)} {computed(batch)} {own}")
-        rows = self.store.rows(folder, keys, lambda: split_outputs(self._say(batch, classes, temperature)))
+        told = f"{self._fingerprint(self.main)} {computed(batch)} {own}"
+        rows = self.store.rows(told, keys, lambda: split_outputs(self._say(batch, classes, temperature)))
         return joined_outputs(rows, batch.wave.device)
 
     def _say(self, batch: Batch, classes: int, temperature: float) -> Posteriors:
@@ -239,11 +158,6 @@ def open_teachers(recipe: Recipe, world: World, say: Callable[[str], None] | Non
         store = TargetStore(cache_home() / "targets", limit, say, world.size)
         say(f"targets are kept in {store.folder}, up to {limit / 1e9:g} GB")
     return Teachers(each, recipe.main, store, recipe.host)
-
-
-def digest(what: str) -> str:
-    """The name of a folder of targets."""
-    return hashlib.blake2b(f"{FORMAT} {what}".encode(), digest_size=16).hexdigest()
 
 
 def computed(batch: Batch) -> str:
