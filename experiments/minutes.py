@@ -51,17 +51,16 @@ class Table:
     folder: Path
     methods: Mapping[str, Method]
 
-    def student(
-        self, setting: Setting, steps: Mapping[str, int], name: str, share: int, seed: int, suffix: str = ""
-    ) -> api.Result:
-        """The student of method `name` with `share` per cent of the teacher's MACs. suffix: behind the name of its folder."""
+    def student(self, setting: Setting, steps: int | None, name: str, share: int, seed: int, folder: str) -> api.Result:
+        """The student of method `name` with `share` per cent of the teacher's MACs. steps: updates, of methods that train. folder: its
+        name, without the seed."""
         method = self.methods[name]
+        if method.trains and steps is None:
+            raise SystemExit(f"no pace of {name} is on record; run the command with --pace --only {name} first")
         budget: dict[str, Any] = {"budget": "macs", "keep": share / 100} if method.prunes else {}
         recipe = str(self.folder / "recipes" / f"{method.recipe}-minutes.yaml")
         extra = [*method.overrides, *method.sizes.get(share, ())]
-        return setting.compress(
-            f"{name}-{share}{suffix}", seed, recipe, extra, steps=steps[name] if method.trains else None, **budget
-        )
+        return setting.compress(folder, seed, recipe, extra, steps=steps if method.trains else None, **budget)
 
     def pace(self, setting: Setting, out: Path, only: tuple[str, ...]) -> None:
         """Records how many seconds an update of each method takes. Every update pays for its targets, as in a first pass, but where a
@@ -74,7 +73,7 @@ class Table:
             timed = Setting(setting.teacher, setting.train, folder, None, (*setting.overrides, *extra))
             for _ in range(1 + method.kept):  # the first pass makes the targets of the second
                 shutil.rmtree(folder, ignore_errors=True)
-                result = self.student(timed, {name: PACED}, name, method.shares[0], seed=1)
+                result = self.student(timed, PACED, name, method.shares[0], seed=1, folder=name)
             stages = [stage for stage in result.record["stages"] if "train_seconds" in stage]
             seconds = sum(stage["train_seconds"] for stage in stages) / sum(stage["updates"] for stage in stages)
             record = {**ledger.header("pace"), "name": name, "seconds_per_update": round(seconds, 4)}
@@ -88,7 +87,8 @@ class Table:
             for seed in seeds:
                 for name, method in self.methods.items():
                     if share in method.shares:
-                        yield f"{name}-{share}{suffix}", seed, partial(self.student, setting, steps, name, share, seed, suffix)
+                        folder = f"{name}-{share}{suffix}"
+                        yield folder, seed, partial(self.student, setting, steps.get(name), name, share, seed, folder)
 
 
 def updates(out: Path, minutes: float) -> dict[str, int]:
