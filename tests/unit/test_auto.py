@@ -29,6 +29,7 @@ FAST = ["data.min_seconds=0.5", "data.max_seconds=2", "data.workers=0", "precisi
         (Facts("x", copies=True, host=True, audio=ENOUGH), "minitron"),
         (Facts("x", copies=True, host=False, audio=LITTLE), "minitron"),
         (Facts("x", copies=True, host=True, audio=HOSTED), "host"),
+        (Facts("x", copies=True, host=True, audio=HOSTED, passes=20.0), "minitron-varied"),
         (Facts("x", copies=True, host=True), "host"),
         (Facts("demo", copies=True, host=False, audio=ENOUGH), "dphubert-demo"),
         (Facts("x", copies=True, host=False, audio=ENOUGH), "dphubert"),
@@ -100,8 +101,12 @@ def test_hours_are_fitted_for_the_teacher_at_hand(
     families.tiny("hubert", head="ForCTC", vocab_size=9, pad_token_id=0).save_pretrained(tmp_path / "host")
     (tmp_path / "host" / "preprocessor_config.json").write_text('{"do_normalize": true, "sampling_rate": 16000}')
     assert api.resolve("auto", [], teacher=str(tmp_path / "host"), **given).name == "host"
+    varied = api.resolve("auto", FAST, teacher=str(tmp_path / "host"), hours=0.1, **given)  # many passes over seconds of speech
+    assert (varied.name, list(varied.objectives)) == ("minitron-varied", ["layer_to_layer"])
+    assert list(varied.data.degradations) == ["speed", "equalizer", "level"]
+    monkeypatch.setattr(auto, "MANY", 1e9)
     cut = api.resolve("auto", FAST, teacher=str(tmp_path / "host"), hours=0.1, **given)
-    assert (cut.name, list(cut.objectives)) == ("minitron", ["layer_to_layer"])
+    assert (cut.name, list(cut.objectives), cut.data.degradations) == ("minitron", ["layer_to_layer"], {})
 
 
 def test_what_auto_cannot_do_is_said(teacher_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
