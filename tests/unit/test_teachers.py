@@ -448,6 +448,15 @@ class TestKeptTargets:
         fill(TargetStore(tmp_path, 3_000), "new", 5)
         assert (tmp_path / digest("old")).is_dir()
 
+    def test_a_folder_that_cannot_be_touched_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        fill(TargetStore(tmp_path, 1e6), "a teacher", 1)
+
+        def denied(*_: Any) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(os, "utime", denied)
+        TargetStore(tmp_path, 1e6).rows("a teacher", ["0000"], lambda: pytest.fail("it is kept"))
+
     def test_a_full_disk_ends_the_keeping_not_the_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         said: list[str] = []
         teachers = Teachers({"teacher": one_teacher()["teacher"]}, "teacher", TargetStore(tmp_path / "t", 1e9, said.append))

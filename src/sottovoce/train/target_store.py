@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -101,20 +102,24 @@ class TargetStore:
         now = time.time()
         if now - self._used.get(name, 0.0) > TOUCHED:
             self._used[name] = now
-            path = self.folder / name
-            if path.is_dir():
-                os.utime(path)
+            with contextlib.suppress(OSError):  # not there yet, or a folder that may only be read
+                os.utime(self.folder / name)
 
     def _has_room(self, size: int) -> bool:
         """Whether there is room for so many bytes, if need be after old sets are deleted."""
         if size <= self.room:
             return True
-        idle = [(path.stat().st_mtime, path) for path in self.folder.glob("*") if path.name not in self._used]
-        for used, path in sorted(idle):
+        others: list[tuple[float, str]] = []
+        with contextlib.suppress(OSError):  # another run deletes, too
+            others = sorted(
+                (entry.stat().st_mtime, entry.path) for entry in os.scandir(self.folder) if entry.name not in self._used
+            )
+        for used, path in others:
             if time.time() - used < IDLE:
                 break
-            self.room += size_of(path)
+            before = size_of(path)
             shutil.rmtree(path, ignore_errors=True)
+            self.room += before - size_of(path)
             if not self._deleted:
                 self._deleted = True
                 self.say(
@@ -134,6 +139,11 @@ def digest(what: str) -> str:
     return hashlib.blake2b(f"{FORMAT} {what}".encode(), digest_size=16).hexdigest()
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of the files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def size_of(folder: str | Path) -> int:
+    """Bytes of the files in a folder, without those that vanish meanwhile; 0 if it is not there."""
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                size += os.stat(os.path.join(parent, name)).st_size
+    return size

@@ -100,8 +100,8 @@ class Teachers(Mapping[str, Teacher]):
             return teacher.answer(batch, taps=bool(taps))
         depth = teacher.shape.depth
         wanted = [f"hidden.{i}" for i in (range(depth + 1) if layers is None else layers)] + [f"ffn.{i}" for i in taps]
-        told = f"{self._fingerprint(label)} {computed(batch)} {' '.join(wanted)}"
-        rows = self.store.rows(told, keys, lambda: split(teacher.answer(batch, taps=bool(taps)), wanted))
+        asked = f"{self._fingerprint(label)} {computed(batch)} {' '.join(wanted)}"
+        rows = self.store.rows(asked, keys, lambda: split(teacher.answer(batch, taps=bool(taps)), wanted))
         return joined(rows, depth, batch.wave.device)
 
     @torch.no_grad()
@@ -116,8 +116,8 @@ class Teachers(Mapping[str, Teacher]):
             settings = getattr(host.rest, "generation_config", "")
             self._fingerprints["host"] = f"{fingerprint(host.rest, False)} {digest(str(settings))}"
         own = f"{self._fingerprints['host']} {self.choice.task} {self.choice.language} outputs {classes} {temperature:g}"
-        told = f"{self._fingerprint(self.main)} {computed(batch)} {own}"
-        rows = self.store.rows(told, keys, lambda: split_outputs(self._say(batch, classes, temperature)))
+        asked = f"{self._fingerprint(self.main)} {computed(batch)} {own}"
+        rows = self.store.rows(asked, keys, lambda: split_outputs(self._say(batch, classes, temperature)))
         return joined_outputs(rows, batch.wave.device)
 
     def _say(self, batch: Batch, classes: int, temperature: float) -> Posteriors:
