@@ -1,11 +1,12 @@
-"""Measures a candidate for the demo teacher against log-mel features, today's `demo` and Whisper base, and says which aims it meets.
+"""Measures a candidate for the demo teacher against log-mel features, the former `demo` and Whisper base, and says which aims it meets.
 
-    python -m experiments.universal.run measure --candidate DIR/universal --whisper DIR --speech FOLDER
+    python -m experiments.universal.run measure --candidate DIR/universal --former DIR/demo --whisper DIR --speech FOLDER
     python -m experiments.universal.run measure ... --tasks pr qbe        # a piece; what has a record is not measured again
     python -m experiments.universal.run verdict --candidate DIR/universal # from the records: a table, and aims met and missed
 
-The candidate's folder must not be called `demo`. Tasks that score single recordings are compared on the same recordings
-(`sottovoce compare`), with three seeds; verification and queries by the intervals of each model.
+The former demo teacher is in the history (`git archive 7fbfbcd src/sottovoce/assets/demo`); its folder must be called `demo`, the
+candidate's must not. Without `--former`, only log-mel features are compared. Tasks that score single recordings are compared on the
+same recordings (`sottovoce compare`), with three seeds; verification and queries by the intervals of each model.
 """
 
 from __future__ import annotations
@@ -41,21 +42,22 @@ TASKS = (
 )
 AGAINST_WHISPER = ("pr", "ks-arabic", "qbe")  # phones, words, queries
 HALVED = ("asv-cosine",)
-FLOOR, TODAY = "log-mel", "demo"
+FLOOR, FORMER = "log-mel", "demo"
 
 Records = Sequence[Mapping[str, Any]]
 
 
-def measure(candidate: Path, whisper: str, speech: str, tasks: Sequence[str], out: Path) -> None:
+def measure(candidate: Path, former: Path | None, whisper: str, speech: str, tasks: Sequence[str], out: Path) -> None:
     """Adds the records that are missing, task by task, the most telling first."""
+    others = [FLOOR, *([str(former)] if former else [])]
     say = partial(print, flush=True)
     where: dict[str, Any] = {"data": "testbed", "root": speech, "out": out, "say": say}
     for task in tasks:
         if task in SINGLE:
-            sottovoce.evaluate([str(candidate), FLOOR, TODAY], tasks=[task], **where)
+            sottovoce.evaluate([str(candidate), *others], tasks=[task], **where)
         else:
-            for other in (FLOOR, TODAY):
-                if paired(ledger.read_all(out / ledger.RECORDS), candidate.name, other, task) is None:
+            for other in others:
+                if paired(ledger.read_all(out / ledger.RECORDS), candidate.name, Path(other).name, task) is None:
                     sottovoce.compare(str(candidate), other, tasks=[task], **where)
         if task in AGAINST_WHISPER:
             sottovoce.evaluate([whisper], tasks=[task], **where)
@@ -81,10 +83,10 @@ class Row:
         return low > most if self.sign > 0 else high < least
 
     def closed(self, candidate: str, goal: str) -> float:
-        """The share of the distance from today's `demo` to `goal` that the candidate has closed; 1 for one that is better than the goal."""
+        """The share of the distance from the former `demo` to `goal` that the candidate has closed; 1 if it is better than the goal."""
         if self.sign * (self.values[candidate] - self.values[goal]) >= 0:
             return 1.0
-        return (self.values[candidate] - self.values[TODAY]) / (self.values[goal] - self.values[TODAY])
+        return (self.values[candidate] - self.values[FORMER]) / (self.values[goal] - self.values[FORMER])
 
 
 def paired(records: Records, one: str, other: str, task: str) -> Mapping[str, Any] | None:
@@ -116,7 +118,7 @@ def rows(records: Records, candidate: str, whisper: str) -> list[Row]:
         measures: dict[str, Mapping[str, Any]] = {}
         better = p = None
         if task not in SINGLE:
-            for other in (FLOOR, TODAY):
+            for other in (FLOOR, FORMER):
                 comparison = paired(records, candidate, other, task)
                 if comparison is not None:
                     first = next(iter(comparison["measures"].values()))
@@ -124,7 +126,7 @@ def rows(records: Records, candidate: str, whisper: str) -> list[Row]:
                     if other == FLOOR:
                         gain = first["better"]
                         better, p = (gain["value"], gain["low"], gain["high"]), first["p"]
-        for model in (candidate, FLOOR, TODAY, whisper):
+        for model in (candidate, FLOOR, FORMER, whisper):
             single = evaluated(records, model, task)
             if model not in measures and single is not None:
                 measures[model] = single
@@ -140,21 +142,21 @@ def aims(found: Sequence[Row], candidate: str, whisper: str) -> list[tuple[str, 
     """Each aim that can be judged, and whether it is met."""
     judged = [(f"{row.task}: better than {FLOOR} outside the interval", row.beats(candidate)) for row in found]
     for row in found:
-        if row.task in AGAINST_WHISPER and TODAY in row.values and whisper in row.values:
+        if row.task in AGAINST_WHISPER and FORMER in row.values and whisper in row.values:
             share = row.closed(candidate, whisper)
             judged.append(
-                (f"{row.task}: {share:.0%} of the distance from {TODAY} to {whisper} closed (at least half)", share >= 0.5)
+                (f"{row.task}: {share:.0%} of the distance from {FORMER} to {whisper} closed (at least half)", share >= 0.5)
             )
-        if row.task in HALVED and TODAY in row.values:
-            ratio = row.values[candidate] / row.values[TODAY]
-            judged.append((f"{row.task}: {ratio:.2f} of {TODAY}'s (at most half)", ratio <= 0.5))
+        if row.task in HALVED and FORMER in row.values:
+            ratio = row.values[candidate] / row.values[FORMER]
+            judged.append((f"{row.task}: {ratio:.2f} of {FORMER}'s (at most half)", ratio <= 0.5))
     return judged
 
 
 def verdict(records: Records, candidate: str, whisper: str) -> list[str]:
     """A Markdown table, and the aims."""
     found = rows(records, candidate, whisper)
-    models = (candidate, FLOOR, TODAY, whisper)
+    models = (candidate, FLOOR, FORMER, whisper)
     lines = [f"| task | {' | '.join(models)} | better than {FLOOR} by | p (Holm) |", f"|---|{'---:|' * 6}"]
     tested = [row for row in found if row.p is not None]
     corrected = dict(zip((row.task for row in tested), holm([row.p or 0.0 for row in tested]), strict=True))
@@ -172,13 +174,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["measure", "verdict"])
     parser.add_argument("--candidate", type=Path, required=True)
+    parser.add_argument("--former", type=Path, help="folder `demo` of the former demo teacher")
     parser.add_argument("--whisper", default="whisper-base", help="folder of Whisper base")
     parser.add_argument("--speech", default="", help="folder of the testbed's corpora")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args()
     if options.what == "measure":
-        measure(options.candidate, options.whisper, options.speech, options.tasks, options.out)
+        measure(options.candidate, options.former, options.whisper, options.speech, options.tasks, options.out)
     print("\n".join(verdict(ledger.read_all(options.out / ledger.RECORDS), options.candidate.name, Path(options.whisper).name)))
 
 
