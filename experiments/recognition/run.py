@@ -1,7 +1,7 @@
 """Trains students by the ways of Wang et al. 2022 (arXiv 2210.15631) and fine-tunes them as a whole for recognition.
 
-    python -m experiments.recognition.run --teacher FOLDER --train train.tsv --speech FOLDER --work DIR
-    python -m experiments.recognition.run --teacher FOLDER --train train.tsv --speech FOLDER --work DIR --only speed
+    python -m experiments.recognition.run --train train.tsv --speech FOLDER --work DIR
+    python -m experiments.recognition.run --train train.tsv --speech FOLDER --work DIR --only speed
 
 All students have equal updates. `plain` ones learn without the discriminative loss. speed: seconds of each student's front end and of the
 rest, on a machine that does nothing else.

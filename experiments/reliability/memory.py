@@ -92,7 +92,7 @@ def main() -> None:
         command = [
             sys.executable,
             "-m",
-            "sottovoce.cli",
+            "sottovoce",
             "compress",
             teacher,
             "--recipe",

@@ -532,7 +532,7 @@ def launch(lab: Lab, out: Path) -> tuple[subprocess.Popen[bytes], Path]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     with log.open("wb") as file:
         return subprocess.Popen(
-            [*command, "-m", "sottovoce.cli", *compress(lab, out)],
+            [*command, "-m", "sottovoce", *compress(lab, out)],
             stdout=file,
             stderr=file,
             env={**os.environ, "OMP_NUM_THREADS": "1"},

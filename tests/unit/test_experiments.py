@@ -41,6 +41,11 @@ VALUES = """<!-- values: colld -->
 |---|---:|
 | probe | |
 """
+PAIRED = """<!-- paired: colld -->
+| Better by | ks-arabic | errors <!-- asr:cer --> | qbe |
+|---|---:|---:|---:|
+| `sotto` against CoLLD <!-- sotto colld --> | | | |
+"""
 
 
 def test_every_table_shows_what_the_records_say() -> None:
@@ -157,6 +162,15 @@ def root(tmp_path: Path) -> Path:
     compared = {"gains": {"ks-arabic": 9.44}, "intervals": {"ks-arabic": [1.85, 17.04]}, "wins": {"ks-arabic": [7, 9]}}
     records.append({"kind": "colld-reading", **{key: {"sotto against CoLLD": each} for key, each in compared.items()}})
     records.append({"kind": "probe", "name": "probe", "scores": {"words": [0.2, 0.8394, 0.5]}})
+    pair = [{"name": "sotto-seed3"}, {"name": "colld-seed3"}]
+    better = {"ks-arabic": {"accuracy": (2.5, 1.0, 4.0)}, "asr": {"wer": (9.0, 8.0, 10.0), "cer": (-1.5, -3.0, 0.5)}}
+    by = {
+        entry: {
+            "measures": {name: {"better": dict(zip(("value", "low", "high"), each, strict=True))} for name, each in of.items()}
+        }
+        for entry, of in better.items()
+    }
+    records.append({"kind": "paired", "models": pair, "tasks": by})
     folder = tmp_path / "experiments" / "colld"
     folder.mkdir(parents=True)
     (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
@@ -182,6 +196,13 @@ def test_comparisons_come_with_their_interval(root: Path) -> None:
     assert tables.filled(GAINS, root).splitlines()[-1] == "| `sotto` against CoLLD | 9 | +9.4 (+1.9 to +17.0) | – |"
     with pytest.raises(ValueError, match="no comparison 'sotto against nothing' in colld"):
         tables.filled(GAINS.replace("CoLLD |", "nothing |"), root)
+
+
+def test_models_on_the_same_recordings_are_told_apart(root: Path) -> None:
+    row = "| `sotto` against CoLLD <!-- sotto colld --> | +2.5 (+1.0 to +4.0) | -1.5 (-3.0 to +0.5) | – |"
+    assert tables.filled(PAIRED, root).splitlines()[-1] == row
+    with pytest.raises(ValueError, match="no comparison of 'colld sotto' in colld"):
+        tables.filled(PAIRED.replace("sotto colld", "colld sotto"), root)
 
 
 def test_of_a_list_the_best_is_shown(root: Path) -> None:
