@@ -50,7 +50,7 @@ def start(teacher: Path, speech: Path, out: Path) -> subprocess.Popen[bytes]:
     command = [
         sys.executable,
         "-m",
-        "sottovoce.cli",
+        "sottovoce",
         "compress",
         str(teacher),
         "--data",

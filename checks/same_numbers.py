@@ -27,6 +27,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 HERE = Path(__file__).resolve().parents[1]
+MAIN = "from sottovoce.cli import main; main()"  # in every version
 TIMES = ("audio_per_s",)  # what a run logs that is not a result
 
 FAST = [
@@ -97,7 +98,7 @@ def python(tree: Path, *arguments: str) -> str:
 def run(tree: Path, name: str, inputs: dict[str, str], out: Path) -> None:
     command = [part.format(**inputs) if part.startswith("{") else part for part in RUNS[name]]
     options = ["--data", inputs["speech"], "--out", str(out), "--device", "cpu"]
-    python(tree, "-m", "sottovoce.cli", *command, *options, *FAST)
+    python(tree, "-c", MAIN, *command, *options, *FAST)
 
 
 def events(folder: Path) -> dict[tuple[str, int], float]:
@@ -174,7 +175,7 @@ def plans(tree: Path, inputs: dict[str, str]) -> dict[str, Any]:
         ]
         if "as_json" in (tree / "src/sottovoce/cli/compress.py").read_text(encoding="utf-8"):
             command.append("--json")  # an earlier version always prints JSON here
-        plan = json.loads(python(tree, "-m", "sottovoce.cli", *command))
+        plan = json.loads(python(tree, "-c", MAIN, *command))
         wanted = ("teacher", "memory", "training_macs_at_most", "plan", "student", "steps", "audio_hours")
         found.update({f"{unit}: {key}": plan.get(key) for key in wanted})
     return found

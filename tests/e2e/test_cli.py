@@ -21,7 +21,7 @@ SHORT = ["data.seconds_per_batch=4", "data.min_seconds=0.5", "data.max_seconds=2
 
 def run(*arguments: object, status: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "140", **variables}
-    command = [sys.executable, "-m", "sottovoce.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "sottovoce", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=170)
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr

@@ -40,7 +40,7 @@ def test_its_card_says_what_it_was_trained_on() -> None:
 def test_demo_prints_the_table(tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache"), "COLUMNS": "140"}
-    command = [sys.executable, "-m", "sottovoce.cli", "demo", "--out", str(tmp_path / "s"), "--steps", "4"]
+    command = [sys.executable, "-m", "sottovoce", "demo", "--out", str(tmp_path / "s"), "--steps", "4"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=170)
     assert done.returncode == 0, done.stderr
     for row in ("teacher", "student", "before last stage", "untrained"):

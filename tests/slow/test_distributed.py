@@ -13,7 +13,7 @@ import pytest
 
 @pytest.mark.slow
 def test_torchrun_makes_one_student(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "sottovoce.cli", "compress"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "sottovoce", "compress"]
     command += [
         str(teacher_folder),
         "--data",

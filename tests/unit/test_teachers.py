@@ -25,6 +25,7 @@ from sottovoce.encoder import ConvConfig, Encoder, EncoderConfig, FrontendConfig
 from sottovoce.hub.pretrained import save_pretrained
 from sottovoce.objectives import EncoderShape
 from sottovoce.train import api, targets
+from sottovoce.train.answers import mask_for
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Masking, ObjectiveChoice, Recipe, build_recipe, load_recipe, present_form
 from sottovoce.train.run import Stopped
@@ -184,7 +185,7 @@ class TestFrames:
         learner = Learner(Encoder(tiny_shape()), {"colld": part}, Teachers({"far": teacher}, "far"), Masking())
         mask = torch.zeros(1, 30, dtype=torch.bool)
         mask[0, 6:12] = True  # samples 1,920 to 3,840: frames 4 to 7 of 480
-        assert learner._on_teacher("far", mask)[0].nonzero().flatten().tolist() == [4, 5, 6, 7]
+        assert mask_for(learner.shapes["far"], mask)[0].nonzero().flatten().tolist() == [4, 5, 6, 7]
 
 
 def test_what_a_later_stage_cannot_learn_is_said_before_the_first_one_trains(

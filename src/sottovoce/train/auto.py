@@ -28,12 +28,11 @@ UPDATES = 2000  # of a recipe's own batch, if there is time for them; otherwise 
 ENOUGH = FEWEST_UPDATES * BATCH  # seconds of audio that gates need to decide; less was not tried
 HOSTED = 10 * ENOUGH  # below, a student that goes back into its host is cut once; between it and what was measured nothing was
 LITTLE = ENOUGH / 10  # that distillation needs; not measured
-MANY = (
-    5.0  # passes over the data, above which recordings are varied; 2 did not need it, 20 and 30 did, nothing between was measured
-)
+MANY = 5.0  # passes over the data, above which recordings are varied; 2 did not need it, 20 and 30 did, the rest was not measured
 TRAINING = 6.0  # times a forward pass of the teacher: its own, the student's with its gradient, half as much again for all else
 CLIP = 10.0  # seconds of a recording that is timed
 ROWS = {"cuda": 16}  # recordings at once, by device; 1 elsewhere
+FEW_CLIPS = ("stages.prune.clips=100",)  # for importances; the recipe's 1,024 take minutes, which are many of few hours
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ RULES = (
         "the student goes back into its recogniser or classifier, and in so many passes it would learn its recordings by heart; "
         "each pass plays them at another speed, colour and level",
         measured="experiments/real_teachers",  # half of the MACs: 6.1 % WER in 20 passes over eight versions, 7.0 in 30 without
-        overrides=("stages.prune.clips=100",),
+        overrides=FEW_CLIPS,
     ),
     RecipeRule(
         "minitron",
@@ -94,13 +93,13 @@ RULES = (
         "the student goes back into its recogniser or classifier; in so little time, one that was cut once made fewer errors than one "
         "whose gates learned, and than one that also learned what the recogniser says",
         measured="experiments/real_teachers",  # equal minutes, half of the MACs: 10.4 against 20.8 and 14.9 % WER
-        overrides=("stages.prune.clips=100",),
+        overrides=FEW_CLIPS,
     ),
     RecipeRule(
         "minitron",
         lambda facts: not facts.has(ENOUGH),
         "there is too little time for gates to decide, so units are cut once and all of it goes into distillation",
-        overrides=("stages.prune.clips=100",),  # 1,024 would take more time than there is
+        overrides=FEW_CLIPS,
     ),
     RecipeRule(
         "host",

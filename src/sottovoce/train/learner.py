@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -15,61 +15,26 @@ from sottovoce.core.registry import OBJECTIVES
 from sottovoce.core.types import Answer, Batch, Features, Labels, Loss, Outputs, Posteriors
 from sottovoce.data.augment import Augment, FeatureMasks
 from sottovoce.encoder import Encoder
-from sottovoce.encoder.context import Chunks
 from sottovoce.encoder.encoder import Between
 from sottovoce.objectives import EncoderShape, Needs, Objective
+from sottovoce.train.answers import FEATURES, Answers, Targets
 from sottovoce.train.between import fed, scaled_gradients
 from sottovoce.train.domains import Domains
+from sottovoce.train.drawing import Drawn, draw
 from sottovoce.train.hosted import HostedStudent, labels_of
+from sottovoce.train.objective_checks import check_objectives
 from sottovoce.train.recipe import HostChoice, Masking, ObjectiveChoice
+from sottovoce.train.succession import STUDENT, beside_student, former, inherited
 from sottovoce.train.targets import Teachers
 from sottovoce.train.teachers import prepared
 
-FEATURES = ("clean", "masked")  # targets that are a teacher's hidden states or vectors
 FITTED = "fitted"  # in the names of a map that was solved for when all training was done (stage `fit_map`)
 BRIDGE = "bridge"  # in the names of what is trained: the way into the host, whichever module it is
-Targets = Mapping[tuple[str, str], Answer]  # by label of the teacher, on the student's frames
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A batch on the student's device, with the random choices for it: augmentation, mask and context.
-
-    raw: the decoded batch, which each teacher prepares in its own way. batch: the batch as the student reads it. keys: names of the rows'
-    targets on disk. student_wave: (B, S), the student's audio, augmented in training. valid, mask: (B, T) bool, frames of the student;
-    mask is ``None`` if no objective masks. chunks: the context of this batch; ``None``: the student's own. said: by label of the objective,
-    what the host says, or should say (`Learner.listen`).
-    """
-
-    raw: Batch
-    batch: Batch
-    keys: tuple[str, ...]
-    student_wave: Tensor
-    valid: Tensor
-    mask: Tensor | None
-    chunks: Chunks | None = None
-    said: Mapping[str, Posteriors | Labels] = field(default_factory=dict)
 
 
 def shape_of(encoder: Encoder) -> EncoderShape:
     """The size of a student, as objectives see it."""
     return EncoderShape(encoder.config.dim, len(encoder.config.layers), encoder.config.frontend.stride)
-
-
-def former(name: str, layers: Sequence[int]) -> str:
-    """The name of a tensor of an encoder, whose layer i was layer ``layers[i]``, before that."""
-    if not name.startswith("layers."):
-        return name
-    _, number, rest = name.split(".", 2)
-    return f"layers.{layers[int(number)]}.{rest}"
-
-
-def narrowed(tensor: Tensor, like: Tensor, dims: Tensor) -> Tensor:
-    """`tensor` with `dims` alone of each axis that is longer than that of `like`."""
-    for axis, (size, wanted) in enumerate(zip(tensor.shape, like.shape, strict=True)):
-        if size != wanted == len(dims):
-            tensor = tensor.index_select(axis, dims.to(tensor.device))
-    return tensor
 
 
 class Learner(nn.Module):
@@ -107,7 +72,9 @@ class Learner(nn.Module):
         self.needs: dict[str, Needs] = {label: objective.needs() for label, objective in self._objectives()}
         self.domains = Domains(objectives)
         self.masking, self.augment, self.feature_masks = masking, augment or Augment(), feature_masks or FeatureMasks()
-        self._check()
+        if self.feature_masks and encoder.frontend.features is None:
+            raise ValueError("feature_masks masks a filter bank, and this student reads the waveform; leave them out")
+        check_objectives(dict(self._objectives()), self.teacher_of, teachers, self.domains, encoder.config)
         self.hosted: HostedStudent | None = None
         self.unlearned: dict[str, int] = {}  # by objective: rows whose text or label the host cannot say
         self.fitted: nn.Linear | None = None  # the map into the main teacher's last layer, if a stage solved for it
@@ -119,7 +86,7 @@ class Learner(nn.Module):
         self.mask_vector = nn.Parameter(torch.empty(shape.dim).uniform_()) if masks else None
 
     def _build(self, label: str, part: ObjectiveChoice, student: EncoderShape) -> Objective:
-        """An objective for the student and its teacher; for the student alone where it has no teacher of its kind (`_check`)."""
+        """An objective for the student and its teacher; for the student alone where it has none of its kind (`check_objectives`)."""
         cls, teacher = OBJECTIVES.get(part.name), self.teacher_of[label]
         fits = teacher and self.teachers[teacher].answers == ("frames" if cls.reads == "outputs" else cls.reads)
         try:
@@ -127,42 +94,6 @@ class Learner(nn.Module):
         except ValueError as problem:
             raise ValueError(f"objectives.{label}: {problem}") from None
         return objective
-
-    def _check(self) -> None:
-        """ValueError if the teacher of an objective is missing, or gives the wrong kind of answers."""
-        if self.feature_masks and self.encoder.frontend.features is None:
-            raise ValueError("feature_masks masks a filter bank, and this student reads the waveform; leave them out")
-        for label, objective in self._objectives():
-            needs, teacher = self.needs[label], self.teacher_of[label]
-            if needs.compares_rows and self.domains.of.get(label):
-                raise ValueError(f"objectives.{label} compares recordings with each other, so it can have no domain")
-            if objective.reads == "outputs" and self.domains.of.get(label):
-                raise ValueError(f"objectives.{label} learns from a host, so it can have no domain")
-            if needs.targets == "none":
-                continue
-            if not teacher:
-                raise ValueError(f"objectives.{label} needs a teacher and there is none; name one as TEACHER or in teachers")
-            if objective.reads == "outputs":
-                if teacher != self.teachers.main:
-                    raise ValueError(
-                        f"objectives.{label} learns from the host of the teacher that the student starts from, '{self.teachers.main}', not "
-                        f"from '{teacher}'"
-                    )
-                if self.teachers.host is None:
-                    raise ValueError(
-                        f"objectives.{label} learns from what a recogniser or classifier says, and the teacher is an encoder alone; name a "
-                        "checkpoint with its head or decoder, or leave the objective out"
-                    )
-            elif self.teachers[teacher].answers != objective.reads:
-                raise ValueError(
-                    f"objectives.{label} learns from a teacher of kind {objective.reads}, and '{teacher}' is one of kind "
-                    f"{self.teachers[teacher].answers}; name another in objectives.{label}.teacher"
-                )
-            elif needs.maps and not (self.teachers[teacher].gives_maps and not self.encoder.config.window):
-                raise ValueError(
-                    f"objectives.{label} compares attention maps, which ensembles, models inside transformers and encoders with a window "
-                    "(Whisper) do not give; leave the attention loss out"
-                )
 
     def _host(self, student: EncoderShape, train: str) -> HostedStudent | None:
         """The teacher's host with the student inside, with an objective's projection of the last layer if there is one."""
@@ -188,7 +119,7 @@ class Learner(nn.Module):
         layers: the number, from 0, of the former layer that each of its layers comes from. dims: the dimensions that it has of the former
         width; ``None``: all. ValueError if an objective has another number of tensors at this depth, as with a map for each layer.
         """
-        old = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("student.")}
+        old = beside_student(self.state_dict())
         self.student, self.hosted, shape = encoder, None, shape_of(encoder)
         self.objectives = nn.ModuleDict({label: self._build(label, part, shape) for label, part in self.choices.items()})
         self.needs = {label: objective.needs() for label, objective in self._objectives()}
@@ -198,18 +129,9 @@ class Learner(nn.Module):
         if self.fed:
             self.feed()
         self.to(self._device).train(self.training)
-        new = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("student.")}
-        if len(old) == len(new) and dims is not None:
-            old = {name: narrowed(tensor, like, dims) for (name, tensor), like in zip(old.items(), new.values(), strict=True)}
-        if [tensor.shape for tensor in old.values()] != [tensor.shape for tensor in new.values()]:
-            raise ValueError(
-                "objectives have other maps in a student of another depth; name layers by shares of the depth, such as 1/3, not one by one"
-            )
-        names = dict(zip(new, old, strict=True))
-        self.load_state_dict(
-            {name: old[names[name]] for name in new} | {f"student.{k}": v for k, v in encoder.state_dict().items()}
-        )
-        return names | {f"student.{name}": f"student.{former(name, layers)}" for name, _ in encoder.named_parameters()}
+        values, names = inherited(old, beside_student(self.state_dict()), dims)
+        self.load_state_dict(values | {STUDENT + name: tensor for name, tensor in encoder.state_dict().items()})
+        return names | {STUDENT + name: STUDENT + former(name, layers) for name, _ in encoder.named_parameters()}
 
     def feed(self) -> None:
         """Makes every layer behind one that an objective compares without a map read the teacher's layer in place of the student's.
@@ -273,7 +195,7 @@ class Learner(nn.Module):
         own = prepared(raw, self.teachers.normalize)
         if self.needs[label].targets not in ("clean", "masked"):
             return own, None
-        return own, self._clean(self.teacher_of[label], raw, keys)
+        return own, self._answers.clean(self.teacher_of[label], raw, keys)
 
     @property
     def _device(self) -> torch.device:
@@ -283,19 +205,8 @@ class Learner(nn.Module):
         """Adds valid frames, augmented audio and, if they are drawn, a new mask and a context to a decoded batch."""
         keys, raw = self.teachers.row_keys(batch), batch.to(self._device)
         batch = prepared(raw, self.teachers.normalize)
-        frontend = self.encoder.config.frontend
-        frames, device = int(frontend.frames(batch.wave.shape[1])), batch.wave.device
-        valid = torch.ones(len(batch.wave), frames, dtype=torch.bool, device=device)
-        if batch.lengths is not None:
-            valid = torch.arange(frames, device=device) < frontend.frames(batch.lengths)[:, None]
-        student_wave = self.augment(batch.wave, batch.lengths) if self.training else batch.wave
-        context = self.encoder.config.context
-        chunks = context.draw() if self.training and context is not None and context.drawn else None
-        if self.mask_vector is None:
-            return Drawn(raw, batch, keys, student_wave, valid, None, chunks)
-        starts = torch.rand(valid.shape, device=device) < self.masking.share / self.masking.span
-        ends = nn.functional.pad(starts.cumsum(1), (self.masking.span, 0))[:, :frames]
-        return Drawn(raw, batch, keys, student_wave, valid, (starts.cumsum(1) > ends) & valid, chunks)
+        augment, masking = self.augment if self.training else None, self.masking if self.mask_vector is not None else None
+        return draw(raw, batch, keys, self.encoder.config, augment, masking)
 
     def denominators(self, drawn: Drawn) -> Tensor:
         """(objectives,) the denominator of each objective's loss on this batch: the frames or rows that count."""
@@ -330,7 +241,7 @@ class Learner(nn.Module):
 
     def trained(self) -> dict[str, Tensor]:
         """All that is trained beside the student, and the way into its host, by names that later stages know."""
-        tensors = {key: value for key, value in self.state_dict().items() if not key.startswith("student.")}
+        tensors = beside_student(self.state_dict())
         if self.hosted is not None:
             tensors |= {f"{BRIDGE}.{name}": tensor.clone() for name, tensor in self.hosted.projection.state_dict().items()}
         return tensors
@@ -371,59 +282,13 @@ class Learner(nn.Module):
     def _objectives(self) -> list[tuple[str, Objective]]:
         return [(label, cast(Objective, objective)) for label, objective in self.objectives.items()]
 
-    def _clean(self, teacher: str, raw: Batch, keys: tuple[str, ...]) -> Answer:
-        """A teacher's answer for the clean audio, on the student's frames: the layers that objectives read."""
-        wanted = [needs for label, needs in self.needs.items() if self.teacher_of[label] == teacher and needs.targets in FEATURES]
-        every = any(needs.layers is None for needs in wanted)
-        layers = None if every else sorted({layer for needs in wanted for layer in needs.layers or ()})
-        taps, maps = sorted({layer for needs in wanted for layer in needs.taps}), any(needs.maps for needs in wanted)
-        return self._placed(teacher, self.teachers.clean(teacher, raw, keys, layers, taps, maps), raw)
-
-    def _placed(self, teacher: str, answer: Answer, raw: Batch) -> Answer:
-        """The answer, resampled to the student's frames."""
-        shape, frames = self.shapes[teacher], int(self.encoder.config.frontend.frames(raw.wave.shape[1]))
-        return answer.on_frames(frames, shape.join, shape.rate) if isinstance(answer, Features) else answer
+    @property
+    def _answers(self) -> Answers:
+        return Answers(self.teachers, self.shapes, self.needs, self.teacher_of, self.encoder.config.frontend)
 
     def targets(self, drawn: Drawn) -> Targets:
-        """The teachers' answers for the batch, as far as objectives need them.
-
-        "clean": answers for the clean audio. "masked": at masked frames the clean answer, at the others the answer for the masked audio.
-        """
-        answers: dict[tuple[str, str], Answer] = {}
-        for label, needs in self.needs.items():
-            teacher = self.teacher_of[label]
-            if needs.targets in FEATURES and (teacher, "clean") not in answers:
-                answers[teacher, "clean"] = self._clean(teacher, drawn.raw, drawn.keys)
-        for label, needs in self.needs.items():
-            teacher = self.teacher_of[label]
-            if needs.targets == "masked" and (teacher, "masked") not in answers:
-                answers[teacher, "masked"] = self._masked(teacher, drawn, answers[teacher, "clean"])
-        return answers
-
-    def _masked(self, teacher: str, drawn: Drawn, clean: Answer) -> Features:
-        assert drawn.mask is not None
-        assert isinstance(clean, Features)
-        hidden, over = drawn.mask[..., None], self._on_teacher(teacher, drawn.mask)
-        taps = any(needs.taps for label, needs in self.needs.items() if self.teacher_of[label] == teacher)
-        masked = self._placed(teacher, self.teachers.masked(teacher, drawn.raw, over, taps), drawn.raw)
-        assert isinstance(masked, Features)
-
-        def mix(of_clean: list[Tensor], of_masked: list[Tensor]) -> list[Tensor]:
-            pairs = zip(of_clean, of_masked, strict=True)
-            return [
-                torch.where(hidden, x, y) if x.shape == y.shape else x for x, y in pairs
-            ]  # layers that no objective reads are empty
-
-        embedded, last = mix([clean.embedded, clean.last], [masked.embedded, masked.last])
-        return Features(mix(clean.hidden, masked.hidden), clean.lengths, embedded, last, mix(clean.ffn, masked.ffn))
-
-    def _on_teacher(self, teacher: str, mask: Tensor) -> Tensor:
-        """The student's mask, (B, T), on the teacher's frames: each teacher frame takes the mask of the student frame at its centre."""
-        shape = self.shapes[teacher]
-        if shape.rate:
-            at = ((torch.arange(int(mask.shape[1] * shape.rate), device=mask.device) + 0.5) / shape.rate).long()
-            return mask[:, at.clamp(max=mask.shape[1] - 1)]
-        return mask if shape.join == 1 else mask.repeat_interleave(shape.join, 1)
+        """The teachers' answers for the batch, as far as objectives need them (`Answers.targets`)."""
+        return self._answers.targets(drawn.raw, drawn.keys, drawn.mask)
 
     def forward(self, drawn: Drawn, targets: Targets) -> dict[str, Loss]:
         losses: dict[str, Loss] = {}
