@@ -80,6 +80,7 @@ COMPARISONS: dict[str, dict[str, Pairs]] = {
     },
     "real_teachers": {
         "one cut against gates, half of the MACs": [("minitron-50", "dphubert-50")],
+        "DPHuBERT against sotto, half of the MACs": [("dphubert-50", "sotto-50")],
         "one cut against a narrow student, half of the MACs": [("minitron-50", "plain-50")],
         "with teacher-fed blocks against without, half of the MACs": [("minitron-fed-50", "minitron-50")],
         "with the host's output against without, half of the MACs": [("minitron-host-50", "minitron-50")],
