@@ -48,6 +48,11 @@ NOTHING = "–"
 Cell = tuple[float, ...] | str  # a value, or with its interval; or text
 
 
+def is_of(row: str, name: str, seed: int | None = None) -> bool:
+    """Whether a record's name is that of the row, with `seed` behind it (``None``: any) or without one."""
+    return re.fullmatch(rf"{re.escape(row)}(-seed{seed or '[0-9]+'})?", name) is not None
+
+
 class Source(Protocol):
     """Where the numbers of a table are."""
 
@@ -64,8 +69,7 @@ class Records:
     seed: int | None
 
     def cell(self, row: str, column: str) -> Cell:
-        ending = rf"-seed{self.seed or '[0-9]+'}"
-        of_row = [each for each in self.evaluations if re.fullmatch(rf"{re.escape(row)}({ending})?", each["model"]["name"])]
+        of_row = [each for each in self.evaluations if is_of(row, each["model"]["name"], self.seed)]
         if not of_row:
             raise ValueError(f"no records of '{row}' in {self.experiments}")
         if column == "n":
@@ -83,7 +87,7 @@ class Values:
     records: Sequence[Mapping[str, Any]]
 
     def cell(self, row: str, column: str) -> Cell:
-        of_row = [each for each in self.records if re.fullmatch(rf"{re.escape(row)}(-seed[0-9]+)?", each.get("name", ""))]
+        of_row = [each for each in self.records if is_of(row, each.get("name", ""))]
         if not of_row:
             raise ValueError(f"no record '{row}' in {self.experiment}")
         return (statistics.fmean(_at(each, column) for each in of_row),)
@@ -121,8 +125,7 @@ class Paired:
     records: Sequence[Mapping[str, Any]]
 
     def cell(self, row: str, column: str) -> Cell:
-        names = [rf"{re.escape(name)}(-seed[0-9]+)?" for name in row.split()]
-        of_row = [each for each in self.records if all(map(re.fullmatch, names, (model["name"] for model in each["models"])))]
+        of_row = [each for each in self.records if all(map(is_of, row.split(), (model["name"] for model in each["models"])))]
         if not of_row:
             raise ValueError(f"no comparison of '{row}' in {self.experiment}")
         entry, _, measure = column.partition(":")

@@ -70,10 +70,8 @@ class Answers:
         assert isinstance(masked, Features)
 
         def mix(of_clean: list[Tensor], of_masked: list[Tensor]) -> list[Tensor]:
-            pairs = zip(of_clean, of_masked, strict=True)
-            return [
-                torch.where(hidden, x, y) if x.shape == y.shape else x for x, y in pairs
-            ]  # layers that no objective reads are empty
+            pairs = zip(of_clean, of_masked, strict=True)  # layers that no objective reads are empty
+            return [torch.where(hidden, x, y) if x.shape == y.shape else x for x, y in pairs]
 
         embedded, last = mix([clean.embedded, clean.last], [masked.embedded, masked.last])
         return Features(mix(clean.hidden, masked.hidden), clean.lengths, embedded, last, mix(clean.ffn, masked.ffn))

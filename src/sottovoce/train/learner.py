@@ -193,7 +193,7 @@ class Learner(nn.Module):
     def _with_targets(self, label: str, batch: Batch) -> tuple[Batch, Answer | None]:
         raw, keys = batch.to(self._device), self.teachers.row_keys(batch)
         own = prepared(raw, self.teachers.normalize)
-        if self.needs[label].targets not in ("clean", "masked"):
+        if self.needs[label].targets not in FEATURES:
             return own, None
         return own, self._answers.clean(self.teacher_of[label], raw, keys)
 

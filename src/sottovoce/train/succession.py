@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-STUDENT = "student."  # in the names of the student's own tensors
+STUDENT = "student."  # in the names of the student's own tensors in a learner
 
 
 def beside_student(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -22,15 +22,14 @@ def inherited(
     dims: the dimensions that the student has of its former width; ``None``: all. ValueError if their number or their shapes differ, as
     with a map for each layer.
     """
-    names = dict(zip(new, old, strict=True)) if len(old) == len(new) else {}
-    values = {name: old[names[name]] for name in names}
-    if dims is not None:
-        values = {name: narrowed(value, new[name], dims) for name, value in values.items()}
-    if len(old) != len(new) or any(value.shape != new[name].shape for name, value in values.items()):
-        raise ValueError(
-            "objectives have other maps in a student of another depth; name layers by shares of the depth, such as 1/3, not one by one"
-        )
-    return values, names
+    if len(old) == len(new):
+        names = dict(zip(new, old, strict=True))
+        values = {name: old[names[name]] if dims is None else narrowed(old[names[name]], new[name], dims) for name in new}
+        if all(values[name].shape == new[name].shape for name in new):
+            return values, names
+    raise ValueError(
+        "objectives have other maps in a student of another depth; name layers by shares of the depth, such as 1/3, not one by one"
+    )
 
 
 def former(name: str, layers: Sequence[int]) -> str:

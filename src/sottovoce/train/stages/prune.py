@@ -35,12 +35,12 @@ from sottovoce.train.phase import Phase
 from sottovoce.train.run import Run
 from sottovoce.train.stages.train import Train
 from sottovoce.train.state import TrainState
+from sottovoce.train.succession import STUDENT
 from sottovoce.train.targets import Teachers
 from sottovoce.train.work import Work
 
 TRAVEL = 40.0  # of log_alpha over a schedule, if it moves by its learning rate in each update
 GATES = "gates"  # given by this stage, taken by the cut
-STUDENT = "student."  # in names of the learner's parameters
 UNITS = {"params": "params", "macs": "macs_per_s", "latency": "latency_ms"}
 
 
