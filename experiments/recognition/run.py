@@ -1,21 +1,26 @@
-"""Trains students by the ways of Wang et al. 2022 (arXiv 2210.15631) and fine-tunes them as a whole for recognition.
+"""Fine-tunes students by the ways of Wang et al. 2022 (arXiv 2210.15631) as a whole for recognition.
 
-    python -m experiments.recognition.run --train train.tsv --speech FOLDER --work DIR
-    python -m experiments.recognition.run --train train.tsv --speech FOLDER --work DIR --only speed
+    python -m experiments.recognition.run --teacher MOONSHINE --train english.tsv --speech FOLDER --work DIR
+    python -m experiments.recognition.run --teacher demo --train train.tsv --speech FOLDER --work DIR
+    python -m experiments.recognition.run --teacher demo --train train.tsv --work DIR --only speed
 
-All students have equal updates. `plain` ones learn without the discriminative loss. speed: seconds of each student's front end and of the
-rest, on a machine that does nothing else.
+Shapes, with the discriminative loss and without (`plain`), are students of Moonshine tiny, those of `experiments/methods`: with the same
+`--work` they are not trained again. Front ends are students of `demo`, because a filter bank has another frame rate than Moonshine. speed:
+seconds of each student's front end and of the rest, on a machine that does nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from experiments.methods.run import TABLE as METHODS
+from experiments.minutes import MINUTES, Table, updates
 from experiments.students import Row, Setting, arguments, measure, train_and_measure
 from sottovoce.core import ledger
 from sottovoce.encoder import Encoder
@@ -26,11 +31,9 @@ from sottovoce.train import api
 FOLDER = Path(__file__).parent
 SECONDS, REPEATS = 10.0, 20  # of audio, and how often it is timed
 PLAIN = ("objectives.labels=false",)
-STUDENTS = {
-    "wide": ("wide", ()),
-    "wide-plain": ("wide", PLAIN),
-    "deep": ("deep", ()),
-    "deep-plain": ("deep", PLAIN),
+SHAPES = {name: METHODS.methods[name] for name in ("effective-wide", "effective-deep", "effective-deleted")}
+TABLE = Table(METHODS.folder, SHAPES | {f"{name}-plain": replace(method, overrides=PLAIN) for name, method in SHAPES.items()})
+FRONTS = {
     "deleted": ("deleted", ()),
     "deleted-plain": ("deleted", PLAIN),
     "fbank": ("fbank", ()),
@@ -38,28 +41,33 @@ STUDENTS = {
 }  # name -> recipe in recipes/, overrides
 
 
-def student(setting: Setting, name: str, seed: int) -> api.Result:
-    recipe, overrides = STUDENTS[name]
+def shapes(setting: Setting, seeds: list[int]) -> Iterator[Row]:
+    """Students of Moonshine tiny. The `plain` ones have as many updates as those with the loss, not as many minutes."""
+    steps = updates(METHODS.folder, MINUTES)
+    return TABLE.rows(setting, steps | {f"{name}-plain": steps[name] for name in SHAPES}, seeds)
+
+
+def front(setting: Setting, name: str, seed: int) -> api.Result:
+    recipe, overrides = FRONTS[name]
     return setting.compress(name, seed, str(FOLDER / "recipes" / f"{recipe}.yaml"), list(overrides), long=True)
 
 
-def rows(setting: Setting, seeds: list[int]) -> Iterator[Row]:
+def fronts(setting: Setting, seeds: list[int]) -> Iterator[Row]:
+    """Students of `demo`."""
     for seed in seeds:
-        for name in STUDENTS:
-            yield name, seed, partial(student, setting, name, seed)
+        for name in FRONTS:
+            yield name, seed, partial(front, setting, name, seed)
 
 
 def time_parts(setting: Setting, out: Path) -> None:
     """Records the seconds that the front ends and whole encoders of the teacher and of the first seed's students take."""
-    folders = {"teacher": setting.teacher} | {
-        name: str(student(setting, name, 1).out) for name in STUDENTS if "plain" not in name
-    }
+    folders = {"teacher": setting.teacher} | {name: str(front(setting, name, 1).out) for name in FRONTS if "plain" not in name}
     for name, folder in folders.items():
         encoder = load_pretrained(folder).encoder
         assert isinstance(encoder, Encoder)
         whole = latency(encoder, seconds=SECONDS, repeats=REPEATS)
-        front = latency(encoder.frontend, seconds=SECONDS, repeats=REPEATS)
-        record = {"seconds": {"front_end": round(front, 5), "rest": round(whole - front, 5)}, "audio_seconds": SECONDS}
+        first = latency(encoder.frontend, seconds=SECONDS, repeats=REPEATS)
+        record = {"seconds": {"front_end": round(first, 5), "rest": round(whole - first, 5)}, "audio_seconds": SECONDS}
         ledger.write(out / ledger.RECORDS, {**ledger.header("speed"), "name": name, "threads": torch.get_num_threads(), **record})
 
 
@@ -67,7 +75,8 @@ def controls(options: argparse.Namespace) -> None:
     """Fine-tunes the teacher and an untrained copy of it."""
     for seed in options.seeds:
         for model in (options.teacher, f"untrained:{options.teacher}"):
-            measure(options, model, seed)
+            if model.startswith(tuple(options.only)):
+                measure(options, model, seed)
 
 
 def main() -> None:
@@ -78,7 +87,7 @@ def main() -> None:
     if options.only == ["speed"]:
         time_parts(setting, options.out)
         return
-    train_and_measure(options, rows(setting, options.seeds))
+    train_and_measure(options, (fronts if options.teacher == "demo" else shapes)(setting, options.seeds))
     if options.speech:
         controls(options)
 
