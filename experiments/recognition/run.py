@@ -81,13 +81,15 @@ def controls(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = arguments(__doc__, __file__)
-    parser.set_defaults(data=str(FOLDER / "tasks.yaml"))
+    parser.set_defaults(data="")
     options = parser.parse_args()
+    of_demo = options.teacher == "demo"
+    options.data = options.data or str(FOLDER / ("tasks-demo.yaml" if of_demo else "tasks.yaml"))
     setting = Setting.of(options)
     if options.only == ["speed"]:
         time_parts(setting, options.out)
         return
-    train_and_measure(options, (fronts if options.teacher == "demo" else shapes)(setting, options.seeds))
+    train_and_measure(options, (fronts if of_demo else shapes)(setting, options.seeds))
     if options.speech:
         controls(options)
 
