@@ -31,6 +31,7 @@ TABLE = Table(
         "training-free-taylor": training_free("training-free-taylor"),
         "training-free-fisher": training_free("training-free-fisher"),
         "training-free-clustering": training_free("training-free-clustering"),
+        "movement": Method("movement"),
         "skill": Method("skill"),
         "task-agnostic": Method("task-agnostic"),
         "self-pinching": Method("self-pinching"),
