@@ -280,3 +280,16 @@ def test_a_host_need_not_be_kept(speech_folder: Path, tmp_path: Path, capsys: py
     assert "will be an encoder alone, and not a HubertForCTC" in capsys.readouterr().err
     assert load_host(result.out) is None
     assert "host" not in result.record
+
+
+def test_a_whisper_takes_no_student_with_another_front_end(
+    speech_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Users of Whisper give it log-mel features, which a student of waveforms could not read. It is written alone, and can be opened."""
+    teacher, like = host_of("whisper", tmp_path / "teacher").folder, host_of("ctc, folded", tmp_path / "like").folder
+    overrides = [*FEW, f"student.like={like}", "stages.distill.steps=2", "stages.distill.warmup=1", "stages.evaluate=false"]
+    options = {"recipe": "layer-to-layer-random", "data": speech_folder, "device": "cpu", "larger": True}
+    result = api.compress(teacher, out=tmp_path / "out", overrides=overrides, **options)
+    assert "an encoder alone: a Whisper is given log-mel features" in " ".join(capsys.readouterr().err.split())
+    assert sottovoce.load(str(result.out)).config.frontend.log_mel is None
+    assert load_host(result.out) is None
