@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sottovoce.core.types import Batch, Features, Outputs
-from sottovoce.encoder import Encoder, normalize
+from sottovoce.encoder import Encoder, EncoderConfig, normalize
 from sottovoce.families.sottovoce import Sottovoce
 from sottovoce.families.student_config import STUDENT, StudentConfig
 from sottovoce.hosts.bridge import Bridge, BridgeConfig, Bridges
@@ -100,6 +100,11 @@ class Host(nn.Module):
         """What of the rest can be trained with a student: "head" and, where there is one, "decoder", as names of parameters."""
         return {"head": {name for name, _ in self.rest.named_parameters()}}
 
+    @classmethod
+    def objection(cls, own: EncoderConfig, student: EncoderConfig) -> str:
+        """Why a student of this shape cannot live in such a host, whatever it learns; "" if it may. own: of the host's encoder."""
+        return ""
+
     def spelled(self, text: str, **options: Any) -> list[int]:
         """The tokens of a text; [] if it has characters that the tokenizer does not know. options: as of `greedy`."""
         raise ValueError(f"a host of kind {self.name} has no texts")
@@ -145,6 +150,8 @@ class Host(nn.Module):
         student fits none.
         """
         config, wide = encoder.config, self.pretrained.dim
+        if reason := self.objection(self.pretrained.shape, config):
+            raise ValueError(reason)
         if isinstance(bridge, nn.Identity) and config.dim != wide:
             raise ValueError(
                 f"the student is {config.dim} wide and its host reads {wide} channels: it needs a trained projection of its last layer; "

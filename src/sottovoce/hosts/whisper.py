@@ -8,17 +8,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sottovoce.core.registry import HOSTS
 from sottovoce.core.types import SAMPLE_RATE, Batch, Features
 from sottovoce.encoder import Encoder
-from sottovoce.encoder.config import LogMelConfig
+from sottovoce.encoder.config import EncoderConfig, LogMelConfig
 from sottovoce.encoder.silence import TAIL, fill, followed, silence_answer
 from sottovoce.hosts.base import SILENCE
 from sottovoce.hosts.decoders import DecoderHost
 from sottovoce.hosts.rest import States
-from sottovoce.hub.teacher_space import TeacherSpace
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,14 @@ class WhisperHost(DecoderHost):
         self.register_buffer("silence", tensors.get(SILENCE))
         self.tail = float(self.told.get("tail", 0.0 if SILENCE in tensors else TAIL))  # students of older versions heard none
 
-    def put(self, encoder: Encoder, bridge: nn.Module, space: TeacherSpace | None = None) -> None:
-        if encoder.config.frontend.log_mel != self.pretrained.shape.frontend.log_mel:
-            raise ValueError(
-                "a Whisper is given log-mel features, and the student's front end makes others from the waveform; take a student with "
-                "Whisper's front end, such as a copy or layers of the teacher, or set host.keep to false"
-            )
-        super().put(encoder, bridge, space)
+    @classmethod
+    def objection(cls, own: EncoderConfig, student: EncoderConfig) -> str:
+        if student.frontend.log_mel == own.frontend.log_mel:
+            return ""
+        return (
+            "a Whisper is given log-mel features, and the student's front end makes others from the waveform; take a student with "
+            "Whisper's front end, such as a copy or layers of the teacher, or set host.keep to false"
+        )
 
     def listen(self, batch: Batch) -> Features:
         encoder = self.encoder

@@ -22,7 +22,7 @@ from sottovoce.train import needs
 from sottovoce.train.auto import choose
 from sottovoce.train.checks import Permissions
 from sottovoce.train.dist import World, connect
-from sottovoce.train.keeping import about_host, announcement, put_back
+from sottovoce.train.keeping import about_host, put_back
 from sottovoce.train.learner import Learner
 from sottovoce.train.recipe import Recipe, load_recipe
 from sottovoce.train.record import card, gather
@@ -177,8 +177,6 @@ def run_recipe(recipe: Recipe, data: str, out: Path, device: str, fresh: bool, p
         if (record := run.result()) is not None:
             run.say(f"{out} is finished; --fresh would start over")
         else:
-            if told := announcement(run):
-                run.say(told)
             work = run_stages(run)
             run.data.train.close()  # a worker that is killed while Python ends would raise in whatever runs then
             record = gather(run, cost_of(work.encoder))

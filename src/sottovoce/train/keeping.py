@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sottovoce.encoder import EncoderConfig
 from sottovoce.hub.teacher_space import TeacherSpace
 from sottovoce.objectives.ctc import Ctc
 from sottovoce.train.learner import Learner
@@ -19,7 +20,7 @@ if TYPE_CHECKING:  # imports transformers, which takes seconds
     from sottovoce.hosts.base import Host
 
 
-def announcement(run: Run) -> str:
+def announcement(run: Run, student: EncoderConfig) -> str:
     """What becomes of the head or decoder that the teacher has, or of one that learns characters; "" where there is neither."""
     teacher, recipe = run.teachers.origin, run.recipe
     kept = recipe.host.keep and recipe.format == "sottovoce"
@@ -36,6 +37,8 @@ def announcement(run: Run) -> str:
         return f"left out, because no host of this kind is known: {', '.join(teacher.left_out)}; the student will be {becomes}"
     if not kept:
         return f"the student will be an encoder alone, and not a {name} as its teacher"
+    if reason := kind.objection(teacher.shape, student):
+        return f"the student will be an encoder alone, and not a {name} as its teacher: {reason}"
     return f"the student will be put back into its {name}, which {kind.auto_class} opens; host.keep=false would leave it alone"
 
 

@@ -11,6 +11,7 @@ import torch
 
 from sottovoce.encoder import Encoder
 from sottovoce.hub.pretrained import Pretrained
+from sottovoce.train.keeping import announcement
 from sottovoce.train.recipe import Recipe
 from sottovoce.train.run import Run
 from sottovoce.train.scores import inherited
@@ -33,6 +34,8 @@ def run_stages(run: Run) -> Work:
     run.check_journal()
     for stage in stages[len(finished) :]:
         stage.prepare(work, run.teachers)
+    if told := announcement(run, work.encoder.config):
+        run.say(told)
     for number, stage in enumerate(stages[len(finished) :], len(finished) + 1):
         if run.world.any(run.stop):
             run.stopped(f"before {stage.label}")
