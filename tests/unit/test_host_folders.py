@@ -290,6 +290,7 @@ def test_a_whisper_takes_no_student_with_another_front_end(
     overrides = [*FEW, f"student.like={like}", "stages.distill.steps=2", "stages.distill.warmup=1", "stages.evaluate=false"]
     options = {"recipe": "layer-to-layer-random", "data": speech_folder, "device": "cpu", "larger": True}
     result = api.compress(teacher, out=tmp_path / "out", overrides=overrides, **options)
-    assert "and not a WhisperForConditionalGeneration as its teacher: a Whisper is given log-mel features" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "and not a WhisperForConditionalGeneration as its teacher: a Whisper is given log-mel features" in said
     assert sottovoce.load(str(result.out)).config.frontend.log_mel is None
     assert load_host(result.out) is None
