@@ -75,7 +75,7 @@ class WaveFrontend(nn.Module):
         self.act = activation(config.activation)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, wave: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         features = wave.dim() == 3 and self.config.log_mel is not None
         if wave.dim() != 2 and not features:
             raise ValueError(f"expected a batch of waveforms (batch, samples), got shape {tuple(wave.shape)}")
