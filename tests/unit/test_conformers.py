@@ -22,6 +22,7 @@ from sottovoce.encoder.config import ConvConfig
 from sottovoce.encoder.distance import KeyDistance, Rotary, SinusoidDistance, shared_table
 from sottovoce.encoder.kaldi_fbank import Fbank
 from sottovoce.hub.pretrained import load_pretrained, save_pretrained
+from sottovoce.timing.latency import latency
 
 from .test_families import BATCH, difference, edit, speech
 
@@ -150,6 +151,10 @@ def bank_differences() -> dict[str, float]:
         for key, want in zip(found, (theirs["input_features"][i], bank(wave[i : i + 1, : lengths[i]], None)[0]), strict=True):
             found[key] = max(found[key], (mine[i, :count] - want[:count]).abs().max().item())
     return found
+
+
+def test_front_end_is_timed_alone() -> None:
+    assert latency(ours(tiny("wav2vec2_bert", "relative"), "wav2vec2_bert").frontend, seconds=1.0, repeats=1) > 0
 
 
 def test_filter_bank_equals_the_extractor() -> None:

@@ -56,13 +56,13 @@ def front(model: Speech, encoder: Encoder, wave: Tensor, limits: Limits) -> Tens
     """Front-end frames: (B, S) -> (B, T, D). A norm over time uses the audio that a stream has when it first computes the frame."""
     shape = encoder.config.frontend
     if not (model.normalize or shape.over_time):
-        x: Tensor = encoder.frontend(wave, None)[0]
+        x: Tensor = encoder.frontend(wave)[0]
         return x
     pieces: list[Tensor] = []
     total, done, end = max(1, shape.frames(wave.shape[1])), 0, limits.chunk + limits.right
     while done < total:
         received = wave if end > total else wave[:, : (end - 1) * shape.stride + shape.kernel]
-        x = encoder.frontend(normalize(received) if model.normalize else received, None)[0]
+        x = encoder.frontend(normalize(received) if model.normalize else received)[0]
         pieces.append(x[:, done:])
         done, end = done + pieces[-1].shape[1], end + limits.chunk
     return torch.cat(pieces, dim=1)
