@@ -63,6 +63,8 @@ def test_a_model_is_no_better_than_its_copy(task_file: Path, teacher_folder: Pat
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="named twice"):
         compared("log-mel", "log-mel", task_file)
+    with pytest.raises(ValueError, match="only --task quality-score does"):
+        compared("log-mel", "fbank", task_file, vs="untrained:demo")
 
 
 @pytest.mark.parametrize("task", ["near", "same"])

@@ -22,6 +22,7 @@ from sottovoce.core.types import Batch, Vectors
 from sottovoce.encoder import Encoder
 from sottovoce.encoder.score_head import ScoreHead, ScoreHeads, ScoreShape
 from sottovoce.evaluation.subjects.sources import open_subject
+from sottovoce.evaluation.suite.compare import compare
 from sottovoce.evaluation.suite.run import Unmeasured, evaluate
 from sottovoce.hub.pretrained import load_pretrained
 from sottovoce.hub.student import save_student
@@ -292,6 +293,25 @@ def test_agreement_with_a_quality_model(rated: tuple[Path, Path, list[float]], t
     assert student["details"]["reference"]["name"] == "distillmos"
     (again, _) = quality_of([str(folder)], manifest, tmp_path / "out", vs=[judge])
     assert again == student, "what is measured already is not measured again"
+
+
+def test_which_of_two_students_scores_more_like_the_quality_model(
+    rated: tuple[Path, Path, list[float]], encoder: Encoder, tmp_path: Path
+) -> None:
+    folder, manifest, _ = rated
+    other = student(tmp_path / "other", encoder, quality=CHOICES[1])
+    judge = f"distillmos:{distillmos(tmp_path)}"
+    of = {"data": manifest, "tasks": ["quality-score"], "out": tmp_path / "out"}
+    record = compare(str(folder), str(other), vs=judge, **of)
+    found = record["tasks"]["quality-score"]["measures"]
+    one, two, _ = quality_of([str(folder), str(other)], manifest, tmp_path / "out", vs=[judge])
+    assert record["reference"]["name"] == "distillmos"
+    for name, sign in (("agreement", 1), ("distance", -1)):
+        apart = one["measures"][name]["value"] - two["measures"][name]["value"]
+        assert found[name]["better"]["value"] == pytest.approx(sign * apart, abs=2e-3)
+    assert "agreement" not in compare(str(folder), str(other), **of)["tasks"]["quality-score"]["measures"]
+    with pytest.raises(ValueError, match="name a third"):
+        compare(str(folder), str(other), vs=str(other), **of)
 
 
 def test_nothing_is_scored_twice(rated: tuple[Path, Path, list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,9 @@ def compare(
     task: Annotated[
         list[str] | None, typer.Option("--task", help="A task to measure; repeatable. All of the task file by default.")
     ] = None,
+    vs: Annotated[
+        str | None, typer.Option("--vs", help="A third model: which of the two is nearer to it? For --task quality-score.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for results: a line of its records.jsonl.")] = Path("results"),
     root: Annotated[
         Path | None, typer.Option("--root", help="Folder that the task file's paths start from; its own by default.")
@@ -44,6 +47,8 @@ def compare(
 
         sottovoce compare students/first log-mel --task ks --data /data/speech_commands_v0.01 --json
 
+        sottovoce compare students/small demo-quality --vs distillmos --task quality-score --data /data/calls
+
     Tasks must score single recordings: verification, query by example and fidelity cannot be compared.
     """
     overrides = [text for text in models if "=" in text and not Path(text).exists()]
@@ -59,6 +64,7 @@ def compare(
             *named,
             data=data,
             tasks=task or ["all"],
+            vs=vs,
             out=out,
             root=root,
             seeds=seed,

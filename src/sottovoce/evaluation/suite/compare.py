@@ -37,6 +37,7 @@ def compare(
     *,
     data: str | Path,
     tasks: Sequence[str] = ("all",),
+    vs: str | None = None,
     out: str | Path | None = "results",
     root: str | Path | None = None,
     seeds: Sequence[int] | None = None,
@@ -56,27 +57,36 @@ def compare(
     with its 95 % interval; positive is better also for errors), ``p`` (two-sided, from the same samples) and, for a task's first
     metric, ``p_holm``: corrected for the number of tasks (Holm 1979).
 
-    one, other, data, tasks, root, seeds, overrides, cache: as for `evaluate`. out: ``None`` writes nothing. ValueError for models or data
-    that cannot be opened, for models that could not use the same recordings, and for tasks that do not score single recordings
-    (verification, queries, fidelity).
+    vs: a third model, whose answers both are compared with where a task does so: then ``quality-score`` says which of the two scores more
+    like it. one, other, data, tasks, root, seeds, overrides, cache: as for `evaluate`. out: ``None`` writes nothing.
+
+    ValueError for models or data that cannot be opened, for models that could not use the same recordings, and for tasks that do not
+    score single recordings (verification, queries, fidelity).
     """
     ledger.commit()
     suite, base = suite_of(tasks, data, root, overrides)
     suite = _comparable(replace(suite, seeds=tuple(seeds)) if seeds else suite, tasks, say)
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     mistakes, opened = Mistakes(), dict[str, Recordings]()
-    opened_models = {source: subject.to(where) for source, subject in named([one, other], mistakes).items()}
+    third = [] if vs is None else [vs]
+    opened_models = {source: subject.to(where) for source, subject in named([one, other, *third], mistakes).items()}
     check_abilities(opened_models, suite, mistakes)
-    subjects = list(opened_models.values())
     for name, entry in suite.tasks.items():
         with mistakes.of(name):
             opened[name] = present(entry.open(base, allow_commands))
             task_of(entry).check(opened[name])
     mistakes.stop()
-    if len(subjects) < 2:
+    if one == other:
         raise ValueError(f"'{one}' is named twice; name two models to compare")
+    if vs in (one, other):
+        raise ValueError(f"--vs '{vs}' is one of the two models that are compared; name a third, or leave --vs out")
+    if vs is not None and all(entry.task.cls.needs != "scores" for entry in suite.tasks.values()):
+        raise ValueError(
+            "--vs names whose scores both models are compared with, which only --task quality-score does; leave it out"
+        )
+    subjects, reference = [opened_models[source] for source in (one, other)], None if vs is None else opened_models[vs]
     store = FeatureStore(None if cache is None else Path(cache), cache_gb)
-    bench = Workbench(store, suite.seeds, where, say=say, out=None if out is None else Path(out))
+    bench = Workbench(store, suite.seeds, where, reference, say=say, out=None if out is None else Path(out))
     results = {}
     for name, entry in suite.tasks.items():
         results[name] = _task(subjects, entry, opened[name], bench)
@@ -88,6 +98,7 @@ def compare(
         "name": "-".join(subject.name for subject in subjects),
         **ledger.header("paired"),
         "models": [subject.record() for subject in subjects],
+        **({} if reference is None else {"reference": reference.record()}),
         "seeds": list(suite.seeds),
         "samples": SAMPLES,
         "tasks": results,
