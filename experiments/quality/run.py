@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 import sottovoce
 from experiments.corpora import rows, write
@@ -28,11 +29,13 @@ from sottovoce.core.config import plain
 from sottovoce.data import open_source
 from sottovoce.evaluation.statistics.bootstrap import interval
 from sottovoce.evaluation.statistics.metrics import pearson, spearman
+from sottovoce.evaluation.suite.compare import holm
 from sottovoce.pruning import encoder_cost, total
 from sottovoce.train.recipe import load_recipe
 from sottovoce.train.teachers.router import Router
 
 FOLDER = Path(__file__).parent
+KINDS = ("scratch", "pruned")
 SIZES, LARGE = (64, 88, 120, 152, 176), 200  # widths of students from scratch; of the larger one that is pruned to their sizes
 TEACHER, SECOND = "distillmos", "dnsmos"
 SHIPPED = "demo-quality"  # width 120, with more updates
@@ -115,12 +118,22 @@ class Setting:
         }
         return {"tasks": {"degraded": {"task": "quality-score", "data": held_out}, **entries}}
 
-    def measure(self, models: Sequence[str], vs: Sequence[str], tasks: Sequence[str] = ("all",)) -> None:
+    def task_file(self) -> Path:
         path = self.work / "tasks.yaml"
-        import yaml
-
         path.write_text(yaml.safe_dump(self.tasks(), sort_keys=False), encoding="utf-8")
-        sottovoce.evaluate(models, data=path, tasks=tasks, vs=vs, root=self.speech, out=self.out, seeds=[1], say=Say)
+        return path
+
+    def measure(self, models: Sequence[str], vs: Sequence[str], tasks: Sequence[str] = ("all",)) -> None:
+        sottovoce.evaluate(models, data=self.task_file(), tasks=tasks, vs=vs, root=self.speech, out=self.out, seeds=[1], say=Say)
+
+    def pair(self, one: Path, other: Path) -> None:
+        """How much better the first agrees with the teacher, on the same degraded recordings."""
+        name = f"{one.name}-{other.name}"
+        if not any(each["name"] == name for each in ledger.read_all(self.out / ledger.RECORDS) if each.get("kind") == "paired"):
+            sottovoce.compare(
+                str(one), str(other), data=self.task_file(), tasks=["degraded"], vs=TEACHER, root=self.speech, out=self.out,
+                seeds=[1], say=Say,
+            )  # fmt: skip
 
     def router(self) -> None:
         """How a router over both models, fitted on rated recordings of the train split, agrees with the ratings of the test split."""
@@ -177,6 +190,10 @@ def steps_of(setting: Setting) -> dict[str, Callable[[], None]]:
     def student(name: str, train: Callable[[int, str], Path], dim: int) -> None:
         setting.measure([str(train(dim, name))], [TEACHER])
 
+    def pairs() -> None:
+        for dim in SIZES:
+            setting.pair(setting.pruned(dim, f"pruned-{dim}"), setting.scratch(dim, f"scratch-{dim}"))
+
     found: dict[str, Callable[[], None]] = {}
     found |= {f"scratch-{dim}": partial(student, f"scratch-{dim}", setting.scratch, dim) for dim in SIZES}
     found["large"] = partial(student, "large", setting.scratch, LARGE)
@@ -184,47 +201,65 @@ def steps_of(setting: Setting) -> dict[str, Callable[[], None]]:
     found["shipped"] = lambda: setting.measure([SHIPPED], [TEACHER])
     found["teachers"] = lambda: setting.measure([SECOND], [], ["human"])
     found["router"] = setting.router
+    found["pairs"] = pairs
     return found
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A Markdown table of the students that are measured, and where the curves cross."""
+    """Markdown tables of what is measured: students and teachers, pairs of one size, the router; and where the curves cross."""
     newest = {(each["model"]["name"], each["task"]["entry"]): each for each in records if each.get("kind") == "evaluation"}
     lines = [
-        "| student | parameters | agreement with the teacher | rank agreement | Pearson with the ratings |",
+        "| model | parameters | agreement with the teacher | rank agreement | Pearson with the ratings |",
         "|---|---:|---:|---:|---:|",
     ]
-    curves: dict[str, dict[int, float]] = {"scratch": {}, "pruned": {}}
-    for name in [*(f"{kind}-{dim}" for kind in curves for dim in SIZES), "large", SHIPPED]:
-        record = newest.get((name, "degraded"))
-        if record is None:
+    agreement: dict[str, float] = {}
+    for name in [*(f"{kind}-{dim}" for kind in KINDS for dim in SIZES), "large", SHIPPED, TEACHER, SECOND]:
+        degraded, human = (newest.get((name, entry)) for entry in ("degraded", "human"))
+        if degraded is None and human is None:
             continue
+        rater = (degraded or human or {})["details"]["rater"]
+        cells = [f"{rater['params']:,}", cell("agreement", degraded), cell("rank_agreement", degraded), cell("pearson", human)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+        if degraded is not None and "agreement" in degraded["measures"]:
+            agreement[name] = float(degraded["measures"]["agreement"]["value"])
+    lines += ["", crossing(agreement)]
+    if paired := [each for each in records if each.get("kind") == "paired"]:
+        lines += ["", "Agreement on the same recordings:", ""]
+        lines += ["| first, second | first better by | p, corrected for the number of pairs |", "|---|---:|---:|"]
+        found = [each["tasks"]["degraded"]["measures"]["agreement"] for each in paired]
+        for each, measure, p in zip(paired, found, holm([measure["p"] for measure in found]), strict=True):
+            better = measure["better"]
+            names = ", ".join(model["name"] for model in each["models"])
+            lines.append(f"| {names} | {better['value']:+.3f} ({better['low']:+.3f} to {better['high']:+.3f}) | {p:.4f} |")
+    for each in records:
+        if each.get("name") == "router":
+            weights = ", ".join(f"{model} {weight:.2f}" for model, weight in each["weights"].items())
+            lines += ["", f"With the ratings of {each['recordings']} recordings; the router's mean weights are {weights}:", ""]
+            lines += ["| score | Pearson | Spearman |", "|---|---:|---:|"]
+            for name in (TEACHER, SECOND, "mean", "router"):
+                own = {measure: each["measures"][f"{name}_{measure}"] for measure in ("pearson", "spearman")}
+                lines.append(f"| {name} | {' | '.join(cell(measure, {'measures': own}) for measure in own)} |")
+    return lines
 
-        def cell(measure: str, of: Mapping[str, Any] | None) -> str:
-            if of is None or measure not in of["measures"]:
-                return "–"
-            found = of["measures"][measure]
-            return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
-        human = newest.get((name, "human"))
-        cells = [f"{record['details']['rater']['params']:,}", cell("agreement", record), cell("rank_agreement", record)]
-        lines.append(f"| {name} | {' | '.join([*cells, cell('pearson', human)])} |")
-        kind, _, dim = name.partition("-")
-        if kind in curves and dim:
-            curves[kind][int(dim)] = float(record["measures"]["agreement"]["value"])
-    both = [dim for dim in SIZES if all(dim in curve for curve in curves.values())]
-    wins = {dim: curves["pruned"][dim] > curves["scratch"][dim] for dim in both}
+def cell(measure: str, of: Mapping[str, Any] | None) -> str:
+    """A measure with its interval."""
+    if of is None or measure not in of["measures"]:
+        return "–"
+    found = of["measures"][measure]
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+
+def crossing(agreement: Mapping[str, float]) -> str:
+    """A sentence: which kind of student agrees better at which size. agreement: by name of the student."""
+    both = [dim for dim in SIZES if all(f"{kind}-{dim}" in agreement for kind in KINDS)]
+    wins = {dim: agreement[f"pruned-{dim}"] > agreement[f"scratch-{dim}"] for dim in both}
     changes = [(a, b) for a, b in itertools.pairwise(both) if wins[a] != wins[b]]
     if not both:
-        lines += ["", "No size has both kinds of students yet."]
-    elif changes:
-        lines += ["", "The curves cross between " + ", and between ".join(f"the sizes of {a} and {b}" for a, b in changes) + "."]
-    else:
-        lines += [
-            "",
-            f"The curves do not cross: {'pruned' if wins[both[0]] else 'scratch'} is better at every size that has both.",
-        ]
-    return lines
+        return "No size has both kinds of students yet."
+    if changes:
+        return "The curves cross between " + ", and between ".join(f"the sizes of {a} and {b}" for a, b in changes) + "."
+    return f"The curves do not cross: {'pruned' if wins[both[0]] else 'scratch'} is better at every size that has both."
 
 
 def main() -> None:
