@@ -218,7 +218,12 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[str]:
         if degraded is None and human is None:
             continue
         rater = (degraded or human or {})["details"]["rater"]
-        cells = [f"{rater['params']:,}", cell("agreement", degraded), cell("rank_agreement", degraded), cell("pearson", human)]
+        cells = [
+            "–" if rater["params"] is None else f"{rater['params']:,}",
+            cell("agreement", degraded),
+            cell("rank_agreement", degraded),
+            cell("pearson", human),
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
         if degraded is not None and "agreement" in degraded["measures"]:
             agreement[name] = float(degraded["measures"]["agreement"]["value"])
