@@ -2,6 +2,7 @@
 
     python -m experiments.quality.run --speech FOLDER --work DIR             # goes on where it stopped; small ones first
     python -m experiments.quality.run --speech FOLDER --work DIR --only scratch-64 large
+    python -m experiments.quality.run --speech FOLDER --work DIR --rate 0.0003    # students from scratch at another learning rate
     python -m experiments.quality.run --table                               # from the records, and where the curves cross
 
 Needs the weights of Distill-MOS (pip install --no-deps distillmos==0.9.1) and, for the rows `teachers` and `router`, of DNSMOS
@@ -62,10 +63,14 @@ def written(path: Path, found: Sequence[Mapping[str, str]]) -> str:
 
 
 class Setting:
-    """What all students share. work: the folder for manifests and students. steps: updates of each student."""
+    """What all students share. work: the folder for manifests and students. steps: updates of each student. rate: of learning, from
+    scratch; ``None``: the recipe's, otherwise it is in the names of the students."""
 
-    def __init__(self, speech: Path, work: Path, out: Path, steps: int, overrides: Sequence[str]) -> None:
-        self.speech, self.work, self.out, self.steps, self.own = speech, work, out, steps, list(overrides)
+    def __init__(
+        self, speech: Path, work: Path, out: Path, steps: int, overrides: Sequence[str], rate: float | None = None
+    ) -> None:
+        self.speech, self.work, self.out, self.steps, self.own, self.rate = speech, work, out, steps, list(overrides), rate
+        self.mark = "" if rate is None else f"-rate-{rate:g}"
         fit = [row for corpus in CORPORA for row in rows(speech, corpus, "train") if SHORTEST <= float(row["seconds"]) <= LONGEST]
         self.train = written(work / "train.tsv", fit)
         self.noises = {split: written(work / f"noises-{split}.tsv", rows(speech, "esc10", split)) for split in ("train", "test")}
@@ -84,13 +89,14 @@ class Setting:
 
     def trained(self, name: str, train: Callable[..., Any], *first: str, **options: Any) -> Path:
         """A student, trained now if it is not yet."""
-        out = self.work / name
+        out = self.work / f"{name}{self.mark}"
         extra = options.pop("overrides")
         train(*first, data=self.train, out=out, seed=1, overrides=[*extra, *self.overrides()], **options)
         return out
 
     def scratch(self, dim: int, name: str) -> Path:
-        fields = {"steps": self.steps, "warmup": self.steps // 10}
+        fields: dict[str, float] = {"steps": self.steps, "warmup": self.steps // 10}
+        fields |= {} if self.rate is None else {"lr": self.rate}
         extra = [f"student.dim={dim}", *(f"stages.first.{key}={value}" for key, value in fields.items())]
         return self.trained(name, sottovoce.pretrain, recipe="quality", overrides=extra)
 
@@ -213,7 +219,9 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[str]:
         "|---|---:|---:|---:|---:|",
     ]
     agreement: dict[str, float] = {}
-    for name in [*(f"{kind}-{dim}" for kind in KINDS for dim in SIZES), "large", SHIPPED, TEACHER, SECOND]:
+    marks = sorted({name.removeprefix("large") for name, _ in newest if name.startswith("large")} | {""})
+    students = [f"{of}{mark}" for mark in marks for of in (*(f"{kind}-{dim}" for kind in KINDS for dim in SIZES), "large")]
+    for name in [*students, SHIPPED, TEACHER, SECOND]:
         degraded, human = (newest.get((name, entry)) for entry in ("degraded", "human"))
         if degraded is None and human is None:
             continue
@@ -227,7 +235,9 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(f"| {name} | {' | '.join(cells)} |")
         if degraded is not None and "agreement" in degraded["measures"]:
             agreement[name] = float(degraded["measures"]["agreement"]["value"])
-    lines += ["", crossing(agreement)]
+    for mark in marks:
+        of = {name.removesuffix(mark): value for name, value in agreement.items() if name.endswith(mark)}
+        lines += ["", crossing(of) if not mark else f"Learning rate {mark.removeprefix('-rate-')}: {crossing(of)}"]
     if paired := [each for each in records if each.get("kind") == "paired"]:
         lines += ["", "Agreement on the same recordings:", ""]
         lines += ["| first, second | first better by | p, corrected for the number of pairs |", "|---|---:|---:|"]
@@ -273,6 +283,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for manifests and students")
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--steps", type=int, default=2000, help="updates of each student")
+    parser.add_argument("--rate", type=float, help="learning rate of students from scratch; the recipe's by default")
     parser.add_argument("--only", nargs="+", default=[], help="names of what is to be done, e.g. scratch-64")
     parser.add_argument("--table", action="store_true", help="only print the table of the records")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE for all recipes")
@@ -281,7 +292,7 @@ def main() -> None:
         if options.speech is None or options.work is None:
             parser.error("--speech and --work are needed to train and measure")
         ledger.commit()
-        todo = steps_of(Setting(options.speech, options.work, options.out, options.steps, options.overrides))
+        todo = steps_of(Setting(options.speech, options.work, options.out, options.steps, options.overrides, options.rate))
         if unknown := set(options.only) - set(todo):
             parser.error(f"--only knows {', '.join(todo)}, not {', '.join(sorted(unknown))}")
         for name, step in todo.items():
