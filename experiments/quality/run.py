@@ -196,9 +196,8 @@ def steps_of(setting: Setting) -> dict[str, Callable[[], None]]:
     def student(name: str, train: Callable[[int, str], Path], dim: int) -> None:
         setting.measure([str(train(dim, name))], [TEACHER])
 
-    def pairs() -> None:
-        for dim in SIZES:
-            setting.pair(setting.pruned(dim, f"pruned-{dim}"), setting.scratch(dim, f"scratch-{dim}"))
+    def pair(dim: int) -> None:
+        setting.pair(setting.pruned(dim, f"pruned-{dim}"), setting.scratch(dim, f"scratch-{dim}"))
 
     found: dict[str, Callable[[], None]] = {}
     found |= {f"scratch-{dim}": partial(student, f"scratch-{dim}", setting.scratch, dim) for dim in SIZES}
@@ -207,7 +206,7 @@ def steps_of(setting: Setting) -> dict[str, Callable[[], None]]:
     found["shipped"] = lambda: setting.measure([SHIPPED], [TEACHER])
     found["teachers"] = lambda: setting.measure([SECOND], [], ["human"])
     found["router"] = setting.router
-    found["pairs"] = pairs
+    found |= {f"pair-{dim}": partial(pair, dim) for dim in SIZES}
     return found
 
 
