@@ -135,7 +135,7 @@ class Setting:
     def pair(self, one: Path, other: Path) -> None:
         """How much better the first agrees with the teacher, on the same degraded recordings."""
         name = f"{one.name}-{other.name}"
-        if not any(each["name"] == name for each in ledger.read_all(self.out / ledger.RECORDS) if each.get("kind") == "paired"):
+        if not self.has(name):
             sottovoce.compare(
                 str(one), str(other), data=self.task_file(), tasks=["degraded"], vs=TEACHER, root=self.speech, out=self.out,
                 seeds=[1], say=Say,
@@ -143,7 +143,7 @@ class Setting:
 
     def router(self) -> None:
         """How a router over both models, fitted on rated recordings of the train split, agrees with the ratings of the test split."""
-        if any(record.get("name") == "router" for record in ledger.read_all(self.out / ledger.RECORDS)):
+        if self.has("router"):
             return
         rated = written(self.work / "rated.tsv", rows(self.speech, "speechocean762", "train"))
         fitted = Router.alone(ratings=rated, field="label", scale=(0.0, 10.0), clips=RATED)
@@ -170,6 +170,10 @@ class Setting:
         record = {"name": "router", **ledger.header("router"), "recordings": len(chosen), "weights": mean, "measures": measures}
         ledger.write(self.out / ledger.RECORDS, record)
         Say("router", measures)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a record of this name."""
+        return any(record.get("name") == name for record in ledger.read_all(self.out / ledger.RECORDS))
 
     def kept(self, model: str) -> list[dict[str, Any]]:
         """The scores that a model gave already."""
@@ -235,8 +239,8 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[str]:
         if degraded is not None and "agreement" in degraded["measures"]:
             agreement[name] = float(degraded["measures"]["agreement"]["value"])
     for mark in marks:
-        of = {name.removesuffix(mark): value for name, value in agreement.items() if name.endswith(mark)}
-        lines += ["", crossing(of) if not mark else f"Learning rate {mark.removeprefix('-rate-')}: {crossing(of)}"]
+        rate = f"Learning rate {mark.removeprefix('-rate-')}: " if mark else ""
+        lines += ["", rate + crossing(agreement, mark)]
     if paired := [each for each in records if each.get("kind") == "paired"]:
         lines += ["", "Agreement on the same recordings:", ""]
         lines += ["| first, second | first better by | p, corrected for the number of pairs |", "|---|---:|---:|"]
@@ -264,10 +268,10 @@ def cell(measure: str, of: Mapping[str, Any] | None) -> str:
     return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
-def crossing(agreement: Mapping[str, float]) -> str:
-    """A sentence: which kind of student agrees better at which size. agreement: by name of the student."""
-    both = [dim for dim in SIZES if all(f"{kind}-{dim}" in agreement for kind in KINDS)]
-    wins = {dim: agreement[f"pruned-{dim}"] > agreement[f"scratch-{dim}"] for dim in both}
+def crossing(agreement: Mapping[str, float], mark: str) -> str:
+    """A sentence: which kind of student agrees better at which size. agreement: by name of the student. mark: how names end."""
+    both = [dim for dim in SIZES if all(f"{kind}-{dim}{mark}" in agreement for kind in KINDS)]
+    wins = {dim: agreement[f"pruned-{dim}{mark}"] > agreement[f"scratch-{dim}{mark}"] for dim in both}
     changes = [(a, b) for a, b in itertools.pairwise(both) if wins[a] != wins[b]]
     if not both:
         return "No size has both kinds of students yet."

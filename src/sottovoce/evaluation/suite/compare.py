@@ -64,8 +64,16 @@ def compare(
     score single recordings (verification, queries, fidelity).
     """
     ledger.commit()
+    if one == other:
+        raise ValueError(f"'{one}' is named twice; name two models to compare")
+    if vs in (one, other):
+        raise ValueError(f"--vs '{vs}' is one of the two models that are compared; name a third, or leave --vs out")
     suite, base = suite_of(tasks, data, root, overrides)
     suite = _comparable(replace(suite, seeds=tuple(seeds)) if seeds else suite, tasks, say)
+    if vs is not None and all(entry.task.cls.needs != "scores" for entry in suite.tasks.values()):
+        raise ValueError(
+            "--vs names whose scores both models are compared with, which only --task quality-score does; leave it out"
+        )
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     mistakes, opened = Mistakes(), dict[str, Recordings]()
     third = [] if vs is None else [vs]
@@ -76,14 +84,6 @@ def compare(
             opened[name] = present(entry.open(base, allow_commands))
             task_of(entry).check(opened[name])
     mistakes.stop()
-    if one == other:
-        raise ValueError(f"'{one}' is named twice; name two models to compare")
-    if vs in (one, other):
-        raise ValueError(f"--vs '{vs}' is one of the two models that are compared; name a third, or leave --vs out")
-    if vs is not None and all(entry.task.cls.needs != "scores" for entry in suite.tasks.values()):
-        raise ValueError(
-            "--vs names whose scores both models are compared with, which only --task quality-score does; leave it out"
-        )
     subjects, reference = [opened_models[source] for source in (one, other)], None if vs is None else opened_models[vs]
     store = FeatureStore(None if cache is None else Path(cache), cache_gb)
     bench = Workbench(store, suite.seeds, where, reference, say=say, out=None if out is None else Path(out))
