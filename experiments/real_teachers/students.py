@@ -29,7 +29,7 @@ TABLE = Table(
         "liteasr": Method("liteasr", trains=False, shares=SHARES),
         "liteasr-repaired": Method("liteasr-repaired", shares=SHARES),
         "plain": Method("plain", prunes=False, sizes=NARROW),
-        "sotto": Method("sotto"),
+        "sotto": Method("sotto", shares=(50, 25)),
         "colld": Method("colld", prunes=False, sizes=NARROW),
         "distilhubert": Method("distilhubert", prunes=False),
         "minitron-host": Method("minitron", HOST, shares=SHARES),
