@@ -13,7 +13,7 @@ with its records, and the seed if it is to be a single one:
 
 A row is a model (the name in its records, without `-seed3`), a column an entry of a task file, of which the first measure is shown, or
 `n`, the number of seeds. A comment says it where the words for people are others; behind a colon comes another measure, or a place in the
-record's details. Cells are means over the records.
+record's details. Cells are means over the records; where those say that their models were trained on different data, the table is refused.
 
 Behind `<!-- values: dphubert_controls -->` a row is a record that is no evaluation (its name, without `-seed3`), a column a place in it;
 of a list, such as one value for each layer, the greatest is shown.
@@ -72,6 +72,9 @@ class Records:
         of_row = [each for each in self.evaluations if is_of(row, each["model"]["name"], self.seed)]
         if not of_row:
             raise ValueError(f"no records of '{row}' in {self.experiments}")
+        if len(data := trained_on(of_row)) > 1:
+            places = " and on ".join(sorted(data))
+            raise ValueError(f"'{row}' in {self.experiments} was trained on {places}; a row is a mean over seeds alone")
         if column == "n":
             return str(len({each["model"]["name"] for each in of_row} - {row}) or NOTHING)
         entry, _, place = column.partition(":")
@@ -91,6 +94,12 @@ class Values:
         if not of_row:
             raise ValueError(f"no record '{row}' in {self.experiment}")
         return (statistics.fmean(_at(each, column) for each in of_row),)
+
+
+def trained_on(evaluations: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The data of their models' training, of those whose records say it."""
+    origins = [each["model"].get("origin") or {} for each in evaluations]
+    return {f"{origin['data']} ({origin['hours']} h)" for origin in origins if origin.get("data")}
 
 
 def _at(record: Mapping[str, Any], place: str) -> float:

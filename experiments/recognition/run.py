@@ -4,9 +4,10 @@
     python -m experiments.recognition.run --teacher demo --train train.tsv --speech FOLDER --work DIR
     python -m experiments.recognition.run --teacher demo --train train.tsv --work DIR --only speed
 
-Shapes, with the discriminative loss and without (`plain`), are students of Moonshine tiny, those of `experiments/methods`: with the same
-`--work` they are not trained again. Front ends are students of `demo`, because a filter bank has another frame rate than Moonshine. speed:
-seconds of each student's front end and of the rest, on a machine that does nothing else.
+Shapes, with the discriminative loss and without (`plain`), are students of Moonshine tiny, those of `experiments/methods`, and beside them
+pruned ones of `experiments/real_teachers`: with the same `--work` they are not trained again. Front ends are students of `demo`, because a
+filter bank has another frame rate than Moonshine. speed: seconds of each student's front end and of the rest, on a machine that does
+nothing else.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 
 from experiments.methods.run import TABLE as METHODS
 from experiments.minutes import MINUTES, Table, updates
+from experiments.real_teachers.students import TABLE as REAL
 from experiments.students import Row, Setting, arguments, measure, train_and_measure
 from sottovoce.core import ledger
 from sottovoce.encoder import Encoder
@@ -33,6 +35,7 @@ SECONDS, REPEATS = 10.0, 20  # of audio, and how often it is timed
 PLAIN = ("objectives.labels=false",)
 SHAPES = {name: METHODS.methods[name] for name in ("effective-wide", "effective-deep", "effective-deleted")}
 TABLE = Table(METHODS.folder, SHAPES | {f"{name}-plain": replace(method, overrides=PLAIN) for name, method in SHAPES.items()})
+PRUNED = Table(REAL.folder, {name: replace(REAL.methods[name], shares=(50,)) for name in ("minitron", "dphubert")})
 FRONTS = {
     "deleted": ("deleted", ()),
     "deleted-plain": ("deleted", PLAIN),
@@ -44,7 +47,8 @@ FRONTS = {
 def shapes(setting: Setting, seeds: list[int]) -> Iterator[Row]:
     """Students of Moonshine tiny. The `plain` ones have as many updates as those with the loss, not as many minutes."""
     steps = updates(METHODS.folder, MINUTES)
-    return TABLE.rows(setting, steps | {f"{name}-plain": steps[name] for name in SHAPES}, seeds)
+    yield from TABLE.rows(setting, steps | {f"{name}-plain": steps[name] for name in SHAPES}, seeds)
+    yield from PRUNED.rows(setting, updates(PRUNED.folder, MINUTES), seeds)
 
 
 def front(setting: Setting, name: str, seed: int) -> api.Result:

@@ -192,6 +192,18 @@ def test_a_model_without_records_is_named(root: Path) -> None:
         list(tables.out_of_date([page], root))
 
 
+def test_a_mean_over_students_of_other_data_is_refused(root: Path) -> None:
+    """Names say method and size; two students of another manifest once stood beside three of the same name."""
+    path = root / "experiments/colld/records.jsonl"
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for record, data in zip(records, ("english.tsv", "languages.tsv"), strict=False):
+        record["model"]["origin"] = {"data": data, "hours": 4.6}
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"'colld' in colld was trained on english\.tsv \(4\.6 h\) and on languages\.tsv"):
+        tables.filled(PAGE.replace(", seed 3", ""), root)
+    assert tables.filled(PAGE, root).count("| 0.128 |") == 1
+
+
 def test_comparisons_come_with_their_interval(root: Path) -> None:
     assert tables.filled(GAINS, root).splitlines()[-1] == "| `sotto` against CoLLD | 9 | +9.4 (+1.9 to +17.0) | – |"
     with pytest.raises(ValueError, match="no comparison 'sotto against nothing' in colld"):

@@ -274,6 +274,18 @@ def test_the_commit_does_not_part_seeds_but_another_recipe_does() -> None:
     assert [row.n for row in board.build(found(*records)).rows] == [2, 1]
 
 
+def test_students_of_other_data_are_no_repetition_and_their_names_say_the_data() -> None:
+    """Also where seeds and names are the same, as of two students in folders of one name."""
+    records = [copy.deepcopy(evaluation(model=1 + i % 2)) for i in range(4)]
+    for i, record in enumerate(records):
+        data, hours = ("english.tsv", 4.6) if i < 2 else ("languages.tsv", 10.7)
+        record["model"]["origin"] |= {"data": data, "hours": hours}
+        record["model"]["fingerprint"] = f"{i}"
+    rows = board.build(found(*records)).rows
+    names = [f"dphubert-macs-25 [english.tsv, 4.60{text.SPACE}h]", f"dphubert-macs-25 [languages.tsv, 10.7{text.SPACE}h]"]
+    assert sorted((row.name, row.n) for row in rows) == [(name, 2) for name in names]
+
+
 def test_a_seed_that_comes_twice_is_no_repetition() -> None:
     """Two runs with the same origin and the same seed differ in something that the origin does not say."""
     records = [copy.deepcopy(evaluation(model=1 + i % 2)) for i in range(4)]

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 import sottovoce
 from sottovoce.core.types import Batch, Features
 from sottovoce.encoder import Encoder
+from sottovoce.evaluation.subjects.sources import origin_of
 from sottovoce.objectives import EncoderShape
 from sottovoce.objectives.colld import Colld
 from sottovoce.train import api, optim
@@ -56,6 +57,12 @@ def test_a_run_leaves_a_student_that_meets_its_budget(teacher_folder: Path, spee
     rows = [json.loads(line) for line in (tmp_path / "s/run/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["stage"] == "prune" and "loss" in row] == list(range(1, 9))
     assert not list((tmp_path / "s/run").glob("checkpoint*"))
+    origin = origin_of(tmp_path / "s")
+    assert origin is not None
+    assert {key: origin[key] for key in ("recipe", "keep", "seed", "teacher", "data")} == {
+        "recipe": "dphubert", "keep": 0.5, "seed": 2022, "teacher": teacher_folder.name, "data": speech_folder.name,
+    }  # fmt: skip
+    assert origin["hours"] == record["data"]["hours"] > 0
 
 
 def test_stages_may_use_different_objectives(teacher_folder: Path, speech_folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sottovoce.core.registry import TASKS
 from sottovoce.reporting.collect import Evaluation, question, scored_by
-from sottovoce.reporting.text import SPACE
+from sottovoce.reporting.text import SPACE, hours
 
 SAME = 1.01
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
@@ -50,8 +50,8 @@ class Cell:
 class Row:
     """One model, or several (`members`) that differ in their seed alone. cells: by the task's key. evaluations: likewise, of all members.
 
-    recipe: what the student was trained by, and its budget; "" for others. method: the same without how much was to stay, so that the
-    sizes of one method are a series. rank: mean rank over the tasks that all rows have in
+    recipe: what the student was trained by, and its budget; "" for others. data: what it was trained on; "" if unknown. method: the recipe
+    without how much was to stay, so that the sizes of one method are a series. rank: mean rank over the tasks that all rows have in
     common, 1 is best; score: mean over them of the place between worst (0) and best (100).
     """
 
@@ -65,6 +65,7 @@ class Row:
     evaluations: Mapping[str, tuple[Evaluation, ...]]
     members: tuple[Row, ...] = ()
     seed: int | None = None
+    data: str = ""
     runs: frozenset[str] = frozenset()  # keys of the runs in whose folders it was evaluated
     rank: float | None = None
     score: float | None = None
@@ -191,6 +192,7 @@ def _single(found: Sequence[Evaluation], tasks: Mapping[tuple[str, str, str, int
         cells=cells,
         evaluations=evaluations,
         seed=origin.get("seed") if isinstance(origin.get("seed"), int) else None,
+        data=_data(origin),
         runs=frozenset(one.run for one in found if one.run),
     )
 
@@ -202,6 +204,13 @@ def _recipe(origin: Mapping[str, Any], share: bool = True) -> str:
     if share:
         budget = f"{100 * keep:.3g} % of {budget}".replace(" ", SPACE) if budget and isinstance(keep, int | float) else ""
     return ", ".join(str(part) for part in (origin.get("recipe"), budget) if part)
+
+
+def _data(origin: Mapping[str, Any]) -> str:
+    """'english.tsv, 4.62 h': what a student was trained on; "" for one whose run did not say it."""
+    source, audio = origin.get("data"), origin.get("hours")
+    length = hours(audio) if isinstance(audio, int | float) else ""
+    return ", ".join(str(part) for part in (source, length) if part)
 
 
 def _repetition(model: Mapping[str, Any]) -> tuple[str, ...]:
@@ -262,13 +271,18 @@ def _shared_name(rows: Sequence[Row]) -> str:
 
 
 def _apart(rows: list[Row]) -> list[Row]:
-    """Rows with the same name get the beginning of their fingerprint behind it."""
-    names = [row.name for row in rows]
+    """Rows with the same name get behind it what they were trained on, where that differs, else the beginning of their fingerprint."""
+    named: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        named[row.name].append(row)
     made = []
     for row in rows:
-        if names.count(row.name) > 1:
+        twins = named[row.name]
+        if len(twins) > 1:
+            by_data = len({twin.data for twin in twins}) == len(twins) and all(twin.data for twin in twins)
             first = next((each[0] for each in row.evaluations.values()), None)
-            row = replace(row, name=f"{row.name} [{first.record['model']['fingerprint'][:6] if first else row.role}]")
+            mark = row.data if by_data else first.record["model"]["fingerprint"][:6] if first else row.role
+            row = replace(row, name=f"{row.name} [{mark}]")
         made.append(row)
     return made
 

@@ -111,13 +111,15 @@ def origin_of(folder: Path) -> dict[str, Any] | None:
     """The run that made the model in `folder`; ``None`` if it has no record of one."""
     try:
         result = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        budget = result.get("budget") or {}
+        budget, data = result.get("budget") or {}, result.get("data") or {}
         return {
             "recipe": result["recipe"].get("name"),
             "unit": budget.get("unit"),
             "keep": budget.get("target"),
             "seed": result["seed"],
             "teacher": (result["teacher"] or {}).get("name"),
+            "data": data.get("source"),
+            "hours": data.get("hours"),
             "commit": result.get("commit"),
         }
     except (OSError, ValueError, KeyError, AttributeError):
