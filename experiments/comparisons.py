@@ -6,6 +6,7 @@
 wins: of the pairs with the same seed, how often the first model is better than the second, for each task. gains: by how much, the mean
 over the pairs, in the task's own unit (greater is better also where the measure is an error).
 intervals: of the gains, 95 % by Student's t, as if the pairs were independent (pairs of one seed and several sizes share a teacher).
+p: by the same test, corrected for all comparisons on all tasks together (Holm 1979); without a value where there is one pair.
 spread: by task, the standard deviation of a student's value over its seeds (within), that of the students' means (between), and their
 ratio: what is near 1 or below cannot tell these students apart.
 """
@@ -24,6 +25,7 @@ from typing import Any
 from scipy import stats
 
 from sottovoce.core import ledger
+from sottovoce.evaluation.suite.compare import holm
 
 Pairs = list[tuple[str, str]]
 
@@ -85,9 +87,23 @@ COMPARISONS: dict[str, dict[str, Pairs]] = {
         "with teacher-fed blocks against without, half of the MACs": [("minitron-fed-50", "minitron-50")],
         "with the host's output against without, half of the MACs": [("minitron-host-50", "minitron-50")],
     },
+    "methods": {
+        "minitron against DPHuBERT": [("minitron-50", "dphubert-50")],
+        "DPHuBERT against SKILL": [("dphubert-50", "skill-50")],
+        "DPHuBERT against sotto": [("dphubert-50", "sotto-50")],
+        "DPHuBERT against HJ-pruning": [("dphubert-50", "hj-pruning-50")],
+    },
 }  # fmt: skip
+BESIDE = {"methods": ("real_teachers",)}  # experiment: others whose students count too
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]  # task: model: seed: value, greater is better
 FOLDER = Path(__file__).parent
+
+
+def records_of(experiment: str) -> list[dict[str, Any]]:
+    """Those of the experiment and of the others whose students count."""
+    return [
+        record for name in (*BESIDE.get(experiment, ()), experiment) for record in ledger.read_all(FOLDER / name / ledger.RECORDS)
+    ]
 
 
 def read(records: Iterable[Mapping[str, Any]]) -> Values:
@@ -119,6 +135,14 @@ def interval(of: Sequence[float]) -> list[float] | None:
     return [round(statistics.fmean(of) + sign * half, 4) for sign in (-1, 1)]
 
 
+def corrected(compared: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, dict[str, float | None]]:
+    """The p-value of every gain, corrected for their number."""
+    tested = [(title, task) for title, of in compared.items() for task, gain in of.items() if len(gain) > 1]
+    found = holm([float(stats.ttest_1samp(compared[title][task], 0.0).pvalue) for title, task in tested])
+    known = dict(zip(tested, (round(p, 6) for p in found), strict=True))
+    return {title: {task: known.get((title, task)) for task in of} for title, of in compared.items()}
+
+
 def spread(values: Values) -> dict[str, dict[str, Any]]:
     made = {}
     for task, of in values.items():
@@ -134,8 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=list(COMPARISONS))
     name = parser.parse_args().experiment
-    path = FOLDER / name / ledger.RECORDS
-    values = read(ledger.read_all(path))
+    values = read(records_of(name))
     swept = sorted({model for of in values.values() for model in of if model.startswith("sweep-")})
     comparisons = COMPARISONS[name] | {f"{model} against the recipe": [(model, "colld")] for model in swept}
     compared = {title: gains(values, pairs) for title, pairs in comparisons.items()}
@@ -147,10 +170,11 @@ def main() -> None:
         },
         "gains": {title: {task: round(statistics.fmean(of), 4) for task, of in each.items()} for title, each in compared.items()},
         "intervals": {title: {task: interval(of) for task, of in each.items()} for title, each in compared.items()},
+        "p": corrected(compared),
         "spread": spread(values),
     }
-    ledger.write(path, record)
-    print(json.dumps({key: record[key] for key in ("wins", "gains", "intervals", "spread")}, indent=1))
+    ledger.write(FOLDER / name / ledger.RECORDS, record)
+    print(json.dumps({key: record[key] for key in ("wins", "gains", "intervals", "p", "spread")}, indent=1))
 
 
 if __name__ == "__main__":

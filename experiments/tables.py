@@ -12,15 +12,15 @@ with its records, and the seed if it is to be a single one:
     | live cutting <!-- sotto-10-live --> | | |
 
 A row is a model (the name in its records, without `-seed3`), a column an entry of a task file, of which the first measure is shown, or
-`n`, the number of seeds. A comment says it where the words for people are others; behind a colon comes another measure, or a place in the
+`n`, the number of seeds (`n:ENTRY`: of those that this entry was measured on). A comment says it where the words for people are others; behind a colon comes another measure, or a place in the
 record's details. Cells are means over the records; where those say that their models were trained on different data, the table is refused.
 
 Behind `<!-- values: dphubert_controls -->` a row is a record that is no evaluation (its name, without `-seed3`), a column a place in it;
 of a list, such as one value for each layer, the greatest is shown.
 
 Behind `<!-- gains: colld -->` a row is a comparison over seeds, and cells say by how much the first model is better than the second, and
-the interval (`experiments.comparisons`). Behind `<!-- paired: colld -->` a row is a pair of models, `<!-- FIRST SECOND -->`, on the same
-recordings (`sottovoce compare`).
+the interval, or behind `:p` the corrected p-value (`experiments.comparisons`). Behind `<!-- paired: colld -->` a row is a pair of models,
+`<!-- FIRST SECOND -->`, on the same recordings (`sottovoce compare`).
 """
 
 from __future__ import annotations
@@ -75,9 +75,10 @@ class Records:
         if len(data := trained_on(of_row)) > 1:
             places = " and on ".join(sorted(data))
             raise ValueError(f"'{row}' in {self.experiments} was trained on {places}; a row is a mean over seeds alone")
-        if column == "n":
-            return str(len({each["model"]["name"] for each in of_row} - {row}) or NOTHING)
         entry, _, place = column.partition(":")
+        if entry == "n":
+            counted = {each["model"]["name"] for each in of_row if place in ("", each["task"]["entry"])}
+            return str(len(counted - {row}) or NOTHING)
         values = [value(each, place) for each in of_row if each["task"]["entry"] == entry]
         return (statistics.fmean(values),) if values else NOTHING
 
@@ -121,8 +122,12 @@ class Gains:
             raise ValueError(f"no comparison '{row}' in {self.experiment}")
         if column == "n":
             return str(max(count for _, count in self.reading["wins"][row].values()))
+        column, _, of = column.partition(":")
         if column not in self.reading["gains"][row]:
             return NOTHING
+        if of == "p":
+            p = self.reading["p"][row][column]
+            return NOTHING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
         return (self.reading["gains"][row][column], *(self.reading["intervals"][row][column] or ()))
 
 

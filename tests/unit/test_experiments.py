@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from experiments import comparisons, students, tables
 from sottovoce.core import ledger
@@ -32,9 +33,9 @@ PAGE = """Before.
 After | with a bar.
 """
 GAINS = """<!-- gains: colld -->
-| Better by | n | ks-arabic | asr |
-|---|---:|---:|---:|
-| `sotto` against CoLLD | | | |
+| Better by | n | ks-arabic | p <!-- ks-arabic:p --> | asr |
+|---|---:|---:|---:|---:|
+| `sotto` against CoLLD | | | | |
 """
 VALUES = """<!-- values: colld -->
 | | words, best layer <!-- scores.words --> |
@@ -126,7 +127,7 @@ def test_the_comparisons_are_of_the_records(name: str) -> None:
     """A comparison that was added to the records is made again from them."""
     records = ledger.read_all(ROOT / "experiments" / name / "records.jsonl")
     newest = [each for each in records if each["kind"] == f"{name}-reading"][-1]
-    values = comparisons.read(records)
+    values = comparisons.read(comparisons.records_of(name))
     for title, pairs in comparisons.COMPARISONS[name].items():
         if title in newest["gains"]:
             gains = comparisons.gains(values, pairs)
@@ -160,6 +161,7 @@ def root(tmp_path: Path) -> Path:
         for model, entry, measures in measured
     ]
     compared = {"gains": {"ks-arabic": 9.44}, "intervals": {"ks-arabic": [1.85, 17.04]}, "wins": {"ks-arabic": [7, 9]}}
+    compared |= {"p": {"ks-arabic": 0.0213}}
     records.append({"kind": "colld-reading", **{key: {"sotto against CoLLD": each} for key, each in compared.items()}})
     records.append({"kind": "probe", "name": "probe", "scores": {"words": [0.2, 0.8394, 0.5]}})
     pair = [{"name": "sotto-seed3"}, {"name": "colld-seed3"}]
@@ -183,6 +185,8 @@ def test_cells_are_filled_and_the_rest_is_left(root: Path) -> None:
     )
     assert tables.filled(tables.filled(PAGE, root), root) == tables.filled(PAGE, root)
     assert "| as it is <!-- colld --> | 2 | 0.314 | 59.6 | – |" in tables.filled(PAGE.replace(", seed 3", ""), root)
+    of_words = PAGE.replace(", seed 3", "").replace("| n |", "| n <!-- n:ks-arabic --> |")
+    assert "| as it is <!-- colld --> | 1 | 0.314 | 59.6 | – |" in tables.filled(of_words, root)
 
 
 def test_a_model_without_records_is_named(root: Path) -> None:
@@ -205,9 +209,20 @@ def test_a_mean_over_students_of_other_data_is_refused(root: Path) -> None:
 
 
 def test_comparisons_come_with_their_interval(root: Path) -> None:
-    assert tables.filled(GAINS, root).splitlines()[-1] == "| `sotto` against CoLLD | 9 | +9.4 (+1.9 to +17.0) | – |"
+    assert tables.filled(GAINS, root).splitlines()[-1] == "| `sotto` against CoLLD | 9 | +9.4 (+1.9 to +17.0) | 0.021 | – |"
     with pytest.raises(ValueError, match="no comparison 'sotto against nothing' in colld"):
         tables.filled(GAINS.replace("CoLLD |", "nothing |"), root)
+
+
+def test_p_values_are_corrected_for_their_number_and_one_pair_has_none() -> None:
+    compared = {
+        "a against b": {"pr": [1.0, 1.2, 0.9], "ks": [0.1, -0.2, 0.3]},
+        "a against c": {"pr": [1.0, 2.0, 3.0], "er": [4.0]},
+    }
+    p = comparisons.corrected(compared)
+    alone = {task: stats.ttest_1samp(of, 0.0).pvalue for task, of in (("pr", [1.0, 1.2, 0.9]), ("other", [1.0, 2.0, 3.0]))}
+    assert p["a against b"]["pr"] == pytest.approx(3 * alone["pr"], abs=1e-6)
+    assert p["a against c"] == {"pr": pytest.approx(2 * alone["other"], abs=1e-6), "er": None}
 
 
 def test_models_on_the_same_recordings_are_told_apart(root: Path) -> None:
