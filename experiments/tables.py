@@ -12,8 +12,9 @@ with its records, and the seed if it is to be a single one:
     | live cutting <!-- sotto-10-live --> | | |
 
 A row is a model (the name in its records, without `-seed3`), a column an entry of a task file, of which the first measure is shown, or
-`n`, the number of seeds (`n:ENTRY`: of those that this entry was measured on). A comment says it where the words for people are others; behind a colon comes another measure, or a place in the
-record's details. Cells are means over the records; where those say that their models were trained on different data, the table is refused.
+`n`, the number of seeds (`n:ENTRY`: of those that this entry was measured on). A comment says it where the words for people are others;
+behind a colon comes another measure, or a place in the record's details. Cells are means over the records; where those say that their
+models were trained on different data, the table is refused.
 
 Behind `<!-- values: dphubert_controls -->` a row is a record that is no evaluation (its name, without `-seed3`), a column a place in it;
 of a list, such as one value for each layer, the greatest is shown.
