@@ -24,6 +24,7 @@ from typing import Any
 
 from scipy import stats
 
+from experiments.tables import records_of
 from sottovoce.core import ledger
 from sottovoce.evaluation.suite.compare import holm
 
@@ -99,11 +100,9 @@ Values = Mapping[str, Mapping[str, Mapping[int, float]]]  # task: model: seed: v
 FOLDER = Path(__file__).parent
 
 
-def records_of(experiment: str) -> list[dict[str, Any]]:
-    """Those of the experiment and of the others whose students count."""
-    return [
-        record for name in (*BESIDE.get(experiment, ()), experiment) for record in ledger.read_all(FOLDER / name / ledger.RECORDS)
-    ]
+def counted(experiment: str) -> list[dict[str, Any]]:
+    """The records of the experiment and of the others whose students count."""
+    return [record for name in (*BESIDE.get(experiment, ()), experiment) for record in records_of(name, FOLDER.parent)]
 
 
 def read(records: Iterable[Mapping[str, Any]]) -> Values:
@@ -158,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=list(COMPARISONS))
     name = parser.parse_args().experiment
-    values = read(records_of(name))
+    values = read(counted(name))
     swept = sorted({model for of in values.values() for model in of if model.startswith("sweep-")})
     comparisons = COMPARISONS[name] | {f"{model} against the recipe": [(model, "colld")] for model in swept}
     compared = {title: gains(values, pairs) for title, pairs in comparisons.items()}

@@ -123,13 +123,17 @@ class Gains:
             raise ValueError(f"no comparison '{row}' in {self.experiment}")
         if column == "n":
             return str(max(count for _, count in self.reading["wins"][row].values()))
-        column, _, of = column.partition(":")
-        if column not in self.reading["gains"][row]:
+        task, _, of = column.partition(":")
+        if task not in self.reading["gains"][row] or of not in ("", "p"):
             return NOTHING
         if of == "p":
-            p = self.reading["p"][row][column]
+            if "p" not in self.reading:
+                raise ValueError(
+                    f"no p-values in {self.experiment} yet; run: python -m experiments.comparisons {self.experiment}"
+                )
+            p = self.reading["p"][row][task]
             return NOTHING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-        return (self.reading["gains"][row][column], *(self.reading["intervals"][row][column] or ()))
+        return (self.reading["gains"][row][task], *(self.reading["intervals"][row][task] or ()))
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def test_the_comparisons_are_of_the_records(name: str) -> None:
     """A comparison that was added to the records is made again from them."""
     records = ledger.read_all(ROOT / "experiments" / name / "records.jsonl")
     newest = [each for each in records if each["kind"] == f"{name}-reading"][-1]
-    values = comparisons.read(comparisons.records_of(name))
+    values = comparisons.read(comparisons.counted(name))
     for title, pairs in comparisons.COMPARISONS[name].items():
         if title in newest["gains"]:
             gains = comparisons.gains(values, pairs)
@@ -212,6 +212,11 @@ def test_comparisons_come_with_their_interval(root: Path) -> None:
     assert tables.filled(GAINS, root).splitlines()[-1] == "| `sotto` against CoLLD | 9 | +9.4 (+1.9 to +17.0) | 0.021 | – |"
     with pytest.raises(ValueError, match="no comparison 'sotto against nothing' in colld"):
         tables.filled(GAINS.replace("CoLLD |", "nothing |"), root)
+    assert tables.filled(GAINS.replace("ks-arabic:p", "ks-arabic:q"), root).splitlines()[-1].count("–") == 2
+    path = root / "experiments/colld/records.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace('"p": ', '"before": '), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"no p-values in colld yet; run: python -m experiments\.comparisons colld"):
+        tables.filled(GAINS, root)
 
 
 def test_p_values_are_corrected_for_their_number_and_one_pair_has_none() -> None:

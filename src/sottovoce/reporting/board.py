@@ -271,20 +271,20 @@ def _shared_name(rows: Sequence[Row]) -> str:
 
 
 def _apart(rows: list[Row]) -> list[Row]:
-    """Rows with the same name get behind it what they were trained on, where that differs, else the beginning of their fingerprint."""
+    """Rows with the same name get behind it what tells them apart."""
     named: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         named[row.name].append(row)
-    made = []
-    for row in rows:
-        twins = named[row.name]
-        if len(twins) > 1:
-            by_data = len({twin.data for twin in twins}) == len(twins) and all(twin.data for twin in twins)
-            first = next((each[0] for each in row.evaluations.values()), None)
-            mark = row.data if by_data else first.record["model"]["fingerprint"][:6] if first else row.role
-            row = replace(row, name=f"{row.name} [{mark}]")
-        made.append(row)
-    return made
+    return [replace(row, name=f"{row.name} [{_mark(row, named[row.name])}]") if len(named[row.name]) > 1 else row for row in rows]
+
+
+def _mark(row: Row, twins: Sequence[Row]) -> str:
+    """What the row was trained on, if that differs among all of its name, else the beginning of its fingerprint."""
+    data = {twin.data for twin in twins}
+    if "" not in data and len(data) == len(twins):
+        return row.data
+    first = next((each[0] for each in row.evaluations.values()), None)
+    return str(first.record["model"]["fingerprint"][:6]) if first else row.role
 
 
 def _ranked(rows: list[Row], tasks: Sequence[TaskColumn]) -> tuple[list[Row], tuple[str, ...]]:
